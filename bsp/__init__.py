@@ -1,0 +1,1 @@
+"""Boundary-sensitive pre-training for temporal localisation (BSP): the method, without Ray or MLflow."""

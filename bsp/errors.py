@@ -1,0 +1,39 @@
+"""The errors that users of this project meet. Each names the file, the value and the remedy.
+
+A :class:`VideoError` is about one video file and may be skipped (counted and named, with a cap); an
+:class:`AnnotationError` is about a list or annotation file and stops the program.
+"""
+
+from __future__ import annotations
+
+
+class VideoError(RuntimeError):
+    """One video cannot be used. ``path`` is the file, ``reason`` says why and what to do."""
+
+    def __init__(self, path: str, reason: str):
+        super().__init__(path, reason)  # both, so that the error survives pickling between processes
+        self.path = str(path)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}"
+
+
+class VideoOpenError(VideoError):
+    """The file is missing, empty, truncated, not a video, or has no video stream."""
+
+
+class VideoDecodeError(VideoError):
+    """The file opened but a frame that it promised could not be decoded."""
+
+
+class VideoTimeout(VideoError):
+    """Reading took longer than the time limit."""
+
+
+class TooManyBroken(RuntimeError):
+    """More videos are missing or broken than the cap allows; the message lists them."""
+
+
+class AnnotationError(ValueError):
+    """A list or annotation file is malformed; the message names file, line or field, and the value."""
