@@ -1,0 +1,143 @@
+"""Untrimmed videos in the ActivityNet layout: one JSON with all annotations and a folder with the videos.
+
+Also reads HACS Segments' JSON, where durations are text and the version is missing. The videos are looked
+for by name only and are not opened here. Times are seconds as annotated: a few instances end after the
+video, are empty or run backwards, which who makes labels has to clip or drop (the metrics must not).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bsp.datasets.results_json import VideoRecord, check_ground_truth, read_json, require_subset
+from bsp.errors import AnnotationError, TooManyBroken
+
+logger = logging.getLogger(__name__)
+
+# The first one is taken, should a video be there twice.
+VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".flv", ".mpg", ".mpeg", ".wmv", ".3gp")
+
+
+@dataclass(frozen=True)
+class Instance:
+    """One annotated action; 0-based seconds, not necessarily within the video."""
+
+    label: str
+    start_s: float
+    end_s: float
+
+
+@dataclass(frozen=True)
+class UntrimmedVideo:
+    """One annotated video; ``path`` is None when no file of it was found (or looked for)."""
+
+    video_id: str  # as in the JSON, without "v_"
+    path: str | None
+    duration_s: float
+    subset: str
+    instances: tuple[Instance, ...]
+
+
+@dataclass(frozen=True)
+class LocalizationDataset:
+    """The videos asked for, in the order of the file, also those without a video file."""
+
+    videos: tuple[UntrimmedVideo, ...]
+    class_names: tuple[str, ...]  # all classes of the file, whatever the subset, in alphabetical order
+    missing: tuple[str, ...]  # ids of the videos without a file
+    ground_truth: dict[str, Any]  # the JSON as read, which is what the metrics take
+
+
+def load_activitynet(
+    json_path: str | Path,
+    video_folder: str | Path | None,
+    *,
+    subsets: Sequence[str] = ("training", "validation"),
+    max_missing_share: float = 0.5,
+    blocked: Collection[str] = (),
+) -> LocalizationDataset:
+    """Read an annotation file (plain or gzipped) and find its videos, ``v_<id>.<ext>`` or ``<id>.<ext>``.
+
+    video_folder: None looks for no file; then every path is None and nothing is missing.
+    subsets: which to keep, exact names; the testing subset has no annotations.
+    max_missing_share: 0..1; missing videos are counted, logged and listed, and above this share of all that
+        were looked for TooManyBroken names them.
+    blocked: video ids to leave out.
+    Raises AnnotationError for malformed JSON (file, line and column), a wrong or missing field (its place and
+    value) or an unknown subset; FileNotFoundError when the folder does not exist.
+    """
+    if not 0 <= max_missing_share <= 1:
+        raise ValueError(f"max_missing_share must be in 0..1, not {max_missing_share}")
+    if isinstance(subsets, str) or not subsets:
+        raise ValueError(f"subsets must be a sequence of one or more names, not {subsets!r}")
+    document = read_json(json_path)
+    database = check_ground_truth(document, str(json_path))
+    for subset in subsets:
+        require_subset(database, subset, str(json_path))
+    wanted, removed = frozenset(subsets), frozenset(blocked)
+    chosen = {
+        video_id: record
+        for video_id, record in database.items()
+        if record["subset"] in wanted and video_id not in removed
+    }
+    paths: dict[str, str] = {}
+    missing: tuple[str, ...] = ()
+    if video_folder is not None:
+        paths = _find_videos(video_folder, chosen)
+        missing = tuple(video_id for video_id in chosen if video_id not in paths)
+    if missing:
+        _report_missing(missing, len(chosen), max_missing_share, str(video_folder))
+    videos = tuple(
+        _untrimmed_video(video_id, record, paths.get(video_id), str(json_path))
+        for video_id, record in chosen.items()
+    )
+    # Choice: class names come from the whole file, so that every subset numbers its classes alike.
+    labels = {instance["label"] for record in database.values() for instance in record["annotations"]}
+    return LocalizationDataset(
+        videos=videos, class_names=tuple(sorted(labels)), missing=missing, ground_truth=document
+    )
+
+
+def _untrimmed_video(video_id: str, record: VideoRecord, path: str | None, json_path: str) -> UntrimmedVideo:
+    where = f"{json_path}: database.{video_id}.duration"
+    if "duration" not in record:
+        raise AnnotationError(f"{where}: is missing")
+    if record["duration"] <= 0:
+        raise AnnotationError(f"{where}: must be above 0 seconds, found {record['duration']}")
+    instances = tuple(Instance(item["label"], *item["segment"]) for item in record["annotations"])
+    return UntrimmedVideo(video_id, path, record["duration"], record["subset"], instances)
+
+
+def _find_videos(folder: str | Path, video_ids: Collection[str]) -> dict[str, str]:
+    """Paths of the videos that are in the folder (not below it), found in one listing of it."""
+    if not os.path.isdir(folder):
+        raise FileNotFoundError(f"{folder}: no such folder of videos")
+    # An id may itself begin with "v_", so both names are looked up instead of cutting a prefix off.
+    preference = {suffix: rank for rank, suffix in enumerate(VIDEO_SUFFIXES)}
+    by_stem: dict[str, tuple[int, str]] = {}
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            stem, suffix = os.path.splitext(entry.name)
+            rank = preference.get(suffix.lower())
+            if rank is not None and (stem not in by_stem or (rank, entry.name) < by_stem[stem]):
+                by_stem[stem] = (rank, entry.name)
+    found = {}
+    for video_id in video_ids:
+        hit = by_stem.get(f"v_{video_id}") or by_stem.get(video_id)
+        if hit is not None:
+            found[video_id] = os.path.join(folder, hit[1])
+    return found
+
+
+def _report_missing(missing: tuple[str, ...], looked_for: int, max_share: float, folder: str) -> None:
+    share = len(missing) / looked_for
+    names = ", ".join(missing[:20]) + (f" and {len(missing) - 20} more" if len(missing) > 20 else "")
+    message = f"{folder}: {len(missing)} of {looked_for} annotated videos have no file: {names}"
+    if share > max_share:
+        raise TooManyBroken(f"{message}; the share {share:.3f} is above max_missing_share={max_share}")
+    logger.warning(message)

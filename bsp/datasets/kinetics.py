@@ -1,0 +1,238 @@
+"""Kinetics in its published form (the official CSV and a folder of clips), and plain folders of classes.
+
+Both give a ``Catalog`` of trimmed videos with action labels, the only annotation the method needs (Section
+3.1).
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+from bsp.catalog import Catalog, Listed, build_catalog, report_skips
+from bsp.errors import AnnotationError
+
+VIDEO_EXTENSIONS = frozenset(
+    (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".flv", ".mpg", ".mpeg", ".wmv", ".3gp", ".ts", ".ogv")
+)
+REQUIRED_COLUMNS = ("label", "youtube_id", "time_start", "time_end")
+OPTIONAL_COLUMNS = ("split", "is_cc")
+
+
+class KineticsRow(NamedTuple):
+    """One row of the official CSV."""
+
+    line: int  # line of the file, from 1
+    label: str
+    youtube_id: str
+    start_s: float
+    end_s: float
+
+
+def load_kinetics_csv(
+    csv_path: str | Path,
+    video_root: str | Path,
+    *,
+    class_names: Sequence[str] | None = None,
+    max_missing_share: float = 0.5,
+    max_skipped_share: float = 0.05,
+    cache_dir: str | Path | None = None,
+    workers: int | None = None,
+    progress: bool = True,
+) -> Catalog:
+    """The videos of an official Kinetics CSV that are on the disk, in the order of the CSV.
+
+    A clip is ``<id>_<start 6 digits>_<end 6 digits>.<ext>``, or ``<id>.<ext>``, of which the time stamps then
+    cut their range. It lies in ``video_root`` or in a folder there named like its class (blanks or "_", with
+    or without quotes and parentheses). Classes are numbered alphabetically over the CSV, or as in
+    ``class_names`` (to number a small list like a big one). Missing videos (they vanish from YouTube) may be
+    ``max_missing_share`` of the rows, broken ones ``max_skipped_share`` of those found; both are listed in
+    ``Catalog.skipped``. Raises AnnotationError for a malformed CSV or an unsuitable folder, TooManyBroken
+    above a cap. The rest is as in ``build_catalog``.
+    """
+    rows = read_kinetics_csv(csv_path)
+    names = tuple(sorted({row.label for row in rows}) if class_names is None else class_names)
+    number = {name: label for label, name in enumerate(names)}
+    files = {(_folder_key(folder), stem): path for folder, stem, path in _walk(video_root)}
+    listing, missing = [], []
+    for row in rows:
+        if row.label not in number:
+            raise AnnotationError(f"{csv_path}, line {row.line}: label {row.label!r} is not in class_names")
+        cut_name = f"{row.youtube_id}_{int(row.start_s):06d}_{int(row.end_s):06d}"
+        folders = (_folder_key(row.label), "")
+        cut = [files[folder, cut_name] for folder in folders if (folder, cut_name) in files]
+        whole = [files[folder, row.youtube_id] for folder in folders if (folder, row.youtube_id) in files]
+        if cut:
+            listing.append(Listed(cut[0], number[row.label]))
+        elif whole:
+            listing.append(Listed(whole[0], number[row.label], row.start_s, row.end_s))
+        else:
+            missing.append(
+                (cut_name, f"no such video ({Path(csv_path).name}, line {row.line}, {row.label!r})")
+            )
+    if not listing:
+        raise AnnotationError(
+            f"none of the {len(rows)} videos of {csv_path} is in {video_root} or a folder there named like "
+            f"its class; expected for example {missing[0][0]}.mp4"
+        )
+    what = f"videos of {csv_path} are missing under {video_root}"
+    report_skips(missing, len(rows), max_missing_share, what=what)
+    catalog = build_catalog(
+        video_root,
+        listing,
+        names,
+        max_skipped_share=max_skipped_share,
+        cache_dir=cache_dir,
+        workers=workers,
+        progress=progress,
+    )
+    return replace(catalog, skipped=(*missing, *catalog.skipped))
+
+
+def load_class_folders(
+    video_root: str | Path,
+    *,
+    class_names: Sequence[str] | None = None,
+    max_skipped_share: float = 0.05,
+    cache_dir: str | Path | None = None,
+    workers: int | None = None,
+    progress: bool = True,
+) -> Catalog:
+    """All videos in ``<video_root>/<class name>/``, sorted by path; the rest is as in ``build_catalog``.
+
+    Classes are the folders that hold videos, in alphabetical order, or ``class_names``, which must name them
+    all (give the training set's to a validation set, whose folders may be fewer). Raises AnnotationError for
+    a folder that does not look like this, TooManyBroken above the cap.
+    """
+    found = sorted(_walk(video_root), key=lambda entry: entry[2])
+    loose = [path for folder, _, path in found if not folder]
+    if loose:
+        raise AnnotationError(
+            f"{video_root}: {len(loose)} videos lie outside a class folder, for example {loose[0]}; "
+            "expected <folder>/<class name>/<video>"
+        )
+    folders = sorted({folder for folder, _, _ in found})
+    names = tuple(folders if class_names is None else class_names)
+    unknown = sorted(set(folders) - set(names))
+    if unknown:
+        raise AnnotationError(f"{video_root}: folders {unknown[:5]} are not among the class_names given")
+    number = {name: label for label, name in enumerate(names)}
+    listing = [Listed(path, number[folder]) for folder, _, path in found]
+    return build_catalog(
+        video_root,
+        listing,
+        names,
+        max_skipped_share=max_skipped_share,
+        cache_dir=cache_dir,
+        workers=workers,
+        progress=progress,
+    )
+
+
+def read_kinetics_csv(csv_path: str | Path) -> list[KineticsRow]:
+    """All rows of an official train or val list; AnnotationError names file, line, field and value."""
+    try:
+        text = Path(csv_path).read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise AnnotationError(f"{csv_path}: no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise AnnotationError(f"{csv_path}: cannot be read as UTF-8 text: {error}") from error
+    reader = csv.reader(text.splitlines(), strict=True)
+    columns: list[str] = []
+    rows: list[KineticsRow] = []
+    seen: dict[tuple, int] = {}
+    try:
+        for fields in reader:
+            if not fields:
+                continue
+            if not columns:
+                columns = _checked_columns(csv_path, fields)
+                continue
+            row = _parse_row(csv_path, reader.line_num, columns, fields)
+            clip = (row.youtube_id, row.start_s, row.end_s)
+            if clip in seen:  # would serve as two different videos of one class
+                raise AnnotationError(
+                    f"{csv_path}, line {row.line}: {row.youtube_id} {row.start_s:g}-{row.end_s:g} s is "
+                    f"listed twice, first in line {seen[clip]}"
+                )
+            seen[clip] = row.line
+            rows.append(row)
+    except csv.Error as error:
+        raise AnnotationError(f"{csv_path}, line {reader.line_num}: not valid CSV: {error}") from error
+    if not rows:
+        raise AnnotationError(f"{csv_path}: {'lists no video' if columns else 'is empty'}")
+    return rows
+
+
+def _checked_columns(csv_path: str | Path, header: list[str]) -> list[str]:
+    columns = [name.strip() for name in header]
+    unknown = [name for name in columns if name not in REQUIRED_COLUMNS + OPTIONAL_COLUMNS]
+    absent = [name for name in REQUIRED_COLUMNS if name not in columns]
+    if unknown or absent or len(set(columns)) != len(columns):
+        raise AnnotationError(
+            f"{csv_path}, line 1: the columns must be {','.join(REQUIRED_COLUMNS + OPTIONAL_COLUMNS)} "
+            f"(the last two may be left out), not {','.join(columns)}; unknown {unknown}, absent {absent}"
+        )
+    return columns
+
+
+def _parse_row(csv_path: str | Path, line: int, columns: list[str], fields: list[str]) -> KineticsRow:
+    if len(fields) != len(columns):
+        raise AnnotationError(f"{csv_path}, line {line}: {len(fields)} fields, not {len(columns)}: {fields}")
+    values = dict(zip(columns, fields))
+    for name in ("label", "youtube_id"):
+        values[name] = values[name].strip()
+        if not values[name]:
+            raise AnnotationError(f"{csv_path}, line {line}: {name} is empty")
+    start_s, end_s = (_seconds(csv_path, line, name, values[name]) for name in ("time_start", "time_end"))
+    if end_s <= start_s:
+        raise AnnotationError(
+            f"{csv_path}, line {line}: time_end {end_s:g} is not after time_start {start_s:g}"
+        )
+    return KineticsRow(line, values["label"], values["youtube_id"], start_s, end_s)
+
+
+def _seconds(csv_path: str | Path, line: int, name: str, text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and value >= 0):
+        raise AnnotationError(f"{csv_path}, line {line}: {name} must be seconds from 0 up, not {text!r}")
+    return value
+
+
+def _folder_key(folder: str) -> str:
+    """One spelling for a class in the CSV and its folder: "_" for blanks, no quotes, no parentheses."""
+    return re.sub(r"[\"'()]", "", folder.replace(" ", "_"))
+
+
+def _walk(video_root: str | Path) -> Iterator[tuple[str, str, str]]:
+    """(folder or "", stem, path relative to the root) of each video in the root and one level below it."""
+    root = Path(video_root)
+    if not root.is_dir():
+        raise AnnotationError(f"{root}: no such folder" if not root.exists() else f"{root}: is not a folder")
+    entries = sorted(os.scandir(root), key=lambda entry: entry.name)
+    if not entries:
+        raise AnnotationError(f"{root}: the folder is empty")
+    videos = 0
+    for entry in entries:
+        if entry.name.startswith("."):
+            continue
+        inside = sorted(os.listdir(entry.path)) if entry.is_dir() else [None]
+        for name in inside:
+            stem, extension = os.path.splitext(entry.name if name is None else name)
+            if extension.lower() not in VIDEO_EXTENSIONS or stem.startswith("."):
+                continue
+            videos += 1
+            yield ("", stem, entry.name) if name is None else (entry.name, stem, f"{entry.name}/{name}")
+    if not videos:
+        raise AnnotationError(
+            f"{root}: no video in the folder or one level below it; looked for {sorted(VIDEO_EXTENSIONS)}"
+        )

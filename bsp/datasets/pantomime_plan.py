@@ -1,0 +1,229 @@
+"""What happens in each Pantomime video, decided before a pixel is drawn: settings, plans, and plan -> frames.
+
+A plan is a pure function of (settings, split, class, number); numbers of videos do not enter, so a larger
+data set of the same seed begins with the videos of a smaller one. Times are in frames, 0-based, half-open.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from bsp.datasets.pantomime_moves import ACTION_NAMES, action_pose, blend_poses, idle_pose, smooth_noise
+from bsp.datasets.pantomime_world import draw_look, draw_shot
+
+CODE_VERSION = 1  # raise it with every change of what is rendered: cached data of other versions is not used
+SPLITS = ("trimmed_train", "trimmed_val", "untrimmed_train", "untrimmed_val")  # order enters the random keys
+_ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+_PLAN, _LOOK, _SHOT, _POSE = range(4)  # purposes of random streams
+_CUT_APART_S = 0.75  # least distance of a further cut from boundaries and other cuts
+_RETURN_SHARE = 0.35  # share of cuts that come back to an earlier look, so that the scene is no cue either
+
+
+@dataclass(frozen=True, kw_only=True)
+class PantomimeSettings:
+    """Everything that decides the bytes of a Pantomime data set."""
+
+    seed: int = 0  # >= 0
+    size_px: int = 64  # frame width and height, even, 32..512
+    fps: int = 12  # frames/s, 6..60
+    actions: tuple[str, ...] = ACTION_NAMES  # classes, a subset of ACTION_NAMES
+    trimmed_per_class: int = 40  # training videos per class, >= 0
+    trimmed_val_per_class: int = 6  # validation videos per class, >= 0
+    untrimmed_train: int = 120  # videos of subset "training", >= 0
+    untrimmed_val: int = 200  # videos of subset "validation", >= 0
+    trimmed_seconds: tuple[float, float] = (4.0, 6.0)  # shortest and longest trimmed video, s, >= 1
+    untrimmed_seconds: float = 24.0  # length of an untrimmed video, s; a multiple of 8 frames, >= 5
+    instance_seconds: tuple[float, float] = (2.5, 9.0)  # shortest and longest action instance, s, >= 1
+    max_instances: int = 3  # 1..max_instances per untrimmed video, fewer where they do not fit
+    tempo: tuple[float, float] = (0.9, 1.35)  # cycles/s, drawn per video, 0.2..3
+    boundary_cut_share: float = 0.5  # share of action boundaries that coincide with a cut, 0..1
+    other_cuts_per_minute: float = 5.0  # cuts that are no boundaries, on average, >= 0
+    noise: float = 1.0  # amount of sensor noise, 0 = none, 1 = standard deviations of 1-5 grey levels
+    light: float = 1.0  # amount of lighting change, 0 = none, 1 = about 5%
+
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise ValueError(f"seed must be >= 0, not {self.seed}")
+        if not 32 <= self.size_px <= 512 or self.size_px % 2:
+            raise ValueError(f"size_px must be even and in 32..512, not {self.size_px}")
+        if not 6 <= self.fps <= 60 or self.fps != int(self.fps):
+            raise ValueError(f"fps must be a whole number in 6..60, not {self.fps}")
+        unknown = [name for name in self.actions if name not in ACTION_NAMES]
+        if unknown or not self.actions or len(set(self.actions)) != len(self.actions):
+            raise ValueError(f"actions must be different names out of {ACTION_NAMES}, not {self.actions}")
+        for name in ("trimmed_per_class", "trimmed_val_per_class", "untrimmed_train", "untrimmed_val"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be >= 0, not {getattr(self, name)}")
+        limits = {"trimmed_seconds": (1, 600), "instance_seconds": (1, 600), "tempo": (0.2, 3)}
+        for name, (least, most) in limits.items():
+            low, high = getattr(self, name)
+            if not least <= low <= high <= most:
+                raise ValueError(f"{name} must be (low, high) with {least} <= low <= high <= {most}, not {(low, high)}")
+        frames = self.untrimmed_seconds * self.fps
+        if frames != round(frames) or round(frames) % 8:
+            raise ValueError(
+                f"untrimmed_seconds * fps must be a multiple of 8 frames (one snippet), not {frames:g} "
+                f"({self.untrimmed_seconds:g} s at {self.fps} frames/s)"
+            )
+        if self.untrimmed_seconds < self.instance_seconds[0] + 2:
+            raise ValueError(
+                f"untrimmed_seconds must leave 1 s of idle motion on both sides of an instance of "
+                f"{self.instance_seconds[0]:g} s, not {self.untrimmed_seconds:g}"
+            )
+        if self.max_instances < 1:
+            raise ValueError(f"max_instances must be >= 1, not {self.max_instances}")
+        if not 0 <= self.boundary_cut_share <= 1:
+            raise ValueError(f"boundary_cut_share must be in 0..1, not {self.boundary_cut_share}")
+        for name in ("other_cuts_per_minute", "noise", "light"):
+            if not 0 <= getattr(self, name) <= 60:
+                raise ValueError(f"{name} must be in 0..60, not {getattr(self, name)}")
+
+    @property
+    def untrimmed_frames(self) -> int:
+        return round(self.untrimmed_seconds * self.fps)
+
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits that name the data set: all settings and the code version."""
+        text = json.dumps({"code_version": CODE_VERSION, **asdict(self)}, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoPlan:
+    """One video. ``shots`` and ``instances`` are half-open frame ranges; shots cover the video in order."""
+
+    split: str  # one of SPLITS
+    label: str  # the one action class that occurs
+    number: int  # among the videos of this split and class
+    video_id: str  # 11 characters
+    start_s: int  # trimmed: where the clip claims to begin in its source, s; untrimmed 0
+    frames: int
+    tempo: float  # cycles/s
+    instances: tuple[tuple[int, int], ...]
+    shots: tuple[tuple[int, int, int], ...]  # (first, end, number of the look)
+
+    @property
+    def cuts(self) -> tuple[int, ...]:
+        """First frames of all shots but the first."""
+        return tuple(first for first, _, _ in self.shots[1:])
+
+    @property
+    def boundaries(self) -> tuple[int, ...]:
+        """Frames at which an instance begins or ends, without the video's own ends."""
+        return tuple(frame for span in self.instances for frame in span if 0 < frame < self.frames)
+
+
+def _rng(settings: PantomimeSettings, split: str, label: str, number: int, *purpose: int) -> np.random.Generator:
+    key = (SPLITS.index(split), ACTION_NAMES.index(label), number, *purpose)
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence(settings.seed, spawn_key=key)))
+
+
+def plan_video(settings: PantomimeSettings, split: str, label: str, number: int) -> VideoPlan:
+    """Decide video ``number`` of ``split`` and class ``label``."""
+    rng = _rng(settings, split, label, number, _PLAN)
+    video_id = "".join(_ALPHABET[k] for k in rng.integers(0, 64, 11))
+    tempo = float(rng.uniform(*settings.tempo))
+    start_s, instances, cuts = 0, (), ()
+    if split.startswith("trimmed"):
+        low, high = (round(seconds * settings.fps) for seconds in settings.trimmed_seconds)
+        frames = int(rng.integers(low, high + 1))
+        instances, start_s = ((0, frames),), int(rng.integers(0, 240))
+    else:
+        frames = settings.untrimmed_frames
+        instances = _draw_instances(settings, rng)
+        cuts = _draw_cuts(settings, instances, rng)
+    shots, looks = [], 0
+    edges = (0, *cuts, frames)
+    for first, end in zip(edges, edges[1:]):
+        earlier = [look for look in range(looks) if look != shots[-1][2]]
+        if earlier and rng.random() < _RETURN_SHARE:
+            look = int(rng.choice(earlier))
+        else:
+            look, looks = looks, looks + 1
+        shots.append((first, end, look))
+    return VideoPlan(
+        split=split, label=label, number=number, video_id=video_id, start_s=start_s, frames=frames, tempo=tempo,
+        instances=instances, shots=tuple(shots),
+    )  # fmt: skip
+
+
+def _draw_instances(settings: PantomimeSettings, rng: np.random.Generator) -> tuple[tuple[int, int], ...]:
+    """1..max_instances frame ranges with at least 1 s of idle motion around each."""
+    frames, idle = settings.untrimmed_frames, settings.fps
+    least, most = (round(seconds * settings.fps) for seconds in settings.instance_seconds)
+    count = int(rng.integers(1, settings.max_instances + 1))
+    count = min(count, (frames - idle) // (least + idle))
+    lengths = rng.uniform(least, most, count)
+    room = frames - idle * (count + 1) - least * count
+    extra = lengths - least
+    # Choice: at least a fifth of the video's free room stays idle, so that no video is all action.
+    extra *= min(1.0, 0.8 * room / max(extra.sum(), 1e-9))
+    lengths = least + np.floor(extra).astype(int)
+    free = frames - idle * (count + 1) - int(lengths.sum())
+    gaps = idle + rng.multinomial(free, rng.dirichlet(np.ones(count + 1)))
+    spans, at = [], 0
+    for gap, length in zip(gaps, lengths):
+        spans.append((int(at + gap), int(at + gap + length)))
+        at = spans[-1][1]
+    return tuple(spans)
+
+
+def _draw_cuts(settings: PantomimeSettings, instances: tuple, rng: np.random.Generator) -> tuple[int, ...]:
+    """Cuts at a share of the boundaries, and others away from all of them, inside idle motion and inside actions."""
+    frames, apart = settings.untrimmed_frames, round(_CUT_APART_S * settings.fps)
+    boundaries = [frame for span in instances for frame in span]
+    cuts = [frame for frame in boundaries if rng.random() < settings.boundary_cut_share]
+    taken = [0, frames, *boundaries]
+    for _ in range(rng.poisson(settings.other_cuts_per_minute * settings.untrimmed_seconds / 60)):
+        frame = int(rng.integers(1, frames))
+        if min(abs(frame - other) for other in taken) >= apart:
+            cuts.append(frame)
+            taken.append(frame)
+    return tuple(sorted(cuts))
+
+
+def plan_pose(settings: PantomimeSettings, plan: VideoPlan) -> np.ndarray:
+    """[T, P] pose through the whole video (pantomime_moves): the action inside instances, idle outside.
+
+    At a boundary without a cut the two blend over 2-4 frames with the boundary in the middle: its frame is the
+    first with more action than idle (or the other way round).
+    """
+    rng = _rng(settings, plan.split, plan.label, plan.number, _POSE)
+    speed = plan.tempo / settings.fps * (1 + 0.06 * smooth_noise(rng, plan.frames, 1, 2 * settings.fps)[:, 0])
+    phase = rng.random() + np.cumsum(speed)
+    for cut in plan.cuts:
+        phase[cut:] += rng.random() if rng.random() < 0.5 else 0.0  # half of the cuts also jump in time
+    action_TP = action_pose(plan.label, phase, rng)
+    if plan.instances == ((0, plan.frames),):
+        return action_TP
+    idle_TP = idle_pose(plan.frames, settings.fps, plan.cuts, rng)
+    weight_T = np.zeros(plan.frames, np.float32)
+    for first, end in plan.instances:
+        weight_T[first:end] = 1
+    for frame in plan.boundaries:
+        if frame in plan.cuts:
+            continue
+        half = int(rng.integers(1, 3))
+        ramp = (np.arange(2 * half, dtype=np.float32) + 0.5) / (2 * half)
+        ramp = ramp * ramp * (3 - 2 * ramp)
+        weight_T[frame - half : frame + half] = ramp if weight_T[frame] == 1 else 1 - ramp
+    return blend_poses(idle_TP, action_TP, weight_T)
+
+
+def draw_video(settings: PantomimeSettings, plan: VideoPlan) -> np.ndarray:
+    """uint8 [T, size_px, size_px, 3] RGB frames of the plan."""
+    key = (settings, plan.split, plan.label, plan.number)
+    pose_TP = plan_pose(settings, plan)
+    looks = {look: draw_look(_rng(*key, _LOOK, look), settings.size_px) for _, _, look in plan.shots}
+    parts = [
+        draw_shot(
+            pose_TP[first:end], looks[look], settings.size_px, _rng(*key, _SHOT, first),
+            noise=settings.noise, light=settings.light,
+        )
+        for first, end, look in plan.shots
+    ]  # fmt: skip
+    return np.concatenate(parts)

@@ -1,0 +1,78 @@
+"""Contact sheets of a rendered Pantomime data set, for a person to look at; read back from the mp4 files."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import av
+import matplotlib
+import numpy as np
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+from matplotlib.patches import Rectangle
+
+_CLIP_FRAMES = 8  # one snippet of consecutive frames
+_ENLARGE = 2  # pixels of the sheet per pixel of the video
+
+
+def _frames(path: Path) -> np.ndarray:
+    with av.open(str(path)) as container:
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+
+
+def write_preview(folder: Path, *, per_class: int = 2, untrimmed: int = 6) -> list[Path]:
+    """Write ``preview_trimmed.png`` and ``preview_untrimmed.png`` beside the manifest; returns their paths."""
+    return [_trimmed_sheet(folder, per_class), _untrimmed_sheet(folder, untrimmed)]
+
+
+def _trimmed_sheet(folder: Path, per_class: int) -> Path:
+    """Classes as rows, eight consecutive frames of ``per_class`` videos across."""
+    with open(folder / "trimmed/train.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    names = sorted({row["label"] for row in rows})
+    figure, axes = plt.subplots(len(names), per_class, squeeze=False, figsize=(8.4 * per_class, 1.12 * len(names)))
+    for name, line in zip(names, axes):
+        chosen = [row for row in rows if row["label"] == name][:per_class]
+        for axis, row in zip(line, chosen):
+            stem = f"{row['youtube_id']}_{int(row['time_start']):06d}_{int(row['time_end']):06d}"
+            clip = _frames(folder / "trimmed/videos" / name / f"{stem}.mp4")[8 : 8 + _CLIP_FRAMES]
+            axis.imshow(np.concatenate(clip, axis=1).repeat(_ENLARGE, 0).repeat(_ENLARGE, 1))
+        for axis in line:
+            axis.set(xticks=[], yticks=[])
+        line[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=13)
+    figure.suptitle("Pantomime (synthetic), trimmed: 8 consecutive frames of each clip")
+    return _save(figure, folder / "preview_trimmed.png")
+
+
+def _untrimmed_sheet(folder: Path, count: int) -> Path:
+    """Film strips, one frame per second, over a bar: green the action segments, red lines the cuts."""
+    database = json.loads((folder / "untrimmed/activitynet.json").read_text())["database"]
+    truth = json.loads((folder / "untrimmed/truth.json").read_text())
+    chosen = list(database)[:count]
+    figure, axes = plt.subplots(len(chosen), 1, squeeze=False, figsize=(20, 1.45 * len(chosen)))
+    for video_id, axis in zip(chosen, axes[:, 0]):
+        frames = _frames(folder / f"untrimmed/videos/v_{video_id}.mp4")
+        step, height = truth["fps"], frames.shape[1]
+        strip = np.concatenate(frames[step // 2 :: step], axis=1)
+        per_frame = strip.shape[1] / len(frames)
+        axis.imshow(strip, extent=(0, strip.shape[1], height, 0))
+        axis.add_patch(Rectangle((0, height), strip.shape[1], 12, color="lightgrey"))
+        for note in database[video_id]["annotations"]:
+            start, end = (time * step * per_frame for time in note["segment"])
+            axis.add_patch(Rectangle((start, height), end - start, 12, color="tab:green"))
+        for cut in truth["videos"][video_id]["cuts"]:
+            axis.vlines(cut["frame"] * per_frame, height - 6, height + 12, color="tab:red", linewidth=2.5)
+        axis.set(xlim=(0, strip.shape[1]), ylim=(height + 12, 0), xticks=[], yticks=[])
+        axis.set_ylabel(truth["videos"][video_id]["label"], rotation=0, ha="right", va="center", fontsize=13)
+    figure.suptitle("Pantomime (synthetic), untrimmed: one frame per second; green = action segments, red = cuts")
+    return _save(figure, folder / "preview_untrimmed.png")
+
+
+def _save(figure: plt.Figure, path: Path) -> Path:
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+    return path

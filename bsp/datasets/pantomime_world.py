@@ -1,0 +1,211 @@
+"""Pixels of Pantomime: textured backgrounds, anti-aliased figures, a moving camera, light and sensor noise.
+
+A shot is drawn in chunks of frames: the background is cut out of a larger periodic texture, the figure's limbs
+are distance-to-segment fields on the chunk's bounding box, all in float32 on a 0-255 scale.
+Letters: T frames, H W image (H = W), J joints.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from bsp.datasets.pantomime_moves import JOINTS, joints, smooth_noise
+
+_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+_CHUNK_FRAMES = 8  # frames drawn together; the fields of a chunk at 64 px fit a core's second-level cache
+# Painter's order: (colour, shade, limbs as pairs of joints). The left side is the far one.
+_LAYERS = (
+    ("shirt", 0.72, (("shoulder_l", "elbow_l"), ("elbow_l", "hand_l"))),
+    ("trousers", 0.72, (("hip_l", "knee_l"), ("knee_l", "ankle_l"), ("ankle_l", "toe_l"))),
+    ("trousers", 1.0, (("hip_r", "knee_r"), ("knee_r", "ankle_r"), ("ankle_r", "toe_r"))),
+    ("shirt", 0.9, (("pelvis", "neck"), ("shoulder_l", "shoulder_r"), ("hip_l", "hip_r"))),
+    ("skin", 1.0, (("neck", "head"), ("head", "head"))),
+    ("shirt", 1.0, (("shoulder_r", "elbow_r"), ("elbow_r", "hand_r"))),
+)
+LIGHT_FIGURE_LUMA, DARK_GROUND_LUMA = (165.0, 235.0), (18.0, 105.0)
+DARK_FIGURE_LUMA, LIGHT_GROUND_LUMA = (12.0, 62.0), (125.0, 225.0)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Look:
+    """A place and a person: what stays the same while a shot lasts (and when an edit comes back to it)."""
+
+    texture_HW3: np.ndarray  # float32 [3 * size, 3 * size, 3], 0-255; periodic with 2 * size
+    height: float  # figure's height, share of the frame
+    thickness: float  # limb radius, body heights
+    body: dict[str, float]  # proportions for pantomime_moves.joints
+    colours: np.ndarray  # float32 [layers, 3], 0-255
+    mirrored: bool
+    ground: float  # where the feet stand, share of the frame from the top
+    centre: float  # pelvis, share of the frame from the left
+
+
+def _with_luma(colour: np.ndarray, luma: np.ndarray | float) -> np.ndarray:
+    """``colour`` (0-255, [..., 3]) moved along grey until its luma is ``luma``; twice, because of clipping."""
+    for _ in range(2):
+        colour = np.clip(colour + (luma - colour @ _LUMA)[..., None], 0, 255)
+    return colour.astype(np.float32)
+
+
+def _texture(rng: np.random.Generator, size: int, luma_range: tuple[float, float]) -> np.ndarray:
+    """A periodic picture: power-law noise of several octaves between random colours, gratings, floor, shapes."""
+    period = 2 * size
+    frequency = np.hypot(np.fft.fftfreq(period)[:, None], np.fft.rfftfreq(period)[None]) * period
+    frequency[0, 0] = np.inf
+    layers = []
+    for slope in (rng.uniform(1.6, 2.6), rng.uniform(0.9, 1.8)):
+        spectrum = rng.standard_normal((2, *frequency.shape), dtype=np.float32)
+        layer = np.fft.irfft2((spectrum[0] + 1j * spectrum[1]) * frequency**-slope, s=(period, period))
+        layers.append((layer / layer.std()).astype(np.float32))
+    row, column = np.mgrid[0:period, 0:period].astype(np.float32)
+    mix = rng.uniform(0.6, 1.6) * layers[0] + rng.uniform(0.0, 0.6) * layers[1]
+    if rng.random() < 0.35:  # a grating: wallpaper, fence, bricks
+        waves = rng.integers(-14, 15, 2)
+        mix += rng.uniform(0.4, 1.5) * np.sin((2 * np.pi / period) * (waves[0] * row + waves[1] * column))
+    palette = rng.uniform(0, 255, (4, 3)).astype(np.float32)
+    share = (1 / (1 + np.exp(-1.5 * mix)))[..., None]
+    picture = palette[0] * (1 - share) + palette[1] * share
+    value = mix / (np.abs(mix).max() + 1e-6)
+    if rng.random() < 0.6:  # a floor
+        floor = row > size * (0.5 + rng.uniform(0.62, 0.88))
+        picture[floor] = 0.35 * picture[floor] + 0.65 * palette[2]
+        value = np.where(floor, 0.4 * value + rng.uniform(-0.8, 0.8), value)
+    for _ in range(rng.integers(0, 12)):  # furniture, trees, windows
+        middle, half = rng.uniform(0, period, 2), rng.uniform(0.04, 0.28, 2) * size
+        away_y = np.abs((row - middle[0] + size) % period - size)
+        away_x = np.abs((column - middle[1] + size) % period - size)
+        if rng.random() < 0.5:
+            inside = (away_y < half[0]) & (away_x < half[1])
+        else:
+            inside = away_y**2 + away_x**2 < half[0] ** 2
+        opaque = rng.uniform(0.4, 0.95)
+        picture[inside] = (1 - opaque) * picture[inside] + opaque * rng.uniform(0, 255, 3)
+        value[inside] = (1 - opaque) * value[inside] + opaque * rng.uniform(-1, 1)
+    low, high = luma_range
+    span = rng.uniform(0.5, 1.0) * (high - low)
+    start = rng.uniform(low, high - span)
+    picture = _with_luma(picture, start + span * (0.5 + 0.5 * np.clip(value, -1, 1)))
+    return np.pad(picture, ((0, size), (0, size), (0, 0)), mode="wrap")
+
+
+def draw_look(rng: np.random.Generator, size: int) -> Look:
+    """A random place and figure for frames of ``size`` pixels. Figure and ground differ by at least 60 in luma."""
+    light = rng.random() < 0.5
+    ground_range = DARK_GROUND_LUMA if light else LIGHT_GROUND_LUMA
+    low, high = LIGHT_FIGURE_LUMA if light else DARK_FIGURE_LUMA
+    wear = {name: (rng.uniform(0, 255, 3), rng.uniform(0.3, 1.0)) for name in ("shirt", "trousers", "skin")}
+    colours = [_with_luma(wear[name][0], low + (high - low) * wear[name][1] * shade) for name, shade, _ in _LAYERS]
+    facing = rng.uniform(0.15, 1.0)  # 0 from the side, 1 from the front; says nothing about the action
+    return Look(
+        texture_HW3=_texture(rng, size, ground_range),
+        height=rng.uniform(0.60, 0.82),
+        thickness=rng.uniform(0.026, 0.045),
+        body={
+            "shoulder": facing * rng.uniform(0.09, 0.13), "hip": facing * rng.uniform(0.04, 0.07),
+            "arm": rng.uniform(0.95, 1.12), "leg": rng.uniform(0.94, 1.05), "head": rng.uniform(0.065, 0.09),
+        },
+        colours=np.stack(colours),
+        mirrored=bool(rng.random() < 0.5),
+        ground=rng.uniform(0.90, 0.97),
+        centre=rng.uniform(0.42, 0.58),
+    )  # fmt: skip
+
+
+def _camera(rng: np.random.Generator, frames: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Offsets in pixels, (x, y): of the background [T, 2] and of the figure [T, 2]."""
+    shake_T2 = rng.uniform(0.005, 0.03) * size * smooth_noise(rng, frames, 2, 15)  # a camera held by hand
+    shake_T2 += (rng.uniform(0.0, 0.008) * size * rng.standard_normal((frames, 2))).astype(np.float32)
+    pan = rng.uniform(0.004, 0.018) * size * rng.choice((-1, 1)) if rng.random() < 0.6 else 0.0
+    steps = pan * (1 + 0.3 * smooth_noise(rng, frames, 1, 20)[:, 0])  # a pan that follows the figure
+    origin = rng.uniform(0, 2 * size), 0.5 * size
+    ground_T2 = shake_T2 + np.stack([np.cumsum(steps) + origin[0], np.full(frames, origin[1])], axis=1)
+    return ground_T2.astype(np.float32), -shake_T2
+
+
+def _cut_out(texture_HW3: np.ndarray, offsets_T2: np.ndarray, size: int, out_THW3: np.ndarray) -> None:
+    """Fill ``out`` with windows of the texture at sub-pixel offsets (bilinear)."""
+    period = 2 * size
+    whole = np.floor(offsets_T2)
+    parts = offsets_T2 - whole
+    for window, (x, y), (right, down) in zip(out_THW3, (whole % period).astype(int), parts):
+        block = texture_HW3[y : y + size + 1, x : x + size + 1]
+        rows = block[:-1] + down * (block[1:] - block[:-1])
+        np.multiply(rows[:, 1:] - rows[:, :-1], right, out=window)
+        window += rows[:, :-1]
+
+
+def _draw_figure(frames_THW3: np.ndarray, points_TJ2: np.ndarray, look: Look, size: int) -> None:
+    """Draw one figure per frame, limbs as capsules with an edge one pixel soft. ``points`` in pixels."""
+    thick = look.thickness * look.height * size
+    head = look.body["head"] * look.height * size
+    reach = max(thick, head) + 2
+    low = np.clip(np.floor(points_TJ2.min(axis=(0, 1)) - reach).astype(int), 0, size)
+    high = np.clip(np.ceil(points_TJ2.max(axis=(0, 1)) + reach).astype(int), 0, size)
+    if (high <= low).any():
+        return
+    box = frames_THW3[:, low[1] : high[1], low[0] : high[0]]
+    column = np.arange(low[0], high[0], dtype=np.float32)[None, None, :]
+    row = np.arange(low[1], high[1], dtype=np.float32)[None, :, None]
+    for colour, (_, _, limbs) in zip(look.colours, _LAYERS):
+        field = None
+        for first, second in limbs:
+            start, end = points_TJ2[:, JOINTS.index(first)], points_TJ2[:, JOINTS.index(second)]
+            radius = head if first == "head" else thick * (1.25 if first == "pelvis" else 1.0)
+            distance = _segment_distance(column, row, start, end - start)
+            distance -= radius
+            field = distance if field is None else np.minimum(field, distance, out=field)
+        alpha = np.clip(0.5 - field, 0, 1, out=field)
+        for channel in range(3):
+            plane = box[..., channel]
+            plane += alpha * (colour[channel] - plane)
+
+
+def _segment_distance(column: np.ndarray, row: np.ndarray, start_T2: np.ndarray, along_T2: np.ndarray) -> np.ndarray:
+    """[T, h, w] distance in pixels of each pixel from the segment start .. start + along."""
+    x, y = column - start_T2[:, 0, None, None], row - start_T2[:, 1, None, None]  # [T,1,w], [T,h,1]
+    length2 = np.maximum((along_T2**2).sum(axis=1), 1e-6)[:, None, None]
+    dx, dy = along_T2[:, 0, None, None], along_T2[:, 1, None, None]
+    share = x * (dx / length2) + y * (dy / length2)
+    np.clip(share, 0, 1, out=share)
+    off_x = x - share * dx
+    share *= -dy
+    share += y
+    off_x *= off_x
+    share *= share
+    off_x += share
+    return np.sqrt(off_x, out=off_x)
+
+
+def draw_shot(
+    pose_TP: np.ndarray, look: Look, size: int, rng: np.random.Generator, *, noise: float, light: float
+) -> np.ndarray:
+    """uint8 [T, size, size, 3] RGB: the figure of ``look`` going through ``pose_TP`` before a moving camera.
+
+    ``noise`` scales the sensor noise and ``light`` the changes of lighting; 1 is the default amount, 0 none.
+    """
+    frames = len(pose_TP)
+    ground_T2, figure_T2 = _camera(rng, frames, size)
+    points_TJ2 = joints(pose_TP, **look.body) * (look.height * size)
+    points_TJ2[..., 0] *= -1 if look.mirrored else 1
+    points_TJ2 += figure_T2[:, None] + np.array([look.centre * size, look.ground * size], np.float32)
+    gain_T = 1 + light * 0.05 * smooth_noise(rng, frames, 1, 18)[:, 0]
+    tilt_T = light * 0.06 * smooth_noise(rng, frames, 1, 30)[:, 0]
+    gain_TW = (gain_T[:, None] + tilt_T[:, None] * np.linspace(-1, 1, size, dtype=np.float32)).astype(np.float32)
+    pixels = size * size * 3
+    grain = (noise * rng.uniform(1.0, 5.0) * rng.standard_normal(4 * pixels, dtype=np.float32)).astype(np.float32)
+    starts = rng.integers(0, 3 * pixels, frames)
+    out_THW3 = np.empty((frames, size, size, 3), np.uint8)
+    work_THW3 = np.empty((_CHUNK_FRAMES, size, size, 3), np.float32)
+    for first in range(0, frames, _CHUNK_FRAMES):
+        part = slice(first, min(first + _CHUNK_FRAMES, frames))
+        chunk = work_THW3[: part.stop - part.start]
+        _cut_out(look.texture_HW3, ground_T2[part], size, chunk)
+        _draw_figure(chunk, points_TJ2[part], look, size)
+        chunk *= gain_TW[part, None, :, None]
+        for frame, start in zip(chunk, starts[part]):
+            frame += grain[start : start + pixels].reshape(frame.shape)
+        np.clip(chunk, 0, 255, out=chunk)
+        out_THW3[part] = chunk
+    return out_THW3

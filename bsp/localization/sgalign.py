@@ -1,0 +1,203 @@
+"""SGAlign: one vector per candidate segment ("anchor") of G-TAD, and the first layer that reads it.
+
+Part of the localisation head that the paper uses unchanged (Section 4, "temporal action localisation"; the head is
+G-TAD, Xu et al., CVPR 2020). An anchor is sampled from the features as averages of linear interpolations, and a 1x1
+convolution follows: both are linear, so :class:`AlignedLinear` applies the convolution's weights to the T cells first
+and a constant sparse matrix afterwards, which never builds the 369 MB map per video. :func:`align_features` is the
+plain form and the reference of its test.
+
+Letters: B videos, C channels, T cells, D longest duration in cells, P samples per anchor (inner + context), N valid
+anchors, W width of the first layer.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+ROWS = 16  # anchors are padded to a multiple of this many rows, see linear_rows
+
+
+def anchor_grid(cells: int, max_duration: int) -> tuple[np.ndarray, np.ndarray]:
+    """Valid anchors in the order used everywhere: duration by duration, in each by start cell.
+
+    Returns (duration, start), int64 [N] each: duration index d is 0-based (the segment is d + 1 cells long), the
+    start cell s has s + d <= cells - 1.
+    """
+    duration, start = np.meshgrid(np.arange(max_duration), np.arange(cells), indexing="ij")
+    valid = duration + start < cells
+    return duration[valid], start[valid]
+
+
+def sample_points(begin: float, end: float, outputs: int) -> np.ndarray:
+    """Where the samples of one extent read the features: float64 [outputs, n], in cells (cell k is at k).
+
+    Each of the ``outputs`` bins averages its n points; an extent shorter than one cell counts as one cell.
+    """
+    width = max(end - begin, 1.0)
+    size = width / outputs
+    n = math.ceil(width / outputs)
+    return begin + np.arange(outputs)[:, None] * size + (np.arange(n) + 0.5) * (size / n)
+
+
+def interpolation(points: np.ndarray, cells: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Linear interpolation of T cells at points of any shape: (cell below, cell above, weight below, weight above).
+
+    Points in [-1, 0] and [T-1, T] repeat the edge cell; points further out weigh zero.
+    """
+    points = np.round(points, 9)  # so that rounding never decides on which side of the jumps at -1 and T a point is
+    inside = (points >= -1) & (points <= cells)
+    clamped = np.clip(points, 0, cells - 1)
+    below = np.minimum(np.floor(clamped).astype(np.int64), cells - 1)
+    above = np.minimum(below + 1, cells - 1)
+    part = clamped - below
+    return below, above, np.where(inside, 1 - part, 0.0), np.where(inside, part, 0.0)
+
+
+def extent(duration: int, start: int) -> tuple[float, float]:
+    """What an anchor reads, in cells: [s, s + d] and half a length L = d + 1 on each side."""
+    half = (duration + 1) / 2
+    return start - half, start + duration + half
+
+
+def align_features(feat_BCT: Tensor, context_BCT: Tensor, max_duration: int, inner: int, context: int) -> Tensor:
+    """The plain form: vectors of all anchors as a map [B, C * (inner + context), D, T], row d, column s.
+
+    ``feat_BCT`` gives the inner samples, ``context_BCT`` (neighbour means) the context samples; a vector is ordered
+    channel-major, each channel's inner samples before its context samples. Invalid cells read the extent [0, 0].
+    """
+    batch, channels, cells = feat_BCT.shape
+    out = feat_BCT.new_empty(batch, channels, inner + context, max_duration, cells)
+    for duration in range(max_duration):
+        for start in range(cells):
+            ends = extent(duration, start) if start + duration <= cells - 1 else (0.0, 0.0)
+            parts = []
+            for source, outputs in ((feat_BCT, inner), (context_BCT, context)):
+                below, above, w_below, w_above = interpolation(sample_points(*ends, outputs), cells)
+                low = source[:, :, torch.from_numpy(below)] * torch.from_numpy(w_below).to(source)
+                high = source[:, :, torch.from_numpy(above)] * torch.from_numpy(w_above).to(source)
+                parts.append((low + high).mean(-1))
+            out[:, :, :, duration, start] = torch.cat(parts, 2)
+    return out.reshape(batch, -1, max_duration, cells)
+
+
+def sampling_matrix(
+    cells: int, max_duration: int, inner: int, context: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The constant matrix [N, T * P] of all valid anchors as triplets (row, column, weight), sorted, no duplicates.
+
+    Column t * P + p stands for cell t as read by sample p (inner samples first); rows are in anchor_grid order.
+    """
+    per_anchor = inner + context
+    rows, columns, weights = [], [], []
+    durations, starts = anchor_grid(cells, max_duration)
+    for duration in range(max_duration):
+        row = np.flatnonzero(durations == duration)
+        start = starts[row]
+        for first, outputs in ((0, inner), (inner, context)):
+            points = sample_points(*extent(duration, 0), outputs)[None] + start[:, None, None]
+            below, above, w_below, w_above = interpolation(points, cells)
+            sample = first + np.arange(outputs)[None, :, None]
+            for cell, weight in ((below, w_below), (above, w_above)):
+                shape = cell.shape
+                rows.append(np.broadcast_to(row[:, None, None], shape).ravel())
+                columns.append((cell * per_anchor + sample).ravel())
+                weights.append((weight / shape[2]).ravel())
+    row, column, weight = (np.concatenate(parts) for parts in (rows, columns, weights))
+    used = weight != 0
+    key, place = np.unique(row[used] * (cells * per_anchor) + column[used], return_inverse=True)
+    summed = np.bincount(place, weights=weight[used], minlength=len(key))
+    return key // (cells * per_anchor), key % (cells * per_anchor), summed
+
+
+def _bags(row: np.ndarray, column: np.ndarray, weight: np.ndarray, num_rows: int) -> list[Tensor]:
+    order = np.lexsort((column, row))
+    offsets = np.concatenate(([0], np.cumsum(np.bincount(row, minlength=num_rows))))
+    return [
+        torch.from_numpy(column[order].astype(np.int32)),
+        torch.from_numpy(offsets.astype(np.int32)),
+        torch.from_numpy(weight[order].astype(np.float32)),
+    ]
+
+
+class _SparseProduct(torch.autograd.Function):
+    """Constant sparse matrix times a table per video: [B, R, W] -> [B, N, W]; the backward uses the transpose.
+
+    Summed as embedding bags: on a CPU 2.5 times as fast as torch's CSR product, each row summed by one thread in a
+    fixed order, so the result does not depend on the number of threads.
+    """
+
+    @staticmethod
+    def forward(ctx, table_BRW: Tensor, *bags: Tensor) -> Tensor:
+        ctx.save_for_backward(*bags)
+        return _SparseProduct._multiply(table_BRW, *bags[:3])
+
+    @staticmethod
+    def backward(ctx, grad_BNW: Tensor):
+        return (_SparseProduct._multiply(grad_BNW, *ctx.saved_tensors[3:]), *[None] * 6)
+
+    @staticmethod
+    def _multiply(table: Tensor, index: Tensor, offsets: Tensor, weight: Tensor) -> Tensor:
+        weight = weight.to(table.dtype)
+        sums = [
+            F.embedding_bag(
+                index, one, offsets, mode="sum", per_sample_weights=weight, include_last_offset=True
+            )
+            for one in table.contiguous()
+        ]
+        return torch.stack(sums)
+
+
+def linear_rows(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x [..., K] times weight [O, K] plus bias, as F.linear.
+
+    On a CPU, when the rows divide by 16, it runs as a 1x1 convolution of 16 channels-last images: that reaches
+    oneDNN instead of MKL, which on AMD processors is twice as fast (16 images, as torch takes smaller batches
+    elsewhere when it has a single thread).
+    """
+    rows = x.numel() // x.shape[-1]
+    if x.device.type != "cpu" or rows % ROWS or not torch.backends.mkldnn.is_available():
+        return F.linear(x, weight, bias)
+    image = x.reshape(ROWS, 1, rows // ROWS, x.shape[-1]).permute(0, 3, 1, 2)
+    out = F.conv2d(image, weight[:, :, None, None], bias)
+    return out.permute(0, 2, 3, 1).reshape(*x.shape[:-1], weight.shape[0])
+
+
+class AlignedLinear(nn.Module):
+    """SGAlign and the 1x1 convolution after it: ([B, T, C], [B, T, C]) -> [B, N padded, W].
+
+    The weights are stored by sample, ``inner_weight`` [inner, W, C] and ``context_weight`` [context, W, C];
+    :meth:`channel_major_weight` gives them as the convolution on align_features' map has them.
+    """
+
+    def __init__(self, *, cells: int, max_duration: int, channels: int, width: int, inner: int, context: int):
+        super().__init__()
+        self.inner_weight = nn.Parameter(torch.empty(inner, width, channels))
+        self.context_weight = nn.Parameter(torch.empty(context, width, channels))
+        self.bias = nn.Parameter(torch.empty(width))
+        row, column, weight = sampling_matrix(cells, max_duration, inner, context)
+        self.anchors = len(anchor_grid(cells, max_duration)[0])
+        padded = -(-self.anchors // ROWS) * ROWS
+        bags = _bags(row, column, weight, padded) + _bags(column, row, weight, cells * (inner + context))
+        for name, value in zip(self.BAGS, bags):
+            self.register_buffer(name, value, persistent=False)
+
+    BAGS = ("index", "offsets", "weight", "back_index", "back_offsets", "back_weight")
+
+    def channel_major_weight(self) -> Tensor:
+        """The weights as [W, C * (inner + context)], the order of align_features' channels."""
+        by_sample = torch.cat([self.inner_weight, self.context_weight])
+        return by_sample.permute(1, 2, 0).reshape(by_sample.shape[1], -1)
+
+    def forward(self, feat_BTC: Tensor, context_BTC: Tensor) -> Tensor:
+        """Rows past ``self.anchors`` are padding and hold only the bias."""
+        batch, cells, _ = feat_BTC.shape
+        samples, width, _ = self.inner_weight.shape
+        inner = linear_rows(feat_BTC, self.inner_weight.flatten(0, 1))
+        context = linear_rows(context_BTC, self.context_weight.flatten(0, 1))
+        table = torch.cat([inner, context], 2).view(batch, -1, width)
+        return _SparseProduct.apply(table, *(getattr(self, name) for name in self.BAGS)) + self.bias

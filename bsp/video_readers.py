@@ -1,0 +1,286 @@
+"""The two video readers behind :mod:`bsp.video`: decord, and PyAV for what decord gets wrong.
+
+Both are opened once per call, decode with one FFmpeg thread, and give upright uint8 RGB frames named by
+display order. They have the same methods, ``read`` (some frames), ``chunk`` (the next frames) and ``close``,
+and raise VideoOpenError or VideoDecodeError with the file's name. Legend: T frames, H height, W width.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+
+import av
+import decord
+import numpy as np
+from av.video.reformatter import VideoReformatter
+
+from bsp.errors import VideoDecodeError, VideoOpenError
+from bsp.time_limit import check
+from bsp.video_packets import TIMED_CONTAINERS, PacketTable, missing_bytes, scan_packets
+
+decord.logging.set_level(decord.logging.QUIET)
+# Choice: decord counts frames that it replaced by a neighbour and prints a warning; we check what a file
+# holds when it is probed, so the text would only be noise in the workers' logs.
+os.environ.setdefault("DECORD_DUPLICATE_WARNING_THRESHOLD", "1.0")
+
+FAULT=1e-6
+DECORD_STEP = 32  # frames per native call: how soon an abandoned read notices that it should stop
+
+
+def out_of_range(path: str, index: int, frames: int) -> VideoDecodeError:
+    return VideoDecodeError(path, f"frame {index} asked, but the file has {frames} frames (0 to {frames - 1})")
+
+
+def open_error(path: str, error: BaseException | None = None) -> VideoOpenError:
+    """Say why a file cannot be opened (slow path, after a failure)."""
+    try:
+        if os.path.isdir(path):
+            reason = "a folder, not a video file"
+        elif os.path.isfile(path) and os.path.getsize(path) == 0:
+            reason = "empty file (0 bytes); download it again"
+        elif not os.path.exists(path):
+            reason = "no such file"
+        elif os.path.isfile(path):
+            reason = missing_bytes(path) or _why_av_refuses(path) or _brief(error)
+        else:
+            reason = _brief(error)
+    except OSError as problem:
+        reason = f"cannot be read: {problem.strerror}"
+    return VideoOpenError(path, reason)
+
+
+def _why_av_refuses(path: str) -> str | None:
+    try:
+        with av.open(os.path.abspath(path), metadata_errors="ignore") as container:
+            if not container.streams.video:
+                return "no video stream (audio only?)"
+            return None
+    except av.error.FFmpegError as problem:
+        return f"not a video that FFmpeg can read ({problem.strerror})"
+
+
+def _brief(error: BaseException | None) -> str:
+    lines = str(error).strip().splitlines() if error is not None else []
+    return f"cannot be opened ({type(error).__name__}: {lines[0][-160:]})" if lines else "cannot be opened"
+
+
+class DecordReader:
+    """decord 0.6: exact for the files that :func:`bsp.video.probe` gives it; applies rotation by itself."""
+
+    def __init__(self, path: str, stop: threading.Event):
+        self.path = path
+        try:
+            self._video = decord.VideoReader(os.path.abspath(path), num_threads=1, fault_tol=FAULT)
+        except (RuntimeError, decord.DECORDError, AssertionError) as error:
+            raise open_error(path, error) from None
+        check(stop)
+        self.frames = len(self._video)
+        self._next = 0
+
+    def read(self, wanted: np.ndarray, stop: threading.Event) -> np.ndarray:
+        """Frames ``wanted`` (ascending, each once, at least one): uint8 [T, H, W, 3]."""
+        if wanted[-1] >= self.frames:
+            raise out_of_range(self.path, int(wanted[-1]), self.frames)
+        if len(wanted) <= DECORD_STEP:
+            return self._batch(wanted)
+        out = None
+        for at in range(0, len(wanted), DECORD_STEP):
+            check(stop)
+            part = self._batch(wanted[at : at + DECORD_STEP])
+            if out is None:
+                out = np.empty((len(wanted), *part.shape[1:]), np.uint8)
+            out[at : at + DECORD_STEP] = part
+        return out
+
+    def chunk(self, count: int, stop: threading.Event) -> np.ndarray | None:
+        """The next ``count`` frames or what is left of the file; None at its end."""
+        wanted = np.arange(self._next, min(self._next + count, self.frames))
+        self._next += count
+        return self.read(wanted, stop) if len(wanted) else None
+
+    def _batch(self, wanted: np.ndarray) -> np.ndarray:
+        try:
+            return self._video.get_batch(wanted).asnumpy()
+        except (RuntimeError, decord.DECORDError, IndexError) as error:
+            raise VideoDecodeError(
+                self.path, f"decord failed on frames {wanted[0]} to {wanted[-1]} ({_brief(error)})"
+            ) from None
+
+    def close(self) -> None:
+        del self._video
+
+
+class PyavReader:
+    """PyAV: exact for every file tried. Seeks where packet times allow, else decodes from the start."""
+
+    def __init__(self, path: str, stop: threading.Event):
+        self.path = path
+        self._open()
+        check(stop)
+        self._to_rgb = VideoReformatter()  # one for all frames: a new one per frame costs five times as much
+        self._frames: Iterator[np.ndarray] | None = None
+
+    def _open(self) -> None:
+        try:
+            self._container = av.open(os.path.abspath(self.path), metadata_errors="ignore")
+        except (av.error.FFmpegError, OSError, ValueError) as error:
+            raise open_error(self.path, error) from None
+        try:
+            self._stream = video_stream(self._container, self.path)
+        except VideoOpenError:
+            self.close()
+            raise
+
+    @property
+    def container_name(self) -> str:
+        """"mp4", "matroska", or FFmpeg's name of the format."""
+        name = self._container.format.name
+        return TIMED_CONTAINERS.get(name, name)
+
+    @property
+    def codec_name(self) -> str:
+        return self._stream.codec_context.codec.canonical_name
+
+    def fps(self) -> float:
+        """Average frame rate that the container tells, 0 if it does not."""
+        return float(self._stream.average_rate or self._stream.guessed_rate or 0)
+
+    def tick_s(self) -> float:
+        return float(self._stream.time_base or 0)
+
+    def scan(self, stop: threading.Event) -> PacketTable:
+        """Read the packets from the present position to the end of the file; nothing is decoded."""
+        try:
+            return scan_packets(
+                self._container.demux(self._stream),
+                codec=self.codec_name,
+                container=self.container_name,
+                extradata=self._stream.codec_context.extradata,
+                stop=stop,
+            )
+        except av.error.FFmpegError as error:
+            raise VideoDecodeError(self.path, f"its packets cannot be read ({error.strerror})") from None
+
+    def first_frame(self, stop: threading.Event) -> av.VideoFrame:
+        """Decode and return the first frame shown (from the present position on)."""
+        for frame in self._decode(stop):
+            return frame
+        raise VideoDecodeError(self.path, "no frame can be decoded")
+
+    def rewind(self) -> None:
+        """Go back to the start of the file (opens it again: exact in every format)."""
+        self.close()
+        self._open()
+
+    def count(self, stop: threading.Event) -> int:
+        """Decode everything from the present position on and count."""
+        return sum(1 for _ in self._decode(stop))
+
+    def read(self, wanted: np.ndarray, stop: threading.Event) -> np.ndarray:
+        """Frames ``wanted`` (ascending, each once, at least one): uint8 [T, H, W, 3]."""
+        if self.container_name in TIMED_CONTAINERS.values():
+            table = self.scan(stop)
+            if table.pts is not None and not table.odd:
+                if wanted[-1] >= len(table.pts):
+                    raise out_of_range(self.path, int(wanted[-1]), len(table.pts))
+                try:
+                    return self._read_by_time(wanted, table, stop, seek=True)
+                except VideoDecodeError:  # a seek that missed, or damaged data: the slow way tells
+                    self.rewind()
+                    return self._read_by_time(wanted, table, stop, seek=False)
+            self.rewind()
+        return self._read_by_count(wanted, stop)
+
+    def chunk(self, count: int, stop: threading.Event) -> np.ndarray | None:
+        """The next ``count`` frames or what is left of the file; None at its end."""
+        if self._frames is None:
+            # The generator outlives this call and its ``stop``: it must look at the one of the present call.
+            self._frames = (self.rgb(frame) for frame in self._decode(None))
+        frames = []
+        for frame in self._frames:
+            frames.append(frame)
+            check(stop)
+            if len(frames) == count:
+                break
+        return self._stack(frames) if frames else None
+
+    def rgb(self, frame: av.VideoFrame) -> np.ndarray:
+        """Upright uint8 RGB [H, W, 3] of a decoded frame."""
+        pixels = self._to_rgb.reformat(frame, format="rgb24").to_ndarray()
+        quarter_turns = round(frame.rotation / 90) % 4  # counter-clockwise, like np.rot90
+        return np.rot90(pixels, quarter_turns) if quarter_turns else pixels
+
+    def _read_by_time(
+        self, wanted: np.ndarray, table: PacketTable, stop: threading.Event, *, seek: bool
+    ) -> np.ndarray:
+        """Find frames by their times, decoding from the entry points before them (or once from the start)."""
+        entries = np.flatnonzero(table.entry)
+        found: list[np.ndarray] = []
+        decoding = self._decode(stop)
+        position, landing = -2, None  # index of the last frame found; time at which a seek must land
+        for index in wanted.tolist():
+            place = int(np.searchsorted(entries, index, side="right")) - 1
+            start = int(entries[place]) if place >= 0 else 0
+            if seek and (start > position + 1 or position < 0):
+                landing = int(table.pts[start])
+                decoding = self._decode(stop, seek_to=landing)
+            target = int(table.pts[index])
+            for frame in decoding:
+                if frame.pts is None or frame.pts > target:
+                    raise VideoDecodeError(self.path, f"frame {index} cannot be decoded; the file is damaged")
+                if landing is not None and frame.pts >= landing:
+                    if frame.pts != landing:  # the demuxer chose a later start than asked for
+                        raise VideoDecodeError(self.path, f"seeking to frame {start} missed it")
+                    landing = None
+                if frame.pts == target:
+                    found.append(self.rgb(frame))
+                    position = index
+                    break
+            else:
+                raise VideoDecodeError(self.path, f"frame {index} cannot be decoded; the file is damaged")
+        return self._stack(found)
+
+    def _read_by_count(self, wanted: np.ndarray, stop: threading.Event) -> np.ndarray:
+        """Decode from the start of the file, counting; works whatever the container says."""
+        frames, targets, position = [], wanted.tolist(), -1
+        for position, frame in enumerate(self._decode(stop)):
+            if position == targets[len(frames)]:
+                frames.append(self.rgb(frame))
+                if len(frames) == len(targets):
+                    return self._stack(frames)
+        raise out_of_range(self.path, targets[-1], position + 1)
+
+    def _decode(self, stop: threading.Event | None, seek_to: int | None = None) -> Iterator[av.VideoFrame]:
+        try:
+            if seek_to is not None:
+                self._container.seek(seek_to, stream=self._stream)
+            for frame in self._container.decode(self._stream):
+                if stop is not None:
+                    check(stop)
+                yield frame
+        except av.error.FFmpegError as error:
+            raise VideoDecodeError(self.path, f"PyAV cannot decode it ({error.strerror})") from None
+
+    def _stack(self, frames: list[np.ndarray]) -> np.ndarray:
+        if len({frame.shape for frame in frames}) > 1:
+            raise VideoDecodeError(self.path, "the frame size changes within the file; encode it again")
+        return np.stack(frames)
+
+    def close(self) -> None:
+        self._container.close()
+
+
+def video_stream(container: av.container.InputContainer, path: str) -> av.VideoStream:
+    """The main video stream, set to one decoding thread."""
+    stream = container.streams.best("video")
+    if stream is None or stream.disposition & av.stream.Disposition.attached_pic:
+        raise VideoOpenError(path, "no video stream (audio only?)")
+    if stream.codec_context is None:
+        raise VideoOpenError(path, "no decoder for its video codec; encode it again, e.g. as H.264")
+    stream.codec_context.thread_count = 1
+    return stream
+
+
+READERS = {"decord": DecordReader, "pyav": PyavReader}

@@ -1,0 +1,121 @@
+"""Start or join Ray, and decide before anything starts whether the plan fits.
+
+Everything that a row of a sweep runs at the same time is added up: the trial itself, its training workers and
+their clip makers, or its extraction actors, or its head. The number of rows at a time follows from that and
+from what the cluster has; a plan that cannot fit even one row is refused with the numbers.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass
+
+TRIAL_CPUS = 0.01  # a trial only waits for others; Ray refuses 0
+
+# Ray's own settings, read when it is imported or started; a user's environment wins.
+QUIET = {
+    "RAY_AUTH_MODE": "token",  # explicit: nothing listens without the token
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # else each print of a worker shows twice
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # logs an error per run on machines without preemption
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # how soon a checkpoint counts as saved
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300",  # slow, busy machines
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resources:
+    """What one row of a sweep may use at a time. CPUs are Ray's logical CPUs."""
+
+    train_workers: int = 1  # data-parallel training processes
+    cpus_per_worker: float = 0.55  # CPUs of a training process
+    gpus_per_worker: float = 0.0  # 0 = train on the CPU
+    makers_per_worker: int = 1  # clip-making actors feeding each training process
+    cpus_per_maker: float = 0.4
+    extractors: int = 1  # feature extraction actors
+    cpus_per_extractor: float = 0.95
+    gpus_per_extractor: float = 0.0
+    cpus_per_head: float = 0.95  # training and scoring a localisation head
+    gpus_per_head: float = 0.0
+
+    def __post_init__(self) -> None:
+        if min(self.train_workers, self.makers_per_worker, self.extractors) < 1:
+            raise ValueError(
+                f"train_workers {self.train_workers}, makers_per_worker {self.makers_per_worker} and "
+                f"extractors {self.extractors} must be at least 1"
+            )
+
+    @property
+    def row_cpus(self) -> float:
+        """CPUs of one row at its widest moment."""
+        training = self.train_workers * (self.cpus_per_worker + self.makers_per_worker * self.cpus_per_maker)
+        extraction = self.extractors * self.cpus_per_extractor
+        return TRIAL_CPUS + max(training, extraction, self.cpus_per_head)
+
+    @property
+    def row_gpus(self) -> float:
+        return max(
+            self.train_workers * self.gpus_per_worker, self.extractors * self.gpus_per_extractor, self.gpus_per_head
+        )
+
+    def rows_at_a_time(self, cpus: float, gpus: float = 0.0) -> int:
+        """How many rows fit side by side. ValueError, with the numbers and the remedy, if none does."""
+        fit = int((cpus + 1e-9) // self.row_cpus)
+        if self.row_gpus:
+            fit = min(fit, int((gpus + 1e-9) // self.row_gpus))
+        if fit < 1:
+            raise ValueError(
+                f"one row needs {self.row_cpus:.2f} CPUs and {self.row_gpus:.2f} GPUs ({self.train_workers} "
+                f"training workers), but there are {cpus:g} CPUs and {gpus:g} GPUs; ask for fewer --workers or "
+                f"join a larger cluster"
+            )
+        return fit
+
+
+def laptop_resources(workers: int = 1) -> Resources:
+    """For CPUs only: one row per core, or one row of ``workers`` data-parallel processes."""
+    if workers == 1:
+        return Resources()
+    # Training is the wide part; its processes keep one core each, clips are made in the gaps.
+    return Resources(train_workers=workers, cpus_per_worker=0.7, cpus_per_maker=0.25)
+
+
+def start_ray(*, cpus: int | None = None, object_store_mb: int = 768, log_to_driver: bool = False) -> None:
+    """Join the cluster at RAY_ADDRESS (set on nodes started by ``ray up``), or start Ray on this machine.
+
+    Ray's dashboard and all servers of this project bind to the loopback address.
+    """
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    import ray
+
+    if ray.is_initialized():
+        return
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init(address=os.environ["RAY_ADDRESS"], log_to_driver=log_to_driver, logging_level="ERROR")
+        return
+    ray.init(
+        num_cpus=cpus or os.cpu_count(),
+        include_dashboard=True,
+        dashboard_host="127.0.0.1",
+        object_store_memory=object_store_mb * 2**20,
+        log_to_driver=log_to_driver,
+        logging_level="ERROR",
+    )
+    token = os.path.expanduser("~/.ray/auth_token")
+    if os.path.exists(token):
+        os.chmod(token, 0o600)
+
+
+def cluster_size() -> tuple[float, float]:
+    """CPUs and GPUs of the running Ray cluster."""
+    import ray
+
+    have = ray.cluster_resources()
+    return have.get("CPU", 0.0), have.get("GPU", 0.0)

@@ -1,0 +1,125 @@
+"""Ray Data actor pool: untrimmed videos in, snippet features out, one file per video.
+
+Each video is one unit of work and appears in the stage's folder whole or not at all, so an interrupted
+extraction continues with the videos that are missing. The forward passes of a video do not depend on what
+else runs: the same features come out of one actor or fifty.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from bsp.datasets.activitynet import LocalizationDataset
+from bsp.errors import TooManyBroken, VideoError
+from bsp.features import encoder_hash, extract_features, is_complete, pack_h5, write_features
+from bsp_platform.cluster import Resources
+from bsp_platform.pretraining import load_encoder
+from bsp_platform.recipes import FeatureRecipe
+
+FEATURES_H5 = "features.h5"
+MAX_BROKEN_SHARE = 0.05  # of the videos that exist; above it the extraction stops with the list
+_VIDEOS_PER_TASK = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractionJob:
+    """What an extraction actor needs."""
+
+    recipe: FeatureRecipe
+    weights: str  # path of encoder.pt, on storage that every node sees
+    folder: str  # where the features go
+    use_gpu: bool
+
+
+class Extractor:
+    """The actor: holds the frozen encoder; a call reads videos and writes their features."""
+
+    def __init__(self, job: ExtractionJob):
+        torch.set_num_threads(1)
+        self.job = job
+        self.device = torch.device("cuda" if job.use_gpu else "cpu")
+        encoder = load_encoder(Path(job.weights), job.recipe.encoder)
+        self.hash = encoder_hash(encoder)
+        self.encoder = encoder.to(self.device, memory_format=torch.channels_last)
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        rows = [self.extract(str(v), str(p)) for v, p in zip(batch["video_id"], batch["path"], strict=True)]
+        return {
+            "video_id": batch["video_id"],
+            "snippets": np.array([r[0] for r in rows]),
+            "error": np.array([r[1] for r in rows], np.str_),
+        }
+
+    def extract(self, video_id: str, path: str) -> tuple[int, str]:
+        """Features of one video, written to the folder. Returns its number of snippets and "" or an error."""
+        try:
+            feat_SD, info = extract_features(
+                self.encoder,
+                path,
+                video_id=video_id,
+                size_px=self.job.recipe.size_px,
+                device=self.device,
+                weights_hash=self.hash,
+            )
+        except VideoError as error:
+            return 0, str(error)
+        write_features(self.job.folder, video_id, feat_SD, info)
+        return len(feat_SD), ""
+
+
+def extract_dataset(
+    folder: Path,
+    recipe: FeatureRecipe,
+    weights: Path,
+    data: LocalizationDataset,
+    resources: Resources,
+    report: Callable[[dict[str, Any]], None],
+) -> dict[str, Any]:
+    """Features of all videos that have a file, into the stage folder; returns facts for the manifest.
+
+    Raises TooManyBroken, with the list, when more than MAX_BROKEN_SHARE of the videos cannot be read.
+    """
+    import ray
+    from ray.data import ActorPoolStrategy, DataContext
+
+    began = time.time()
+    present = [video for video in data.videos if video.path is not None]
+    todo = [v for v in present if not is_complete(folder, v.video_id)]
+    done, broken, snippets = len(present) - len(todo), [], 0
+    if todo:
+        context = DataContext.get_current()
+        context.enable_progress_bars = False
+        context.enable_operator_progress_bars = False
+        rows = [{"video_id": v.video_id, "path": v.path} for v in todo]
+        use_gpu = resources.gpus_per_extractor > 0
+        job = ExtractionJob(recipe=recipe, weights=str(weights), folder=str(folder), use_gpu=use_gpu)
+        made = ray.data.from_items(rows, override_num_blocks=-(-len(rows) // _VIDEOS_PER_TASK)).map_batches(
+            Extractor,
+            fn_constructor_args=(job,),
+            batch_size=None,
+            batch_format="numpy",
+            compute=ActorPoolStrategy(size=resources.extractors),
+            num_cpus=resources.cpus_per_extractor,
+            num_gpus=resources.gpus_per_extractor,
+        )
+        for row in made.iter_rows():
+            done += 1
+            snippets += int(row["snippets"])
+            if row["error"]:
+                broken.append(f"{row['video_id']}: {row['error']}")
+            if len(broken) > MAX_BROKEN_SHARE * len(present):
+                raise TooManyBroken(
+                    f"{len(broken)} of {len(present)} untrimmed videos cannot be read, more than "
+                    f"{MAX_BROKEN_SHARE:.0%}; repair or remove them:\n  " + "\n  ".join(broken[:20])
+                )
+            report({"done": done, "total": len(present), "rate": done / (time.time() - began)})
+    complete = [v.video_id for v in present if is_complete(folder, v.video_id)]
+    pack_h5(folder, complete, folder / FEATURES_H5)
+    return {"videos": len(complete), "broken": broken, "missing": list(data.missing), "snippets": snippets}

@@ -1,0 +1,149 @@
+"""Localisation heads as Ray work: train G-TAD on frozen features, detect, score.
+
+The functions are plain; the sweep calls them as Ray tasks with the resources that the plan names. All rows of
+a comparison get their class names from one set of video-level class scores, as in the paper, where they come
+from a fixed classification result.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from bsp.datasets.activitynet import LocalizationDataset, UntrimmedVideo
+from bsp.errors import AnnotationError
+from bsp.features import FeatureInfo, read_features
+from bsp.localization.gtad import propose, train_gtad
+from bsp.localization.gtad_decode import attach_classes
+from bsp.localization.video_classifier import fit_video_classifier
+from bsp.metrics.detection import evaluate_detection
+from bsp.metrics.proposals import evaluate_proposals
+from bsp_platform.recipes import HeadRecipe
+from bsp_platform.stages import write_json
+
+DETECTIONS, SCORES, HISTORY, CLASS_SCORES = "detections.json", "scores.json", "history.json", "class_scores.json"
+
+
+@dataclass(frozen=True)
+class FeatureSet:
+    """Features of one subset, in the annotation file's order; videos without features are left out."""
+
+    videos: list[UntrimmedVideo]
+    features: list[np.ndarray]  # [S, D] float32 each
+    infos: list[FeatureInfo]
+
+    def segments(self) -> list[np.ndarray]:
+        """[G, 2] per video: instances as fractions of what the features cover (gtad.md's corrected duration)."""
+        out = []
+        for video, info in zip(self.videos, self.infos, strict=True):
+            covered_s = video.duration_s * min(1.0, info.snippets * info.stride_frames / info.frames)
+            times = np.array([(i.start_s, i.end_s) for i in video.instances], float).reshape(-1, 2)
+            out.append(np.clip(times / covered_s, 0.0, 1.0))
+        return out
+
+
+def load_subset(folder: Path, data: LocalizationDataset, subset: str, expect: dict[str, Any]) -> FeatureSet:
+    """The features of one subset; ``expect`` are sidecar fields that must agree (ValueError otherwise)."""
+    videos, features, infos = [], [], []
+    for video in data.videos:
+        if video.subset != subset or not (folder / f"{video.video_id}.json").exists():
+            continue
+        feat_SD, info = read_features(folder, video.video_id, expect)
+        videos.append(video)
+        features.append(feat_SD)
+        infos.append(info)
+    if not videos:
+        raise AnnotationError(f"no video of subset {subset!r} has features in {folder}")
+    return FeatureSet(videos, features, infos)
+
+
+def make_class_scores(folder: Path, features: Path, data: LocalizationDataset, expect: dict) -> dict[str, Any]:
+    """Train the shared video classifier on the training videos and score all validation videos."""
+    training, validation = (load_subset(features, data, subset, expect) for subset in ("training", "validation"))
+    number = {name: label for label, name in enumerate(data.class_names)}
+    labelled = [k for k, video in enumerate(training.videos) if video.instances]
+    # A video's label is that of its first instance: nearly all ActivityNet videos hold one class.
+    labels = np.array([number[training.videos[k].instances[0].label] for k in labelled])
+    classifier = fit_video_classifier([training.features[k] for k in labelled], labels, len(number), seed=0)
+    scores = classifier.scores(validation.features)
+    known = [k for k, video in enumerate(validation.videos) if video.instances]
+    truth = np.array([number[validation.videos[k].instances[0].label] for k in known])
+    results = {v.video_id: row.tolist() for v, row in zip(validation.videos, scores, strict=True)}
+    write_json(folder / CLASS_SCORES, {"class": list(data.class_names), "results": results})
+    return {"accuracy": float((scores[known].argmax(1) == truth).mean())}
+
+
+def read_class_scores(path: Path, class_names: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """Scores per video in the order of ``class_names``, from ``{"class": [...], "results": {id: [...]}}``."""
+    try:
+        content = json.loads(path.read_text())
+        order = [content["class"].index(name) for name in class_names]
+        return {video: np.asarray(row, float)[order] for video, row in content["results"].items()}
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        raise AnnotationError(
+            f'{path}: expected {{"class": [names], "results": {{video: [scores]}}}} with all '
+            f"{len(class_names)} classes of the annotations; {error}"
+        ) from None
+
+
+def train_and_score(
+    folder: Path,
+    recipe: HeadRecipe,
+    features: Path,
+    class_scores: Path,
+    data: LocalizationDataset,
+    expect: dict[str, Any],
+    *,
+    device: str = "cpu",
+    threads: int = 1,
+) -> dict[str, Any]:
+    """Train the head of ``recipe``, detect in the validation videos, score; files go to the stage folder.
+
+    Writes the detections in the official result format, the scores in percent, and the training history.
+    """
+    torch.set_num_threads(threads)
+    began = time.time()
+    training, validation = (load_subset(features, data, subset, expect) for subset in ("training", "validation"))
+    settings = replace(recipe.head, feature_width=training.features[0].shape[1])
+    history: list[dict] = []
+    head = train_gtad(
+        training.features,
+        training.segments(),
+        settings,
+        seed=recipe.seed,
+        validation=(validation.features, validation.segments()),
+        on_epoch=history.append,
+        device=device,
+    )
+    trained_s = time.time() - began
+    names = data.class_names
+    scores = read_class_scores(class_scores, names)
+    results = {}
+    proposals = propose(head, validation.features, settings, device)
+    for video, (segments_N2, score_N) in zip(validation.videos, proposals, strict=True):
+        results[video.video_id] = attach_classes(
+            segments_N2, score_N, video.duration_s, scores[video.video_id], names, settings.top_classes
+        )
+    detections = {"version": "1.3", "external_data": {}, "results": results}
+    agnostic = {
+        video.video_id: [
+            {"label": "", "score": float(s), "segment": [float(a) * video.duration_s, float(b) * video.duration_s]}
+            for (a, b), s in zip(segments, score_N, strict=True)
+        ]
+        for video, (segments, score_N) in zip(validation.videos, proposals, strict=True)
+    }
+    detection = evaluate_detection(data.ground_truth, detections, subset="validation")
+    recall = evaluate_proposals(data.ground_truth, {**detections, "results": agnostic}, subset="validation")
+    percent = {f"mAP@{tiou}": 100 * value for tiou, value in detection["mAP"].items()}
+    percent["mAP_avg"] = 100 * detection["average_mAP"]
+    percent |= {f"AR@{n}": 100 * value for n, value in recall["AR@AN"].items()} | {"AR_AUC": recall["AUC"]}
+    write_json(folder / DETECTIONS, detections)
+    write_json(folder / HISTORY, history)
+    write_json(folder / SCORES, {"scores": percent, "detection": detection, "proposals": recall})
+    return {"train_seconds": trained_s, "score_seconds": time.time() - began - trained_s, "scores": percent}

@@ -1,0 +1,63 @@
+"""The command line that all experiment scripts share."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from bsp_platform.profiles import PROFILES, Profile
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """An experiment script's options, resolved."""
+
+    profile: Profile
+    rows: tuple[str, ...]  # names; empty = all
+    seeds: int  # 0 .. seeds-1
+    storage: Path
+    results: Path
+    tracking_uri: str | None  # None = SQLite in tracking_home
+    tracking_home: Path
+    kinetics: Path | None
+    activitynet: Path | None
+    workers: int  # data-parallel training processes per row
+    cpus: int | None  # logical CPUs of a local Ray; None = all
+    fresh: bool
+
+
+def experiment_command(root: Path, run: Callable[[Options], int]) -> click.Command:
+    """The click command of a script in the repository ``root``; ``run`` returns the exit status."""
+
+    @click.command(context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})
+    @click.option("--profile", type=click.Choice(sorted(PROFILES)), default="mini", help="complete configuration")
+    @click.option("--rows", default="", help="comma-separated row names; all by default", show_default=False)
+    @click.option("--seeds", type=click.IntRange(1), default=1, help="how many seeds: 0 .. N-1")
+    @click.option("--storage", type=Path, default=root / "storage", help="where encoders, features, heads are kept")
+    @click.option("--results", type=Path, default=root / "results", help="where tables go")
+    @click.option("--tracking-uri", default=None, help="MLflow store [default: SQLite in the repository]")
+    @click.option("--kinetics", type=Path, help="folder of Kinetics-400 (profile paper)")
+    @click.option("--activitynet", type=Path, help="folder of ActivityNet-1.3 (profile paper)")
+    @click.option("--workers", type=click.IntRange(1), default=1, help="data-parallel training processes per row")
+    @click.option("--cpus", type=click.IntRange(1), help="logical CPUs for a Ray started here [default: all]")
+    @click.option("--fresh", is_flag=True, help="make all stages of these rows again; old ones are put aside")
+    def command(profile: str, rows: str, fresh: bool, **other) -> None:
+        options = Options(
+            profile=PROFILES[profile](),
+            rows=tuple(name.strip() for name in rows.split(",") if name.strip()),
+            tracking_home=root / "mlflow",
+            fresh=fresh,
+            **other,
+        )
+        try:
+            sys.exit(run(options))
+        except (ValueError, RuntimeError, OSError) as error:
+            # Errors of this project name the file, the value and the remedy; a trace adds nothing to them.
+            click.echo(f"error: {error}", err=True)
+            sys.exit(1)
+
+    return command

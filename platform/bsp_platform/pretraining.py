@@ -1,0 +1,208 @@
+"""Ray Train: from the stream of clips to an encoder checkpoint.
+
+``train_worker`` is what each data-parallel worker runs. A checkpoint holds weights, optimiser, step, random
+generator and history; the learning rate and the position in the stream follow from the step. A killed worker
+restarts from the last checkpoint; so does the same command after the driver was killed, because the run's
+name and folder come from the recipe.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bsp.encoder import TSMResNet, build_encoder
+from bsp.pretext import PretextModel
+from bsp.pretrain import make_optimiser, restore, train_steps, training_state
+from bsp_platform.cluster import Resources
+from bsp_platform.recipes import EncoderRecipe
+from bsp_platform.stages import file_sha256, write_json
+from bsp_platform.streaming import ClipStream, clip_dataset, iterate_batches
+
+WEIGHTS = "encoder.pt"
+HISTORY = "history.json"
+_RUN = "_train"  # Ray Train's folder inside the stage's; the underscore keeps it out of the manifest
+_FAILURES = 3  # restarts of the worker group; Ray's default is none
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainJob:
+    """What a worker needs: the recipe, the stream, and the share of the machine."""
+
+    recipe: EncoderRecipe
+    stream: ClipStream
+    resources: Resources
+
+
+def train_worker(config: dict[str, Any]) -> None:
+    """One data-parallel worker; called by Ray Train with ``{"job": TrainJob}``."""
+    import ray.train
+    import ray.train.torch
+
+    job: TrainJob = config["job"]
+    recipe, settings = job.recipe, job.recipe.train
+    context = ray.train.get_context()
+    rank, world_size = context.get_world_rank(), context.get_world_size()
+    device = ray.train.torch.get_device()
+    if device.type == "cpu":
+        torch.set_num_threads(settings.threads)
+    torch.manual_seed(recipe.seed * 1000 + rank)  # dropout; weights and clips have generators of their own
+    bare = PretextModel(build_encoder(recipe.encoder, recipe.seed), recipe.pretext, seed=recipe.seed)
+    bare.to(device, memory_format=torch.channels_last)
+    optimiser = make_optimiser(bare, settings)
+    step, skipped, history = 0, [], []
+    state = newest_whole_state(ray.train.get_checkpoint())
+    if state is not None:
+        step, skipped = restore(state, bare, optimiser)
+        history = state["history"]
+    model = ray.train.torch.prepare_model(bare, move_to_device=False)
+
+    resources = job.resources
+    dataset = clip_dataset(
+        job.stream,
+        start=step * settings.batch_size,
+        rank=rank,
+        world_size=world_size,
+        actors=resources.makers_per_worker,
+        cpus_per_actor=resources.cpus_per_maker,
+    )
+    batches = iterate_batches(dataset, settings.batch_size // world_size)
+    steps = train_steps(
+        model,
+        optimiser,
+        batches,
+        pretext=recipe.pretext,
+        settings=settings,
+        device=device,
+        start_step=step,
+        skipped=skipped,
+        world_size=world_size,
+    )
+    for done, record in steps:
+        if record:
+            history.append(record)
+        save = done % settings.checkpoint_every_steps == 0 or done == settings.steps
+        if not (record or save):
+            continue
+        metrics = {"step": done, "steps": settings.steps, "skipped": len(skipped), **(record or {})}
+        with tempfile.TemporaryDirectory() as folder:
+            checkpoint = None
+            if save and rank == 0:
+                save_state({**training_state(bare, optimiser, done, skipped), "history": history}, Path(folder))
+                checkpoint = ray.train.Checkpoint.from_directory(folder)
+            ray.train.report(metrics, checkpoint=checkpoint)  # every rank must call it: it is a barrier
+
+
+def save_state(state: dict[str, Any], folder: Path) -> None:
+    """``state.pt`` and, after it, ``state.json`` with its size and SHA-256."""
+    path = folder / "state.pt"
+    torch.save(state, path)
+    write_json(folder / "state.json", {"bytes": path.stat().st_size, "sha256": file_sha256(path)})
+
+
+def load_state(folder: Path) -> dict[str, Any]:
+    """The state saved in ``folder``. ValueError, naming the file, if it is incomplete or damaged."""
+    path, facts_path = folder / "state.pt", folder / "state.json"
+    try:
+        facts = json.loads(facts_path.read_text())
+        whole = path.stat().st_size == facts["bytes"] and file_sha256(path) == facts["sha256"]
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"{folder} is not a whole checkpoint: {error}") from None
+    if not whole:
+        raise ValueError(f"{path} is truncated or damaged: its SHA-256 is not the one in {facts_path.name}")
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def newest_whole_state(checkpoint) -> dict[str, Any] | None:
+    """The state of Ray Train's latest checkpoint or, if that is damaged, of the newest whole one beside it."""
+    if checkpoint is None:
+        return None
+    latest = Path(checkpoint.path)
+    others = (p for p in latest.parent.iterdir() if p.is_dir() and (p / "state.pt").exists() and p != latest)
+    for folder in [latest, *sorted(others, key=lambda p: p.stat().st_mtime, reverse=True)]:
+        try:
+            return load_state(folder)
+        except ValueError as error:
+            print(f"checkpoint not used: {error}", flush=True)
+    return None
+
+
+def train_encoder(
+    folder: Path,
+    recipe: EncoderRecipe,
+    stream: ClipStream | None,
+    resources: Resources,
+    *,
+    callbacks: list | None = None,
+) -> dict[str, Any]:
+    """Make the encoder of ``recipe`` in the stage folder; returns facts for the manifest.
+
+    Needs a running Ray unless the recipe is a random encoder. Continues a run that was interrupted.
+    """
+    began = time.time()
+    if recipe.pretext is None:
+        save_encoder(build_encoder(recipe.encoder, recipe.seed), recipe, folder)
+        write_json(folder / HISTORY, [])
+        return {"name": recipe.name, "skipped_clips": []}
+    import ray.train
+    from ray.train.torch import TorchTrainer
+
+    run_folder = folder / _RUN
+    trainer = TorchTrainer(
+        train_worker,
+        train_loop_config={"job": TrainJob(recipe=recipe, stream=stream, resources=resources)},
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=resources.train_workers,
+            use_gpu=resources.gpus_per_worker > 0,
+            resources_per_worker={"CPU": resources.cpus_per_worker}
+            | ({"GPU": resources.gpus_per_worker} if resources.gpus_per_worker else {}),
+        ),
+        run_config=ray.train.RunConfig(
+            name="run",
+            storage_path=str(run_folder),
+            failure_config=ray.train.FailureConfig(max_failures=_FAILURES),
+            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
+            callbacks=callbacks,
+        ),
+    )
+    result = trainer.fit()
+    state = newest_whole_state(result.checkpoint)
+    if state is None or state["step"] != recipe.train.steps:
+        raise RuntimeError(f"training {recipe.name} ended without its last checkpoint; run the same command again")
+    model = PretextModel(build_encoder(recipe.encoder, recipe.seed), recipe.pretext, seed=recipe.seed)
+    model.load_state_dict(state["model"])
+    save_encoder(model.encoder, recipe, folder)
+    write_json(folder / HISTORY, state["history"])
+    shutil.rmtree(run_folder)
+    last = state["history"][-1]
+    speed = {key: last[key] for key in ("clips_per_s", "data_wait_share")}
+    return {
+        "name": recipe.name,
+        "skipped_clips": state["skipped"],
+        "train_seconds": time.time() - began,
+        "last": last,
+        **speed,
+    }
+
+
+def save_encoder(encoder: TSMResNet, recipe: EncoderRecipe, folder: Path) -> None:
+    partial = folder / f"{WEIGHTS}.{os.getpid()}.partial"
+    torch.save({"name": recipe.name, "encoder": encoder.state_dict()}, partial)
+    partial.replace(folder / WEIGHTS)
+
+
+def load_encoder(path: Path, recipe: EncoderRecipe) -> TSMResNet:
+    """The encoder of a complete stage, in evaluation mode, on the CPU."""
+    encoder = build_encoder(recipe.encoder, recipe.seed)
+    encoder.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["encoder"])
+    return encoder.eval()
+
+

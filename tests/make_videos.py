@@ -1,0 +1,107 @@
+"""Writes small videos whose frames name themselves, with PyAV (the tests of the video reader use them).
+
+Every frame shows its own number twice as 10 black or white blocks (plain in the upper rows, inverted in the
+lower rows) over a noise texture that moves, so that a wrong frame is told from the right one by its pixels
+alone, whatever the codec.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+
+BITS = 10
+
+
+def numbered_frames(count: int, *, width: int = 128, height: int = 96, first: int = 0) -> np.ndarray:
+    """Frames that name themselves: uint8 [count, height, width, 3], numbers ``first`` .. ``first+count-1``.
+
+    The code stands in the top quarter and, inverted, in the quarter below it; the rest is moving noise with a
+    red square in the top left of the lower half (so that rotated and mirrored pictures can be told apart).
+    """
+    generator = np.random.Generator(np.random.Philox(key=[7, width * 10_000 + height]))
+    coarse = generator.integers(40, 216, size=(height // 4 + 1, width // 4 + 1, 3), dtype=np.uint8)
+    texture = np.repeat(np.repeat(coarse, 4, axis=0), 4, axis=1)[:height, :width]
+    frames = np.empty((count, height, width, 3), np.uint8)
+    band, block = height // 4, width // BITS
+    for position in range(count):
+        number = first + position
+        frame = np.roll(texture, shift=(number, 2 * number), axis=(0, 1)).copy()
+        for bit in range(BITS):
+            white = 255 * ((number >> (BITS - 1 - bit)) & 1)
+            columns = slice(bit * block, (bit + 1) * block)
+            frame[:band, columns] = white
+            frame[band : 2 * band, columns] = 255 - white
+        frame[2 * band : 3 * band, : width // 4] = (220, 30, 30)
+        frames[position] = frame
+    return frames
+
+
+def read_numbers(frames_THWC: np.ndarray) -> list[int]:
+    """The numbers that upright frames show; -1 where code and inverted code do not differ clearly."""
+    _, height, width, _ = frames_THWC.shape
+    band, block = height // 4, width // BITS
+    rows = slice(band // 4, band - band // 4)
+    numbers = []
+    for frame in frames_THWC.mean(axis=-1):
+        number = 0
+        for bit in range(BITS):
+            columns = slice(bit * block + block // 4, (bit + 1) * block - block // 4)
+            difference = frame[rows, columns].mean() - frame[band : 2 * band][rows, columns].mean()
+            if abs(difference) < 60:
+                number = -1
+                break
+            number = 2 * number + int(difference > 0)
+        numbers.append(number)
+    return numbers
+
+
+def write_video(
+    path: Path,
+    frames_THWC: np.ndarray,
+    *,
+    codec: str = "libx264",
+    options: dict[str, str] | None = None,
+    fps: int = 25,
+    times: list[int] | None = None,
+    rotation: int = 0,
+    audio_only: bool = False,
+    container_options: dict[str, str] | None = None,
+) -> Path:
+    """Write frames [T, H, W, 3] to ``path`` (container by its suffix); ``times`` are pts in 1/1000 s (VFR)."""
+    count, height, width, _ = frames_THWC.shape
+    with av.open(str(path), "w", options=container_options or {}) as container:
+        stream = container.add_stream(codec, rate=fps)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        stream.codec_context.thread_count = 1
+        stream.options = options or {}
+        if rotation:
+            stream.set_display_rotation(rotation)
+        base = Fraction(1, 1000) if times is not None else Fraction(1, fps)
+        if times is not None:
+            stream.codec_context.time_base = base
+        for position in range(count):
+            frame = av.VideoFrame.from_ndarray(frames_THWC[position], format="rgb24")
+            frame.pts = position if times is None else times[position]
+            frame.time_base = base
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+def write_audio(path: Path, *, seconds: int = 1) -> Path:
+    """Write a silent AAC track without any video."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("aac", rate=16_000)
+        frame_samples = 1024
+        for position in range(seconds * 16_000 // frame_samples):
+            frame = av.AudioFrame.from_ndarray(
+                np.zeros((1, frame_samples), np.float32), format="fltp", layout="mono"
+            )
+            frame.sample_rate, frame.pts = 16_000, position * frame_samples
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path

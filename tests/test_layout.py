@@ -1,0 +1,207 @@
+"""Guards of the source tree: platform/ stays a source root, imports point experiments -> platform -> bsp."""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCE_FOLDERS = ("bsp", "platform/bsp_platform", "experiments")
+MAX_LINES = 400
+
+# Folder -> top-level packages that nothing below it may import.
+FORBIDDEN = {
+    "bsp": {"ray", "mlflow", "bsp_platform", "experiments"},
+    "platform/bsp_platform": {"experiments"},
+}
+
+
+def imports(source: str) -> Iterator[tuple[int, str]]:
+    """Yields (line, absolute dotted module) of every import in `source`, also inside functions and branches.
+
+    Relative imports are left out: they cannot leave their own package. `import_module("x")` and
+    `__import__("x")` count when the name is written as a string.
+    """
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield node.lineno, alias.name
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            yield node.lineno, node.module
+        elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
+            name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            if name in ("import_module", "__import__") and isinstance(node.args[0].value, str):
+                yield node.lineno, node.args[0].value
+
+
+def breaches(root: Path) -> list[str]:
+    """Returns "file:line imports module" for each import below `root` that points the wrong way."""
+    found = []
+    for folder, forbidden in FORBIDDEN.items():
+        for path in sorted((root / folder).rglob("*.py")):
+            for line, module in imports(path.read_text(encoding="utf-8")):
+                if module.split(".")[0] in forbidden:
+                    found.append(f"{path.relative_to(root).as_posix()}:{line} imports {module}")
+    return found
+
+
+def run_from(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Runs this Python in `root` with nothing but the current folder added to its path."""
+    env = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=root, env=env, capture_output=True, text=True, timeout=300
+    )
+
+
+# -- platform/ --
+
+# Only -c and -m put the root on sys.path; bare pytest and `python script.py` would hide the mistake.
+USES_OF_PLATFORM = (
+    ("-c", "import platform; print(platform.system())"),
+    ("-c", "import uuid; import platform; print(platform.__file__); assert platform.python_version()"),
+    ("-m", "platform"),
+)
+
+
+def test_platform_folder_is_no_package() -> None:
+    assert (ROOT / "platform").is_dir()
+    assert not (ROOT / "platform" / "__init__.py").exists()
+    assert (ROOT / "platform" / "bsp_platform" / "__init__.py").exists()
+
+
+@pytest.mark.parametrize("arguments", USES_OF_PLATFORM, ids=lambda a: " ".join(a)[:40])
+def test_standard_platform_module_wins_from_the_root(arguments: tuple[str, ...]) -> None:
+    done = run_from(ROOT, *arguments)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
+    assert str(ROOT / "platform") not in done.stdout
+
+
+@pytest.mark.parametrize("arguments", USES_OF_PLATFORM, ids=lambda a: " ".join(a)[:40])
+def test_the_check_above_notices_an_init_file(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    (tmp_path / "platform").mkdir()
+    assert run_from(tmp_path, *arguments).returncode == 0
+    (tmp_path / "platform" / "__init__.py").touch()
+    assert run_from(tmp_path, *arguments).returncode != 0
+
+
+# -- directions of imports --
+
+
+def test_imports_point_from_experiments_to_platform_to_bsp() -> None:
+    for folder in FORBIDDEN:
+        assert list((ROOT / folder).rglob("*.py")), (
+            f"{folder} holds no Python file: the check looks at nothing"
+        )
+    assert breaches(ROOT) == []
+
+
+def test_bsp_loads_neither_ray_nor_mlflow() -> None:
+    """What bsp's own imports bring along counts too, so this one looks at a running Python."""
+    code = (
+        "import pkgutil, importlib, sys, bsp\n"
+        "names = [m.name for m in pkgutil.walk_packages(bsp.__path__, 'bsp.')]\n"
+        "[importlib.import_module(n) for n in names]\n"
+        "assert names\n"
+        "print(sorted({'ray', 'mlflow', 'bsp_platform'} & set(sys.modules)))"
+    )
+    done = run_from(ROOT, "-c", code)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "[]"
+
+
+def test_checker_finds_each_kind_of_wrong_import(tmp_path: Path) -> None:
+    files = {
+        "bsp/plain.py": "import ray\n",
+        "bsp/renamed.py": "import numpy as np, mlflow.tracking as t\n",
+        "bsp/deep/late.py": "def f():\n    if True:\n        from ray.train import report\n",
+        "bsp/called.py": "import importlib\nm = importlib.import_module('bsp_platform.cli')\n",
+        "bsp/upwards.py": "from experiments import ablation_table4\n",
+        "bsp/good.py": (
+            "import rayleigh, numpy\nfrom . import video\nfrom .ray import x\nfrom bsp import clips\n"
+            "text = 'import ray'  # import ray\n"
+        ),
+        "platform/bsp_platform/good.py": "import ray, mlflow\nfrom bsp import clips\n",
+        "platform/bsp_platform/bad.py": "\nfrom experiments.common import main\n",
+        "experiments/good.py": "import bsp, bsp_platform, experiments\n",
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    assert breaches(tmp_path) == [
+        "bsp/called.py:2 imports bsp_platform.cli",
+        "bsp/deep/late.py:3 imports ray.train",
+        "bsp/plain.py:1 imports ray",
+        "bsp/renamed.py:1 imports mlflow.tracking",
+        "bsp/upwards.py:1 imports experiments",
+        "platform/bsp_platform/bad.py:2 imports experiments.common",
+    ]
+
+
+# -- requirements and sizes --
+
+
+def unpinned(text: str) -> list[str]:
+    """Returns the requirement lines of `text` that do not fix one exact version."""
+    from packaging.requirements import InvalidRequirement, Requirement
+
+    found = []
+    for line in text.splitlines():
+        line = line.split("#")[0].strip()
+        if not line:
+            continue
+        try:
+            specifiers = list(Requirement(line).specifier)
+        except InvalidRequirement:  # such as -e ., which pyproject.toml could not read either
+            specifiers = []
+        if len(specifiers) != 1 or specifiers[0].operator != "==" or "*" in specifiers[0].version:
+            found.append(line)
+    return found
+
+
+def test_requirements_are_pinned() -> None:
+    text = (ROOT / "requirements.txt").read_text(encoding="utf-8")
+    assert any(line.startswith("ray[") for line in text.splitlines())
+    assert unpinned(text) == []
+
+
+def test_unpinned_requirements_are_noticed() -> None:
+    good = "# a comment\n\nnumpy==2.0.0\nray[data,train]==2.60.0  # why\n"
+    bad = [
+        "numpy",
+        "numpy>=2",
+        "numpy==2.*",
+        "numpy==2.0,<3",
+        "-e .",
+        "numpy @ https://example.org/numpy.whl",
+    ]
+    assert unpinned(good + "\n".join(bad)) == bad
+
+
+def test_pyproject_reads_requirements() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    assert "dependencies" not in project["project"]
+    assert "dependencies" in project["project"]["dynamic"]
+    assert project["tool"]["setuptools"]["dynamic"]["dependencies"] == {"file": ["requirements.txt"]}
+
+
+def long_files(root: Path) -> list[str]:
+    """Returns "file: lines" for every Python file of the sources below `root` that is over MAX_LINES long."""
+    paths = [path for folder in SOURCE_FOLDERS for path in sorted((root / folder).rglob("*.py"))]
+    counts = [(path, len(path.read_text(encoding="utf-8").splitlines())) for path in paths]
+    return [f"{path.relative_to(root).as_posix()}: {lines}" for path, lines in counts if lines > MAX_LINES]
+
+
+def test_no_source_file_is_too_long(tmp_path: Path) -> None:
+    assert long_files(ROOT) == []
+    (tmp_path / "bsp" / "deep").mkdir(parents=True)
+    (tmp_path / "bsp" / "deep" / "full.py").write_text("x = 1\n" * MAX_LINES)
+    (tmp_path / "bsp" / "deep" / "over.py").write_text("x = 1\n" * (MAX_LINES + 1))
+    assert long_files(tmp_path) == ["bsp/deep/over.py: 401"]
