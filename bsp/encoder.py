@@ -50,11 +50,13 @@ class EncoderSettings:
         if self.frames < 1:
             raise ValueError(f"frames must be at least 1, not {self.frames}")
         if self.shift_div < 2:
-            raise ValueError(f"shift_div must be at least 2 (two groups of channels move), not {self.shift_div}")
+            raise ValueError(
+                f"shift_div must be at least 2 (two groups of channels move), not {self.shift_div}"
+            )
         if self.shift and self.width < self.shift_div:
             raise ValueError(
-                f"width {self.width} is below shift_div {self.shift_div}: the first layers would shift nothing;"
-                " use a larger width, a smaller shift_div, or shift=False"
+                f"width {self.width} is below shift_div {self.shift_div}: the first layers would shift"
+                " nothing; use a larger width, a smaller shift_div, or shift=False"
             )
 
     @property
@@ -217,7 +219,7 @@ def build_encoder(settings: EncoderSettings, seed: int) -> TSMResNet:
 def parameter_groups(model: nn.Module, lr: float, weight_decay: float) -> list[dict]:
     """Optimiser groups of TSM's recipe: weight decay on convolution and linear weights only.
 
-    Biases and batch-norm scales and shifts (all of them vectors) get no decay. Frozen parameters are left out.
+    Biases and batch-norm scales and shifts (all of them vectors) get none. Frozen parameters are left out.
     """
     # Choice: TSM's x5 and x10 learning rate of the last linear layer is left out; it is for fine-tuning
     # from ImageNet weights, while the pretext is trained from scratch here unless weights are given.
@@ -229,7 +231,7 @@ def parameter_groups(model: nn.Module, lr: float, weight_decay: float) -> list[d
 
 
 def macs_per_clip(settings: EncoderSettings, size_px: int, *, num_classes: int = 0) -> int:
-    """Multiply-adds of one clip [T, 3, size_px, size_px]: convolutions, and a linear layer if num_classes > 0.
+    """Multiply-adds of one clip [T, 3, size_px, size_px]: convolutions, plus a linear layer if num_classes.
 
     Counted from the formula alone; the shift, the norms and the pools count nothing.
     """

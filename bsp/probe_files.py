@@ -10,7 +10,7 @@ import json
 import multiprocessing
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict
@@ -50,7 +50,7 @@ def probe_files(
     if workers is None:
         workers = min(os.cpu_count() or 1, len(pending) // FILES_PER_WORKER)
     with cache:
-        outcomes = _probe_each([os.path.join(root, path) for path in pending], workers)
+        outcomes = in_order([os.path.join(root, path) for path in pending], workers)
         quiet = None if progress else True  # None: shown on a terminal only
         shown = tqdm(outcomes, total=len(pending), desc="probing videos", unit="file", disable=quiet)
         for path, outcome in zip(pending, shown):
@@ -76,21 +76,26 @@ def _probe_one(path: str) -> VideoInfo | str:
         return error.reason
 
 
-def _probe_each(paths: Sequence[str], workers: int) -> Iterator[VideoInfo | str]:
-    """Probe in order, in ``workers`` processes (0: here). A file that kills its process costs only itself."""
+def in_order(
+    paths: Sequence[str], workers: int, look: Callable[[str], VideoInfo | str] = _probe_one
+) -> Iterator[VideoInfo | str]:
+    """``look`` at each path, in ``workers`` processes (0: here); results in the order of ``paths``.
+
+    A file that kills its process gives a reason as its result and costs only itself.
+    """
     if workers == 0:
-        yield from map(_probe_one, paths)
+        yield from map(look, paths)
         return
     context = multiprocessing.get_context("spawn")  # a fork would copy the decoders' threads' locks
     own = threading.local()
     pools: list[ProcessPoolExecutor] = []
 
-    def probe_apart(path: str) -> VideoInfo | str:
+    def look_apart(path: str) -> VideoInfo | str:
         if not hasattr(own, "pool"):
             own.pool = ProcessPoolExecutor(1, mp_context=context)
             pools.append(own.pool)
         try:
-            return own.pool.submit(_probe_one, path).result()
+            return own.pool.submit(look, path).result()
         except BrokenProcessPool:
             del own.pool
             return "the video reader crashed on it"
@@ -100,7 +105,7 @@ def _probe_each(paths: Sequence[str], workers: int) -> Iterator[VideoInfo | str]
         for start in range(
             0, len(paths), 1024
         ):  # a part at a time, for the memory of a million pending calls
-            yield from threads.map(probe_apart, paths[start : start + 1024])
+            yield from threads.map(look_apart, paths[start : start + 1024])
     finally:
         threads.shutdown(cancel_futures=True)
         for pool in pools:
@@ -114,13 +119,16 @@ class _ProbeCache:
         self.known: dict[str, tuple[list[int], dict]] = {}
         self.file = None
         self.path = None
+        self.cut_off = False  # an interruption left the last line without its end
         if cache_dir is None:
             return
         Path(cache_dir).mkdir(parents=True, exist_ok=True)
         root_hash = hashlib.blake2b(root.encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()
         self.path = Path(cache_dir) / f"probes-v1-{root_hash}.jsonl"
         if self.path.exists():
-            for line in self.path.read_text(encoding="utf-8", errors="surrogateescape").splitlines():
+            text = self.path.read_text(encoding="utf-8", errors="surrogateescape")
+            self.cut_off = not text.endswith("\n")
+            for line in text.split("\n"):
                 try:
                     path, stat, info = json.loads(line)
                     self.known[path] = (stat, VideoInfo(**info))
@@ -139,7 +147,8 @@ class _ProbeCache:
 
     def __enter__(self) -> _ProbeCache:
         if self.path is not None:
-            self.file = self.path.open("a", encoding="utf-8", errors="surrogateescape")
+            self.file = self.path.open("a", buffering=1, encoding="utf-8", errors="surrogateescape")
+            self.file.write("\n" * self.cut_off)
         return self
 
     def __exit__(self, *_: object) -> None:

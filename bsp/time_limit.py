@@ -1,7 +1,7 @@
 """Run native code under a time limit, without signals and without extra processes.
 
 A video decoder is native code: Python can neither interrupt nor kill it, and signals reach only the main
-thread. So the work runs in a thread of its own (the decoders release the interpreter lock), the caller waits
+thread. So the work runs in a helper thread (the decoders release the interpreter lock), the caller waits
 until the limit and then gives up. Work that is merely slow sees ``stop`` at its next step and ends; work that
 hangs for good keeps its thread, so the number of such threads is capped.
 """
@@ -9,9 +9,12 @@ hangs for good keeps its thread, so the number of such threads is capped.
 from __future__ import annotations
 
 import math
+import os
 import threading
+import weakref
 from collections.abc import Callable
-from typing import TypeVar
+from queue import SimpleQueue
+from typing import Any, TypeVar
 
 from bsp.errors import VideoTimeout
 
@@ -22,6 +25,7 @@ Result = TypeVar("Result")
 MAX_HANGING = 16
 _hanging: list[threading.Thread] = []
 _hanging_lock = threading.Lock()
+_local = threading.local()  # .helper: the helper thread of this calling thread
 
 
 class Stopped(Exception):
@@ -34,12 +38,38 @@ def check(stop: threading.Event) -> None:
         raise Stopped
 
 
+class _Helper:
+    """A thread that does one piece of work after another for one calling thread.
+
+    One thread is kept because a new one per call costs 0.5 ms: its memory allocator starts cold. It ends when
+    its caller's thread ends or lets go of it, after the work in hand.
+    """
+
+    def __init__(self) -> None:
+        self.inbox: SimpleQueue[Any] = SimpleQueue()
+        self.process = os.getpid()  # threads do not survive a fork
+        self.thread = threading.Thread(target=_serve, args=(self.inbox,), name="bsp-video", daemon=True)
+        self.thread.start()
+        weakref.finalize(self, self.inbox.put, None)
+
+
+def _serve(inbox: SimpleQueue[Any]) -> None:
+    while (job := inbox.get()) is not None:
+        work, stop, outcome, done = job
+        try:
+            outcome.append((work(stop), None))
+        except BaseException as error:  # handed to the caller's thread, which raises it
+            outcome.append((None, error))
+        del job, work, outcome  # frees frames and files now, not at the next job
+        done.release()
+
+
 def call_within(work: Callable[[threading.Event], Result], path: str, limit_s: float) -> Result:
     """Return ``work(stop)``, or raise VideoTimeout naming ``path`` after ``limit_s`` seconds.
 
     ``limit_s`` > 0; ``math.inf`` is off and runs in the caller's thread. Exceptions of the work reach the
     caller unchanged. After a timeout the work may still be using its objects: the caller must drop its own
-    references to them and not close them. Costs a thread start per call (about 0.1 ms).
+    references to them and not close them. Costs about 0.1 ms per call.
     """
     if not limit_s > 0:
         raise ValueError(f"time_limit_s must be above 0 s (math.inf: no limit), not {limit_s}")
@@ -48,30 +78,25 @@ def call_within(work: Callable[[threading.Event], Result], path: str, limit_s: f
         return work(stop)
     if (hanging := hanging_reads()) >= MAX_HANGING:
         raise VideoTimeout(path, f"not read: {hanging} earlier reads still hang; is the storage alive?")
+    helper: _Helper | None = getattr(_local, "helper", None)
+    if helper is None or helper.process != os.getpid():
+        helper = _local.helper = _Helper()
 
     outcome: list[tuple[Result | None, BaseException | None]] = []
     done = threading.Lock()
     done.acquire()
-
-    def body() -> None:
-        try:
-            outcome.append((work(stop), None))
-        except BaseException as error:  # handed to the caller's thread, which raises it
-            outcome.append((None, error))
-        finally:
-            done.release()
-
-    thread = threading.Thread(target=body, name="bsp-video", daemon=True)
-    thread.start()
+    helper.inbox.put((work, stop, outcome, done))
+    in_time = False
     try:
         in_time = done.acquire(timeout=min(limit_s, threading.TIMEOUT_MAX))
-    except BaseException:  # e.g. KeyboardInterrupt while waiting
-        stop.set()
-        raise
+    finally:
+        if not in_time:  # out of time, or interrupted (Ctrl-C): leave the helper to its work
+            stop.set()
+            _local.helper = None
+            helper.inbox.put(None)  # after this work, end
+            with _hanging_lock:
+                _hanging.append(helper.thread)
     if not in_time:
-        stop.set()
-        with _hanging_lock:
-            _hanging.append(thread)
         raise VideoTimeout(
             path, f"reading took longer than {limit_s:g} s; raise time_limit_s if the file is merely slow"
         )

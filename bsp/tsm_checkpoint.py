@@ -41,13 +41,12 @@ class LoadReport:
         )
 
 
-def load_tsm_checkpoint(
-    encoder: TSMResNet, source: str | os.PathLike[str] | Mapping[str, Any]
-) -> LoadReport:
+def load_tsm_checkpoint(encoder: TSMResNet, source: str | os.PathLike[str] | Mapping[str, Any]) -> LoadReport:
     """Fill ``encoder`` from a checkpoint file or a state dict (plain or under "state_dict").
 
     Raises ValueError, naming the file and the reason, for: not a checkpoint, another depth or width, optical
-    flow, a shift in another place, entries missing or unknown, values not finite; the encoder is then as it was.
+    flow, a shift in another place, entries missing or unknown, values not finite. The encoder then stays
+    as it was.
     """
     name = "the state dict" if isinstance(source, Mapping) else os.fspath(source)
     content = source if isinstance(source, Mapping) else _read(name)
@@ -153,7 +152,9 @@ def _refuse_misfit(
     if shifted and not settings.shift:
         raise ValueError(f"{name}: trained with temporal shift, but the encoder has shift=False")
     if shifted and shifted != first:
-        raise ValueError(f"{name}: only {len(shifted)} of {len(first)} blocks are shifted; another TSM variant")
+        raise ValueError(
+            f"{name}: only {len(shifted)} of {len(first)} blocks are shifted; another TSM variant"
+        )
     broken = [k for k in target if k in found and not bool(torch.isfinite(found[k]).all())]
     if broken:
         raise ValueError(f"{name}: values that are not finite in {broken[:4]}; the file is damaged")

@@ -21,7 +21,7 @@ from bsp import video_readers
 from bsp.errors import VideoDecodeError, VideoOpenError, VideoTimeout
 from bsp.time_limit import call_within
 from bsp.video_packets import PacketTable, missing_bytes
-from bsp.video_readers import PyavReader, open_error, out_of_range
+from bsp.video_readers import PyavReader
 
 READERS = ("decord", "pyav")
 
@@ -80,14 +80,18 @@ def _probe(path: str, stop: threading.Event) -> VideoInfo:
             reader.rewind()
             frames = reader.count(stop)
         fps = reader.fps()
-        if fps <= 0 and table.pts is not None and frames > 1:
-            fps = (frames - 1) / (float(table.pts[-1] - table.pts[0]) * reader.tick_s())
+        if table.pts is not None and frames > 1:
+            seen_fps = (len(table.pts) - 1) / (float(table.pts[-1] - table.pts[0]) * reader.tick_s())
+            # Choice: the container's figure (e.g. 30000/1001) unless the frames' own times say otherwise.
+            fps = fps if abs(fps / seen_fps - 1) < 0.005 else seen_fps
         if fps <= 0:
             raise VideoOpenError(path, "its frame rate is unknown; encode it again")
         codec = reader.codec_name
     finally:
         reader.close()
-    return VideoInfo(path=path, frames=frames, fps=fps, width=width, height=height, codec=codec, reader=choice)
+    return VideoInfo(
+        path=path, frames=frames, fps=fps, width=width, height=height, codec=codec, reader=choice
+    )
 
 
 def choose_reader(table: PacketTable, *, container: str, codec: str) -> str:
@@ -164,9 +168,9 @@ def iter_frames(
     reader: str | None = None,
     time_limit_s: float = 60.0,
 ) -> Iterator[np.ndarray]:
-    """The whole video in order, one pass: uint8 RGB [<= chunk_frames, H, W, 3] pieces; only the last is shorter.
+    """The whole video in order, in one pass: pieces of uint8 RGB [chunk_frames, H, W, 3].
 
-    The file is opened at the first piece. Raises as :func:`read_frames`.
+    Only the last piece is shorter. The file is opened at the first piece. Raises as :func:`read_frames`.
     """
     path = os.fspath(path)
     if chunk_frames < 1:
@@ -179,11 +183,14 @@ def iter_frames(
         name = reader or _probe(path, stop).reader
         return video_readers.READERS[name](path, stop)
 
+    def read_piece(source):
+        return lambda stop: source.chunk(chunk_frames, stop)
+
     def pieces() -> Iterator[np.ndarray]:
         source = call_within(start, path, time_limit_s)
         abandoned = False
         try:
-            while (piece := call_within(lambda stop: source.chunk(chunk_frames, stop), path, time_limit_s)) is not None:
+            while (piece := call_within(read_piece(source), path, time_limit_s)) is not None:
                 yield piece
         except VideoTimeout:
             abandoned = True  # its thread may still be inside the decoder
@@ -201,7 +208,7 @@ def _check_reader(reader: str | None) -> None:
 
 
 def resize_frames(frames_THWC: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Antialiased bilinear resize of uint8 [T, H, W, C] to uint8 [T, height, width, C] (aspect ratio ignored)."""
+    """Antialiased bilinear resize of uint8 [T, H, W, C] to [T, height, width, C], whatever the aspect."""
     if height < 1 or width < 1:
         raise ValueError(f"the new size must be at least 1x1 px, not {width}x{height}")
     if frames_THWC.shape[1:3] == (height, width):
@@ -216,7 +223,7 @@ def resize_frames(frames_THWC: np.ndarray, height: int, width: int) -> np.ndarra
 
 
 def fit_frames(frames_THWC: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Scale uint8 [T, H, W, C] to cover height x width, then cut out the centre: uint8 [T, height, width, C]."""
+    """Scale uint8 [T, H, W, C] to cover height x width, cut out the centre: [T, height, width, C]."""
     _, old_height, old_width, _ = frames_THWC.shape
     scale = max(height / old_height, width / old_width)
     cover_height = max(height, round(old_height * scale))

@@ -42,7 +42,12 @@ class PacketTable:
 
 
 def scan_packets(
-    packets: Iterator[av.Packet], *, codec: str, container: str, extradata: bytes | None, stop: threading.Event
+    packets: Iterator[av.Packet],
+    *,
+    codec: str,
+    container: str,
+    extradata: bytes | None,
+    stop: threading.Event,
 ) -> PacketTable:
     """Read all packets of one stream (in file order) into a table; nothing is decoded."""
     pts: list[int | None] = []
@@ -191,7 +196,9 @@ def missing_bytes(path: str) -> str | None:
                 break
             boxes.add(name)
             if at + size > actual:  # junk after the last box is not a truncation
-                return _short(actual, at + size, f"box '{name}'") if name in ("mdat", "moov", "moof") else None
+                return (
+                    _short(actual, at + size, f"box '{name}'") if name in ("mdat", "moov", "moof") else None
+                )
             at += size
         return None if "moov" in boxes else "truncated: the mp4 index (box 'moov') is missing"
 

@@ -25,12 +25,14 @@ decord.logging.set_level(decord.logging.QUIET)
 # holds when it is probed, so the text would only be noise in the workers' logs.
 os.environ.setdefault("DECORD_DUPLICATE_WARNING_THRESHOLD", "1.0")
 
-FAULT=1e-6
+
 DECORD_STEP = 32  # frames per native call: how soon an abandoned read notices that it should stop
 
 
 def out_of_range(path: str, index: int, frames: int) -> VideoDecodeError:
-    return VideoDecodeError(path, f"frame {index} asked, but the file has {frames} frames (0 to {frames - 1})")
+    return VideoDecodeError(
+        path, f"frame {index} asked, but the file has {frames} frames (0 to {frames - 1})"
+    )
 
 
 def open_error(path: str, error: BaseException | None = None) -> VideoOpenError:
@@ -72,7 +74,7 @@ class DecordReader:
     def __init__(self, path: str, stop: threading.Event):
         self.path = path
         try:
-            self._video = decord.VideoReader(os.path.abspath(path), num_threads=1, fault_tol=FAULT)
+            self._video = decord.VideoReader(os.path.abspath(path), num_threads=1)
         except (RuntimeError, decord.DECORDError, AssertionError) as error:
             raise open_error(path, error) from None
         check(stop)
@@ -135,7 +137,7 @@ class PyavReader:
 
     @property
     def container_name(self) -> str:
-        """"mp4", "matroska", or FFmpeg's name of the format."""
+        """The container: "mp4", "matroska", or FFmpeg's name of the format."""
         name = self._container.format.name
         return TIMED_CONTAINERS.get(name, name)
 

@@ -66,29 +66,46 @@ def write_video(
     codec: str = "libx264",
     options: dict[str, str] | None = None,
     fps: int = 25,
-    times: list[int] | None = None,
-    rotation: int = 0,
-    audio_only: bool = False,
-    container_options: dict[str, str] | None = None,
+    times_ms: list[int] | None = None,
+    container: dict[str, str] | None = None,
 ) -> Path:
-    """Write frames [T, H, W, 3] to ``path`` (container by its suffix); ``times`` are pts in 1/1000 s (VFR)."""
-    count, height, width, _ = frames_THWC.shape
-    with av.open(str(path), "w", options=container_options or {}) as container:
-        stream = container.add_stream(codec, rate=fps)
+    """Write frames [T, H, W, 3] to ``path``; its suffix names the container.
+
+    ``options`` are the encoder's and ``container`` the muxer's; ``times_ms`` (ascending, one a frame) makes
+    the frame rate variable.
+    """
+    _, height, width, _ = frames_THWC.shape
+    with av.open(str(path), "w", options=container or {}) as output:
+        stream = output.add_stream(codec, rate=fps)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         stream.codec_context.thread_count = 1
         stream.options = options or {}
-        if rotation:
-            stream.set_display_rotation(rotation)
-        base = Fraction(1, 1000) if times is not None else Fraction(1, fps)
-        if times is not None:
-            stream.codec_context.time_base = base
-        for position in range(count):
-            frame = av.VideoFrame.from_ndarray(frames_THWC[position], format="rgb24")
-            frame.pts = position if times is None else times[position]
-            frame.time_base = base
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
+        ticks = Fraction(1, fps) if times_ms is None else Fraction(1, 1000)
+        stream.codec_context.time_base = ticks
+        for position, pixels in enumerate(frames_THWC):
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+            frame.pts = position if times_ms is None else times_ms[position]
+            frame.time_base = ticks
+            output.mux(stream.encode(frame))
+        output.mux(stream.encode(None))
+    return path
+
+
+def write_cut(source: Path, path: Path, *, first_frame: int, fps: int = 25) -> Path:
+    """Copy from ``first_frame`` on without encoding, like ``ffmpeg -ss ... -c copy``.
+
+    The copy begins at the key frame before; the mp4 muxer hides the frames in between by an edit list.
+    """
+    with av.open(str(source)) as container, av.open(str(path), "w") as output:
+        stream = container.streams.video[0]
+        copy = output.add_stream_from_template(stream)
+        offset = round(first_frame / (fps * stream.time_base))
+        packets = [packet for packet in container.demux(stream) if packet.size]
+        begin = max(i for i, packet in enumerate(packets) if packet.is_keyframe and packet.pts <= offset)
+        for packet in packets[begin:]:
+            packet.pts, packet.dts = packet.pts - offset, packet.dts - offset
+            packet.stream = copy
+            output.mux(packet)
     return path
 
 

@@ -1,4 +1,4 @@
-"""Plans of clips against Eq. (1) to (3) written out frame by frame in exact fractions, and their invariants."""
+"""Plans of clips against Eq. (1) to (3) written out frame by frame, and their invariants."""
 
 import dataclasses
 import pickle
@@ -82,7 +82,7 @@ def test_weights_by_hand():
     def weights(**sizes):
         return first_video_weights(**sizes).tolist()
 
-    # tau 4, epsilon 1: i = 1..3 first video; i = 4: (4 + 1 - 4) / 2 = .5; i = 5: (4 + 1 - 5) / 2 = 0; 6..8 second
+    # tau 4, epsilon 1: i = 1..3 first video; i = 4: (4 + 1 - 4) / 2 = .5; i = 5: (4 + 1 - 5) / 2 = 0
     assert weights(half_len=4, epsilon=1) == [1, 1, 1, 0.5, 0, 0, 0, 0]
     # epsilon 2: i = 3..6 give (6 - i) / 4
     assert weights(half_len=4, epsilon=2) == [1, 1, 0.75, 0.5, 0.25, 0, 0, 0]
@@ -163,7 +163,7 @@ def test_weights_pass_once_from_the_first_video_to_the_second(data):
     assert (np.diff(weights) <= 1e-7).all()
     assert weights[-1] == 0
     used = min(epsilon, t, 2 * tau - t)
-    # Sum of Eq. (1)'s first weights: t - epsilon ones and (2 epsilon - 1) / 2, i.e. t - 1/2; t for a hard cut.
+    # Sum of Eq. (1)'s first weights: t - epsilon ones and (2 epsilon - 1) / 2; t for a cut.
     assert weights.sum() == pytest.approx(t - 0.5 if used else t, abs=1e-5)
     if used:
         assert weights[t - 1] == pytest.approx(0.5)
@@ -383,7 +383,11 @@ def test_a_shorter_video_first_loses_its_stride():
 
 def test_a_still_shorter_video_is_spread_with_repeats():
     def frames(count):
-        return plan_clip(make_catalog([0], frames=count), ClipSettings(kinds=(SAME_SPEED,)), 0, 0).frames[0].tolist()
+        return (
+            plan_clip(make_catalog([0], frames=count), ClipSettings(kinds=(SAME_SPEED,)), 0, 0)
+            .frames[0]
+            .tolist()
+        )
 
     assert frames(4) == [0, 0, 1, 1, 2, 2, 3, 3]  # 3/7 k = 0 .43 .86 1.29 1.71 2.14 2.57 3
     assert frames(7) == [0, 1, 2, 3, 3, 4, 5, 6]  # 6/7 k = 0 .86 1.71 2.57 3.43 4.29 5.14 6

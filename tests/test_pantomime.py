@@ -37,7 +37,11 @@ def _frames(path):
 
 
 def _contents(folder):
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
 
 
 def test_two_workers_write_the_same_bytes(folder, tmp_path):
@@ -53,7 +57,9 @@ def test_videos_do_not_depend_on_the_counts_but_on_the_seed():
     assert not fewer.keys() & {plan.video_id for plan in plan_all(replace(TINY, seed=6))}
     plan = plan_video(TINY, "trimmed_train", "wave", 0)
     assert np.array_equal(draw_video(TINY, plan), draw_video(TINY, plan))
-    assert not np.array_equal(draw_video(TINY, plan)[0], draw_video(TINY, plan_video(TINY, "trimmed_train", "wave", 1))[0])
+    assert not np.array_equal(
+        draw_video(TINY, plan)[0], draw_video(TINY, plan_video(TINY, "trimmed_train", "wave", 1))[0]
+    )
 
 
 def test_kinetics_layout(folder):
@@ -78,7 +84,10 @@ def test_activitynet_layout(folder):
     assert set(data) == {"version", "taxonomy", "database"}
     assert [node["nodeName"] for node in data["taxonomy"]] == ["Root", "wave", "jumping jack"]
     assert all(set(node) == {"nodeName", "nodeId", "parentName", "parentId"} for node in data["taxonomy"])
-    assert sorted(video["subset"] for video in data["database"].values()) == ["training"] * 2 + ["validation"] * 2
+    assert (
+        sorted(video["subset"] for video in data["database"].values())
+        == ["training"] * 2 + ["validation"] * 2
+    )
     for video_id, video in data["database"].items():
         assert len(video_id) == 11
         assert video["duration"] == 8.0
@@ -108,11 +117,18 @@ def test_files_are_h264_with_the_promised_frames(folder):
 
 def test_manifest_names_every_file_with_its_size(folder):
     manifest = json.loads((folder / "manifest.json").read_text())
-    on_disk = {str(path.relative_to(folder)): path.stat().st_size for path in folder.rglob("*") if path.is_file()}
+    on_disk = {
+        str(path.relative_to(folder)): path.stat().st_size for path in folder.rglob("*") if path.is_file()
+    }
     del on_disk["manifest.json"]
     assert manifest["files"] == on_disk
     assert manifest["fingerprint"] == folder.name == TINY.fingerprint()
-    assert manifest["videos"] == {"trimmed_train": 4, "trimmed_val": 2, "untrimmed_train": 2, "untrimmed_val": 2}
+    assert manifest["videos"] == {
+        "trimmed_train": 4,
+        "trimmed_val": 2,
+        "untrimmed_train": 2,
+        "untrimmed_val": 2,
+    }
 
 
 def test_default_counts():
@@ -123,7 +139,11 @@ def test_default_counts():
 
 
 def test_cuts_and_boundaries_do_not_give_each_other_away():
-    plans = [plan for plan in plan_all(replace(PantomimeSettings(), trimmed_per_class=0)) if "untrimmed" in plan.split]
+    plans = [
+        plan
+        for plan in plan_all(replace(PantomimeSettings(), trimmed_per_class=0))
+        if "untrimmed" in plan.split
+    ]
     boundaries = [(plan, frame) for plan in plans for frame in plan.boundaries]
     cuts = [(plan, frame) for plan in plans for frame in plan.cuts]
     with_cut = sum(frame in plan.cuts for plan, frame in boundaries) / len(boundaries)
@@ -133,7 +153,7 @@ def test_cuts_and_boundaries_do_not_give_each_other_away():
     assert with_cut == pytest.approx(0.5, abs=0.06)
     assert 0.3 < is_boundary < 0.75
     assert 0.1 < inside < 0.5  # cuts inside the action
-    assert 0.1 < 1 - is_boundary - inside  # and inside idle motion
+    assert 1 - is_boundary - inside > 0.1  # and inside idle motion
     returns = [len({look for _, _, look in plan.shots}) < len(plan.shots) for plan in plans]
     assert 0.1 < np.mean(returns) < 0.9
     assert {len(plan.instances) for plan in plans} == {1, 2, 3}
@@ -164,16 +184,22 @@ def test_the_picture_changes_at_a_cut_and_not_elsewhere():
     assert tuple(biggest) == plan.cuts
 
 
-def test_action_weight_crosses_a_half_at_an_uncut_boundary():
+def test_an_uncut_boundary_is_a_quick_transition_around_its_frame():
+    """The pose is the idle one until two frames before the boundary, the action's from two frames after it."""
     settings = replace(TINY, boundary_cut_share=0.0, other_cuts_per_minute=0.0)
-    plan = plan_video(settings, "untrimmed_train", "jumping jack", 0)
-    pose_TP = plan_pose(settings, plan)
-    step = np.abs(np.diff(pose_TP[:, :10], axis=0)).max(axis=1)
-    assert step.max() < 2.5  # radians: no jump of a limb across the body within one frame
-    first, end = plan.instances[0]
-    legs = np.abs(pose_TP[:, 6])  # a jumping jack spreads the legs by up to 0.5 in every cycle of 13 frames at most
-    assert legs[first + 2 : first + 16].max() > legs[first + 2 : first + 16].min() + 0.25
-    assert end - first >= 30
+    for number in range(8):
+        plan = plan_video(settings, "untrimmed_train", "jumping jack", number)
+        assert plan.cuts == ()
+        pose_TP = plan_pose(settings, plan)
+        # the same performance with instances grown by two frames: poses differ only beside the boundaries
+        grown = replace(plan, instances=tuple((first - 2, end + 2) for first, end in plan.instances))
+        differs = np.flatnonzero(np.abs(plan_pose(settings, grown) - pose_TP).max(axis=1) > 1e-4)
+        away = np.abs(differs[:, None] - np.array(plan.boundaries)).min(axis=1)
+        assert set(range(0, 2)) <= set(away)
+        assert away.max() <= 4
+        turn = np.diff(pose_TP[:, :10], axis=0)
+        turn -= 2 * np.pi * np.round(turn / (2 * np.pi))
+        assert np.abs(turn).max() < 2.2  # no limb flies across the body within one frame
 
 
 def test_resume_draws_only_what_is_missing(folder, tmp_path, monkeypatch):
@@ -210,7 +236,8 @@ def test_a_truncated_video_is_noticed_and_drawn_again(folder, tmp_path, with_man
 
 def test_fingerprint_follows_every_setting(monkeypatch):
     changes = {
-        "seed": 6, "size_px": 34, "fps": 24, "actions": ("wave",), "trimmed_per_class": 3, "trimmed_val_per_class": 2,
+        "seed": 6, "size_px": 34, "fps": 24, "actions": ("wave",), "trimmed_per_class": 3,
+        "trimmed_val_per_class": 2,
         "untrimmed_train": 3, "untrimmed_val": 3, "trimmed_seconds": (1.0, 2.5), "untrimmed_seconds": 12.0,
         "instance_seconds": (2.0, 9.0), "max_instances": 2, "tempo": (1.0, 1.2), "boundary_cut_share": 0.4,
         "other_cuts_per_minute": 4.0, "noise": 0.5, "light": 0.5,
@@ -218,9 +245,9 @@ def test_fingerprint_follows_every_setting(monkeypatch):
     assert set(changes) == set(TINY.__dataclass_fields__)
     prints = {replace(TINY, **{name: value}).fingerprint() for name, value in changes.items()}
     assert len(prints | {TINY.fingerprint()}) == len(changes) + 1
+    before = TINY.fingerprint()
     monkeypatch.setattr("bsp.datasets.pantomime_plan.CODE_VERSION", -1)
-    assert TINY.fingerprint() not in prints
-    assert TINY.fingerprint() != replace(TINY, seed=5).fingerprint.__self__ or True
+    assert TINY.fingerprint() != before
 
 
 @pytest.mark.parametrize(
@@ -246,7 +273,7 @@ def test_settings_that_cannot_work_are_refused(change, message):
 
 
 def test_figure_stands_out_from_the_ground():
-    """At least 60 grey levels of luma (ITU-R BT.601) between any part of the figure and any pixel behind it."""
+    """At least 55 grey levels of luma (ITU-R BT.601) between any part of the figure and what is behind it."""
     luma = np.array([0.299, 0.587, 0.114])
     polarity = set()
     for seed in range(30):
@@ -254,8 +281,10 @@ def test_figure_stands_out_from_the_ground():
         figure, ground = look.colours @ luma, look.texture_HW3 @ luma
         light = figure.mean() > ground.mean()
         polarity.add(bool(light))
-        gap = figure.min() - np.percentile(ground, 99.5) if light else np.percentile(ground, 0.5) - figure.max()
-        assert gap >= 50
+        gap = (
+            figure.min() - np.percentile(ground, 99.5) if light else np.percentile(ground, 0.5) - figure.max()
+        )
+        assert gap >= 55
         assert ground.std() > 1  # a texture, not a plain wall
     assert polarity == {True, False}
 
@@ -283,8 +312,14 @@ def test_skeleton_of_a_straight_figure():
 def test_bones_keep_their_length_in_every_action():
     for name in ACTION_NAMES:
         rng = np.random.default_rng(0)
-        points = joints(action_pose(name, np.linspace(0, 2, 50), rng), shoulder=0.1, hip=0.05, arm=1, leg=1, head=0.08)
-        for first, second, length in (("elbow_r", "hand_r", 0.165), ("knee_l", "ankle_l", 0.24), ("pelvis", "neck", 0.3)):
+        points = joints(
+            action_pose(name, np.linspace(0, 2, 50), rng), shoulder=0.1, hip=0.05, arm=1, leg=1, head=0.08
+        )
+        for first, second, length in (
+            ("elbow_r", "hand_r", 0.165),
+            ("knee_l", "ankle_l", 0.24),
+            ("pelvis", "neck", 0.3),
+        ):
             bone = points[:, JOINTS.index(second)] - points[:, JOINTS.index(first)]
             assert np.hypot(*bone.T) == pytest.approx(length, abs=1e-5)
         feet = points[:, [JOINTS.index("ankle_l"), JOINTS.index("ankle_r")], 1].max(axis=1)
@@ -332,15 +367,16 @@ def test_a_disk_with_too_little_room_is_refused_before_drawing(tmp_path, monkeyp
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(OSError, match="cannot write to .*file.*choose a folder"):
+    with pytest.raises(OSError, match=r"cannot write to .*file.*choose a folder"):
         render(TINY, tmp_path / "file", workers=1, progress=False)
     with pytest.raises(ValueError, match="workers must be >= 1"):
         render(TINY, tmp_path, workers=0)
 
 
 def test_command_line_renders_and_previews(tmp_path):
-    sizes = "--trimmed-per-class 1 --trimmed-val-per-class 0 --untrimmed-train 1 --untrimmed-val 0 --untrimmed-seconds 6"
-    arguments = ["--out", str(tmp_path), "--preview", "--workers", "1", "--size-px", "32", *sizes.split()]
+    sizes = "--trimmed-per-class 1 --trimmed-val-per-class 0 --untrimmed-train 1 --untrimmed-val 0"
+    more = "--untrimmed-seconds 6 --size-px 32 --workers 1"
+    arguments = ["--out", str(tmp_path), "--preview", *sizes.split(), *more.split()]
     result = CliRunner().invoke(pantomime.main, arguments)
     assert result.exit_code == 0, result.output
     pictures = sorted(tmp_path.glob("*/preview_*.png"))

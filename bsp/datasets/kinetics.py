@@ -7,6 +7,7 @@ Both give a ``Catalog`` of trimmed videos with action labels, the only annotatio
 from __future__ import annotations
 
 import csv
+import io
 import math
 import os
 import re
@@ -143,7 +144,7 @@ def read_kinetics_csv(csv_path: str | Path) -> list[KineticsRow]:
         raise AnnotationError(f"{csv_path}: no such file") from None
     except (OSError, UnicodeDecodeError) as error:
         raise AnnotationError(f"{csv_path}: cannot be read as UTF-8 text: {error}") from error
-    reader = csv.reader(text.splitlines(), strict=True)
+    reader = csv.reader(io.StringIO(text), strict=True)
     columns: list[str] = []
     rows: list[KineticsRow] = []
     seen: dict[tuple, int] = {}

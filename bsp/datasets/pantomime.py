@@ -47,14 +47,20 @@ def plan_all(settings: PantomimeSettings) -> list[VideoPlan]:
     """The plans of all videos of the data set: trimmed by class, then untrimmed with the classes in turn."""
     plans = [
         plan_video(settings, split, label, number)
-        for split, count in (("trimmed_train", settings.trimmed_per_class), ("trimmed_val", settings.trimmed_val_per_class))
+        for split, count in (
+            ("trimmed_train", settings.trimmed_per_class),
+            ("trimmed_val", settings.trimmed_val_per_class),
+        )
         for label in settings.actions
         for number in range(count)
     ]
     classes = len(settings.actions)
     plans += [
         plan_video(settings, split, settings.actions[k % classes], k // classes)
-        for split, count in (("untrimmed_train", settings.untrimmed_train), ("untrimmed_val", settings.untrimmed_val))
+        for split, count in (
+            ("untrimmed_train", settings.untrimmed_train),
+            ("untrimmed_val", settings.untrimmed_val),
+        )
         for k in range(count)
     ]
     assert len({plan.video_id for plan in plans}) == len(plans)
@@ -87,8 +93,8 @@ def render(
 ) -> Path:
     """Write the data set to ``out_dir/<fingerprint>/`` and return that folder; at once if it is complete.
 
-    ``workers`` processes (default: all cores; 1 = in this process) draw one video each; the bytes do not depend
-    on their number. An interrupted call is continued by the next one; a file that went missing is drawn again.
+    ``workers`` processes (default: all cores; 1 = in this process) draw one video each; the bytes do not
+    depend on their number. The next call continues an interrupted one and redraws a file that went missing.
     Two callers wait for each other (file lock beside the folder). Raises OSError that names the folder, and
     the bytes needed where the disk is full; ValueError for ``workers`` < 1.
     """
@@ -121,13 +127,24 @@ def _render(settings: PantomimeSettings, folder: Path, *, workers: int, progress
     plans = plan_all(settings)
     paths = {video_path(settings, plan): plan for plan in plans}
     known = _sizes_on_record(folder)
-    todo = {name: plan for name, plan in paths.items() if not _is_whole(folder / name, plan.frames, known.get(name))}
+    todo = {
+        name: plan
+        for name, plan in paths.items()
+        if not _is_whole(folder / name, plan.frames, known.get(name))
+    }
     needed, free = _bytes_needed(settings, todo.values()), shutil.disk_usage(folder).free
     if free < needed:
         raise OSError(errno.ENOSPC, f"only {free:,} bytes are free")
     for parent in {(folder / name).parent for name in todo}:
         parent.mkdir(parents=True, exist_ok=True)
-    bar = tqdm(total=len(paths), initial=len(paths) - len(todo), desc="Pantomime", unit="video", mininterval=0.5, disable=not progress)
+    bar = tqdm(
+        total=len(paths),
+        initial=len(paths) - len(todo),
+        desc="Pantomime",
+        unit="video",
+        mininterval=0.5,
+        disable=not progress,
+    )
     with bar:
         if workers == 1 or len(todo) < 2:
             for name, plan in todo.items():
@@ -156,7 +173,9 @@ def _render_parallel(
     # "spawn": the caller may hold threads and locks (PyTorch, Ray) that a forked child would inherit broken.
     pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
     try:
-        jobs: list[Future] = [pool.submit(make_video, settings, plan, str(folder / name)) for name, plan in todo.items()]
+        jobs: list[Future] = [
+            pool.submit(make_video, settings, plan, str(folder / name)) for name, plan in todo.items()
+        ]
         for job in as_completed(jobs):
             job.result()
             bar.update()
@@ -206,11 +225,12 @@ def _explained(error: OSError, settings: PantomimeSettings, folder: Path) -> OSE
         needed = _bytes_needed(settings, plan_all(settings))
         return OSError(
             errno.ENOSPC,
-            f"the disk is full ({reason}): Pantomime needs about {needed:,} bytes in {folder}; make room or choose "
-            "another folder, then call again (finished videos are kept)",
+            f"the disk is full ({reason}): Pantomime needs about {needed:,} bytes in {folder}; make room or "
+            "choose another folder, then call again (finished videos are kept)",
         )
     return OSError(
-        error.errno or errno.EIO, f"cannot write to {folder} ({reason}: {error.filename}); choose a folder that is writable"
+        error.errno or errno.EIO,
+        f"cannot write to {folder} ({reason}: {error.filename}); choose a folder that is writable",
     )
 
 
@@ -246,7 +266,8 @@ def _activitynet(settings: PantomimeSettings, plans: list[VideoPlan]) -> dict[st
     """The official ActivityNet layout; times are frame / fps."""
     root = {"nodeName": "Root", "nodeId": 0, "parentName": None, "parentId": None}
     leaves = [
-        {"nodeName": label, "nodeId": k + 1, "parentName": "Root", "parentId": 0} for k, label in enumerate(settings.actions)
+        {"nodeName": label, "nodeId": k + 1, "parentName": "Root", "parentId": 0}
+        for k, label in enumerate(settings.actions)
     ]
     subsets = {"untrimmed_train": "training", "untrimmed_val": "validation"}
     database = {
@@ -256,7 +277,8 @@ def _activitynet(settings: PantomimeSettings, plans: list[VideoPlan]) -> dict[st
             "resolution": f"{settings.size_px}x{settings.size_px}",
             "url": "",
             "annotations": [
-                {"segment": [first / settings.fps, end / settings.fps], "label": plan.label} for first, end in plan.instances
+                {"segment": [first / settings.fps, end / settings.fps], "label": plan.label}
+                for first, end in plan.instances
             ],
         }
         for plan in plans
@@ -266,7 +288,7 @@ def _activitynet(settings: PantomimeSettings, plans: list[VideoPlan]) -> dict[st
 
 
 def _truth(settings: PantomimeSettings, plans: list[VideoPlan]) -> dict[str, Any]:
-    """What the renderer knows beyond the annotations, in frames; for tests, figures and further annotation formats."""
+    """What the renderer knows beyond the annotations, in frames; for tests, figures and other formats."""
 
     def where(plan: VideoPlan, cut: int) -> str:
         if cut in plan.boundaries:
@@ -294,7 +316,12 @@ _DEFAULT = PantomimeSettings()
 
 
 @click.command(help="Render Pantomime, the embedded data set.")
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder; the data goes to OUT/<fingerprint>.")
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="Folder; the data goes to OUT/<fingerprint>.",
+)
 @click.option("--preview", is_flag=True, help="Also write contact sheets (PNG) to look at.")
 @click.option("--workers", type=int, default=None, help="Processes; default all cores.")
 @click.option("--seed", default=_DEFAULT.seed, show_default=True)

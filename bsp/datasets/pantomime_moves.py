@@ -17,7 +17,14 @@ CHANNELS = (
 )  # fmt: skip
 NUM_ANGLES = 10  # the first ten channels are angles; flight (up) and shift (forward) are body heights
 _AT = {name: position for position, name in enumerate(CHANNELS)}
-_REST = {"shoulder_l": -0.18, "shoulder_r": 0.18, "elbow_l": 0.12, "elbow_r": -0.05, "hip_l": -0.10, "hip_r": 0.10}
+_REST = {
+    "shoulder_l": -0.18,
+    "shoulder_r": 0.18,
+    "elbow_l": 0.12,
+    "elbow_r": -0.05,
+    "hip_l": -0.10,
+    "hip_r": 0.10,
+}
 
 JOINTS = (
     "pelvis", "neck", "head", "shoulder_l", "elbow_l", "hand_l", "shoulder_r", "elbow_r", "hand_r",
@@ -48,14 +55,23 @@ def _lift(phase: np.ndarray) -> np.ndarray:
 
 
 def _wave(phase: np.ndarray, size: float) -> np.ndarray:
-    return _pose(phase, shoulder_r=2.15, elbow_r=0.6 + 0.8 * size * _swing(phase))
+    return _pose(phase, shoulder_r=2.15, elbow_r=0.5 + 0.95 * size * _swing(phase))
 
 
 def _jumping_jack(phase: np.ndarray, size: float) -> np.ndarray:
     up = _lift(phase)
     arms, legs = 0.25 + 2.6 * up, 0.05 + 0.48 * size * up
     hop = 0.05 * np.abs(np.sin(2 * np.pi * phase))
-    return _pose(phase, shoulder_l=-arms, shoulder_r=arms, elbow_l=-0.1, elbow_r=0.1, hip_l=-legs, hip_r=legs, flight=hop)
+    return _pose(
+        phase,
+        shoulder_l=-arms,
+        shoulder_r=arms,
+        elbow_l=-0.1,
+        elbow_r=0.1,
+        hip_l=-legs,
+        hip_r=legs,
+        flight=hop,
+    )
 
 
 def _crouch(down: np.ndarray) -> dict[str, np.ndarray]:
@@ -93,7 +109,8 @@ def _walk(phase: np.ndarray, size: float) -> np.ndarray:
 def _kick(phase: np.ndarray, size: float) -> np.ndarray:
     up = _lift(phase)
     return _pose(
-        phase, lean=0.1 - 0.4 * up, hip_l=-0.05, hip_r=-0.55 + 2.15 * size * up, knee_l=-0.1, knee_r=-1.1 * (1 - up),
+        phase, lean=0.1 - 0.4 * up, hip_l=-0.05, hip_r=-0.55 + 2.15 * size * up,
+        knee_l=-0.1, knee_r=-1.1 * (1 - up),
         shoulder_l=0.2 + 0.8 * up, shoulder_r=0.5 - 1.1 * up, elbow_l=0.5, elbow_r=0.4,
     )  # fmt: skip
 
@@ -152,9 +169,24 @@ _STANCES: tuple[dict[str, float], ...] = (
     {"shoulder_l": -0.3, "elbow_l": 1.5, "shoulder_r": 0.3, "elbow_r": -1.4},  # arms folded
     {"shoulder_r": 2.15, "elbow_r": 0.6},  # a hand in the air
     {"shoulder_r": 0.5, "elbow_r": 2.3, "head": 0.15},  # hand at the chin
-    {"lean": 0.3, "shoulder_l": 0.25, "shoulder_r": 0.4, "hip_l": 0.5, "knee_l": -0.8, "hip_r": 0.4, "knee_r": -0.8},
+    {
+        "lean": 0.3,
+        "shoulder_l": 0.25,
+        "shoulder_r": 0.4,
+        "hip_l": 0.5,
+        "knee_l": -0.8,
+        "hip_r": 0.4,
+        "knee_r": -0.8,
+    },
     {"shoulder_l": -1.3, "shoulder_r": 1.3, "elbow_l": 0.0, "elbow_r": 0.0},  # arms out
-    {"shoulder_l": 0.35, "elbow_l": 2.1, "shoulder_r": 0.25, "elbow_r": 2.2, "hip_l": 0.3, "hip_r": -0.3},  # guard
+    {
+        "shoulder_l": 0.35,
+        "elbow_l": 2.1,
+        "shoulder_r": 0.25,
+        "elbow_r": 2.2,
+        "hip_l": 0.3,
+        "hip_r": -0.3,
+    },  # guard
 )
 
 
@@ -169,7 +201,7 @@ def smooth_noise(rng: np.random.Generator, frames: int, columns: int, every: flo
 
 
 def action_pose(name: str, phase: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """[T, P] pose of the action at ``phase`` (cycles, [T]), with this performer's size of movement and habits."""
+    """[T, P] pose of the action at ``phase`` (cycles, [T]), with this performer's amplitude and habits."""
     if rng.random() < 0.5:
         phase = -phase  # Choice: half the performances run backwards, so that "up, then down" is no class cue
     pose_TP = ACTIONS[name](phase, rng.uniform(0.85, 1.1))
@@ -179,7 +211,7 @@ def action_pose(name: str, phase: np.ndarray, rng: np.random.Generator) -> np.nd
 
 
 def idle_pose(frames: int, fps: float, breaks: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
-    """[T, P] idle motion: stances held for 1-3 s, taken up in 3-6 frames, with swaying, fidgeting and glances.
+    """[T, P] idle motion: stances held for 1-3 s, taken up in 3-6 frames; swaying, fidgeting, glances.
 
     At the frames in ``breaks`` (cuts) the stance is drawn anew without a transition.
     """
@@ -198,9 +230,13 @@ def idle_pose(frames: int, fps: float, breaks: tuple[int, ...], rng: np.random.G
         start, before = end, stance
     angles = pose_TP[:, :NUM_ANGLES]
     angles += 0.07 * smooth_noise(rng, frames, NUM_ANGLES, 0.8 * fps)
-    gesture = np.maximum(smooth_noise(rng, frames, NUM_ANGLES, 0.4 * fps) - 1.5, 0)  # rare, short, one joint each
+    gesture = np.maximum(
+        smooth_noise(rng, frames, NUM_ANGLES, 0.4 * fps) - 1.5, 0
+    )  # rare, short, one joint each
     angles += 0.45 * gesture * np.array([0.2, 1, 1, 1, 1, 1, 0.3, -0.3, 0.3, -0.3], np.float32)
-    angles[:, 0] += 0.05 * np.sin(2 * np.pi * (rng.uniform(0.2, 0.45) * np.arange(frames) / fps + rng.random()))
+    angles[:, 0] += 0.05 * np.sin(
+        2 * np.pi * (rng.uniform(0.2, 0.45) * np.arange(frames) / fps + rng.random())
+    )
     return pose_TP
 
 
@@ -212,7 +248,9 @@ def blend_poses(first_TP: np.ndarray, second_TP: np.ndarray, weight_T: np.ndarra
     return first_TP + weight_T[:, None].astype(np.float32) * step_TP
 
 
-def joints(pose_TP: np.ndarray, *, shoulder: float, hip: float, arm: float, leg: float, head: float) -> np.ndarray:
+def joints(
+    pose_TP: np.ndarray, *, shoulder: float, hip: float, arm: float, leg: float, head: float
+) -> np.ndarray:
     """[T, J, 2] float32 joint positions (x, y) in body heights, y down, ground at 0, pelvis over x = shift.
 
     ``shoulder``, ``hip``: half widths as seen (0 from the side); ``arm``, ``leg``: length factors; ``head``:

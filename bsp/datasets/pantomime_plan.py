@@ -9,13 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 
 import numpy as np
 
 from bsp.datasets.pantomime_moves import ACTION_NAMES, action_pose, blend_poses, idle_pose, smooth_noise
 from bsp.datasets.pantomime_world import draw_look, draw_shot
 
-CODE_VERSION = 1  # raise it with every change of what is rendered: cached data of other versions is not used
+CODE_VERSION = 2  # raise it with every change of what is rendered: cached data of other versions is not used
 SPLITS = ("trimmed_train", "trimmed_val", "untrimmed_train", "untrimmed_val")  # order enters the random keys
 _ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 _PLAN, _LOOK, _SHOT, _POSE = range(4)  # purposes of random streams
@@ -62,7 +63,9 @@ class PantomimeSettings:
         for name, (least, most) in limits.items():
             low, high = getattr(self, name)
             if not least <= low <= high <= most:
-                raise ValueError(f"{name} must be (low, high) with {least} <= low <= high <= {most}, not {(low, high)}")
+                raise ValueError(
+                    f"{name} must be (low, high) with {least} <= low <= high <= {most}, not {(low, high)}"
+                )
         frames = self.untrimmed_seconds * self.fps
         if frames != round(frames) or round(frames) % 8:
             raise ValueError(
@@ -117,7 +120,9 @@ class VideoPlan:
         return tuple(frame for span in self.instances for frame in span if 0 < frame < self.frames)
 
 
-def _rng(settings: PantomimeSettings, split: str, label: str, number: int, *purpose: int) -> np.random.Generator:
+def _rng(
+    settings: PantomimeSettings, split: str, label: str, number: int, *purpose: int
+) -> np.random.Generator:
     key = (SPLITS.index(split), ACTION_NAMES.index(label), number, *purpose)
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(settings.seed, spawn_key=key)))
 
@@ -138,7 +143,7 @@ def plan_video(settings: PantomimeSettings, split: str, label: str, number: int)
         cuts = _draw_cuts(settings, instances, rng)
     shots, looks = [], 0
     edges = (0, *cuts, frames)
-    for first, end in zip(edges, edges[1:]):
+    for first, end in pairwise(edges):
         earlier = [look for look in range(looks) if look != shots[-1][2]]
         if earlier and rng.random() < _RETURN_SHARE:
             look = int(rng.choice(earlier))
@@ -146,8 +151,8 @@ def plan_video(settings: PantomimeSettings, split: str, label: str, number: int)
             look, looks = looks, looks + 1
         shots.append((first, end, look))
     return VideoPlan(
-        split=split, label=label, number=number, video_id=video_id, start_s=start_s, frames=frames, tempo=tempo,
-        instances=instances, shots=tuple(shots),
+        split=split, label=label, number=number, video_id=video_id, start_s=start_s, frames=frames,
+        tempo=tempo, instances=instances, shots=tuple(shots),
     )  # fmt: skip
 
 
@@ -173,7 +178,7 @@ def _draw_instances(settings: PantomimeSettings, rng: np.random.Generator) -> tu
 
 
 def _draw_cuts(settings: PantomimeSettings, instances: tuple, rng: np.random.Generator) -> tuple[int, ...]:
-    """Cuts at a share of the boundaries, and others away from all of them, inside idle motion and inside actions."""
+    """Cuts at a share of the boundaries, and others away from them, inside idle motion and inside actions."""
     frames, apart = settings.untrimmed_frames, round(_CUT_APART_S * settings.fps)
     boundaries = [frame for span in instances for frame in span]
     cuts = [frame for frame in boundaries if rng.random() < settings.boundary_cut_share]
@@ -189,8 +194,8 @@ def _draw_cuts(settings: PantomimeSettings, instances: tuple, rng: np.random.Gen
 def plan_pose(settings: PantomimeSettings, plan: VideoPlan) -> np.ndarray:
     """[T, P] pose through the whole video (pantomime_moves): the action inside instances, idle outside.
 
-    At a boundary without a cut the two blend over 2-4 frames with the boundary in the middle: its frame is the
-    first with more action than idle (or the other way round).
+    At a boundary without a cut the two blend over 2 or 4 frames with the boundary in the middle: its frame
+    is the first with more action than idle (or the other way round).
     """
     rng = _rng(settings, plan.split, plan.label, plan.number, _POSE)
     speed = plan.tempo / settings.fps * (1 + 0.06 * smooth_noise(rng, plan.frames, 1, 2 * settings.fps)[:, 0])

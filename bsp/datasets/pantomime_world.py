@@ -1,7 +1,7 @@
 """Pixels of Pantomime: textured backgrounds, anti-aliased figures, a moving camera, light and sensor noise.
 
-A shot is drawn in chunks of frames: the background is cut out of a larger periodic texture, the figure's limbs
-are distance-to-segment fields on the chunk's bounding box, all in float32 on a 0-255 scale.
+A shot is drawn in chunks of frames: the background is cut out of a larger periodic texture, the figure's
+limbs are distance-to-segment fields on the chunk's bounding box, all in float32 on a 0-255 scale.
 Letters: T frames, H W image (H = W), J joints.
 """
 
@@ -43,14 +43,14 @@ class Look:
 
 
 def _with_luma(colour: np.ndarray, luma: np.ndarray | float) -> np.ndarray:
-    """``colour`` (0-255, [..., 3]) moved along grey until its luma is ``luma``; twice, because of clipping."""
+    """``colour`` (0-255, [..., 3]) moved along grey to the given luma; twice, because of clipping."""
     for _ in range(2):
         colour = np.clip(colour + (luma - colour @ _LUMA)[..., None], 0, 255)
     return colour.astype(np.float32)
 
 
 def _texture(rng: np.random.Generator, size: int, luma_range: tuple[float, float]) -> np.ndarray:
-    """A periodic picture: power-law noise of several octaves between random colours, gratings, floor, shapes."""
+    """A periodic picture: noise of all octaves between random colours, gratings, floor, shapes."""
     period = 2 * size
     frequency = np.hypot(np.fft.fftfreq(period)[:, None], np.fft.rfftfreq(period)[None]) * period
     frequency[0, 0] = np.inf
@@ -65,6 +65,8 @@ def _texture(rng: np.random.Generator, size: int, luma_range: tuple[float, float
         waves = rng.integers(-14, 15, 2)
         mix += rng.uniform(0.4, 1.5) * np.sin((2 * np.pi / period) * (waves[0] * row + waves[1] * column))
     palette = rng.uniform(0, 255, (4, 3)).astype(np.float32)
+    vivid = rng.uniform(0.2, 1.0)  # from nearly grey to garish
+    palette = vivid * palette + (1 - vivid) * palette.mean(axis=1, keepdims=True)
     share = (1 / (1 + np.exp(-1.5 * mix)))[..., None]
     picture = palette[0] * (1 - share) + palette[1] * share
     value = mix / (np.abs(mix).max() + 1e-6)
@@ -91,12 +93,14 @@ def _texture(rng: np.random.Generator, size: int, luma_range: tuple[float, float
 
 
 def draw_look(rng: np.random.Generator, size: int) -> Look:
-    """A random place and figure for frames of ``size`` pixels. Figure and ground differ by at least 60 in luma."""
+    """A random place and figure for frames of ``size`` pixels, at least 55 grey levels of luma apart."""
     light = rng.random() < 0.5
     ground_range = DARK_GROUND_LUMA if light else LIGHT_GROUND_LUMA
     low, high = LIGHT_FIGURE_LUMA if light else DARK_FIGURE_LUMA
     wear = {name: (rng.uniform(0, 255, 3), rng.uniform(0.3, 1.0)) for name in ("shirt", "trousers", "skin")}
-    colours = [_with_luma(wear[name][0], low + (high - low) * wear[name][1] * shade) for name, shade, _ in _LAYERS]
+    colours = [
+        _with_luma(wear[name][0], low + (high - low) * wear[name][1] * shade) for name, shade, _ in _LAYERS
+    ]
     facing = rng.uniform(0.15, 1.0)  # 0 from the side, 1 from the front; says nothing about the action
     return Look(
         texture_HW3=_texture(rng, size, ground_range),
@@ -162,7 +166,9 @@ def _draw_figure(frames_THW3: np.ndarray, points_TJ2: np.ndarray, look: Look, si
             plane += alpha * (colour[channel] - plane)
 
 
-def _segment_distance(column: np.ndarray, row: np.ndarray, start_T2: np.ndarray, along_T2: np.ndarray) -> np.ndarray:
+def _segment_distance(
+    column: np.ndarray, row: np.ndarray, start_T2: np.ndarray, along_T2: np.ndarray
+) -> np.ndarray:
     """[T, h, w] distance in pixels of each pixel from the segment start .. start + along."""
     x, y = column - start_T2[:, 0, None, None], row - start_T2[:, 1, None, None]  # [T,1,w], [T,h,1]
     length2 = np.maximum((along_T2**2).sum(axis=1), 1e-6)[:, None, None]
@@ -192,9 +198,13 @@ def draw_shot(
     points_TJ2 += figure_T2[:, None] + np.array([look.centre * size, look.ground * size], np.float32)
     gain_T = 1 + light * 0.05 * smooth_noise(rng, frames, 1, 18)[:, 0]
     tilt_T = light * 0.06 * smooth_noise(rng, frames, 1, 30)[:, 0]
-    gain_TW = (gain_T[:, None] + tilt_T[:, None] * np.linspace(-1, 1, size, dtype=np.float32)).astype(np.float32)
+    gain_TW = (gain_T[:, None] + tilt_T[:, None] * np.linspace(-1, 1, size, dtype=np.float32)).astype(
+        np.float32
+    )
     pixels = size * size * 3
-    grain = (noise * rng.uniform(1.0, 5.0) * rng.standard_normal(4 * pixels, dtype=np.float32)).astype(np.float32)
+    grain = (noise * rng.uniform(1.0, 5.0) * rng.standard_normal(4 * pixels, dtype=np.float32)).astype(
+        np.float32
+    )
     starts = rng.integers(0, 3 * pixels, frames)
     out_THW3 = np.empty((frames, size, size, 3), np.uint8)
     work_THW3 = np.empty((_CHUNK_FRAMES, size, size, 3), np.float32)

@@ -152,11 +152,16 @@ class GTAD(nn.Module):
         start = self.start_graph(hidden) @ self.start.weight[0, :, 0] + self.start.bias
         end = self.end_graph(hidden) @ self.end.weight[0, :, 0] + self.end.bias
         graph = self.map_graph(hidden)
-        x = self.align(graph, take_cells(graph, nearest_cells(graph)).mean(2)).relu()
+        aligned = self.align(graph, take_cells(graph, nearest_cells(graph)).mean(2))
+        anchors = torch.stack([self._confidences(x) for x in aligned])
+        return Outputs(anchors, start.sigmoid(), end.sigmoid())
+
+    def _confidences(self, x: Tensor) -> Tensor:
+        """The rest of the localisation stack on one video's anchors, a matrix product per layer."""
         for layer in self.stack[:-1]:
-            x = linear_rows(x, layer.weight, layer.bias).relu()
-        last = F.linear(x[:, : self.align.anchors], self.stack[-1].weight, self.stack[-1].bias)
-        return Outputs(last.sigmoid().transpose(1, 2), start.sigmoid(), end.sigmoid())
+            x = linear_rows(x, layer.weight, layer.bias).relu_()
+        last = self.stack[-1]
+        return F.linear(x[: self.align.anchors], last.weight, last.bias).sigmoid().t()
 
 
 @torch.no_grad()
@@ -271,7 +276,7 @@ def train_gtad(
         batches = torch.randperm(len(labels), generator=generator).split(settings.batch_size)
         runs = []
         for videos in batches:
-            optimiser.zero_grad()
+            optimiser.zero_grad(set_to_none=False)
             runs.append(_run_batch(model, features, labels, videos.tolist(), generator, backward=True))
             optimiser.step()
         record |= {name: float(np.mean([run[name] for run in runs])) for name in runs[0]}

@@ -10,6 +10,7 @@ instances, T thresholds. Results are fractions in 0..1, never rounded.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -137,7 +138,8 @@ def match_detections(
     reached_T = overlap[:, None] >= tious_T
     new_turn = np.diff(turn[prediction], prepend=-1) != 0
     starts = np.flatnonzero(new_turn | (np.diff(preference[steps], prepend=-1) != 0))
-    for start, stop in zip(starts, np.append(starts[1:], len(prediction)), strict=True):
+    bounds = np.append(starts, len(prediction))
+    for start, stop in pairwise(bounds):
         p, g = prediction[start:stop], instance[start:stop]
         won = reached_T[start:stop] & ~hits_PT[p] & ~taken_GT[g]
         hits_PT[p] |= won

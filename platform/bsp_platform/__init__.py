@@ -1,1 +1,23 @@
-"""The platform: BSP on Ray Data, Ray Train, Ray Tune and MLflow. The only package that imports them."""
+"""The platform: BSP on Ray Data, Ray Train, Ray Tune and MLflow. The only package that imports them.
+
+Ray and MLflow read some settings from the environment when they are imported, so they are set here, before
+any module of this package can import them. What the user has set wins.
+"""
+
+import os
+
+_SETTINGS = {
+    "RAY_AUTH_MODE": "token",  # explicit: nothing answers without the token
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # else each print of a worker shows twice
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # logs an error per run on machines without preemption
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # how soon a checkpoint counts as saved
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300",  # slow, busy machines
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # MLflow and the tables record results
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # the future default; silences a warning
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # a server that is gone must not hold up a run
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",  # seconds
+}
+for _name, _value in _SETTINGS.items():
+    os.environ.setdefault(_name, _value)

@@ -13,20 +13,6 @@ from dataclasses import dataclass
 
 TRIAL_CPUS = 0.01  # a trial only waits for others; Ray refuses 0
 
-# Ray's own settings, read when it is imported or started; a user's environment wins.
-QUIET = {
-    "RAY_AUTH_MODE": "token",  # explicit: nothing listens without the token
-    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # else each print of a worker shows twice
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # logs an error per run on machines without preemption
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # how soon a checkpoint counts as saved
-    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300",  # slow, busy machines
-    "RAY_AIR_NEW_OUTPUT": "0",
-    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
-}
-
 
 @dataclass(frozen=True, kw_only=True)
 class Resources:
@@ -86,12 +72,10 @@ def laptop_resources(workers: int = 1) -> Resources:
 
 
 def start_ray(*, cpus: int | None = None, object_store_mb: int = 768, log_to_driver: bool = False) -> None:
-    """Join the cluster at RAY_ADDRESS (set on nodes started by ``ray up``), or start Ray on this machine.
+    """Join the cluster at RAY_ADDRESS (cluster.yaml sets it on the head), or start Ray on this machine.
 
     Ray's dashboard and all servers of this project bind to the loopback address.
     """
-    for name, value in QUIET.items():
-        os.environ.setdefault(name, value)
     import ray
 
     if ray.is_initialized():

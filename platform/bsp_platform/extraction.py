@@ -119,7 +119,7 @@ def extract_dataset(
                     f"{len(broken)} of {len(present)} untrimmed videos cannot be read, more than "
                     f"{MAX_BROKEN_SHARE:.0%}; repair or remove them:\n  " + "\n  ".join(broken[:20])
                 )
-            report({"done": done, "total": len(present), "rate": done / (time.time() - began)})
+            report({"at": done, "total": len(present), "rate": done / (time.time() - began)})
     complete = [v.video_id for v in present if is_complete(folder, v.video_id)]
     pack_h5(folder, complete, folder / FEATURES_H5)
     return {"videos": len(complete), "broken": broken, "missing": list(data.missing), "snippets": snippets}

@@ -34,7 +34,7 @@ class LiveView:
             self.live.stop()
 
     def update(self, cell: tuple[str, int], news: dict[str, Any]) -> None:
-        """Take news such as {"stage", "done", "total", "rate"} or a training record {"step", "steps", ...}."""
+        """Take news such as {"stage", "at", "total", "rate"} or a training record {"step", "steps", ...}."""
         now = time.monotonic()
         state = self.state.setdefault(cell, {"stage": "", "began": now, "printed": -1e9})
         stage = news.get("stage") or ("pretrain" if "step" in news else state["stage"])
@@ -65,7 +65,7 @@ class LiveView:
 
 def _progress(news: dict[str, Any], elapsed_s: float) -> str:
     parts = []
-    done, total = news.get("done", news.get("step")), news.get("total", news.get("steps"))
+    done, total = news.get("at", news.get("step")), news.get("total", news.get("steps"))
     if done is not None and total:
         parts.append(f"{done}/{total} ({done / total:.0%})")
         if 0 < done < total and elapsed_s > 1:

@@ -90,7 +90,7 @@ def run_row(config: dict[str, Any], job: RowJob) -> None:
     features = runner.features(recipes.features)
     scores = runner.class_scores(recipes.class_scores)
     runner.head(recipes.head, features, scores)
-    tune.report({"stage": "done", "done": 1, "total": 1})
+    tune.report({"stage": "scored"})
 
 
 class _RowRunner:

@@ -14,7 +14,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import ray
 from filelock import FileLock, Timeout
+from ray import tune
 
 from bsp_platform.cluster import cluster_size, start_ray
 from bsp_platform.heads import DETECTIONS, HISTORY, SCORES
@@ -153,9 +155,6 @@ def _run_missing(
     if options.cpus:
         resources.rows_at_a_time(options.cpus, 1e9)  # refuse before starting anything
     start_ray(cpus=options.cpus)
-    import ray
-    from ray import tune
-
     at_a_time = resources.rows_at_a_time(*cluster_size())
     job = RowJob(
         storage=str(store.root),
@@ -167,7 +166,6 @@ def _run_missing(
     # Vanilla of seed 0 gives the class scores that every row waits for: start it first.
     ordered = sorted(todo, key=lambda cell: (cell[1], recipes[cell].encoder != recipes[cell].class_scores.features.encoder))
     with LiveView(ordered, at_a_time) as view:
-        callback = _callback(tracking, view)
         tuner = tune.Tuner(
             tune.with_resources(tune.with_parameters(run_row, job=job), {"CPU": 0.01}),
             param_space={"cell": tune.grid_search([list(cell) for cell in ordered])},
@@ -175,7 +173,7 @@ def _run_missing(
             run_config=tune.RunConfig(
                 name=time.strftime("%Y%m%d-%H%M%S"),
                 storage_path=str(store.root / "tune"),
-                callbacks=[callback],
+                callbacks=[Watch(tracking, view)],
                 verbose=0,
             ),
         )
@@ -190,25 +188,26 @@ def _run_missing(
     return failures
 
 
-def _callback(tracking: SweepTracking, view: LiveView):
-    from ray import tune
+class Watch(tune.Callback):
+    """Tune's news, in the driver: to the screen and to MLflow."""
 
-    class Watch(tune.Callback):
-        """Tune's news, in the driver: to the screen and to MLflow."""
+    def __init__(self, tracking: SweepTracking, view: LiveView):
+        self.tracking, self.view = tracking, view
 
-        def on_trial_result(self, iteration, trials, trial, result, **info):
-            cell = tuple(trial.config["cell"])
-            view.update(cell, result)
-            if "loss" in result and "step" in result:
-                tracking.pretrain_record(cell, result)
+    def __getstate__(self) -> dict:
+        return {}  # Tune pickles its callbacks to restore a sweep; ours continues from the store instead
 
-        def on_trial_complete(self, iteration, trials, trial, **info):
-            view.update(tuple(trial.config["cell"]), {"stage": "finished"})
+    def on_trial_result(self, iteration, trials, trial, result, **info):
+        cell = tuple(trial.config["cell"])
+        self.view.update(cell, result)
+        if "loss" in result and "step" in result:
+            self.tracking.pretrain_record(cell, result)
 
-        def on_trial_error(self, iteration, trials, trial, **info):
-            view.update(tuple(trial.config["cell"]), {"stage": "FAILED"})
+    def on_trial_complete(self, iteration, trials, trial, **info):
+        self.view.update(tuple(trial.config["cell"]), {"stage": "finished"})
 
-    return Watch()
+    def on_trial_error(self, iteration, trials, trial, **info):
+        self.view.update(tuple(trial.config["cell"]), {"stage": "FAILED"})
 
 
 class SweepTracking:

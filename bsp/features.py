@@ -1,0 +1,328 @@
+"""Snippet features of untrimmed videos and the store that keeps them.
+
+Section 4.1 of the paper: "we firstly sample every 8 consecutive frames as a snippet", feed it to the frozen
+encoder "and save the features before the fully connected layer". A video becomes float32 [S, D] plus a
+record of how it was made; a reader refuses what does not match. Two forms with the same keys: ``<id>.npy``
+with ``<id>.json`` beside it (written last: it means "complete"), and one ``.h5`` of [S, D] data sets.
+Letters: S snippets, D feature width, T frames per snippet, H W image.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from bsp.augment import MEAN, STD, centre_clip, normalise
+from bsp.errors import VideoDecodeError
+from bsp.video import iter_frames, probe
+
+SNIPPET_FRAMES = 8  # T of Section 4.1; also the stride: snippets do not overlap
+CODE_VERSION = 1  # raise it with every change that alters features: old ones are then refused
+
+_REMEDIES = {
+    "stride_frames": "extract again with that stride, or set the head's",
+    "feature_width": "use the encoder that the head was made for, or change the head's feature_width",
+    "encoder_hash": "these features come from other weights; extract again with this encoder",
+    "code_version": "extract again with this version of the program",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureInfo:
+    """How one video's features were made: the sidecar record. The last two are set on writing."""
+
+    video_id: str
+    frames: int  # of the video, all of them, also those after the last whole snippet
+    fps: float  # of the video, frames per second
+    snippet_frames: int  # frames that one feature looks at
+    stride_frames: int  # from one snippet's first frame to the next one's
+    offset_frames: int  # first frame of the first snippet, 0-based
+    size_px: int  # side of the square centre crop that the encoder saw
+    mean: tuple[float, ...]  # RGB in [0, 1], subtracted
+    std: tuple[float, ...]  # RGB in [0, 1], divided by
+    feature_width: int  # D
+    snippets: int  # S
+    encoder_hash: str  # encoder_hash() of the weights
+    code_version: int  # CODE_VERSION of the extraction
+    sha256: str = ""  # of the features as little-endian float32 in C order; "" = not written yet
+    npy_bytes: int = 0  # size of the .npy file; 0 = not written yet
+
+    @classmethod
+    def from_dict(cls, record: dict[str, Any]) -> FeatureInfo:
+        """The record back from JSON; ValueError if a field is absent or unknown."""
+        names = {field.name for field in fields(cls)}
+        if not isinstance(record, dict) or set(record) != names:
+            wrong = sorted(names ^ set(record)) if isinstance(record, dict) else type(record).__name__
+            raise ValueError(f"fields missing or unknown: {wrong}; extract the features again")
+        return cls(**record | {"mean": tuple(record["mean"]), "std": tuple(record["std"])})
+
+
+def snippet_count(frames: int) -> int:
+    """S of a video of ``frames`` frames, at least 1: one snippet for every 8 whole frames."""
+    if frames < 1:
+        raise ValueError(f"a video has at least 1 frame, not {frames}")
+    # Choice: up to 7 last frames are left out, so that every feature sees 8 real frames; a video shorter than
+    # one snippet repeats its last frame, so that every video has a feature.
+    return max(1, frames // SNIPPET_FRAMES)
+
+
+def encoder_hash(encoder: nn.Module) -> str:
+    """sha256 (hex) of all that decides the features: weights, batch-norm statistics, and the settings.
+
+    The same on any device and in any memory format.
+    """
+    digest = hashlib.sha256(repr(getattr(encoder, "settings", None)).encode())
+    for name, value in sorted(encoder.state_dict().items()):
+        if name.endswith("num_batches_tracked"):  # counts training steps; evaluation does not read it
+            continue
+        array = np.ascontiguousarray(value.detach().cpu().numpy())
+        digest.update(f"{name} {value.dtype} {list(value.shape)}".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def extract_features(
+    encoder: nn.Module,
+    path: str | os.PathLike[str],
+    *,
+    video_id: str,
+    size_px: int,
+    device: torch.device | str = "cpu",
+    batch_snippets: int = 16,
+    weights_hash: str | None = None,
+    reader: str | None = None,
+) -> tuple[np.ndarray, FeatureInfo]:
+    """Features float32 [S, D] of one video and their record, in one pass over the file.
+
+    Memory holds ``batch_snippets`` cropped snippets, however long the video. Every forward pass takes exactly
+    that many (the last one the rest), so the result depends on the video and this number only, not on what
+    else runs. ``encoder`` maps [B, 8, 3, H, W] to [B, 8, D] and is put in evaluation mode. ``weights_hash``
+    is its :func:`encoder_hash`, computed if None. Raises VideoError for an unreadable video.
+    """
+    if batch_snippets < 1:
+        raise ValueError(f"batch_snippets must be at least 1, not {batch_snippets}")
+    path = os.fspath(path)
+    video = probe(path)
+    seen: list[int] = []
+    chunks = iter_frames(path, chunk_frames=SNIPPET_FRAMES, reader=reader or video.reader)
+    snippets = _snippets(chunks, size_px, seen)
+    encoder.eval()
+    # Choice: a snippet's feature is the mean over its 8 frames, the vector that the linear layer sees.
+    with torch.inference_mode():
+        parts = [
+            encoder(normalise(torch.from_numpy(batch).to(device))).mean(dim=1).float().cpu().numpy()
+            for batch in _batches(snippets, batch_snippets)
+        ]
+    if sum(seen) != video.frames:
+        raise VideoDecodeError(path, f"{sum(seen)} frames were decoded of {video.frames}; re-encode the file")
+    feat_SD = np.concatenate(parts)
+    info = FeatureInfo(
+        video_id=video_id,
+        frames=video.frames,
+        fps=float(video.fps),
+        snippet_frames=SNIPPET_FRAMES,
+        stride_frames=SNIPPET_FRAMES,
+        offset_frames=0,
+        size_px=size_px,
+        mean=MEAN,
+        std=STD,
+        feature_width=feat_SD.shape[1],
+        snippets=len(feat_SD),
+        encoder_hash=weights_hash if weights_hash is not None else encoder_hash(encoder),
+        code_version=CODE_VERSION,
+    )
+    return feat_SD, info
+
+
+def _snippets(chunks: Iterable[np.ndarray], size_px: int, seen: list[int]) -> Iterator[np.ndarray]:
+    """Cropped snippets uint8 [T, size, size, 3]; ``seen`` collects the lengths of the chunks.
+
+    Chunks are T frames long but for the last; see :func:`snippet_count` for what becomes of that.
+    """
+    for chunk_THWC in chunks:
+        short = SNIPPET_FRAMES - len(chunk_THWC)
+        if short and not seen:
+            padding = np.repeat(chunk_THWC[-1:], short, axis=0)
+            yield centre_clip(np.concatenate([chunk_THWC, padding]), size_px)
+        elif not short:
+            yield centre_clip(chunk_THWC, size_px)
+        seen.append(len(chunk_THWC))
+
+
+def _batches(snippets: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
+    batch: list[np.ndarray] = []
+    for snippet in snippets:
+        batch.append(snippet)
+        if len(batch) == size:
+            yield np.stack(batch)
+            batch = []
+    if batch:
+        yield np.stack(batch)
+
+
+def write_features(
+    folder: str | os.PathLike[str], video_id: str, feat_SD: np.ndarray, info: FeatureInfo
+) -> FeatureInfo:
+    """Write ``<id>.npy``, then ``<id>.json``; returns the record with hash and size filled in.
+
+    Each file appears whole or not at all. Raises ValueError if features and record disagree, for values that
+    are not finite, and for an id that is no file name.
+    """
+    npy, sidecar = _paths(folder, video_id)
+    feat_SD = np.ascontiguousarray(feat_SD, "<f4")
+    if feat_SD.shape != (info.snippets, info.feature_width) or info.video_id != video_id:
+        raise ValueError(
+            f"{video_id}: features {list(feat_SD.shape)} do not belong to the record of {info.video_id},"
+            f" [{info.snippets}, {info.feature_width}]"
+        )
+    if not np.isfinite(feat_SD).all():
+        raise ValueError(
+            f"{video_id}: features are not finite; the encoder's weights are damaged or diverged"
+        )
+    npy.parent.mkdir(parents=True, exist_ok=True)
+    sidecar.unlink(missing_ok=True)  # from here on, until the new one is there, the video is incomplete
+    _write_whole(npy, lambda file: np.save(file, feat_SD))
+    info = replace(info, sha256=hashlib.sha256(feat_SD.tobytes()).hexdigest(), npy_bytes=npy.stat().st_size)
+    _write_whole(sidecar, lambda file: file.write(json.dumps(asdict(info), indent=1).encode()))
+    return info
+
+
+def is_complete(folder: str | os.PathLike[str], video_id: str) -> bool:
+    """Whether the video's features are there whole: the sidecar, and an .npy of the size it states."""
+    npy, sidecar = _paths(folder, video_id)
+    try:
+        return npy.stat().st_size == _read_sidecar(sidecar).npy_bytes
+    except (FileNotFoundError, ValueError):
+        return False
+
+
+def read_features(
+    folder: str | os.PathLike[str], video_id: str, expect: dict[str, Any] | None = None
+) -> tuple[np.ndarray, FeatureInfo]:
+    """Features float32 [S, D] and their record, checked against size, hash, and ``expect``.
+
+    ``expect`` maps FeatureInfo fields to the values that the caller relies on. Raises FileNotFoundError if
+    there are none, ValueError (naming file, both values, and the remedy) if they are damaged or differ.
+    """
+    npy, sidecar = _paths(folder, video_id)
+    if not sidecar.exists() or not npy.exists():
+        raise FileNotFoundError(f"{sidecar.with_suffix('')}: no complete features; extract them first")
+    info = _read_sidecar(sidecar)
+    _check_expected(str(npy), info, expect)
+    size = npy.stat().st_size
+    if size != info.npy_bytes:
+        raise ValueError(f"{npy}: {size} bytes instead of {info.npy_bytes}; delete it and extract again")
+    feat_SD = np.load(npy, allow_pickle=False)
+    _check_content(str(npy), feat_SD, info)
+    return feat_SD, info
+
+
+def pack_h5(
+    folder: str | os.PathLike[str], video_ids: Sequence[str], h5_path: str | os.PathLike[str]
+) -> Path:
+    """Copy features into one HDF5 file: a data set float32 [S, D] per video id, the record as its attributes.
+
+    Every video is verified while it is read; all must share stride, width and encoder. The file appears when
+    it is complete. Raises as :func:`read_features`, ValueError for an id given twice.
+    """
+    import h5py
+
+    h5_path = Path(h5_path)
+    if len(set(video_ids)) != len(video_ids):
+        raise ValueError(f"{len(video_ids) - len(set(video_ids))} video ids are given twice")
+    partial = _partial(h5_path)
+    shared: dict[str, Any] | None = None
+    try:
+        with h5py.File(partial, "w") as file:
+            for video_id in video_ids:
+                feat_SD, info = read_features(folder, video_id, shared)
+                shared = {k: getattr(info, k) for k in ("stride_frames", "feature_width", "encoder_hash")}
+                file.create_dataset(video_id, data=feat_SD).attrs.update(asdict(info))
+        partial.replace(h5_path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return h5_path
+
+
+def read_features_h5(
+    h5_path: str | os.PathLike[str], video_id: str, expect: dict[str, Any] | None = None
+) -> tuple[np.ndarray, FeatureInfo]:
+    """As :func:`read_features`, from a file that :func:`pack_h5` wrote. KeyError for an unknown id."""
+    import h5py
+
+    name = f"{os.fspath(h5_path)}:{video_id}"
+    with h5py.File(h5_path, "r") as file:
+        if video_id not in file:
+            raise KeyError(f"{name}: not among the {len(file)} videos of the file")
+        data = file[video_id]
+        feat_SD = data[:]
+        record = {
+            k: v.tolist() if isinstance(v, np.generic | np.ndarray) else v for k, v in data.attrs.items()
+        }
+    try:
+        info = FeatureInfo.from_dict(record)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
+    _check_expected(name, info, expect)
+    _check_content(name, feat_SD, info)
+    return feat_SD, info
+
+
+def _paths(folder: str | os.PathLike[str], video_id: str) -> tuple[Path, Path]:
+    if not video_id or video_id.startswith(".") or "/" in video_id or "\\" in video_id or "\0" in video_id:
+        raise ValueError(f"video id {video_id!r} cannot be a file name")
+    return Path(folder) / f"{video_id}.npy", Path(folder) / f"{video_id}.json"
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
+
+
+def _write_whole(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
+    partial = _partial(path)
+    try:
+        with open(partial, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())  # a marker must not survive a power cut that its data did not
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _read_sidecar(sidecar: Path) -> FeatureInfo:
+    try:
+        return FeatureInfo.from_dict(json.loads(sidecar.read_text("utf-8")))
+    except ValueError as error:  # also JSON's and UTF-8's errors
+        raise ValueError(f"{sidecar}: {error}") from None
+
+
+def _check_expected(name: str, info: FeatureInfo, expect: dict[str, Any] | None) -> None:
+    for field, wanted in (expect or {}).items():
+        if not hasattr(info, field):
+            raise ValueError(f"cannot expect {field!r}; the fields are {[f.name for f in fields(info)]}")
+        found = getattr(info, field)
+        if found != (tuple(wanted) if isinstance(wanted, list) else wanted):
+            remedy = _REMEDIES.get(field, "extract again with matching settings")
+            raise ValueError(f"{name}: {field} is {found!r} but {wanted!r} is expected; {remedy}")
+
+
+def _check_content(name: str, feat_SD: np.ndarray, info: FeatureInfo) -> None:
+    if feat_SD.dtype != np.float32 or feat_SD.shape != (info.snippets, info.feature_width):
+        raise ValueError(
+            f"{name}: {feat_SD.dtype} {list(feat_SD.shape)} instead of float32"
+            f" [{info.snippets}, {info.feature_width}]; delete it and extract again"
+        )
+    sha256 = hashlib.sha256(feat_SD.astype("<f4", copy=False).tobytes()).hexdigest()
+    if sha256 != info.sha256:
+        raise ValueError(f"{name}: sha256 {sha256} instead of {info.sha256}; delete it and extract again")
