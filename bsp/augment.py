@@ -114,9 +114,8 @@ def jitter_colour(clip_THWC: np.ndarray, brightness: float, contrast: float, sat
     mean_grey = float(np.full(len(pixels), 1 / len(pixels), np.float32) @ pixels @ LUMA)
     mix = brightness * contrast * (saturation * np.eye(3) + (1 - saturation) * LUMA[:, None])
     shift = brightness * (1 - contrast) * mean_grey + 0.5  # the half makes the cast below round to nearest
-    together = (
-        4 if len(pixels) % 4 == 0 else 1
-    )  # a 12 x 12 matrix for 4 pixels is 2 to 4 times as fast as 3 x 3
+    # BLAS multiplies 4 pixels by a 12 x 12 matrix in half the time of 4 times one pixel by 3 x 3.
+    together = 4 if len(pixels) % 4 == 0 else 1
     blocks = np.kron(np.eye(together), mix).astype(np.float32)
     out = pixels.reshape(-1, 3 * together) @ blocks
     out += np.float32(shift)

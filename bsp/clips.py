@@ -129,6 +129,8 @@ def speed_offsets(*, half_len: int, change_point: int, gamma: float) -> np.ndarr
 
 def fit_stride(extent: float, *, stride_frames: int, frames: int) -> int:
     """The largest stride up to ``stride_frames`` at which ``extent`` steps fit in ``frames``, at least 1."""
+    # Choice: a short video gives up its stride first, repeats frames only then (place_offsets), and is never
+    # left out or wrapped around: each of those would add or hide a boundary.
     while stride_frames > 1 and int(extent * stride_frames + 0.5) >= frames:
         stride_frames -= 1
     return stride_frames
@@ -150,7 +152,7 @@ def place_offsets(
     last = int(extent * stride_frames + 0.5)
     if last < frames:
         start = int(generator.integers(frames - last))
-        return np.floor(offsets * stride_frames + (start + 0.5)).astype(np.int64)
+        return np.floor(offsets * stride_frames + 0.5).astype(np.int64) + start  # rounded as ``last`` was
     return np.floor(offsets * ((frames - 1) / extent) + 0.5).astype(np.int64)
 
 

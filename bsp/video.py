@@ -110,7 +110,7 @@ def choose_reader(table: PacketTable, *, container: str, codec: str) -> str:
 def _decord_agrees(path: str, frames: int, *, rotated: bool, stop: threading.Event) -> bool:
     """decord opens the file, counts the same frames and, in a rotated file, shows the same first picture."""
     try:
-        reader = video_readers.READERS["decord"](path, stop)
+        reader = video_readers.READER_CLASSES["decord"](path, stop)
         if reader.frames != frames:
             return False
         if not rotated:
@@ -149,7 +149,7 @@ def read_frames(
 
     def work(stop: threading.Event) -> np.ndarray:
         name = reader or _probe(path, stop).reader
-        source = video_readers.READERS[name](path, stop)
+        source = video_readers.READER_CLASSES[name](path, stop)
         try:
             if wanted[0] < 0:
                 raise VideoDecodeError(path, f"frame {wanted[0]} asked, but frames are numbered from 0")
@@ -181,7 +181,7 @@ def iter_frames(
     # the time that the consumer spends between two pieces must not count.
     def start(stop: threading.Event):
         name = reader or _probe(path, stop).reader
-        return video_readers.READERS[name](path, stop)
+        return video_readers.READER_CLASSES[name](path, stop)
 
     def read_piece(source):
         return lambda stop: source.chunk(chunk_frames, stop)

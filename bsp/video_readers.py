@@ -8,6 +8,7 @@ and raise VideoOpenError or VideoDecodeError with the file's name. Legend: T fra
 from __future__ import annotations
 
 import os
+import stat
 import threading
 from collections.abc import Iterator
 
@@ -25,7 +26,6 @@ decord.logging.set_level(decord.logging.QUIET)
 # holds when it is probed, so the text would only be noise in the workers' logs.
 os.environ.setdefault("DECORD_DUPLICATE_WARNING_THRESHOLD", "1.0")
 
-
 DECORD_STEP = 32  # frames per native call: how soon an abandoned read notices that it should stop
 
 
@@ -37,20 +37,28 @@ def out_of_range(path: str, index: int, frames: int) -> VideoDecodeError:
 
 def open_error(path: str, error: BaseException | None = None) -> VideoOpenError:
     """Say why a file cannot be opened (slow path, after a failure)."""
+    reason = _plain_fault(path)
+    if reason is None and os.path.isfile(path):  # a pipe must not be opened a second time
+        try:
+            reason = missing_bytes(path) or _why_av_refuses(path)
+        except OSError as problem:
+            reason = f"cannot be read: {problem.strerror}"
+    return VideoOpenError(path, reason or f"cannot be opened ({_brief(error)})")
+
+
+def _plain_fault(path: str) -> str | None:
+    """A fault that shows without opening the file: decord prints those to stderr, whatever its log level."""
     try:
-        if os.path.isdir(path):
-            reason = "a folder, not a video file"
-        elif os.path.isfile(path) and os.path.getsize(path) == 0:
-            reason = "empty file (0 bytes); download it again"
-        elif not os.path.exists(path):
-            reason = "no such file"
-        elif os.path.isfile(path):
-            reason = missing_bytes(path) or _why_av_refuses(path) or _brief(error)
-        else:
-            reason = _brief(error)
+        status = os.stat(path)
+    except FileNotFoundError:
+        return "no such file"
     except OSError as problem:
-        reason = f"cannot be read: {problem.strerror}"
-    return VideoOpenError(path, reason)
+        return f"cannot be read: {problem.strerror}"
+    if stat.S_ISDIR(status.st_mode):
+        return "a folder, not a video file"
+    if stat.S_ISREG(status.st_mode) and not status.st_size:
+        return "empty file (0 bytes); download it again"
+    return None
 
 
 def _why_av_refuses(path: str) -> str | None:
@@ -64,8 +72,8 @@ def _why_av_refuses(path: str) -> str | None:
 
 
 def _brief(error: BaseException | None) -> str:
-    lines = str(error).strip().splitlines() if error is not None else []
-    return f"cannot be opened ({type(error).__name__}: {lines[0][-160:]})" if lines else "cannot be opened"
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][-160:]}" if lines else type(error).__name__
 
 
 class DecordReader:
@@ -73,6 +81,8 @@ class DecordReader:
 
     def __init__(self, path: str, stop: threading.Event):
         self.path = path
+        if fault := _plain_fault(path):
+            raise VideoOpenError(path, fault)
         try:
             self._video = decord.VideoReader(os.path.abspath(path), num_threads=1)
         except (RuntimeError, decord.DECORDError, AssertionError) as error:
@@ -121,7 +131,7 @@ class PyavReader:
         self.path = path
         self._open()
         check(stop)
-        self._to_rgb = VideoReformatter()  # one for all frames: a new one per frame costs five times as much
+        self._to_rgb = VideoReformatter()  # one for all frames: a new one sets up its tables again
         self._frames: Iterator[np.ndarray] | None = None
 
     def _open(self) -> None:
@@ -210,9 +220,10 @@ class PyavReader:
 
     def rgb(self, frame: av.VideoFrame) -> np.ndarray:
         """Upright uint8 RGB [H, W, 3] of a decoded frame."""
-        pixels = self._to_rgb.reformat(frame, format="rgb24").to_ndarray()
+        # One thread: by default the converter starts a pool of threads, which outlives the read.
+        pixels = self._to_rgb.reformat(frame, format="rgb24", threads=1).to_ndarray()
         quarter_turns = round(frame.rotation / 90) % 4  # counter-clockwise, like np.rot90
-        return np.rot90(pixels, quarter_turns) if quarter_turns else pixels
+        return np.ascontiguousarray(np.rot90(pixels, quarter_turns)) if quarter_turns else pixels
 
     def _read_by_time(
         self, wanted: np.ndarray, table: PacketTable, stop: threading.Event, *, seek: bool
@@ -285,4 +296,4 @@ def video_stream(container: av.container.InputContainer, path: str) -> av.VideoS
     return stream
 
 
-READERS = {"decord": DecordReader, "pyav": PyavReader}
+READER_CLASSES = {"decord": DecordReader, "pyav": PyavReader}

@@ -409,6 +409,15 @@ def test_both_videos_of_a_pair_share_the_smaller_stride():
         assert [np.diff(frames).tolist() for frames in plan.frames] == [[1, 1, 1]] * 2
 
 
+def test_the_start_does_not_change_the_rounding():
+    # 5 * .3 * 9 is 13.499999999999998 in floating point; added to a start it would round up, out of the video
+    config = ClipSettings(half_len=5, kinds=(DIFF_SPEED,), gammas=(0.3,), change_point=1, stride_frames=5)
+    catalog = make_catalog([0], frames=17)
+    plans = [plan_clip(catalog, config, 0, index).frames[0] for index in range(100)]
+    assert {int(frames[0]) for frames in plans} == {0, 1, 2, 3}
+    assert {int(np.ptp(frames)) for frames in plans} == {13}
+
+
 def test_a_segment_of_one_frame_has_no_stride():
     assert fit_stride(0.0, stride_frames=5, frames=1) == 5
     placed = place_offsets(np.zeros(1), stride_frames=5, frames=1, generator=generator())

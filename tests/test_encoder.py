@@ -1,4 +1,4 @@
-"""The TSM encoder: shift, sizes, initialisation, and loading of published weights."""
+"""The TSM encoder: shift, sizes, and initialisation."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from torch import nn
 from bsp.encoder import (
     EncoderSettings,
     build_encoder,
-    load_tsm_checkpoint,
     macs_per_clip,
     parameter_groups,
     shift_reference,
@@ -204,7 +203,7 @@ def test_seed_decides_the_weights_and_global_state_stays():
 
 
 def test_initialisation_is_kaiming_fan_out():
-    weight = build_encoder(EncoderSettings(width=64), 0).layer3[1].conv2.weight  # 256 x 256 x 3 x 3
+    weight = build_encoder(EncoderSettings(width=64), 0).layer3[0].conv1.weight  # 256 out, 128 in
     assert weight.std().item() == pytest.approx((2 / (256 * 9)) ** 0.5, rel=0.01)
     assert weight.mean().item() == pytest.approx(0, abs=1e-3)
 
@@ -260,169 +259,3 @@ def test_parameter_groups():
     assert {id(p) for p in plain["params"]} == {id(p) for p in [*norms, model["head"].bias]}
     encoder.requires_grad_(False)
     assert sum(len(group["params"]) for group in parameter_groups(model, 0.02, 1e-4)) == 2
-
-
-# --- published weights ---
-
-BLOCKS = {18: (2, 2, 2, 2), 50: (3, 4, 6, 3)}
-
-
-def published(depth: int = 18, width: int = 8, *, net: str = ".net", counts: bool = True) -> dict:
-    """A state dict with the release's names and shapes; entry k of the dict is filled with its own values."""
-    shapes: dict[str, tuple[int, ...]] = {}
-
-    def norm(name: str, channels: int) -> None:
-        for part in ("weight", "bias", "running_mean", "running_var"):
-            shapes[f"{name}.{part}"] = (channels,)
-        if counts:
-            shapes[f"{name}.num_batches_tracked"] = ()
-
-    shapes["conv1.weight"] = (width, 3, 7, 7)
-    norm("bn1", width)
-    inputs = width
-    for stage, blocks in enumerate(BLOCKS[depth], 1):
-        planes = width * 2 ** (stage - 1)
-        outputs = planes * (4 if depth == 50 else 1)
-        for index in range(blocks):
-            block = f"layer{stage}.{index}"
-            if depth == 50:
-                kernels = ((planes, inputs, 1, 1), (planes, planes, 3, 3), (outputs, planes, 1, 1))
-            else:
-                kernels = ((planes, inputs, 3, 3), (planes, planes, 3, 3))
-            for k, shape in enumerate(kernels, 1):
-                shapes[f"{block}.conv{k}{net if k == 1 else ''}.weight"] = shape
-                norm(f"{block}.bn{k}", shape[0])
-            if index == 0 and (stage > 1 or depth == 50):
-                shapes[f"{block}.downsample.0.weight"] = (outputs, inputs, 1, 1)
-                norm(f"{block}.downsample.1", outputs)
-            inputs = outputs
-    state = {}
-    for k, (name, shape) in enumerate(shapes.items()):
-        generator = torch.Generator().manual_seed(k)
-        value = torch.rand(shape, generator=generator) if shape else torch.tensor(100 + k)
-        state[f"module.base_model.{name}"] = value
-    state["module.new_fc.weight"] = torch.zeros(400, inputs)
-    state["module.new_fc.bias"] = torch.zeros(400)
-    return state
-
-
-@pytest.mark.parametrize("depth", [18, 50])
-def test_published_file_lands_in_the_right_places(depth, tmp_path):
-    path = tmp_path / "tsm.pth"
-    state = published(depth)
-    torch.save({"epoch": 50, "arch": f"resnet{depth}", "state_dict": state, "best_prec1": 70.1}, path)
-    encoder = build_encoder(EncoderSettings(depth=depth, width=8), 0)
-    report = load_tsm_checkpoint(encoder, path)
-    loaded = encoder.state_dict()
-    assert len(report.matched) == len(report.renamed) == len(loaded) == len(state) - 2
-    assert set(report.unused) == {"module.new_fc.weight", "module.new_fc.bias"}
-    assert report.missing == ()
-    for ours, theirs in {
-        "conv1.weight": "conv1.weight",
-        "layer1.0.conv1.weight": "layer1.0.conv1.net.weight",
-        "layer1.0.conv2.weight": "layer1.0.conv2.weight",
-        "layer2.0.downsample.0.weight": "layer2.0.downsample.0.weight",
-        "layer3.1.bn2.running_var": "layer3.1.bn2.running_var",
-        "layer4.1.bn1.num_batches_tracked": "layer4.1.bn1.num_batches_tracked",
-    }.items():
-        assert torch.equal(loaded[ours], state[f"module.base_model.{theirs}"]), ours
-    assert ("module.base_model.layer4.1.conv1.net.weight", "layer4.1.conv1.weight") in report.renamed
-
-
-def test_torchvision_names_and_absent_counters():
-    """Plain ResNet names with "fc" and, as in old files, without num_batches_tracked."""
-    state = {k.removeprefix("module.base_model."): v for k, v in published(net="", counts=False).items()}
-    state["fc.weight"] = state.pop("module.new_fc.weight")
-    state["fc.bias"] = state.pop("module.new_fc.bias")
-    encoder = build_encoder(TINY, 0)
-    report = load_tsm_checkpoint(encoder, state)
-    assert report.renamed == ()
-    assert report.unused == ("fc.weight", "fc.bias")
-    assert len(report.missing) == 20  # one per batch norm: stem, two per block, three shortcuts
-    assert all(name.endswith("num_batches_tracked") for name in report.missing)
-    assert torch.equal(encoder.layer4[1].conv1.weight, state["layer4.1.conv1.weight"])
-
-
-def test_own_state_dict_round_trip(tmp_path):
-    first, second = build_encoder(TINY, 1), build_encoder(TINY, 2)
-    torch.save({"name": "x", "encoder": first.state_dict()}, tmp_path / "encoder.pt")
-    load_tsm_checkpoint(second, tmp_path / "encoder.pt")
-    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
-
-
-def without(state: dict, part: str) -> dict:
-    return {k: v for k, v in state.items() if part not in k}
-
-
-def flow() -> dict:
-    return published() | {"module.base_model.conv1.weight": torch.zeros(8, 10, 7, 7)}
-
-
-def in_place() -> dict:
-    return {k.replace(".conv1.net", ".net.conv1"): v for k, v in published().items()}
-
-
-def every_second() -> dict:
-    return {k.replace(".1.conv1.net", ".1.conv1"): v for k, v in published().items()}
-
-
-def not_finite() -> dict:
-    state = published()
-    state["module.base_model.layer2.0.bn1.running_var"][3] = float("nan")
-    return state
-
-
-@pytest.mark.parametrize(
-    ("content", "reason"),
-    [
-        (lambda: published(50), "ResNet-50 of width 8, the encoder is a ResNet-18 of width 8"),
-        (lambda: published(width=16), "ResNet-18 of width 16, the encoder is a ResNet-18 of width 8"),
-        (flow, "optical flow"),
-        (lambda: without(published(), "layer3.1.bn2.running_mean"), "1 entries are missing.*layer3.1.bn2"),
-        (
-            lambda: published() | {"module.base_model.layer1.0.extra.weight": torch.zeros(1)},
-            "1 entries that the encoder does not have.*layer1.0.extra.weight",
-        ),
-        (
-            lambda: published() | {"module.base_model.layer1.0.bn1.weight": torch.zeros(9)},
-            r"layer1.0.bn1.weight \[9\] instead of \[8\]",
-        ),
-        (
-            lambda: published() | {"module.layer1.0.conv1.weight": torch.zeros(8, 8, 3, 3)},
-            "are the same layer layer1.0.conv1.weight",
-        ),
-        (in_place, "in-place shift"),
-        (every_second, "only 4 of 8 blocks are shifted"),
-        (not_finite, "not finite.*layer2.0.bn1.running_var"),
-        (lambda: {"a": torch.zeros(2)}, "no ResNet in it"),
-        (lambda: {"state_dict": {"epoch": 3}}, "no tensors in it"),
-        (lambda: [1, 2], "holds a list"),
-    ],
-)
-def test_wrong_files_are_refused_and_change_nothing(content, reason, tmp_path):
-    path = tmp_path / "wrong.pth"
-    torch.save(content(), path)
-    encoder = build_encoder(TINY, 0)
-    before = {k: v.clone() for k, v in encoder.state_dict().items()}
-    with pytest.raises(ValueError, match=rf"wrong\.pth: .*{reason}"):
-        load_tsm_checkpoint(encoder, path)
-    assert all(torch.equal(before[k], v) for k, v in encoder.state_dict().items())
-
-
-def test_shifted_weights_into_an_unshifted_encoder_are_refused():
-    with pytest.raises(ValueError, match="shift=False"):
-        load_tsm_checkpoint(build_encoder(EncoderSettings(width=8, shift=False), 0), published())
-
-
-@pytest.mark.parametrize("damage", ["truncated", "text", "empty", "code"])
-def test_files_that_are_no_checkpoint_are_refused(damage, tmp_path):
-    path = tmp_path / "bad.pth"
-    torch.save({"state_dict": published()}, path)
-    if damage == "code":
-        torch.save({"state_dict": published(), "run": pytest.raises}, path)  # a function needs unpickling
-    else:
-        path.write_bytes({"truncated": path.read_bytes()[:5000], "text": b"Not found", "empty": b""}[damage])
-    with pytest.raises(ValueError, match=r"bad\.pth: not a PyTorch checkpoint of plain tensors"):
-        load_tsm_checkpoint(build_encoder(TINY, 0), path)
-    with pytest.raises(FileNotFoundError):
-        load_tsm_checkpoint(build_encoder(TINY, 0), tmp_path / "absent.pth")

@@ -7,6 +7,7 @@ import errno
 import json
 import re
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import av
@@ -185,7 +186,7 @@ def test_the_picture_changes_at_a_cut_and_not_elsewhere():
 
 
 def test_an_uncut_boundary_is_a_quick_transition_around_its_frame():
-    """The pose is the idle one until two frames before the boundary, the action's from two frames after it."""
+    """The pose is the idle one until two frames before the boundary, the action's two frames after it."""
     settings = replace(TINY, boundary_cut_share=0.0, other_cuts_per_minute=0.0)
     for number in range(8):
         plan = plan_video(settings, "untrimmed_train", "jumping jack", number)
@@ -218,6 +219,17 @@ def test_resume_draws_only_what_is_missing(folder, tmp_path, monkeypatch):
     assert _contents(copy) == before
     render(TINY, tmp_path, workers=1, progress=False)
     assert len(drawn) == 1
+
+
+def test_two_callers_at_once_draw_every_video_once(folder, tmp_path, monkeypatch):
+    drawn = []
+    real = pantomime.make_video
+    monkeypatch.setattr(pantomime, "make_video", lambda *args: (drawn.append(args[2]), real(*args)))
+    with ThreadPoolExecutor(2) as threads:
+        calls = [threads.submit(render, TINY, tmp_path, workers=1, progress=False) for _ in range(2)]
+        assert {call.result() for call in calls} == {tmp_path / folder.name}
+    assert len(drawn) == len(set(drawn)) == 10
+    assert is_complete(tmp_path / folder.name)
 
 
 @pytest.mark.parametrize("with_manifest", [True, False])

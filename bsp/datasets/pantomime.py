@@ -22,8 +22,10 @@ import logging
 import math
 import os
 import shutil
+import sys
 from collections import Counter
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict
 from multiprocessing import get_context
 from pathlib import Path
@@ -96,7 +98,7 @@ def render(
     ``workers`` processes (default: all cores; 1 = in this process) draw one video each; the bytes do not
     depend on their number. The next call continues an interrupted one and redraws a file that went missing.
     Two callers wait for each other (file lock beside the folder). Raises OSError that names the folder, and
-    the bytes needed where the disk is full; ValueError for ``workers`` < 1.
+    the bytes needed where the disk is full; RuntimeError where the processes die; ValueError for ``workers`` < 1.
     """
     if workers is not None and workers < 1:
         raise ValueError(f"workers must be >= 1 or None for all cores, not {workers}")
@@ -143,10 +145,10 @@ def _render(settings: PantomimeSettings, folder: Path, *, workers: int, progress
         desc="Pantomime",
         unit="video",
         mininterval=0.5,
-        disable=not progress,
+        disable=None if progress else True,  # None: shown on a terminal only
     )
     with bar:
-        if workers == 1 or len(todo) < 2:
+        if workers == 1 or len(todo) < 2 or _main_cannot_be_imported():
             for name, plan in todo.items():
                 make_video(settings, plan, str(folder / name))
                 bar.update()
@@ -179,8 +181,24 @@ def _render_parallel(
         for job in as_completed(jobs):
             job.result()
             bar.update()
+    except BrokenProcessPool as error:
+        raise RuntimeError(
+            f"a process that draws videos for {folder} was ended (memory?) or could not start (a script must call "
+            "render() under `if __name__ == '__main__':`, or with workers=1); call again, finished videos are kept"
+        ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _main_cannot_be_imported() -> bool:
+    """Whether the program came from standard input: a spawned process would look for its file in vain."""
+    file = getattr(sys.modules["__main__"], "__file__", None)
+    if file is None or os.path.exists(file):
+        return False
+    _LOG.warning(
+        "the program %s is not a file, so that other processes cannot start: drawing in this one", file
+    )
+    return True
 
 
 def make_video(settings: PantomimeSettings, plan: VideoPlan, path: str) -> None:

@@ -26,7 +26,7 @@ __all__ = ["GTAD", "GTADSettings", "attach_classes", "build_gtad", "propose", "t
 
 HIDDEN, BLOCK, CARDINALITY, NEIGHBOURS = 256, 128, 32, 3
 ALIGNED, MAP = 512, 128  # widths of the localisation stack
-VIDEOS_AT_ONCE = 4  # of a batch on a CPU: the maps of four videos, 80 MB, are reused memory and stay near the cache
+CELLS_AT_ONCE = 400  # of a batch on a CPU (4 videos of 100 cells): larger tables leave the cache and malloc's pool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,6 +205,10 @@ def _batch(features: Sequence[np.ndarray], videos: Sequence[int], settings: GTAD
     return torch.from_numpy(np.stack(rows)).to(device)
 
 
+def _videos_at_once(settings: GTADSettings, device: torch.device) -> int:
+    return max(1, CELLS_AT_ONCE // settings.cells) if device.type == "cpu" else settings.batch_size
+
+
 def _run_batch(
     model: GTAD,
     features: Sequence[np.ndarray],
@@ -218,7 +222,7 @@ def _run_batch(
     settings, device = model.settings, model.start.bias.device
     target = Labels(*(torch.stack([labels[i][part] for i in videos]) for part in range(3)))
     weights = loss_weights(target, torch.rand(target.tiou.shape, generator=generator))
-    at_once = VIDEOS_AT_ONCE if device.type == "cpu" else len(videos)
+    at_once = _videos_at_once(settings, device)
     sums: dict[str, float] = {}
     for first in range(0, len(videos), at_once):
         part = slice(first, first + at_once)
@@ -310,7 +314,7 @@ def propose(
     Best first, at most ``settings.max_proposals``, after gating and Soft-NMS.
     """
     model = model.to(device).eval()
-    at_once = VIDEOS_AT_ONCE if torch.device(device).type == "cpu" else settings.batch_size
+    at_once = _videos_at_once(model.settings, torch.device(device))
     found = []
     for first in range(0, len(features), at_once):
         videos = range(first, min(first + at_once, len(features)))

@@ -28,7 +28,7 @@ from bsp_platform.rows import Row, RowJob, RowRecipes, root_cause, row_recipes, 
 from bsp_platform.sources import Sources, load_sources
 from bsp_platform.stages import StageStore, as_plain, recipe_hash
 from bsp_platform.tables import print_table, write_tables
-from bsp_platform.tracking import Tracker
+from bsp_platform.tracking import Tracker, mlflow_name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,7 +233,7 @@ class SweepTracking:
         by_name = {row.name: (k, row) for k, row in enumerate(self.experiment.rows)}
         for cell, r in recipes.items():
             number, row = by_name[cell[0]]
-            tags = {f"paper.{metric}": str(value) for metric, value in row.paper.items()}
+            tags = {f"paper.{mlflow_name(metric)}": str(value) for metric, value in row.paper.items()}
             tags |= {"paper.data": self.experiment.paper_data, "row": row.label}
             name = f"{number + 1:02d} {row.label} seed {cell[1]}"
             self.runs[cell] = tracker.run(f"{self.key}/{recipe_hash(r.head)}", name, parent=self.parent, tags=tags)

@@ -20,6 +20,11 @@ _KEY = "bsp.key"  # tag: which row and seed of which configuration a run belongs
 _PAUSE_S = 20.0  # after a failure, so that a dead server costs little
 
 
+def mlflow_name(name: str) -> str:
+    """MLflow refuses "@" in metric names: "mAP@0.50" is "mAP_0.50" there."""
+    return name.replace("@", "_")
+
+
 class Tracker:
     """A thin writer on ``MlflowClient``. ``uri`` None is a SQLite file and an artifact folder in ``home``."""
 
@@ -49,6 +54,7 @@ class Tracker:
                 f"--tracking-uri"
             ) from error
         self._waiting: list[tuple[str, Callable[[], Any]]] = []
+        self._refused: list[str] = []
         self._quiet_until = 0.0
 
     def run(self, key: str, name: str, *, parent: str | None = None, tags: dict[str, str] | None = None) -> str:
@@ -77,7 +83,7 @@ class Tracker:
 
         now = int(time.time() * 1000)
         entities = [
-            Metric(prefix + name, float(value), now, int(record[axis]))
+            Metric(mlflow_name(prefix + name), float(value), now, int(record[axis]))
             for record in records
             for name, value in record.items()
             if name != axis and isinstance(value, (int, float))
@@ -108,10 +114,16 @@ class Tracker:
 
     def flush(self) -> int:
         """Send what waits, oldest first; returns how much is left."""
+        from mlflow.exceptions import MlflowException
+
         while self._waiting:
             try:
                 self._waiting[0][1]()
             except Exception as error:  # whatever the store or the network raises: keep, say so, go on
+                if isinstance(error, MlflowException) and error.error_code == "INVALID_PARAMETER_VALUE":
+                    log.warning("MLflow refuses a record (kept in a file): %s", error)
+                    self._refused.append(self._waiting.pop(0)[0])  # sending it again cannot help
+                    continue
                 log.warning("MLflow store %s did not take a record (kept for later): %s", self.uri, error)
                 self._quiet_until = time.monotonic() + _PAUSE_S
                 break
@@ -120,9 +132,12 @@ class Tracker:
 
     def close(self, unsent: Path) -> None:
         """Try a last time; what still cannot be sent is written to ``unsent``, one record a line."""
-        if self.flush():
-            unsent.write_text("\n".join(what for what, _ in self._waiting) + "\n")
-            log.warning("%d records could not be sent to MLflow; they are in %s", len(self._waiting), unsent)
+        self._quiet_until = 0.0
+        self.flush()
+        lost = self._refused + [what for what, _ in self._waiting]
+        if lost:
+            unsent.write_text("\n".join(lost) + "\n")
+            log.warning("%d records could not be sent to MLflow; they are in %s", len(lost), unsent)
 
     def ui_command(self) -> str:
         if not self.local:
