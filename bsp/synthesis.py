@@ -12,17 +12,27 @@ import numpy as np
 from bsp.augment import AugmentSettings, augment_clip
 from bsp.catalog import Catalog
 from bsp.clips import ClipPlan
-from bsp.video import READERS, fit_frames, read_frames
+from bsp.frame_cache import FrameCache
+from bsp.video import READERS, fit_frames
 
 
-def decode(catalog: Catalog, plan: ClipPlan, *, time_limit_s: float = 60.0) -> list[np.ndarray]:
+def decode(
+    catalog: Catalog, plan: ClipPlan, *, time_limit_s: float = 60.0, cache: FrameCache | None = None
+) -> list[np.ndarray]:
     """The planned frames of each video, uint8 [frames, H, W, 3], one pass over each file.
 
-    ``time_limit_s`` is per file. Raises the VideoErrors of ``video.read_frames``.
+    ``time_limit_s`` is per file; ``cache`` may hold videos that were read before. Raises the VideoErrors of
+    ``video.read_frames``.
     """
+    cache = cache or FrameCache(0)
     return [
-        read_frames(
-            catalog.path(video), frames, reader=READERS[catalog.readers[video]], time_limit_s=time_limit_s
+        cache.read(
+            catalog.path(video),
+            frames,
+            first=int(catalog.first_frame[video]),
+            frames=int(catalog.frames[video]),
+            reader=READERS[catalog.readers[video]],
+            time_limit_s=time_limit_s,
         )
         for video, frames in zip(plan.videos, plan.frames)
     ]
@@ -57,10 +67,15 @@ def synthesise(plan: ClipPlan, frames: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def render_clip(
-    catalog: Catalog, plan: ClipPlan, augment_settings: AugmentSettings | None, *, time_limit_s: float = 60.0
+    catalog: Catalog,
+    plan: ClipPlan,
+    augment_settings: AugmentSettings | None,
+    *,
+    time_limit_s: float = 60.0,
+    cache: FrameCache | None = None,
 ) -> np.ndarray:
     """Decode, synthesise and augment (None: leave as it is) one planned clip; uint8 [T, H, W, 3]."""
-    clip = synthesise(plan, decode(catalog, plan, time_limit_s=time_limit_s))
+    clip = synthesise(plan, decode(catalog, plan, time_limit_s=time_limit_s, cache=cache))
     if augment_settings is None:
         return clip
     return augment_clip(clip, augment_settings, plan.augment_seed)

@@ -1,4 +1,4 @@
-"""The G-TAD head: sizes, the network against a plain version, reproducibility, and learning on a known answer."""
+"""The G-TAD head: sizes, the network against a plain version, reproducibility, learning a known answer."""
 
 import math
 from dataclasses import replace
@@ -20,7 +20,9 @@ from bsp.localization.gtad import (
 )
 from bsp.localization.sgalign import align_features, anchor_grid
 
-SMALL = GTADSettings(feature_width=8, cells=12, max_duration=12, inner_samples=4, context_samples=2, batch_size=4)
+SMALL = GTADSettings(
+    feature_width=8, cells=12, max_duration=12, inner_samples=4, context_samples=2, batch_size=4
+)
 
 
 def toy_videos(count, seed, *, cells=12, width=8, noise=0.3):
@@ -58,7 +60,8 @@ def count(module):
     ],
 )
 def test_parameter_counts_of_the_published_layout(width, parameters):
-    model = GTAD(GTADSettings(feature_width=width, cells=5, max_duration=5))  # the count doesn't depend on the cells
+    # the count doesn't depend on the cells
+    model = GTAD(GTADSettings(feature_width=width, cells=5, max_duration=5))
     assert count(model) == parameters
     assert count(model.align) + count(model.stack) == 4_818_050
     assert count(model.base_graph) == 166_912
@@ -80,7 +83,7 @@ def test_parameter_counts_of_the_published_layout(width, parameters):
     ],
 )
 def test_settings_name_the_value_they_refuse(wrong):
-    name, value = list(wrong.items())[0]
+    name, value = next(iter(wrong.items()))
     with pytest.raises(ValueError, match=rf"{name}.*{value}"):
         replace(SMALL, **wrong)
 
@@ -128,7 +131,9 @@ def test_gcnext_agrees_with_grouped_convolutions():
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
     pull = torch.randn(got.shape, generator=torch.Generator().manual_seed(2))
     leaves = (feat, *block.parameters())
-    for one, other in zip(torch.autograd.grad(got, leaves, pull), torch.autograd.grad(expected, leaves, pull)):
+    for one, other in zip(
+        torch.autograd.grad(got, leaves, pull), torch.autograd.grad(expected, leaves, pull)
+    ):
         assert (one - other).abs().max() < 1e-4 * other.abs().max()
 
 
@@ -136,7 +141,9 @@ def test_network_agrees_with_the_plain_formulation():
     model = build_gtad(SMALL, 5)
     feat = torch.randn(2, 12, 8, generator=torch.Generator().manual_seed(4))
     with torch.no_grad():
-        hidden = F.conv1d(feat.transpose(1, 2), model.base.weight, model.base.bias, padding=1, groups=4).relu()
+        hidden = F.conv1d(
+            feat.transpose(1, 2), model.base.weight, model.base.bias, padding=1, groups=4
+        ).relu()
         hidden = plain_gcnext(model.base_graph, hidden.transpose(1, 2))
         branches = [
             F.conv1d(plain_gcnext(graph, hidden).transpose(1, 2), last.weight, last.bias)[:, 0].sigmoid()
@@ -200,7 +207,8 @@ def test_same_seed_gives_the_same_bits_and_leaves_global_state_alone():
 
 def test_lowest_validation_loss_is_kept_and_validation_does_not_disturb_training():
     features, segments = toy_videos(8, 0)
-    # the validation answers contradict the training ones, so that its loss rises while the training loss falls
+    # the validation answers contradict the training ones, so that its loss rises while the training loss
+    # falls
     contrary = [np.array([[0.0, 0.07]])] * 8
     settings = replace(SMALL, epochs=6, learning_rate=2e-3)
     with_validation, without = [], []
@@ -253,7 +261,9 @@ def test_proposals_are_per_video_ordered_and_bounded():
     for segments, scores in found:
         assert len(segments) == len(scores) <= 6
         assert (np.diff(scores) <= 0).all()
-        assert (segments >= 0).all() and (segments[:, 1] <= 11 / 12).all() and (segments[:, 1] > segments[:, 0]).all()
+        assert (segments >= 0).all()
+        assert (segments[:, 1] <= 11 / 12).all()
+        assert (segments[:, 1] > segments[:, 0]).all()
     alone = propose(model, features[3:4], replace(SMALL, max_proposals=6))[0]
     np.testing.assert_allclose(alone[1], found[3][1], rtol=1e-4)
 

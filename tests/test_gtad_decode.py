@@ -9,7 +9,8 @@ from bsp.localization.gtad_decode import attach_classes, boundary_peaks, candida
 
 
 def test_boundary_peaks_by_hand():
-    # largest 0.8: above 0.4 counts; 0.3 counts as a strict peak; the plateau 0.2 0.2 does not; the edges never do
+    # largest 0.8: above 0.4 counts; 0.3 counts as a strict peak; the plateau 0.2 0.2 does not; the edges
+    # never do
     scores = np.array([0.8, 0.1, 0.3, 0.1, 0.2, 0.2, 0.1, 0.41, 0.5, 0.9 * 0.8])
     assert np.flatnonzero(boundary_peaks(scores)).tolist() == [2, 7, 8]
     assert not boundary_peaks(np.full(5, 0.2))[[0, 4]].any()
@@ -58,7 +59,9 @@ def naive_soft_nms(segments, scores, sigma, most):
     return out
 
 
-@pytest.mark.parametrize(("count", "most", "kept"), [(5, 100, 4), (150, 100, 100), (2, 100, 1), (1, 100, 1), (40, 7, 7)])
+@pytest.mark.parametrize(
+    ("count", "most", "kept"), [(5, 100, 4), (150, 100, 100), (2, 100, 1), (1, 100, 1), (40, 7, 7)]
+)
 @pytest.mark.parametrize("sigma", [0.8, 0.1])
 def test_soft_nms_against_loops(count, most, kept, sigma):
     rng = np.random.default_rng(count)
@@ -100,3 +103,10 @@ def test_attach_classes():
         attach_classes(segments, scores, 40.0, np.array([0.2, 0.8]), names, 2)
     with pytest.raises(ValueError, match="duration_s"):
         attach_classes(segments, scores, 0.0, np.array([0.2, 0.1, 0.7]), names, 2)
+
+
+def test_soft_nms_with_a_tiny_sigma_suppresses_every_overlap():
+    segments = np.array([[0.0, 0.5], [0.0, 0.5], [0.1, 0.5], [0.6, 0.9], [0.95, 1.0]])
+    kept, scores = soft_nms(segments, np.array([0.9, 0.8, 0.7, 0.6, 0.5]), sigma=1e-5, max_proposals=100)
+    assert kept.tolist() == [[0.0, 0.5], [0.6, 0.9], [0.95, 1.0]]
+    assert scores.tolist() == [0.9, 0.6, 0.5]

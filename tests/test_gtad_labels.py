@@ -49,7 +49,10 @@ def test_worked_example_with_two_instances_and_a_corrected_duration():
 
 def test_shorter_longest_duration_only_drops_rows():
     segments = np.array([[0.1, 0.35], [0.3, 0.9]])
-    full, cut = as_map(make_labels(segments, 12, 12).tiou, 12, 12), as_map(make_labels(segments, 12, 5).tiou, 12, 5)
+    full, cut = (
+        as_map(make_labels(segments, 12, 12).tiou, 12, 12),
+        as_map(make_labels(segments, 12, 5).tiou, 12, 5),
+    )
     assert cut == full[:5]
 
 
@@ -135,7 +138,8 @@ def test_parts_of_a_batch_add_up_to_it():
 
 
 def test_all_of_a_smaller_group_is_kept():
-    # two high, one middle, one low: both ratios are above 1, so draws just below 1 keep everything with tIoU > 0
+    # two high, one middle, one low: both ratios are above 1, so draws just below 1 keep everything with tIoU
+    # > 0
     labels = Labels(torch.tensor([[0.8, 0.95, 0.5, 0.2, 0.0]]), torch.zeros(1, 4), torch.zeros(1, 4))
     weights = loss_weights(labels, torch.full((1, 5), 0.999))
     assert weights.regression[0].tolist() == pytest.approx([0.125] * 4 + [0])
@@ -160,3 +164,12 @@ def test_all_positive_boundaries_stay_finite():
     outputs = Outputs(torch.full((1, 2, 2), 0.5), torch.full((1, 3), 0.5), torch.full((1, 3), 0.5))
     terms = weighted_loss(outputs, labels, loss_weights(labels, torch.zeros(1, 2)))
     assert terms["loss_node"].item() == pytest.approx(-2 * math.log(0.5 + 1e-6), rel=1e-5)
+
+
+def test_exact_ties_fall_on_the_side_of_the_formula():
+    # instances on whole cells: labels of exactly 0.5 are not above 0.5, whatever rounding does
+    for cells in (10, 12, 30, 48, 100):
+        for at in range(1, cells - 2):
+            labels = make_labels(np.array([[at / cells, (at + 2) / cells]]), cells, cells)
+            assert np.flatnonzero(labels.start > 0.5).tolist() == [at - 1, at]
+            assert np.flatnonzero(labels.end > 0.5).tolist() == [at + 1, at + 2][: cells - at - 1]

@@ -1,4 +1,4 @@
-"""SGAlign against a loop written from its definition in exact fractions, and the fast form against the plain one."""
+"""SGAlign against a loop in exact fractions from its definition, and the fast form against the plain one."""
 
 import math
 from fractions import Fraction
@@ -40,11 +40,23 @@ def anchor_vector(row, duration, start, outputs):
 
 def test_anchor_order_is_duration_by_duration():
     duration, start = anchor_grid(4, 3)
-    assert list(zip(duration, start)) == [(0, 0), (0, 1), (0, 2), (0, 3), (1, 0), (1, 1), (1, 2), (2, 0), (2, 1)]
+    assert list(zip(duration, start)) == [
+        (0, 0),
+        (0, 1),
+        (0, 2),
+        (0, 3),
+        (1, 0),
+        (1, 1),
+        (1, 2),
+        (2, 0),
+        (2, 1),
+    ]
     assert len(anchor_grid(100, 100)[0]) == 5050
 
 
-@pytest.mark.parametrize(("cells", "longest", "inner", "context"), [(7, 7, 5, 2), (12, 6, 3, 4), (3, 1, 32, 1)])
+@pytest.mark.parametrize(
+    ("cells", "longest", "inner", "context"), [(7, 7, 5, 2), (12, 6, 3, 4), (3, 1, 32, 1)]
+)
 def test_matrix_holds_the_exact_interpolation_weights(cells, longest, inner, context):
     row, column, weight = sampling_matrix(cells, longest, inner, context)
     got = np.zeros((len(anchor_grid(cells, longest)[0]), cells, inner + context))
@@ -63,7 +75,8 @@ def test_hand_worked_anchor():
     feat = torch.tensor([[[10.0, 20.0, 40.0, 80.0]]])
     vectors = align_features(feat, feat, 4, 3, 3)
     assert vectors[0, :, 1, 1].tolist() == pytest.approx([15, 30, 60] * 2)
-    # d = 3, s = 0: extent [-2, 5], one point per bin of 7/3 has n = 3; the two at -1.611 and at 4.611 read nothing
+    # d = 3, s = 0: extent [-2, 5], one point per bin of 7/3 has n = 3; the two at -1.611 and at 4.611 read
+    # nothing
     third = 7 / 9
     points = [-2 + (i + 0.5) * third for i in range(9)]
     read = [0, 10, 10, *np.interp(points[3:7], range(4), [10, 20, 40, 80]), 80, 0]
@@ -87,7 +100,8 @@ def test_plain_form_is_channel_major_and_reads_cell_zero_where_invalid():
                 np.testing.assert_allclose(got[c * 5 : c * 5 + 5, d, s].numpy(), expected, atol=1e-12)
 
 
-@pytest.mark.parametrize(("cells", "longest", "batch"), [(20, 20, 4), (21, 9, 3)])  # with and without oneDNN rows
+# with and without oneDNN rows
+@pytest.mark.parametrize(("cells", "longest", "batch"), [(20, 20, 4), (21, 9, 3)])
 def test_fast_form_and_its_gradients_agree_with_the_plain_one(cells, longest, batch):
     generator = torch.Generator().manual_seed(3)
     channels, width, inner, context = 8, 16, 6, 2
@@ -119,7 +133,10 @@ def test_fast_form_and_its_gradients_agree_with_the_plain_one(cells, longest, ba
 def test_linear_rows_is_a_matrix_product(rows):
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(*rows, 6, generator=generator, requires_grad=True)
-    weight, bias = torch.randn(9, 6, generator=generator, requires_grad=True), torch.randn(9, generator=generator)
+    weight, bias = (
+        torch.randn(9, 6, generator=generator, requires_grad=True),
+        torch.randn(9, generator=generator),
+    )
     out = linear_rows(x, weight, bias)
     expected = torch.einsum("...k,ok->...o", x, weight) + bias
     torch.testing.assert_close(out, expected)

@@ -27,7 +27,7 @@ from collections import Counter
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict
-from multiprocessing import get_context
+from multiprocessing import current_process, get_context
 from pathlib import Path
 from typing import Any
 
@@ -98,11 +98,17 @@ def render(
     ``workers`` processes (default: all cores; 1 = in this process) draw one video each; the bytes do not
     depend on their number. The next call continues an interrupted one and redraws a file that went missing.
     Two callers wait for each other (file lock beside the folder). Raises OSError that names the folder, and
-    the bytes needed where the disk is full; RuntimeError where the processes die; ValueError for ``workers`` < 1.
+    the bytes needed where the disk is full; RuntimeError where processes die; ValueError for bad ``workers``.
     """
     if workers is not None and workers < 1:
         raise ValueError(f"workers must be >= 1 or None for all cores, not {workers}")
     folder = Path(out_dir) / settings.fingerprint()
+    # A spawned process imports the caller's script first; if that calls render() again, it would wait for the
+    # lock of the process that waits for it.
+    if getattr(current_process(), "_inheriting", False):
+        raise RuntimeError(
+            "a script must call render() under `if __name__ == '__main__':`, or with workers=1"
+        )
     if is_complete(folder):
         return folder
     try:
@@ -183,8 +189,8 @@ def _render_parallel(
             bar.update()
     except BrokenProcessPool as error:
         raise RuntimeError(
-            f"a process that draws videos for {folder} was ended (memory?) or could not start (a script must call "
-            "render() under `if __name__ == '__main__':`, or with workers=1); call again, finished videos are kept"
+            f"a process that draws videos for {folder} was ended (memory?) or could not start (a script must "
+            "call render() under `if __name__ == '__main__':`, or with workers=1); finished videos are kept"
         ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

@@ -3,12 +3,13 @@
 The head is used at its ActivityNet settings; only the features change. This file is the network; training and
 inference are train_gtad and propose at the end. No batch norm, no dropout; outputs only for valid anchors.
 
-Letters: B videos, C input width, T time cells, D longest duration in cells, K = 3 neighbours, N valid anchors.
+Letters: B videos, C input width, T time cells, D longest duration (cells), K = 3 neighbours, N valid anchors.
 """
 
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ __all__ = ["GTAD", "GTADSettings", "attach_classes", "build_gtad", "propose", "t
 
 HIDDEN, BLOCK, CARDINALITY, NEIGHBOURS = 256, 128, 32, 3
 ALIGNED, MAP = 512, 128  # widths of the localisation stack
-CELLS_AT_ONCE = 400  # of a batch on a CPU (4 videos of 100 cells): larger tables leave the cache and malloc's pool
+CELLS_AT_ONCE = 400  # of a batch on a CPU: four videos of 100 cells; larger tables leave the memory pool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,8 +56,8 @@ class GTADSettings:
             raise ValueError(f"cells must be at least 3, got {self.cells}")
         if not 1 <= self.max_duration <= self.cells:
             raise ValueError(f"max_duration must be in 1..cells ({self.cells}), got {self.max_duration}")
-        for name in ("inner_samples", "context_samples", "batch_size", "epochs", "decay_epoch", "max_proposals",
-                     "top_classes"):  # fmt: skip
+        counts = "inner_samples context_samples batch_size epochs decay_epoch max_proposals top_classes"
+        for name in counts.split():
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         for name in ("learning_rate", "soft_nms_sigma"):
@@ -76,7 +77,7 @@ def nearest_cells(feat_BTC: Tensor) -> Tensor:
     with torch.no_grad():
         square = (feat_BTC**2).sum(-1)
         distance = square[:, :, None] + square[:, None, :] - 2 * feat_BTC @ feat_BTC.transpose(1, 2)
-        distance.diagonal(dim1=1, dim2=2).fill_(-1.0)  # exactly itself first, whatever rounding or copies say
+        distance.diagonal(dim1=1, dim2=2).fill_(-1.0)  # Choice: itself first even among equal cells
         return distance.topk(NEIGHBOURS, dim=2, largest=False).indices
 
 
@@ -88,7 +89,7 @@ def take_cells(feat_BTC: Tensor, index_BTK: Tensor) -> Tensor:
 
 
 class GCNeXt(nn.Module):
-    """Graph convolution block, [B, T, C] -> [B, T, C]: neighbours in time and in feature space, 32 groups inside."""
+    """Graph convolution block, [B, T, C] -> [B, T, C]: neighbours in time and feature space, 32 groups."""
 
     def __init__(self, channels: int = HIDDEN, inner: int = BLOCK, groups: int = CARDINALITY):
         super().__init__()
@@ -103,7 +104,7 @@ class GCNeXt(nn.Module):
         self.register_buffer("same_group", (same[:, None] == same).float(), persistent=False)
 
     def _grouped(self, conv: nn.Conv1d) -> Tensor:
-        """Weights of a grouped conv as those of a full one, [O, I, kernel]: small dense products are faster."""
+        """Weights of a grouped conv as those of a full one [O, I, kernel]; dense products are faster."""
         return conv.weight.repeat(1, conv.groups, 1) * self.same_group[:, :, None]
 
     def forward(self, feat_BTC: Tensor) -> Tensor:
@@ -144,7 +145,7 @@ class GTAD(nn.Module):
             context=settings.context_samples,
         )
         widths = (ALIGNED, MAP, MAP, MAP, 2)
-        self.stack = nn.ModuleList(nn.utils.skip_init(nn.Linear, a, b) for a, b in zip(widths, widths[1:]))
+        self.stack = nn.ModuleList(nn.utils.skip_init(nn.Linear, a, b) for a, b in itertools.pairwise(widths))
 
     def forward(self, feat_BTC: Tensor) -> Outputs:
         hidden = self.base(feat_BTC.transpose(1, 2)).transpose(1, 2).relu()
@@ -166,8 +167,10 @@ class GTAD(nn.Module):
 
 @torch.no_grad()
 def build_gtad(settings: GTADSettings, seed: int) -> GTAD:
-    """A new head on the CPU. PyTorch's default convolution initialisation (uniform within 1 / sqrt(fan in), weights
-    and biases), drawn from ``seed``; the global generator is not touched."""
+    """A new head on the CPU, its weights drawn from ``seed``; the global generator is not touched.
+
+    PyTorch's default for convolutions: weights and biases uniform within 1 / sqrt(fan in).
+    """
     model = GTAD(settings)
     generator = torch.Generator().manual_seed(seed)
     for module in model.modules():
@@ -183,7 +186,7 @@ def build_gtad(settings: GTADSettings, seed: int) -> GTAD:
 
 
 def resize_features(feat_SC: np.ndarray, cells: int) -> np.ndarray:
-    """[S, C] to [cells, C] by linear interpolation along time, half-pixel centres; unchanged when S == cells."""
+    """[S, C] to [cells, C] by linear interpolation, half-pixel centres; unchanged when S == cells."""
     if len(feat_SC) == cells:
         return feat_SC
     feat = torch.from_numpy(np.ascontiguousarray(feat_SC)).t()[None]
@@ -218,7 +221,7 @@ def _run_batch(
     *,
     backward: bool,
 ) -> dict[str, float]:
-    """Loss of a batch (and its gradient), a few videos at a time; the loss is a sum over videos once weighted."""
+    """Loss of a batch (and its gradient), a few videos at a time: the weighted loss is a sum over videos."""
     settings, device = model.settings, model.start.bias.device
     target = Labels(*(torch.stack([labels[i][part] for i in videos]) for part in range(3)))
     weights = loss_weights(target, torch.rand(target.tiou.shape, generator=generator))
@@ -228,7 +231,9 @@ def _run_batch(
         part = slice(first, first + at_once)
         outputs = model(_batch(features, videos[part], settings, device))
         terms = weighted_loss(
-            outputs, Labels(*(x[part].to(device) for x in target)), Weights(*(w[part].to(device) for w in weights))
+            outputs,
+            Labels(*(x[part].to(device) for x in target)),
+            Weights(*(w[part].to(device) for w in weights)),
         )
         if backward:
             terms["loss"].backward()
@@ -255,10 +260,11 @@ def train_gtad(
 ) -> GTAD:
     """Trains a head from scratch and returns it in eval mode.
 
-    ``features``: per video float32 [S, C], read when a batch needs them, so any sequence that loads on access will
-    do; ``segments``: per video [G, 2], fractions 0..1 of the features' extent (G may be 0). With ``validation``
-    (features, segments) the epoch of the lowest validation loss is kept, else the last. ``on_epoch`` gets epoch
-    (from 0), learning_rate, the mean loss terms over batches and, with validation, "validation_loss" and its terms.
+    ``features``: per video float32 [S, C], read when a batch needs them, so any sequence that loads on access
+    will do; ``segments``: per video [G, 2], fractions 0..1 of the features' extent (G may be 0). With
+    ``validation`` (features, segments) the epoch of the lowest validation loss is kept, else the last.
+    ``on_epoch`` gets epoch (from 0), learning_rate, the mean loss terms over batches and, with validation,
+    "validation_loss" and its terms.
 
     On a CPU the same seed and number of threads give the same bits. ValueError on features that don't fit;
     RuntimeError when the loss stops being finite.
@@ -270,13 +276,14 @@ def train_gtad(
         model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
     )
     schedule = torch.optim.lr_scheduler.StepLR(optimiser, settings.decay_epoch, settings.decay)
-    # Choice: three streams of numbers (weights, order and draws, validation draws), so that validating changes nothing
+    # Choice: three streams of numbers (weights; order and draws; validation): validating changes nothing
     generator = torch.Generator().manual_seed(seed + 1)
     held_out_generator = torch.Generator().manual_seed(seed + 2)
     best_loss, best_state = math.inf, None
     for epoch in range(settings.epochs):
         record = {"epoch": epoch, "learning_rate": schedule.get_last_lr()[0]}
         model.train()
+        # Choice: the last, smaller batch is trained on too; every batch counts the same in the epoch's means
         batches = torch.randperm(len(labels), generator=generator).split(settings.batch_size)
         runs = []
         for videos in batches:
@@ -292,7 +299,9 @@ def train_gtad(
             model.eval()
             with torch.no_grad():
                 runs = [
-                    _run_batch(model, validation[0], held_out, videos.tolist(), held_out_generator, backward=False)
+                    _run_batch(
+                        model, validation[0], held_out, videos.tolist(), held_out_generator, backward=False
+                    )
                     for videos in torch.arange(len(held_out)).split(settings.batch_size)
                 ]
             record |= {f"validation_{name}": float(np.mean([run[name] for run in runs])) for name in runs[0]}
@@ -309,7 +318,7 @@ def train_gtad(
 def propose(
     model: GTAD, features: Sequence[np.ndarray], settings: GTADSettings, device: str | torch.device = "cpu"
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Proposals of every video: (segments float64 [N, 2] fractions of the features' extent, scores float64 [N]).
+    """Proposals of every video: (segments [N, 2] fractions of the features' extent, scores [N]), float64.
 
     Best first, at most ``settings.max_proposals``, after gating and Soft-NMS.
     """

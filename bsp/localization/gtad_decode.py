@@ -1,4 +1,4 @@
-"""From G-TAD's outputs to proposals and detections, as its ActivityNet release does it (Xu et al., CVPR 2020).
+"""From G-TAD's outputs to proposals and detections, as its ActivityNet release does (Xu et al., CVPR 2020).
 
 Candidates are gated by the start and end scores, scored by the product of the two confidences and thinned by
 Gaussian Soft-NMS; class names come from a video-level classifier. Arrays in, arrays out, no torch.
@@ -29,10 +29,10 @@ def boundary_peaks(scores: np.ndarray) -> np.ndarray:
 def candidates(
     anchors: np.ndarray, start: np.ndarray, end: np.ndarray, max_duration: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Gated candidates of a video: (segments float64 [N, 2] fractions, scores float64 [N]), duration by duration.
+    """Gated candidates of a video: (segments [N, 2] fractions, scores [N]), float64, duration by duration.
 
-    ``anchors`` [2, valid anchors], ``start`` and ``end`` [T]. Cell 0 is always a start and cell T - 1 always an end;
-    a segment is [s / T, e / T] with e = s + d + 1 < T, so none reaches 1.
+    ``anchors`` [2, valid anchors], ``start`` and ``end`` [T]. Cell 0 is always a start and cell T - 1 always
+    an end; a segment is [s / T, e / T] with e = s + d + 1 < T, so none reaches 1.
     """
     cells = len(start)
     is_start, is_end = boundary_peaks(start), boundary_peaks(end)
@@ -49,9 +49,10 @@ def soft_nms(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Gaussian Soft-NMS: (segments [M, 2], scores [M]) in the order they were taken, scores decayed.
 
-    The best candidate is taken, every other's score is multiplied by exp(-u^2 / sigma) where it overlaps by tIoU
-    u > 0, and so on. Stops at ``max_proposals``, when no score is above 0, or when ONE candidate is left, which is
-    never output (a quirk of the release: n candidates give at most n - 1). A single candidate is kept as it is.
+    The best candidate is taken, every other's score is multiplied by exp(-u^2 / sigma) where it overlaps by
+    tIoU u > 0, and so on. Stops at ``max_proposals``, when no score is above 0, or when ONE candidate is
+    left, which is never output (a quirk of the release: n candidates give at most n - 1). A single candidate
+    is kept as it is.
     """
     if len(scores) <= 1:
         return segments.copy(), scores.copy()
@@ -69,7 +70,7 @@ def soft_nms(
         np.maximum(overlap, 0, out=overlap)
         tiou = overlap / (length + length[best] - overlap)
         left *= np.exp(tiou * tiou / -sigma)
-        left[best] = -np.inf  # taken
+        left[best] = -1.0  # taken
     return segments[taken], np.array(taken_scores)
 
 
@@ -81,14 +82,17 @@ def attach_classes(
     class_names: Sequence[str],
     top: int,
 ) -> list[dict]:
-    """Detections in ActivityNet's result layout: every proposal once per each of the video's ``top`` best classes.
+    """Detections in ActivityNet's result layout: every proposal once for each of the ``top`` best classes.
 
     ``segments`` [N, 2] are fractions of ``duration_s`` (the full duration, seconds), ``class_scores`` [K] the
-    video-level scores; a detection's score is proposal score * class score. ValueError on lengths that don't match.
+    video-level scores; a detection's score is proposal score * class score. ValueError on lengths that don't
+    match.
     """
     class_scores = np.asarray(class_scores, dtype=np.float64)
     if class_scores.shape != (len(class_names),):
-        raise ValueError(f"class_scores has shape {class_scores.shape}, but there are {len(class_names)} class names")
+        raise ValueError(
+            f"class_scores has shape {class_scores.shape}, but there are {len(class_names)} class names"
+        )
     if not duration_s > 0:
         raise ValueError(f"duration_s must be above 0 seconds, got {duration_s}")
     best = np.argsort(-class_scores, kind="stable")[:top]

@@ -1,4 +1,4 @@
-"""Labels and loss of G-TAD on ActivityNet-style data (Xu et al., CVPR 2020; the head of the paper's Section 4).
+"""Labels and loss of G-TAD on ActivityNet-style data (Xu et al., CVPR 2020; the paper's Section 4).
 
 Letters: B videos, T time cells, D longest duration in cells, N valid anchors (sgalign.anchor_grid's order).
 Proposal (s, d) covers [s / T, (s + d + 1) / T] of the video; times are fractions of the features' extent.
@@ -38,8 +38,11 @@ class Outputs(NamedTuple):
 
 
 class Weights(NamedTuple):
-    """How much each entry counts in the loss of a batch. They depend on the labels and the draws only, so the loss
-    of a batch is the sum over its videos, and can be taken a few videos at a time."""
+    """How much each entry counts in the loss of a batch.
+
+    They depend on the labels and the draws only, so the loss of a batch is the sum over its videos and can be
+    taken a few videos at a time.
+    """
 
     start_positive: Tensor  # [B, T] weight of -ln(p)
     start_negative: Tensor  # [B, T] weight of -ln(1 - p)
@@ -54,12 +57,14 @@ def check_segments(segments: np.ndarray) -> np.ndarray:
     """Segments as float64 [G, 2], clipped to [0, 1]; ValueError where an end is not after its start."""
     array = np.asarray(segments, dtype=np.float64).reshape(-1, 2)
     if not np.isfinite(array).all() or (array[:, 1] <= array[:, 0]).any():
-        raise ValueError(f"segments must be finite with end > start (fractions of the video), got {array.tolist()}")
+        raise ValueError(
+            f"segments must be finite with end > start (fractions of the video), got {array.tolist()}"
+        )
     return np.clip(array, 0.0, 1.0)
 
 
 def anchor_tiou(segments: np.ndarray, cells: int, max_duration: int) -> np.ndarray:
-    """Largest tIoU of every valid anchor with any segment (fractions): float64 [N]; zeros without a segment."""
+    """Largest tIoU of every valid anchor with any segment (fractions): float64 [N]; 0 without a segment."""
     duration, start = anchor_grid(cells, max_duration)
     left, right = start / cells, (start + duration + 1) / cells
     best = np.zeros(len(start))
@@ -72,8 +77,8 @@ def anchor_tiou(segments: np.ndarray, cells: int, max_duration: int) -> np.ndarr
 def boundary_labels(times: np.ndarray, cells: int) -> np.ndarray:
     """Start (or end) labels: float64 [T], from the instances' start (end) times in fractions.
 
-    A cell is two cells wide here, [i - 0.5, i + 1.5] / T, and the zone around a time three, [t - 1.5 / T, t + 1.5 / T];
-    the label is the largest overlap of the cell with a zone, as a share of the cell.
+    A cell is two cells wide here, [i - 0.5, i + 1.5] / T, and the zone around a time three, [t - 1.5 / T, t +
+    1.5 / T]; the label is the largest overlap of the cell with a zone, as a share of the cell.
     """
     left = (np.arange(cells) - 0.5) / cells
     zone = np.asarray(times, dtype=np.float64)[:, None]
@@ -82,7 +87,10 @@ def boundary_labels(times: np.ndarray, cells: int) -> np.ndarray:
 
 
 def make_labels(segments: np.ndarray, cells: int, max_duration: int) -> Labels:
-    """Labels of one video from its segments [G, 2] in fractions; an instance outside [0, 1] is cut."""
+    """Labels of one video from its segments [G, 2] in fractions; what lies outside [0, 1] is cut off.
+
+    Computed in float64 and rounded to float32 at the end, so that exact ties with a limit stay ties.
+    """
     inside = check_segments(segments)
     parts = (
         anchor_tiou(inside, cells, max_duration),
@@ -93,9 +101,10 @@ def make_labels(segments: np.ndarray, cells: int, max_duration: int) -> Labels:
 
 
 def _balanced(positive: Tensor) -> tuple[Tensor, Tensor]:
-    """Weights of the positive and the negative cells: 0.5 r and 0.5 r / (r - 1) over the count, r = count / positives.
+    """Weights of positive and negative cells: 0.5 r and 0.5 r / (r - 1), over the count.
 
-    Without a positive, or without a negative, the plain mean (the release divides by zero there).
+    r is count / positives. Without a positive, or without a negative, the plain mean (the release
+    divides by zero there).
     """
     count, positives = positive.numel(), int(positive.sum())
     on = positive.float()
@@ -110,7 +119,7 @@ def _regression_weights(tiou: Tensor, draws: Tensor) -> Tensor:
     middle = (tiou > LOW) & ~high
     low = (tiou > 0) & (tiou <= LOW)
     n_high, n_middle, n_low = (int(group.sum()) for group in (high, middle, low))
-    if n_high == 0:  # nothing to balance against: the plain mean over all groups, nothing without an instance
+    if n_high == 0:  # Choice: nothing to balance against, so the plain mean over both other groups
         kept = tiou > 0
     else:
         kept = high | middle & (draws < n_high / max(n_middle, 1)) | low & (draws < n_high / max(n_low, 1))
@@ -118,7 +127,7 @@ def _regression_weights(tiou: Tensor, draws: Tensor) -> Tensor:
 
 
 def loss_weights(labels: Labels, draws_BN: Tensor) -> Weights:
-    """Weights of a batch's entries; ``labels`` are batched, ``draws_BN`` uniform in [0, 1), one per anchor."""
+    """Weights of a batch's entries; ``labels`` are batched, ``draws_BN`` uniform in [0, 1) per anchor."""
     return Weights(
         *_balanced(labels.start > BOUNDARY_POSITIVE),
         *_balanced(labels.end > BOUNDARY_POSITIVE),
@@ -134,8 +143,8 @@ def _log_loss(p: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
 def weighted_loss(outputs: Outputs, labels: Labels, weights: Weights) -> dict[str, Tensor]:
     """The loss's terms, scalars: "loss" (to minimise), "loss_node", "loss_regression", "loss_classification".
 
-    The total is node (start + end) + 10 * regression + classification. All arguments may be a few videos of the
-    batch that ``weights`` were made for; the terms of all parts add up to the batch's.
+    The total is node (start + end) + 10 * regression + classification. All arguments may be a few videos of
+    the batch that ``weights`` were made for; the terms of all parts add up to the batch's.
     """
     node = _log_loss(outputs.start, weights.start_positive, weights.start_negative)
     node = node + _log_loss(outputs.end, weights.end_positive, weights.end_negative)

@@ -1,13 +1,13 @@
 """SGAlign: one vector per candidate segment ("anchor") of G-TAD, and the first layer that reads it.
 
-Part of the localisation head that the paper uses unchanged (Section 4, "temporal action localisation"; the head is
-G-TAD, Xu et al., CVPR 2020). An anchor is sampled from the features as averages of linear interpolations, and a 1x1
-convolution follows: both are linear, so :class:`AlignedLinear` applies the convolution's weights to the T cells first
-and a constant sparse matrix afterwards, which never builds the 369 MB map per video. :func:`align_features` is the
-plain form and the reference of its test.
+Part of the localisation head that the paper uses unchanged (Section 4, "temporal action localisation"; the
+head is G-TAD, Xu et al., CVPR 2020). An anchor is sampled from the features as averages of linear
+interpolations, and a 1x1 convolution follows: both are linear, so :class:`AlignedLinear` applies the
+convolution's weights to the T cells first and a constant sparse matrix afterwards, which never builds the 369
+MB map per video. :func:`align_features` is the plain form and the reference of its test.
 
-Letters: B videos, C channels, T cells, D longest duration in cells, P samples per anchor (inner + context), N valid
-anchors, W width of the first layer.
+Letters: B videos, C channels, T cells, D longest duration in cells, P samples per anchor (inner + context), N
+valid anchors, W width of the first layer.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ ROWS = 16  # anchors are padded to a multiple of this many rows, see linear_rows
 def anchor_grid(cells: int, max_duration: int) -> tuple[np.ndarray, np.ndarray]:
     """Valid anchors in the order used everywhere: duration by duration, in each by start cell.
 
-    Returns (duration, start), int64 [N] each: duration index d is 0-based (the segment is d + 1 cells long), the
-    start cell s has s + d <= cells - 1.
+    Returns (duration, start), int64 [N] each: duration index d is 0-based (the segment is d + 1 cells long),
+    the start cell s has s + d <= cells - 1.
     """
     duration, start = np.meshgrid(np.arange(max_duration), np.arange(cells), indexing="ij")
     valid = duration + start < cells
@@ -45,11 +45,12 @@ def sample_points(begin: float, end: float, outputs: int) -> np.ndarray:
 
 
 def interpolation(points: np.ndarray, cells: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Linear interpolation of T cells at points of any shape: (cell below, cell above, weight below, weight above).
+    """Linear interpolation of T cells at points of any shape: (cell below, cell above, their weights).
 
     Points in [-1, 0] and [T-1, T] repeat the edge cell; points further out weigh zero.
     """
-    points = np.round(points, 9)  # so that rounding never decides on which side of the jumps at -1 and T a point is
+    # Choice: rounded, so that floating point never decides on which side of the jumps at -1 and T a point is
+    points = np.round(points, 9)
     inside = (points >= -1) & (points <= cells)
     clamped = np.clip(points, 0, cells - 1)
     below = np.minimum(np.floor(clamped).astype(np.int64), cells - 1)
@@ -64,11 +65,14 @@ def extent(duration: int, start: int) -> tuple[float, float]:
     return start - half, start + duration + half
 
 
-def align_features(feat_BCT: Tensor, context_BCT: Tensor, max_duration: int, inner: int, context: int) -> Tensor:
+def align_features(
+    feat_BCT: Tensor, context_BCT: Tensor, max_duration: int, inner: int, context: int
+) -> Tensor:
     """The plain form: vectors of all anchors as a map [B, C * (inner + context), D, T], row d, column s.
 
-    ``feat_BCT`` gives the inner samples, ``context_BCT`` (neighbour means) the context samples; a vector is ordered
-    channel-major, each channel's inner samples before its context samples. Invalid cells read the extent [0, 0].
+    ``feat_BCT`` gives the inner samples, ``context_BCT`` (neighbour means) the context samples; a vector is
+    ordered channel-major, each channel's inner samples before its context samples. Invalid cells read the
+    extent [0, 0].
     """
     batch, channels, cells = feat_BCT.shape
     out = feat_BCT.new_empty(batch, channels, inner + context, max_duration, cells)
@@ -88,9 +92,10 @@ def align_features(feat_BCT: Tensor, context_BCT: Tensor, max_duration: int, inn
 def sampling_matrix(
     cells: int, max_duration: int, inner: int, context: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The constant matrix [N, T * P] of all valid anchors as triplets (row, column, weight), sorted, no duplicates.
+    """The constant matrix [N, T * P] of all valid anchors as sorted triplets (row, column, weight).
 
-    Column t * P + p stands for cell t as read by sample p (inner samples first); rows are in anchor_grid order.
+    Column t * P + p stands for cell t as read by sample p (inner samples first); rows are in anchor_grid
+    order.
     """
     per_anchor = inner + context
     rows, columns, weights = [], [], []
@@ -125,10 +130,10 @@ def _bags(row: np.ndarray, column: np.ndarray, weight: np.ndarray, num_rows: int
 
 
 class _SparseReLU(torch.autograd.Function):
-    """ReLU of (constant sparse matrix times a table, plus bias): [R, W] -> [N, W]; the backward uses the transpose.
+    """ReLU of (constant sparse matrix times a table, plus bias): [R, W] -> [N, W]; backward by the transpose.
 
-    Summed as embedding bags: on a CPU 2.5 times as fast as torch's CSR product, and each row is summed by one thread
-    in a fixed order, so the result does not depend on the number of threads.
+    Summed as embedding bags: on a CPU 2.5 times as fast as torch's CSR product, and each row is summed by one
+    thread in a fixed order, so the result does not depend on the number of threads.
     """
 
     @staticmethod
@@ -138,6 +143,7 @@ class _SparseReLU(torch.autograd.Function):
         return out
 
     @staticmethod
+    @torch.autograd.function.once_differentiable
     def backward(ctx, grad_NW: Tensor):
         out, *bags = ctx.saved_tensors
         grad = torch.ops.aten.threshold_backward(grad_NW, out, 0)
@@ -154,9 +160,9 @@ def _multiply(table: Tensor, index: Tensor, offsets: Tensor, weight: Tensor) -> 
 def linear_rows(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x [..., K] times weight [O, K] plus bias, as F.linear.
 
-    On a CPU, when the rows divide by a number of 16..32, it runs as a 1x1 convolution of so many channels-last images:
-    that reaches oneDNN instead of MKL, which on AMD processors is twice as fast (from 16 images on, as torch takes
-    smaller batches elsewhere when it has a single thread).
+    On a CPU, when the rows divide by a number of 16..32, it runs as a 1x1 convolution of so many channels-
+    last images: that reaches oneDNN instead of MKL, which on AMD processors is twice as fast (from 16 images
+    on, as torch takes smaller batches elsewhere when it has a single thread).
     """
     rows = x.numel() // x.shape[-1]
     images = next((n for n in range(ROWS, 2 * ROWS + 1) if rows % n == 0), 0)

@@ -1,8 +1,8 @@
 """A video-level action classifier on snippet features, which gives proposals their class names.
 
-The paper attaches the class scores of a published classifier (CUHK 2017), which nobody can download any more; this
-is the stand-in: logistic regression on pooled features. All rows of one comparison share its scores, so that rows
-differ by their proposals only. Letters: V videos, S snippets, D feature width, K classes.
+The paper attaches the class scores of a published classifier (CUHK 2017), which nobody can download any more;
+this is the stand-in: logistic regression on pooled features. All rows of one comparison share its scores, so
+that rows differ by their proposals only. Letters: V videos, S snippets, D feature width, K classes.
 """
 
 from __future__ import annotations
@@ -14,13 +14,15 @@ import numpy as np
 
 
 def pool_features(features: Sequence[np.ndarray]) -> np.ndarray:
-    """Mean and maximum over the snippets, concatenated: float64 [V, 2 * D] from V arrays [S, D] (S may differ).
+    """Mean and maximum over the snippets, concatenated: float64 [V, 2 * D] from V arrays [S, D].
 
     Choice: the maximum beside the mean, as an action that fills a tenth of the video hardly moves the mean.
     """
     for i, feat_SD in enumerate(features):
         if feat_SD.ndim != 2 or len(feat_SD) == 0 or not np.isfinite(feat_SD).all():
-            raise ValueError(f"features of video {i} must be finite [S, D] with S >= 1, got shape {feat_SD.shape}")
+            raise ValueError(
+                f"features of video {i} must be finite [S, D] with S >= 1, got shape {feat_SD.shape}"
+            )
     return np.stack([np.concatenate([f.mean(0), f.max(0)]) for f in features]).astype(np.float64)
 
 
@@ -51,8 +53,9 @@ def fit_video_classifier(
 ) -> VideoClassifier:
     """Fits on V arrays [S, D] and their labels int [V] in [0, num_classes).
 
-    ``strength`` is scikit-learn's C, above 0 (smaller = more regularised). Deterministic: the solver (L-BFGS) starts
-    from zero and draws nothing; ``seed`` is handed to it all the same. ValueError on labels that don't fit.
+    ``strength`` is scikit-learn's C, above 0 (smaller = more regularised). Deterministic: the solver (L-BFGS)
+    starts from zero and draws nothing; ``seed`` is handed to it all the same. ValueError on labels that don't
+    fit.
     """
     labels = np.asarray(labels)
     if labels.shape != (len(features),) or len(features) == 0:
@@ -67,7 +70,8 @@ def fit_video_classifier(
     pooled = pool_features(features)
     if len(classes) == 1:
         return VideoClassifier(None, classes, num_classes)
-    # Choice: C = 0.1; pooled features are wider than a small training set is long, so 1.0 leaves overconfident scores
+    # Choice: C = 0.1; pooled features are wider than a small training set is long, so 1.0 leaves
+    # overconfident scores
     pipeline = make_pipeline(
         StandardScaler(), LogisticRegression(C=strength, max_iter=max_iterations, random_state=seed)
     )

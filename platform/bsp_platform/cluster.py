@@ -23,6 +23,7 @@ class Resources:
     gpus_per_worker: float = 0.0  # 0 = train on the CPU
     makers_per_worker: int = 1  # clip-making actors feeding each training process
     cpus_per_maker: float = 0.4
+    frame_cache_mb: int = 0  # decoded videos that a clip maker keeps, MiB; 0 = off; pays when all fit
     extractors: int = 1  # feature extraction actors
     cpus_per_extractor: float = 0.95
     gpus_per_extractor: float = 0.0
@@ -66,9 +67,9 @@ class Resources:
 def laptop_resources(workers: int = 1) -> Resources:
     """For CPUs only: one row per core, or one row of ``workers`` data-parallel processes."""
     if workers == 1:
-        return Resources()
+        return Resources(frame_cache_mb=384)
     # Training is the wide part; its processes keep one core each, clips are made in the gaps.
-    return Resources(train_workers=workers, cpus_per_worker=0.7, cpus_per_maker=0.25)
+    return Resources(train_workers=workers, cpus_per_worker=0.7, cpus_per_maker=0.25, frame_cache_mb=384)
 
 
 def start_ray(*, cpus: int | None = None, object_store_mb: int = 768, log_to_driver: bool = False) -> None:

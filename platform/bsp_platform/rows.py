@@ -116,6 +116,7 @@ class _RowRunner:
                 seed=recipe.seed,
                 batch_size=recipe.train.batch_size,
                 length=recipe.train.clips,
+                frame_cache_mb=self.job.resources.frame_cache_mb,
             )
             return train_encoder(folder, recipe, stream, self.job.resources, callbacks=[TuneReportCallback()])
 

@@ -22,6 +22,7 @@ from bsp.augment import AugmentSettings
 from bsp.catalog import Catalog
 from bsp.clips import ClipSettings, plan_clip
 from bsp.errors import VideoError
+from bsp.frame_cache import FrameCache
 from bsp.synthesis import collate, render_clip
 
 
@@ -36,10 +37,11 @@ class ClipStream:
     batch_size: int  # clips per step over all workers
     length: int  # clips
     time_limit_s: float = 60.0  # per video file
+    frame_cache_mb: int = 0  # decoded videos kept per clip maker, 0 = off; changes no clip
 
 
 def make_clips(
-    catalog: Catalog, stream: ClipStream, indices: Iterable[int], height_width: tuple[int, int]
+    catalog: Catalog, stream: ClipStream, indices: Iterable[int], cache: FrameCache | None = None
 ) -> dict[str, np.ndarray]:
     """Clips ``indices`` as one batch: "clip" uint8 [B, T, H, W, 3], "label", "change_point", "index", "error".
 
@@ -47,13 +49,16 @@ def make_clips(
     and named by the consumer, never replaced.
     """
     plans, clips, errors = [], [], []
+    size = stream.augment.size_px
     for index in indices:
         plan = plan_clip(catalog, stream.clips, stream.seed, int(index))
         try:
-            clip = render_clip(catalog, plan, stream.augment, time_limit_s=stream.time_limit_s)
+            clip = render_clip(
+                catalog, plan, stream.augment, time_limit_s=stream.time_limit_s, cache=cache
+            )
             errors.append("")
         except VideoError as error:
-            clip = np.zeros((2 * stream.clips.half_len, *height_width, 3), np.uint8)
+            clip = np.zeros((2 * stream.clips.half_len, size, size, 3), np.uint8)
             errors.append(f"clip {index}: {error}")
         plans.append(plan)
         clips.append(clip)
@@ -69,10 +74,10 @@ class ClipMaker:
         torch.set_num_threads(1)
         self.stream = stream
         self.catalog = ray.get(stream.catalog)
+        self.cache = FrameCache(stream.frame_cache_mb * 2**20)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        size = self.stream.augment.size_px
-        return make_clips(self.catalog, self.stream, batch["index"], (size, size))
+        return make_clips(self.catalog, self.stream, batch["index"], self.cache)
 
 
 def worker_indices(start: int, stop: int, *, batch_size: int, rank: int, world_size: int) -> np.ndarray:

@@ -1,0 +1,53 @@
+"""Shared by all tests: a tiny rendered data set, and one Ray per session for the tests that need it."""
+
+import os
+
+# Ray and MLflow read these when they are imported; importing the package sets them.
+import bsp_platform  # noqa: F401
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="session")
+def tiny_pantomime():
+    """Settings of a data set that renders in seconds."""
+    from bsp.datasets.pantomime import PantomimeSettings
+
+    return PantomimeSettings(
+        trimmed_per_class=2, trimmed_val_per_class=0, untrimmed_train=4, untrimmed_val=4, untrimmed_seconds=12.0,
+        actions=("wave", "squat", "walk", "kick"),
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tiny_pantomime, tmp_path_factory):
+    """Folder of the tiny data set."""
+    from bsp.datasets.pantomime import render
+
+    return render(tiny_pantomime, tmp_path_factory.mktemp("pantomime"), workers=1, progress=False)
+
+
+@pytest.fixture(scope="session")
+def tiny_catalog(tiny_data):
+    from bsp.datasets.kinetics import load_kinetics_csv
+
+    return load_kinetics_csv(tiny_data / "trimmed" / "train.csv", tiny_data / "trimmed" / "videos", progress=False)
+
+
+@pytest.fixture(scope="session")
+def tiny_untrimmed(tiny_data):
+    from bsp.datasets.activitynet import load_activitynet
+
+    return load_activitynet(tiny_data / "untrimmed" / "activitynet.json", tiny_data / "untrimmed" / "videos")
+
+
+@pytest.fixture(scope="session")
+def ray_session():
+    """Ray on two logical CPUs, as on the smallest machine that the README names."""
+    import ray
+    from bsp_platform.cluster import start_ray
+
+    start_ray(cpus=2, object_store_mb=256)
+    yield ray
+    ray.shutdown()

@@ -1,0 +1,85 @@
+"""The clip stream: the same clips through Ray Data, called directly, from any start, for any worker count."""
+
+import numpy as np
+import pytest
+
+from bsp.augment import AugmentSettings, augment_clip
+from bsp.clips import BoundaryKind, ClipSettings, plan_clip
+from bsp.synthesis import decode, synthesise
+from bsp_platform.streaming import ClipStream, clip_dataset, iterate_batches, make_clips, worker_indices
+
+
+def stream_of(catalog_ref, length=96, batch_size=16) -> ClipStream:
+    return ClipStream(
+        catalog=catalog_ref,
+        clips=ClipSettings(kinds=tuple(BoundaryKind)),
+        augment=AugmentSettings(size_px=32),
+        seed=5,
+        batch_size=batch_size,
+        length=length,
+    )
+
+
+def test_workers_share_each_step_without_gap_or_overlap():
+    # Worked by hand: batches of 6 for 2 workers, clips 6..17.
+    assert worker_indices(6, 18, batch_size=6, rank=0, world_size=2).tolist() == [6, 7, 8, 12, 13, 14]
+    assert worker_indices(6, 18, batch_size=6, rank=1, world_size=2).tolist() == [9, 10, 11, 15, 16, 17]
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 4, 6])
+def test_any_number_of_workers_trains_on_every_clip_once(world_size):
+    parts = [worker_indices(12, 60, batch_size=12, rank=r, world_size=world_size) for r in range(world_size)]
+    assert sorted(np.concatenate(parts).tolist()) == list(range(12, 60))
+
+
+def test_a_batch_that_cannot_be_shared_is_refused():
+    with pytest.raises(ValueError, match="batch_size 8 cannot be shared by 3 workers"):
+        worker_indices(0, 8, batch_size=8, rank=0, world_size=3)
+    with pytest.raises(ValueError, match="multiples of batch_size 8"):
+        worker_indices(4, 16, batch_size=8, rank=0, world_size=1)
+
+
+def test_a_broken_video_costs_a_named_clip_and_is_not_replaced(tiny_catalog, tmp_path):
+    import dataclasses
+    import shutil
+
+    shutil.copytree(tiny_catalog.root, tmp_path / "videos")
+    broken = dataclasses.replace(tiny_catalog, root=str(tmp_path / "videos"))
+    victim = broken.path(0)
+    open(victim, "wb").close()  # zero bytes
+    stream = stream_of(None)
+    batch = make_clips(broken, stream, range(32))
+    hit = np.array([0 in plan_clip(broken, stream.clips, stream.seed, k).videos for k in range(32)])
+    assert hit.any()
+    assert not hit.all()
+    assert [bool(error) for error in batch["error"]] == hit.tolist()
+    assert all(victim in error for error in batch["error"][hit])
+    assert not batch["clip"][hit].any()
+    whole = make_clips(tiny_catalog, stream, range(32))
+    np.testing.assert_array_equal(batch["clip"][~hit], whole["clip"][~hit])
+
+
+@pytest.mark.ray
+def test_ray_data_gives_the_same_clips_as_the_pure_functions(ray_session, tiny_catalog):
+    stream = stream_of(ray_session.put(tiny_catalog))
+    dataset = clip_dataset(stream, start=32, actors=2, cpus_per_actor=0.4)
+    batches = list(iterate_batches(dataset, 16))
+    assert [b["index"].tolist() for b in batches] == [list(range(k, k + 16)) for k in range(32, 96, 16)]
+    for batch in batches:
+        assert batch["clip"].dtype == np.uint8
+        for row, index in enumerate(batch["index"]):
+            plan = plan_clip(tiny_catalog, stream.clips, 5, int(index))
+            clip = synthesise(plan, decode(tiny_catalog, plan))
+            np.testing.assert_array_equal(
+                batch["clip"][row], augment_clip(clip, stream.augment, plan.augment_seed)
+            )
+            assert batch["label"][row] == plan.label
+            assert not batch["error"][row]
+
+
+@pytest.mark.ray
+def test_the_second_of_two_workers_gets_the_second_half_of_each_step(ray_session, tiny_catalog):
+    stream = stream_of(ray_session.put(tiny_catalog), length=48)
+    dataset = clip_dataset(stream, rank=1, world_size=2, cpus_per_actor=0.4)
+    got = [batch["index"].tolist() for batch in iterate_batches(dataset, 8)]
+    assert got == [list(range(k, k + 8)) for k in (8, 24, 40)]
