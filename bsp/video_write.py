@@ -30,7 +30,9 @@ def write_mp4(
         )
     _, height, width, _ = frames_THWC.shape
     if height % 2 or width % 2:
-        raise ValueError(f"H.264 4:2:0 needs an even frame size, not {width}x{height}; pad or crop by one pixel")
+        raise ValueError(
+            f"H.264 4:2:0 needs an even frame size, not {width}x{height}; pad or crop by one pixel"
+        )
     path = Path(path)
     partial = path.with_name(path.name + ".partial")
     with av.open(str(partial), "w", format="mp4") as container:
@@ -41,7 +43,8 @@ def write_mp4(
             "crf": str(crf),
             "preset": preset,
             "g": str(gop_frames),
-            "x264-params": "open-gop=0:scenecut=0",
+            # cpu-independent: x264's AVX-512 code otherwise gives other bytes from run to run.
+            "x264-params": "open-gop=0:scenecut=0:cpu-independent=1",
         }
         for frame_HWC in frames_THWC:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame_HWC, format="rgb24")))

@@ -16,12 +16,14 @@ import numpy as np
 from bsp.datasets.pantomime_moves import ACTION_NAMES, action_pose, blend_poses, idle_pose, smooth_noise
 from bsp.datasets.pantomime_world import draw_look, draw_shot
 
-CODE_VERSION = 2  # raise it with every change of what is rendered: cached data of other versions is not used
+CODE_VERSION = 3  # raise it with every change of what is rendered: cached data of other versions is not used
 SPLITS = ("trimmed_train", "trimmed_val", "untrimmed_train", "untrimmed_val")  # order enters the random keys
 _ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 _PLAN, _LOOK, _SHOT, _POSE = range(4)  # purposes of random streams
-_CUT_APART_S = 0.75  # least distance of a further cut from boundaries and other cuts
-_RETURN_SHARE = 0.35  # share of cuts that come back to an earlier look, so that the scene is no cue either
+# Choice: a further cut keeps about one snippet away from boundaries and other cuts, so that each can be told.
+_CUT_APART_S = 0.75
+# Choice: share of cuts that come back to an earlier look, so that the scene is no cue either.
+_RETURN_SHARE = 0.35
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,146 @@
+"""Ray Train: checkpoints that are checked, and a killed worker that costs nothing but time."""
+
+import glob
+import os
+import signal
+import threading
+import time
+
+import pytest
+import torch
+
+from bsp.augment import AugmentSettings
+from bsp.clips import BoundaryKind, ClipSettings
+from bsp.encoder import EncoderSettings
+from bsp.pretext import PretextSettings
+from bsp.pretrain import TrainSettings
+from bsp_platform.cluster import Resources
+from bsp_platform.pretraining import load_encoder, load_state, newest_whole_state, save_state, train_encoder
+from bsp_platform.recipes import EncoderRecipe
+from bsp_platform.streaming import ClipStream
+
+KINDS = (BoundaryKind.DIFF_CLASS, BoundaryKind.SAME_SPEED)
+
+
+def recipe_of(clips: int, every: int) -> EncoderRecipe:
+    return EncoderRecipe(
+        encoder=EncoderSettings(width=8),
+        pretext=PretextSettings(task="classification", kinds=KINDS),
+        clips=ClipSettings(kinds=KINDS),
+        augment=AugmentSettings(size_px=32),
+        train=TrainSettings(
+            clips=clips, batch_size=8, learning_rate=0.02, log_every_steps=5, checkpoint_every_steps=every
+        ),
+        trimmed="test",
+        seed=3,
+    )
+
+
+def stream_of(recipe: EncoderRecipe, catalog_ref) -> ClipStream:
+    return ClipStream(
+        catalog=catalog_ref, clips=recipe.clips, augment=recipe.augment, seed=recipe.seed,
+        batch_size=recipe.train.batch_size, length=recipe.train.clips,
+    )  # fmt: skip
+
+
+class Folder:
+    """Stands in for Ray Train's checkpoint: all that is used of it is its path."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+
+def test_a_truncated_checkpoint_is_named_and_the_one_before_is_used(tmp_path, capsys):
+    for step in (1, 2):
+        (tmp_path / f"checkpoint_{step}").mkdir()
+        save_state({"step": step, "weights": torch.arange(1000.0)}, tmp_path / f"checkpoint_{step}")
+    latest = tmp_path / "checkpoint_2"
+    assert newest_whole_state(Folder(latest))["step"] == 2
+    content = (latest / "state.pt").read_bytes()
+    (latest / "state.pt").write_bytes(content[:-7])
+    with pytest.raises(ValueError, match=r"state\.pt is truncated or damaged"):
+        load_state(latest)
+    assert newest_whole_state(Folder(latest))["step"] == 1
+    assert str(latest) in capsys.readouterr().out
+
+
+def test_flipped_bytes_and_a_missing_record_are_damage_too(tmp_path):
+    save_state({"step": 1}, tmp_path)
+    content = bytearray((tmp_path / "state.pt").read_bytes())
+    content[len(content) // 2] ^= 1
+    (tmp_path / "state.pt").write_bytes(bytes(content))
+    with pytest.raises(ValueError, match="damaged"):
+        load_state(tmp_path)
+    (tmp_path / "state.json").unlink()
+    with pytest.raises(ValueError, match="not a whole checkpoint"):
+        load_state(tmp_path)
+    assert newest_whole_state(None) is None
+
+
+def test_recipes_are_complete_or_refused():
+    with pytest.raises(ValueError, match="a trained encoder needs"):
+        EncoderRecipe(encoder=EncoderSettings(), pretext=PretextSettings(task="action", num_actions=4))
+    assert recipe_of(40, 5).name == "dc+ss_cls_tsm_r18w8_seed3_step5"
+    assert EncoderRecipe(encoder=EncoderSettings(depth=50), seed=1).name == "random_tsm_r50w64_seed1"
+
+
+def test_a_random_encoder_needs_no_ray(tmp_path):
+    recipe = EncoderRecipe(encoder=EncoderSettings(width=8), seed=4)
+    train_encoder(tmp_path, recipe, None, Resources())
+    one, two = load_encoder(tmp_path / "encoder.pt", recipe), load_encoder(tmp_path / "encoder.pt", recipe)
+    assert torch.equal(one.conv1.weight, two.conv1.weight)
+    other = EncoderRecipe(encoder=EncoderSettings(width=8), seed=5)
+    (tmp_path / "other").mkdir()
+    train_encoder(tmp_path / "other", other, None, Resources())
+    assert not torch.equal(one.conv1.weight, load_encoder(tmp_path / "other" / "encoder.pt", other).conv1.weight)
+
+
+def training_processes() -> list[int]:
+    """Process ids of Ray Train's workers, by the title that Ray gives them."""
+    found = []
+    for path in glob.glob("/proc/[0-9]*/cmdline"):
+        try:
+            with open(path, "rb") as file:
+                title = file.read()
+        except OSError:
+            continue  # ended meanwhile
+        if b"RayTrainWorker" in title:
+            found.append(int(path.split("/")[2]))
+    return found
+
+
+def kill_a_worker_once(run_folder, killed: list[int]) -> None:
+    """Wait until a checkpoint counts as saved, then SIGKILL the training process."""
+    snapshots = os.path.join(run_folder, "_train", "run", "checkpoint_manager_snapshot.json")
+    deadline = time.time() + 240
+    while time.time() < deadline and not killed:
+        workers = training_processes()
+        if os.path.exists(snapshots) and workers:
+            os.kill(workers[0], signal.SIGKILL)
+            killed.append(workers[0])
+        time.sleep(0.05)
+
+
+@pytest.mark.ray
+def test_a_killed_worker_changes_nothing_in_the_result(ray_session, tiny_catalog, tmp_path):
+    catalog = ray_session.put(tiny_catalog)
+    recipe = recipe_of(clips=1600, every=20)
+    resources = Resources(cpus_per_maker=0.4)
+    folders = [tmp_path / "undisturbed", tmp_path / "killed"]
+    killed: list[int] = []
+    killer = threading.Thread(target=kill_a_worker_once, args=(str(folders[1]), killed), daemon=True)
+    for folder in folders:
+        folder.mkdir()
+        if folder.name == "killed":
+            killer.start()
+        train_encoder(folder, recipe, stream_of(recipe, catalog), resources)
+    killer.join()
+    assert killed, "no worker was killed; the test proves nothing"
+    weights = [torch.load(f / "encoder.pt", weights_only=True)["encoder"] for f in folders]
+    for name, value in weights[0].items():
+        assert torch.equal(value, weights[1][name]), name
+    import json
+
+    histories = [json.loads((f / "history.json").read_text()) for f in folders]
+    assert [r["loss"] for r in histories[0]] == [r["loss"] for r in histories[1]]
+    assert [r["step"] for r in histories[1]] == list(range(5, 201, 5))
