@@ -173,9 +173,7 @@ def report_skips(skipped: Sequence[tuple[str, str]], listed: int, max_share: flo
         return
     message = f"{len(skipped)} of {listed} {what}:\n{name_some(skipped)}"
     if len(skipped) > max_share * listed:
-        raise TooManyBroken(
-            f"{message}\nThe cap is {max_share:.0%} of them; repair the data or raise the cap."
-        )
+        raise TooManyBroken(f"{message}\nThe cap is {max_share:.0%} of them; repair the data or raise the cap.")
     log.warning("left out: %s", message)
 
 

@@ -247,9 +247,7 @@ def _two_of_a_class(catalog: Catalog, generator: np.random.Generator) -> tuple[i
     """Two different videos of one class; the first is uniform over the videos that have a partner."""
     pairable = int(catalog.pair_offsets[-1])
     if pairable == 0:
-        raise ValueError(
-            f"SAME_CLASS needs a class with two videos; the {len(catalog)} videos have a class each"
-        )
+        raise ValueError(f"SAME_CLASS needs a class with two videos; the {len(catalog)} videos have a class each")
     draw = int(generator.integers(pairable))
     label = int(np.searchsorted(catalog.pair_offsets, draw, side="right")) - 1
     start, stop = int(catalog.class_offsets[label]), int(catalog.class_offsets[label + 1])

@@ -50,9 +50,7 @@ class EncoderSettings:
         if self.frames < 1:
             raise ValueError(f"frames must be at least 1, not {self.frames}")
         if self.shift_div < 2:
-            raise ValueError(
-                f"shift_div must be at least 2 (two groups of channels move), not {self.shift_div}"
-            )
+            raise ValueError(f"shift_div must be at least 2 (two groups of channels move), not {self.shift_div}")
         if self.shift and self.width < self.shift_div:
             raise ValueError(
                 f"width {self.width} is below shift_div {self.shift_div}: the first layers would shift"

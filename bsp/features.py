@@ -186,9 +186,7 @@ def write_features(
             f" [{info.snippets}, {info.feature_width}]"
         )
     if not np.isfinite(feat_SD).all():
-        raise ValueError(
-            f"{video_id}: features are not finite; the encoder's weights are damaged or diverged"
-        )
+        raise ValueError(f"{video_id}: features are not finite; the encoder's weights are damaged or diverged")
     npy.parent.mkdir(parents=True, exist_ok=True)
     sidecar.unlink(missing_ok=True)  # from here on, until the new one is there, the video is incomplete
     _write_whole(npy, lambda file: np.save(file, feat_SD))
@@ -227,9 +225,7 @@ def read_features(
     return feat_SD, info
 
 
-def pack_h5(
-    folder: str | os.PathLike[str], video_ids: Sequence[str], h5_path: str | os.PathLike[str]
-) -> Path:
+def pack_h5(folder: str | os.PathLike[str], video_ids: Sequence[str], h5_path: str | os.PathLike[str]) -> Path:
     """Copy features into one HDF5 file: a data set float32 [S, D] per video id, the record as its attributes.
 
     Every video is verified while it is read; all must share stride, width and encoder. The file appears when
@@ -266,9 +262,7 @@ def read_features_h5(
             raise KeyError(f"{name}: not among the {len(file)} videos of the file")
         data = file[video_id]
         feat_SD = data[:]
-        record = {
-            k: v.tolist() if isinstance(v, np.generic | np.ndarray) else v for k, v in data.attrs.items()
-        }
+        record = {k: v.tolist() if isinstance(v, np.generic | np.ndarray) else v for k, v in data.attrs.items()}
     try:
         info = FeatureInfo.from_dict(record)
     except ValueError as error:

@@ -39,9 +39,7 @@ class PretextSettings:
         if self.task == "classification" and len(self.kinds) < 2:
             raise ValueError(f"classification needs at least 2 kinds to tell apart, not {self.kinds}")
         if self.task == "regression" and (not self.kinds or BoundaryKind.SAME_SPEED in self.kinds):
-            raise ValueError(
-                f"regression needs kinds that have a change point, not {self.kinds}; leave SAME_SPEED out"
-            )
+            raise ValueError(f"regression needs kinds that have a change point, not {self.kinds}; leave SAME_SPEED out")
         if self.task == "action" and self.num_actions < 2:
             raise ValueError(f'task "action" needs num_actions of at least 2, not {self.num_actions}')
         if not 0 <= self.dropout < 1:

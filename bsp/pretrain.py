@@ -196,4 +196,3 @@ def _to_device(array: np.ndarray, device: torch.device) -> torch.Tensor:
     # Batches that come out of the object store are read-only; torch wants memory that it may write.
     tensor = torch.from_numpy(np.require(array, requirements=["C", "W"]))
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
-

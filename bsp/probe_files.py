@@ -102,9 +102,7 @@ def in_order(
 
     threads = ThreadPoolExecutor(workers)
     try:
-        for start in range(
-            0, len(paths), 1024
-        ):  # a part at a time, for the memory of a million pending calls
+        for start in range(0, len(paths), 1024):  # a part at a time, for the memory of a million pending calls
             yield from threads.map(look_apart, paths[start : start + 1024])
     finally:
         threads.shutdown(cancel_futures=True)

@@ -131,9 +131,7 @@ def _refuse_misfit(
         raise ValueError(f"{name}: trained on optical flow (conv1 takes 10 channels); get the RGB weights")
     theirs, ours = _describe(found), _describe(target)
     if theirs != ours:
-        raise ValueError(
-            f"{name}: holds a {theirs}, the encoder is a {ours}; change EncoderSettings or the checkpoint"
-        )
+        raise ValueError(f"{name}: holds a {theirs}, the encoder is a {ours}; change EncoderSettings or the checkpoint")
     misfits = [
         f"{key} {list(found[key].shape)} instead of {list(value.shape)}"
         for key, value in target.items()
@@ -152,9 +150,7 @@ def _refuse_misfit(
     if shifted and not settings.shift:
         raise ValueError(f"{name}: trained with temporal shift, but the encoder has shift=False")
     if shifted and shifted != first:
-        raise ValueError(
-            f"{name}: only {len(shifted)} of {len(first)} blocks are shifted; another TSM variant"
-        )
+        raise ValueError(f"{name}: only {len(shifted)} of {len(first)} blocks are shifted; another TSM variant")
     broken = [k for k in target if k in found and not bool(torch.isfinite(found[k]).all())]
     if broken:
         raise ValueError(f"{name}: values that are not finite in {broken[:4]}; the file is damaged")

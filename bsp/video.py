@@ -89,9 +89,7 @@ def _probe(path: str, stop: threading.Event) -> VideoInfo:
         codec = reader.codec_name
     finally:
         reader.close()
-    return VideoInfo(
-        path=path, frames=frames, fps=fps, width=width, height=height, codec=codec, reader=choice
-    )
+    return VideoInfo(path=path, frames=frames, fps=fps, width=width, height=height, codec=codec, reader=choice)
 
 
 def choose_reader(table: PacketTable, *, container: str, codec: str) -> str:

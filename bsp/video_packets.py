@@ -196,9 +196,7 @@ def missing_bytes(path: str) -> str | None:
                 break
             boxes.add(name)
             if at + size > actual:  # junk after the last box is not a truncation
-                return (
-                    _short(actual, at + size, f"box '{name}'") if name in ("mdat", "moov", "moof") else None
-                )
+                return _short(actual, at + size, f"box '{name}'") if name in ("mdat", "moov", "moof") else None
             at += size
         return None if "moov" in boxes else "truncated: the mp4 index (box 'moov') is missing"
 

@@ -30,9 +30,7 @@ DECORD_STEP = 32  # frames per native call: how soon an abandoned read notices t
 
 
 def out_of_range(path: str, index: int, frames: int) -> VideoDecodeError:
-    return VideoDecodeError(
-        path, f"frame {index} asked, but the file has {frames} frames (0 to {frames - 1})"
-    )
+    return VideoDecodeError(path, f"frame {index} asked, but the file has {frames} frames (0 to {frames - 1})")
 
 
 def open_error(path: str, error: BaseException | None = None) -> VideoOpenError:
@@ -225,9 +223,7 @@ class PyavReader:
         quarter_turns = round(frame.rotation / 90) % 4  # counter-clockwise, like np.rot90
         return np.ascontiguousarray(np.rot90(pixels, quarter_turns)) if quarter_turns else pixels
 
-    def _read_by_time(
-        self, wanted: np.ndarray, table: PacketTable, stop: threading.Event, *, seek: bool
-    ) -> np.ndarray:
+    def _read_by_time(self, wanted: np.ndarray, table: PacketTable, stop: threading.Event, *, seek: bool) -> np.ndarray:
         """Find frames by their times, decoding from the entry points before them (or once from the start)."""
         entries = np.flatnonzero(table.entry)
         found: list[np.ndarray] = []

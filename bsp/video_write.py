@@ -25,14 +25,10 @@ def write_mp4(
     bytes depend on the input alone. Raises ValueError for a wrong shape, dtype or odd size.
     """
     if frames_THWC.ndim != 4 or frames_THWC.shape[-1] != 3 or frames_THWC.dtype != np.uint8:
-        raise ValueError(
-            f"frames must be uint8 [T, H, W, 3], not {frames_THWC.dtype} {list(frames_THWC.shape)}"
-        )
+        raise ValueError(f"frames must be uint8 [T, H, W, 3], not {frames_THWC.dtype} {list(frames_THWC.shape)}")
     _, height, width, _ = frames_THWC.shape
     if height % 2 or width % 2:
-        raise ValueError(
-            f"H.264 4:2:0 needs an even frame size, not {width}x{height}; pad or crop by one pixel"
-        )
+        raise ValueError(f"H.264 4:2:0 needs an even frame size, not {width}x{height}; pad or crop by one pixel")
     path = Path(path)
     partial = path.with_name(path.name + ".partial")
     with av.open(str(partial), "w", format="mp4") as container:

@@ -1,8 +1,8 @@
 """Table 4 of the paper: which boundary-sensitive pretext task helps temporal action localisation?
 
-    python experiments/ablation_table4.py                      # profile mini: embedded data, minutes on 2 cores
-    python experiments/ablation_table4.py --seeds 3            # mean and standard deviation
-    python experiments/ablation_table4.py --profile paper --kinetics DIR --activitynet DIR   # GPUs, real data
+python experiments/ablation_table4.py                      # profile mini: embedded data, minutes on 2 cores
+python experiments/ablation_table4.py --seeds 3            # mean and standard deviation
+python experiments/ablation_table4.py --profile paper --kinetics DIR --activitynet DIR   # GPUs, real data
 """
 
 from pathlib import Path
@@ -25,9 +25,27 @@ TABLE_4 = Experiment(
     paper_data="TSM R18 pre-trained on Kinetics-400, G-TAD on ActivityNet-1.3 validation",
     rows=(
         Row(name="random", label="random", task=None, paper=_paper(40.44, 24.99, 6.85, 25.58)),
-        Row(name="reg-dc", label="{dc} reg", task="regression", kinds=(DC,), paper=_paper(40.88, 26.64, 5.73, 26.56)),
-        Row(name="reg-sc", label="{sc} reg", task="regression", kinds=(SC,), paper=_paper(42.48, 27.78, 6.56, 27.75)),
-        Row(name="reg-ds", label="{ds} reg", task="regression", kinds=(DS,), paper=_paper(44.00, 29.05, 4.82, 28.77)),
+        Row(
+            name="reg-dc",
+            label="{dc} reg",
+            task="regression",
+            kinds=(DC,),
+            paper=_paper(40.88, 26.64, 5.73, 26.56),
+        ),
+        Row(
+            name="reg-sc",
+            label="{sc} reg",
+            task="regression",
+            kinds=(SC,),
+            paper=_paper(42.48, 27.78, 6.56, 27.75),
+        ),
+        Row(
+            name="reg-ds",
+            label="{ds} reg",
+            task="regression",
+            kinds=(DS,),
+            paper=_paper(44.00, 29.05, 4.82, 28.77),
+        ),
         Row(
             name="cls-dc",
             label="{dc, ss} cls",

@@ -2,9 +2,10 @@
 
 import os
 
+import pytest
+
 # Ray and MLflow read these when they are imported; importing the package sets them.
 import bsp_platform  # noqa: F401
-import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -46,6 +47,7 @@ def tiny_untrimmed(tiny_data):
 def ray_session():
     """Ray on two logical CPUs, as on the smallest machine that the README names."""
     import ray
+
     from bsp_platform.cluster import start_ray
 
     start_ray(cpus=2, object_store_mb=256)

@@ -115,9 +115,7 @@ def write_audio(path: Path, *, seconds: int = 1) -> Path:
         stream = container.add_stream("aac", rate=16_000)
         frame_samples = 1024
         for position in range(seconds * 16_000 // frame_samples):
-            frame = av.AudioFrame.from_ndarray(
-                np.zeros((1, frame_samples), np.float32), format="fltp", layout="mono"
-            )
+            frame = av.AudioFrame.from_ndarray(np.zeros((1, frame_samples), np.float32), format="fltp", layout="mono")
             frame.sample_rate, frame.pts = 16_000, position * frame_samples
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))

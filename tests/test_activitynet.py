@@ -94,15 +94,11 @@ def test_finds_videos_by_both_names(tmp_path):
 def test_an_id_that_begins_like_the_prefix(tmp_path):
     folder = touch(tmp_path / "videos", "v_strangeid.mp4", "strangeid.mp4")
     data = load_activitynet(SMALL, folder, max_missing_share=1)
-    assert {video.video_id: video.path for video in data.videos}["v_strangeid"] == str(
-        folder / "v_strangeid.mp4"
-    )
+    assert {video.video_id: video.path for video in data.videos}["v_strangeid"] == str(folder / "v_strangeid.mp4")
 
 
 def test_prefix_and_mp4_are_preferred(tmp_path):
-    folder = touch(
-        tmp_path / "videos", "validvideo1.mp4", "v_validvideo1.mkv", "validvideo2.avi", "validvideo2.mp4"
-    )
+    folder = touch(tmp_path / "videos", "validvideo1.mp4", "v_validvideo1.mkv", "validvideo2.avi", "validvideo2.mp4")
     data = load_activitynet(SMALL, folder, subsets=("validation",))
     assert [Path(video.path).name for video in data.videos] == ["v_validvideo1.mkv", "validvideo2.mp4"]
 
@@ -192,9 +188,7 @@ def test_impossible_arguments(settings):
 
 def test_blocked_list_must_be_a_list_of_ids():
     assert check_video_ids(["a", "b"]) == ["a", "b"]
-    with pytest.raises(
-        AnnotationError, match=r"list of video ids, found an object with the keys 'validation'"
-    ):
+    with pytest.raises(AnnotationError, match=r"list of video ids, found an object with the keys 'validation'"):
         check_video_ids({"validation": ["a"]})
     with pytest.raises(AnnotationError, match=r"ids\.json: \[1\]: .*string, found 7"):
         check_video_ids(["a", 7], "ids.json")

@@ -219,9 +219,7 @@ def probed(monkeypatch):
     """Names of the files that were opened."""
     opened = []
     probe = bsp.probe_files.probe
-    monkeypatch.setattr(
-        bsp.probe_files, "probe", lambda path: opened.append(os.path.basename(path)) or probe(path)
-    )
+    monkeypatch.setattr(bsp.probe_files, "probe", lambda path: opened.append(os.path.basename(path)) or probe(path))
     return opened
 
 

@@ -91,9 +91,7 @@ def test_gzipped_inputs(tmp_path, predictions):
     for path in (SMALL, predictions):
         (tmp_path / f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
     plain = evaluate("detection", predictions)
-    packed = evaluate(
-        "detection", tmp_path / "predictions.json.gz", ground_truth=tmp_path / f"{SMALL.name}.gz"
-    )
+    packed = evaluate("detection", tmp_path / "predictions.json.gz", ground_truth=tmp_path / f"{SMALL.name}.gz")
     assert packed.exit_code == 0
     assert packed.output == plain.output
 
@@ -211,7 +209,5 @@ def test_help_starts_without_the_heavy_libraries():
         "heavy = {'ray', 'mlflow', 'torch', 'numpy', 'pydantic', 'rich', 'sklearn'} & set(sys.modules)\n"
         "sys.exit(', '.join(sorted(heavy)) or 0)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False
-    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr

@@ -288,9 +288,7 @@ def test_drawn_change_points_cover_their_range():
 
 def test_starts_cover_the_whole_video():
     catalog = make_catalog([0], frames=12, first_frame=1000)
-    starts = Counter(
-        int(plan_clip(catalog, ClipSettings(kinds=(SAME_SPEED,)), 0, k).frames[0][0]) for k in range(300)
-    )
+    starts = Counter(int(plan_clip(catalog, ClipSettings(kinds=(SAME_SPEED,)), 0, k).frames[0][0]) for k in range(300))
     assert set(starts) == {1000, 1001, 1002, 1003, 1004}  # the last clip is frames 1004..1011
     assert min(starts.values()) > 30
 
@@ -332,10 +330,7 @@ def test_all_allowed_pairs_occur_about_equally_often():
     catalog = make_catalog(labels)
     for kind in (DIFF_CLASS, SAME_CLASS):
         allowed = [
-            (a, b)
-            for a in range(6)
-            for b in range(6)
-            if a != b and (labels[a] == labels[b]) == (kind == SAME_CLASS)
+            (a, b) for a in range(6) for b in range(6) if a != b and (labels[a] == labels[b]) == (kind == SAME_CLASS)
         ]
         pairs = Counter(plan_clip(catalog, ClipSettings(kinds=(kind,)), 2, k).videos for k in range(4000))
         assert set(pairs) == set(allowed)
@@ -383,11 +378,7 @@ def test_a_shorter_video_first_loses_its_stride():
 
 def test_a_still_shorter_video_is_spread_with_repeats():
     def frames(count):
-        return (
-            plan_clip(make_catalog([0], frames=count), ClipSettings(kinds=(SAME_SPEED,)), 0, 0)
-            .frames[0]
-            .tolist()
-        )
+        return plan_clip(make_catalog([0], frames=count), ClipSettings(kinds=(SAME_SPEED,)), 0, 0).frames[0].tolist()
 
     assert frames(4) == [0, 0, 1, 1, 2, 2, 3, 3]  # 3/7 k = 0 .43 .86 1.29 1.71 2.14 2.57 3
     assert frames(7) == [0, 1, 2, 3, 3, 4, 5, 6]  # 6/7 k = 0 .86 1.71 2.57 3.43 4.29 5.14 6

@@ -29,7 +29,7 @@ def test_a_plan_that_does_not_fit_is_refused_with_the_numbers():
 def test_gpus_count_too():
     row = Resources(gpus_per_worker=1, gpus_per_extractor=1)
     assert row.rows_at_a_time(64, 4) == 4
-    with pytest.raises(ValueError, match="1.00 GPUs"):
+    with pytest.raises(ValueError, match=r"1\.00 GPUs"):
         row.rows_at_a_time(64, 0)
 
 

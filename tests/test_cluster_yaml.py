@@ -131,9 +131,7 @@ def test_cluster_has_the_promised_machines(config: Config) -> None:
     assert head["max_workers"] == 0
     assert head["resources"]["head"] == 1  # what pins trial drivers next to MLflow
     workers = {name: node for name, node in types.items() if name != config["head_node_type"]}
-    gpu = [
-        name for name, node in workers.items() if re.match(r"(g|p)\d", node["node_config"]["InstanceType"])
-    ]
+    gpu = [name for name, node in workers.items() if re.match(r"(g|p)\d", node["node_config"]["InstanceType"])]
     cpu = [name for name, node in workers.items() if re.match(r"[cm]\d", node["node_config"]["InstanceType"])]
     assert gpu
     assert cpu
@@ -162,9 +160,7 @@ def test_storage_is_mounted_and_mlflow_keeps_its_data_there(config: Config) -> N
 
 
 def test_mounted_sources_exist_and_hold_both_packages(config: Config) -> None:
-    local = {
-        target: source for target, source in config["file_mounts"].items() if target.startswith("~/bsp/")
-    }
+    local = {target: source for target, source in config["file_mounts"].items() if target.startswith("~/bsp/")}
     for target, source in local.items():
         assert (ROOT / source).exists(), f"{target}: {source}"
         assert target == f"~/bsp/{source}"
@@ -174,9 +170,7 @@ def test_mounted_sources_exist_and_hold_both_packages(config: Config) -> None:
 
 def test_exclusions_spare_the_sources(config: Config) -> None:
     """A pattern such as `data/` without a leading slash would also drop a folder of that name inside bsp/."""
-    names = {
-        path.name for folder in ("bsp", "platform", "experiments") for path in (ROOT / folder).rglob("*")
-    }
+    names = {path.name for folder in ("bsp", "platform", "experiments") for path in (ROOT / folder).rglob("*")}
     names -= {"__pycache__"}
     loose = [pattern.strip("/") for pattern in config["rsync_exclude"] if not pattern.startswith("/")]
     assert not names & set(loose)
@@ -298,9 +292,7 @@ def _node(name: str, **changes: Any) -> Callable[[Config], None]:
         (lambda c: c["auth"].update(ssh_private_key="~/.ssh/id_rsa"), "would be copied to the head"),
     ],
 )
-def test_own_checks_find_what_ray_accepts(
-    config: Config, spoil: Callable[[Config], Any], complaint: str
-) -> None:
+def test_own_checks_find_what_ray_accepts(config: Config, spoil: Callable[[Config], Any], complaint: str) -> None:
     spoil(config)
     prepare_and_validate(config)  # Ray sees nothing wrong
     assert any(complaint in problem for problem in problems(config)), problems(config)

@@ -65,10 +65,7 @@ def naive_map(truth, results, subset, tious, blocked=()):
         found = [
             (row["score"], place, video, row["segment"])
             for place, (video, row) in enumerate(
-                (video, row)
-                for video, rows in results["results"].items()
-                if video not in blocked
-                for row in rows
+                (video, row) for video, rows in results["results"].items() if video not in blocked for row in rows
             )
             if row["label"] == label
         ]
@@ -100,9 +97,7 @@ def naive_map(truth, results, subset, tious, blocked=()):
             for place in range(len(precision) - 2, -1, -1):
                 precision[place] = max(precision[place], precision[place + 1])
             area = sum(
-                (recall[k] - recall[k - 1]) * precision[k]
-                for k in range(1, len(recall))
-                if recall[k] != recall[k - 1]
+                (recall[k] - recall[k - 1]) * precision[k] for k in range(1, len(recall)) if recall[k] != recall[k - 1]
             )
             table[label, tiou] = area
     return classes, table
@@ -153,9 +148,7 @@ def test_worked_example_with_a_duplicate_instance():
     at_half, middle, high = (2 / 3 + 2 / 3 + 3 / 5) / 3, (2 / 3 + 2 / 3 + 1 / 2) / 3, (2 / 3 + 2 / 3) / 3
     keys = ["0.50", "0.55", "0.60", "0.65", "0.70", "0.75", "0.80", "0.85", "0.90", "0.95"]
     assert list(report["mAP"]) == keys
-    np.testing.assert_allclose(
-        list(report["mAP"].values()), [at_half] + [middle] * 5 + [high] * 4, rtol=1e-14
-    )
+    np.testing.assert_allclose(list(report["mAP"].values()), [at_half] + [middle] * 5 + [high] * 4, rtol=1e-14)
     average = (at_half + 5 * middle + 4 * high) / 10
     assert report["average_mAP"] == pytest.approx(average, rel=1e-14)
     assert report["per_class_average"] == {"A": pytest.approx(average, rel=1e-14)}
@@ -270,9 +263,7 @@ def test_top_k_keeps_the_best_of_each_video():
 
 
 def test_times_and_scores_as_text_and_missing_headers():
-    truth = {
-        "database": {"v1": {"subset": "test", "annotations": [{"label": "A", "segment": ["18.6", "24.8"]}]}}
-    }
+    truth = {"database": {"v1": {"subset": "test", "annotations": [{"label": "A", "segment": ["18.6", "24.8"]}]}}}
     found = {"results": {"v1": [{"label": "A", "score": "0.5", "segment": ["18.6", "24.8"]}]}}
     report = evaluate_detection(truth, found, subset="test", tious=THUMOS_TIOUS)
     assert report["mAP"] == {"0.30": 1, "0.40": 1, "0.50": 1, "0.60": 1, "0.70": 1}
@@ -335,9 +326,7 @@ def test_equals_naive_on_crowded_videos(monkeypatch, pairs_at_once):
 @settings(max_examples=50, deadline=None)
 @given(truths)
 def test_perfect_predictions_give_one(truth):
-    proper = {
-        video: [(label, min(s, e), max(s, e) + 1) for label, s, e in rows] for video, rows in truth.items()
-    }
+    proper = {video: [(label, min(s, e), max(s, e) + 1) for label, s, e in rows] for video, rows in truth.items()}
     found = {video: [(label, 0.5, s, e) for label, s, e in rows] for video, rows in proper.items()}
     report = evaluate_detection(make_truth(proper), make_results(found))
     assert set(report["mAP"].values()) == {1.0}

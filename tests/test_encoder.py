@@ -67,9 +67,7 @@ def test_number_and_place_of_shifts(depth, shifts, monkeypatch):
     import bsp.encoder as module
 
     calls = []
-    monkeypatch.setattr(
-        module, "temporal_shift", lambda x, frames, fold: calls.append((x.shape[1], fold)) or x
-    )
+    monkeypatch.setattr(module, "temporal_shift", lambda x, frames, fold: calls.append((x.shape[1], fold)) or x)
     encoder = build_encoder(EncoderSettings(depth=depth, width=16), 0).eval()
     with torch.no_grad():
         encoder(clips(1))

@@ -20,9 +20,7 @@ from bsp.localization.gtad import (
 )
 from bsp.localization.sgalign import align_features, anchor_grid
 
-SMALL = GTADSettings(
-    feature_width=8, cells=12, max_duration=12, inner_samples=4, context_samples=2, batch_size=4
-)
+SMALL = GTADSettings(feature_width=8, cells=12, max_duration=12, inner_samples=4, context_samples=2, batch_size=4)
 
 
 def toy_videos(count, seed, *, cells=12, width=8, noise=0.3):
@@ -131,9 +129,7 @@ def test_gcnext_agrees_with_grouped_convolutions():
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
     pull = torch.randn(got.shape, generator=torch.Generator().manual_seed(2))
     leaves = (feat, *block.parameters())
-    for one, other in zip(
-        torch.autograd.grad(got, leaves, pull), torch.autograd.grad(expected, leaves, pull)
-    ):
+    for one, other in zip(torch.autograd.grad(got, leaves, pull), torch.autograd.grad(expected, leaves, pull)):
         assert (one - other).abs().max() < 1e-4 * other.abs().max()
 
 
@@ -141,9 +137,7 @@ def test_network_agrees_with_the_plain_formulation():
     model = build_gtad(SMALL, 5)
     feat = torch.randn(2, 12, 8, generator=torch.Generator().manual_seed(4))
     with torch.no_grad():
-        hidden = F.conv1d(
-            feat.transpose(1, 2), model.base.weight, model.base.bias, padding=1, groups=4
-        ).relu()
+        hidden = F.conv1d(feat.transpose(1, 2), model.base.weight, model.base.bias, padding=1, groups=4).relu()
         hidden = plain_gcnext(model.base_graph, hidden.transpose(1, 2))
         branches = [
             F.conv1d(plain_gcnext(graph, hidden).transpose(1, 2), last.weight, last.bias)[:, 0].sigmoid()

@@ -51,9 +51,7 @@ def test_rows_are_read_with_their_lines(csv_path):
 
 def test_byte_order_mark_windows_line_ends_and_column_order_do_not_matter(tmp_path):
     path = tmp_path / "list.csv"
-    path.write_bytes(
-        b"\xef\xbb\xbfyoutube_id,label,time_end,time_start\r\n0wR5jVB-WPk,air drumming,20,10\r\n\r\n"
-    )
+    path.write_bytes(b"\xef\xbb\xbfyoutube_id,label,time_end,time_start\r\n0wR5jVB-WPk,air drumming,20,10\r\n\r\n")
     assert [tuple(row) for row in read_kinetics_csv(path)] == [(2, "air drumming", "0wR5jVB-WPk", 10, 20)]
 
 
@@ -248,9 +246,7 @@ def test_a_csv_becomes_clips_of_all_kinds(tmp_path):
     path = tmp_path / "list.csv"
     path.write_text(HEADER + "".join(f"{label},{name},0,2,train,0\n" for label, name in rows))
     for label, name in rows:
-        write_video(
-            tmp_path / "videos" / label / f"{name}_000000_000002.mp4", level=60 if label == "dig" else 180
-        )
+        write_video(tmp_path / "videos" / label / f"{name}_000000_000002.mp4", level=60 if label == "dig" else 180)
     catalog = load(path, tmp_path / "videos", cache_dir=tmp_path / "cache")
     for index in range(12):
         plan = plan_clip(catalog, ClipSettings(change_point=4, epsilon=0), 0, index)

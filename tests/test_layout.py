@@ -55,9 +55,7 @@ def breaches(root: Path) -> list[str]:
 def run_from(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Runs this Python in `root` with nothing but the current folder added to its path."""
     env = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
-    return subprocess.run(
-        [sys.executable, *arguments], cwd=root, env=env, capture_output=True, text=True, timeout=300
-    )
+    return subprocess.run([sys.executable, *arguments], cwd=root, env=env, capture_output=True, text=True, timeout=300)
 
 
 # -- platform/ --
@@ -97,9 +95,7 @@ def test_the_check_above_notices_an_init_file(tmp_path: Path, arguments: tuple[s
 
 def test_imports_point_from_experiments_to_platform_to_bsp() -> None:
     for folder in FORBIDDEN:
-        assert list((ROOT / folder).rglob("*.py")), (
-            f"{folder} holds no Python file: the check looks at nothing"
-        )
+        assert list((ROOT / folder).rglob("*.py")), f"{folder} holds no Python file: the check looks at nothing"
     assert breaches(ROOT) == []
 
 

@@ -38,11 +38,7 @@ def _frames(path):
 
 
 def _contents(folder):
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 def test_two_workers_write_the_same_bytes(folder, tmp_path):
@@ -85,10 +81,7 @@ def test_activitynet_layout(folder):
     assert set(data) == {"version", "taxonomy", "database"}
     assert [node["nodeName"] for node in data["taxonomy"]] == ["Root", "wave", "jumping jack"]
     assert all(set(node) == {"nodeName", "nodeId", "parentName", "parentId"} for node in data["taxonomy"])
-    assert (
-        sorted(video["subset"] for video in data["database"].values())
-        == ["training"] * 2 + ["validation"] * 2
-    )
+    assert sorted(video["subset"] for video in data["database"].values()) == ["training"] * 2 + ["validation"] * 2
     for video_id, video in data["database"].items():
         assert len(video_id) == 11
         assert video["duration"] == 8.0
@@ -118,9 +111,7 @@ def test_files_are_h264_with_the_promised_frames(folder):
 
 def test_manifest_names_every_file_with_its_size(folder):
     manifest = json.loads((folder / "manifest.json").read_text())
-    on_disk = {
-        str(path.relative_to(folder)): path.stat().st_size for path in folder.rglob("*") if path.is_file()
-    }
+    on_disk = {str(path.relative_to(folder)): path.stat().st_size for path in folder.rglob("*") if path.is_file()}
     del on_disk["manifest.json"]
     assert manifest["files"] == on_disk
     assert manifest["fingerprint"] == folder.name == TINY.fingerprint()
@@ -140,11 +131,7 @@ def test_default_counts():
 
 
 def test_cuts_and_boundaries_do_not_give_each_other_away():
-    plans = [
-        plan
-        for plan in plan_all(replace(PantomimeSettings(), trimmed_per_class=0))
-        if "untrimmed" in plan.split
-    ]
+    plans = [plan for plan in plan_all(replace(PantomimeSettings(), trimmed_per_class=0)) if "untrimmed" in plan.split]
     boundaries = [(plan, frame) for plan in plans for frame in plan.boundaries]
     cuts = [(plan, frame) for plan in plans for frame in plan.cuts]
     with_cut = sum(frame in plan.cuts for plan, frame in boundaries) / len(boundaries)
@@ -293,9 +280,7 @@ def test_figure_stands_out_from_the_ground():
         figure, ground = look.colours @ luma, look.texture_HW3 @ luma
         light = figure.mean() > ground.mean()
         polarity.add(bool(light))
-        gap = (
-            figure.min() - np.percentile(ground, 99.5) if light else np.percentile(ground, 0.5) - figure.max()
-        )
+        gap = figure.min() - np.percentile(ground, 99.5) if light else np.percentile(ground, 0.5) - figure.max()
         assert gap >= 55
         assert ground.std() > 1  # a texture, not a plain wall
     assert polarity == {True, False}
@@ -324,9 +309,7 @@ def test_skeleton_of_a_straight_figure():
 def test_bones_keep_their_length_in_every_action():
     for name in ACTION_NAMES:
         rng = np.random.default_rng(0)
-        points = joints(
-            action_pose(name, np.linspace(0, 2, 50), rng), shoulder=0.1, hip=0.05, arm=1, leg=1, head=0.08
-        )
+        points = joints(action_pose(name, np.linspace(0, 2, 50), rng), shoulder=0.1, hip=0.05, arm=1, leg=1, head=0.08)
         for first, second, length in (
             ("elbow_r", "hand_r", 0.165),
             ("knee_l", "ankle_l", 0.24),

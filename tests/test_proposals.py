@@ -24,8 +24,7 @@ def make_results(videos):
     """{video: [(score, start, end), ...]} in the official layout of proposals, which have no label."""
     return {
         "results": {
-            video: [{"score": score, "segment": [s, e]} for score, s, e in rows]
-            for video, rows in videos.items()
+            video: [{"score": score, "segment": [s, e]} for score, s, e in rows] for video, rows in videos.items()
         }
     }
 
@@ -37,17 +36,13 @@ def ranked(count, hit, segment=(0.0, 10.0)):
 
 def naive_curve(truth, found, most, tious):
     """AN, AR and AUC, step by step as the fact sheet says it. Plain Python floats."""
-    videos = {
-        v: [i["segment"] for i in r["annotations"]] for v, r in truth["database"].items() if r["annotations"]
-    }
+    videos = {v: [i["segment"] for i in r["annotations"]] for v, r in truth["database"].items() if r["annotations"]}
     rows = found["results"]
     total = sum(len(r) for r in rows.values())
     ratio = most * float(len(videos)) / total
     kept, retrieved = {}, 0
     for video in videos:
-        order = sorted(
-            enumerate(rows.get(video, [])), key=lambda item: (item[1]["score"], item[0]), reverse=True
-        )
+        order = sorted(enumerate(rows.get(video, [])), key=lambda item: (item[1]["score"], item[0]), reverse=True)
         kept[video] = [row["segment"] for _, row in order][: min(int(len(order) * ratio), len(order))]
         retrieved += len(kept[video])
     instances = sum(len(r) for r in videos.values())

@@ -54,9 +54,7 @@ def test_anchor_order_is_duration_by_duration():
     assert len(anchor_grid(100, 100)[0]) == 5050
 
 
-@pytest.mark.parametrize(
-    ("cells", "longest", "inner", "context"), [(7, 7, 5, 2), (12, 6, 3, 4), (3, 1, 32, 1)]
-)
+@pytest.mark.parametrize(("cells", "longest", "inner", "context"), [(7, 7, 5, 2), (12, 6, 3, 4), (3, 1, 32, 1)])
 def test_matrix_holds_the_exact_interpolation_weights(cells, longest, inner, context):
     row, column, weight = sampling_matrix(cells, longest, inner, context)
     got = np.zeros((len(anchor_grid(cells, longest)[0]), cells, inner + context))

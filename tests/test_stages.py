@@ -175,8 +175,6 @@ def test_a_dead_holder_does_not_block(tmp_path):
     process.join(60)
     assert process.exitcode == 9
     waited = []
-    _, found = StageStore(tmp_path).ensure(
-        "things", Recipe(1), build_text("abc", []), on_wait=lambda: waited.append(1)
-    )
+    _, found = StageStore(tmp_path).ensure("things", Recipe(1), build_text("abc", []), on_wait=lambda: waited.append(1))
     assert not found
     assert not waited

@@ -70,9 +70,7 @@ def test_ray_data_gives_the_same_clips_as_the_pure_functions(ray_session, tiny_c
         for row, index in enumerate(batch["index"]):
             plan = plan_clip(tiny_catalog, stream.clips, 5, int(index))
             clip = synthesise(plan, decode(tiny_catalog, plan))
-            np.testing.assert_array_equal(
-                batch["clip"][row], augment_clip(clip, stream.augment, plan.augment_seed)
-            )
+            np.testing.assert_array_equal(batch["clip"][row], augment_clip(clip, stream.augment, plan.augment_seed))
             assert batch["label"][row] == plan.label
             assert not batch["error"][row]
 

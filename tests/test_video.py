@@ -50,19 +50,13 @@ CASES = {
     "gop12.mkv": Case("decord", x264("keyint=12:bframes=3")),
     "no_b.mov": Case("decord", x264("keyint=30:bframes=0")),
     "vfr.mp4": Case("decord", x264("keyint=12") | {"times_ms": VARYING_MS}),
-    "fragmented.mp4": Case(
-        "decord", x264("keyint=12") | {"container": {"movflags": "frag_keyframe+empty_moov"}}
-    ),
+    "fragmented.mp4": Case("decord", x264("keyint=12") | {"container": {"movflags": "frag_keyframe+empty_moov"}}),
     "vp9.webm": Case("decord", VP9, codec="vp9"),
     "vp9.mp4": Case("decord", VP9, codec="vp9"),
     "vp8.webm": Case("decord", VP9 | {"codec": "libvpx"}, codec="vp8"),
     "mpeg4.avi": Case("decord", {"codec": "mpeg4", "options": {"g": "24", "b": "2M"}}, codec="mpeg4"),
-    "mpeg4_b.avi": Case(
-        "pyav", {"codec": "mpeg4", "options": {"bf": "2", "g": "24", "b": "2M"}}, codec="mpeg4"
-    ),
-    "mpeg4_b.mp4": Case(
-        "pyav", {"codec": "mpeg4", "options": {"bf": "2", "g": "24", "b": "2M"}}, codec="mpeg4"
-    ),
+    "mpeg4_b.avi": Case("pyav", {"codec": "mpeg4", "options": {"bf": "2", "g": "24", "b": "2M"}}, codec="mpeg4"),
+    "mpeg4_b.mp4": Case("pyav", {"codec": "mpeg4", "options": {"bf": "2", "g": "24", "b": "2M"}}, codec="mpeg4"),
     "h264.avi": Case("pyav", x264("keyint=12:bframes=0")),
     "h264.ts": Case("pyav", x264("keyint=12:bframes=3")),
     "open.mp4": Case("pyav", x264("keyint=24:open-gop=1:bframes=3:b-adapt=0")),
@@ -197,9 +191,7 @@ def test_a_read_opens_the_file_once_and_does_not_probe(sample, monkeypatch):
     opened = []
     monkeypatch.setattr(video, "_probe", lambda *_: pytest.fail("probed"))
     open_decord, open_av = decord.VideoReader, av.open
-    monkeypatch.setattr(
-        decord, "VideoReader", lambda *a, **k: opened.append("decord") or open_decord(*a, **k)
-    )
+    monkeypatch.setattr(decord, "VideoReader", lambda *a, **k: opened.append("decord") or open_decord(*a, **k))
     monkeypatch.setattr(av, "open", lambda *a, **k: opened.append("pyav") or open_av(*a, **k))
     for reader in video.READERS:
         video.read_frames(path, [90, 3, 40], reader=reader)
@@ -314,9 +306,7 @@ def test_what_a_shortened_file_lost_is_an_error(broken, kind, reader):
         video.read_frames(path, [0, 59 if kind.startswith("fast") else FRAMES - 1], reader=reader)
 
 
-@pytest.mark.parametrize(
-    ("name", "reader"), [(n, r) for n, r in BOTH if n in ("gop12.mp4", "h264.avi", "av1.mp4")]
-)
+@pytest.mark.parametrize(("name", "reader"), [(n, r) for n, r in BOTH if n in ("gop12.mp4", "h264.avi", "av1.mp4")])
 def test_an_index_out_of_range_is_named(sample, name, reader):
     path, _, frames = sample(name)
     with pytest.raises(VideoDecodeError, match=f"frame {frames} .* {frames} frames") as caught:
@@ -432,10 +422,7 @@ def test_each_piece_of_an_iteration_has_its_own_time(sample):
 
 def test_no_limit_runs_in_the_callers_thread(sample):
     path, _, _ = sample("gop12.mp4")
-    assert (
-        time_limit.call_within(lambda _: threading.current_thread(), "x", math.inf)
-        is threading.current_thread()
-    )
+    assert time_limit.call_within(lambda _: threading.current_thread(), "x", math.inf) is threading.current_thread()
     assert read_numbers(video.read_frames(path, [9], reader="decord", time_limit_s=math.inf)) == [9]
 
 

@@ -93,14 +93,11 @@ def load_activitynet(
     if missing:
         _report_missing(missing, len(chosen), max_missing_share, str(video_folder))
     videos = tuple(
-        _untrimmed_video(video_id, record, paths.get(video_id), str(json_path))
-        for video_id, record in chosen.items()
+        _untrimmed_video(video_id, record, paths.get(video_id), str(json_path)) for video_id, record in chosen.items()
     )
     # Choice: class names come from the whole file, so that every subset numbers its classes alike.
     labels = {instance["label"] for record in database.values() for instance in record["annotations"]}
-    return LocalizationDataset(
-        videos=videos, class_names=tuple(sorted(labels)), missing=missing, ground_truth=document
-    )
+    return LocalizationDataset(videos=videos, class_names=tuple(sorted(labels)), missing=missing, ground_truth=document)
 
 
 def _untrimmed_video(video_id: str, record: VideoRecord, path: str | None, json_path: str) -> UntrimmedVideo:

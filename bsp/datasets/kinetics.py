@@ -74,9 +74,7 @@ def load_kinetics_csv(
         elif whole:
             listing.append(Listed(whole[0], number[row.label], row.start_s, row.end_s))
         else:
-            missing.append(
-                (cut_name, f"no such video ({Path(csv_path).name}, line {row.line}, {row.label!r})")
-            )
+            missing.append((cut_name, f"no such video ({Path(csv_path).name}, line {row.line}, {row.label!r})"))
     if not listing:
         raise AnnotationError(
             f"none of the {len(rows)} videos of {csv_path} is in {video_root} or a folder there named like "
@@ -193,9 +191,7 @@ def _parse_row(csv_path: str | Path, line: int, columns: list[str], fields: list
             raise AnnotationError(f"{csv_path}, line {line}: {name} is empty")
     start_s, end_s = (_seconds(csv_path, line, name, values[name]) for name in ("time_start", "time_end"))
     if end_s <= start_s:
-        raise AnnotationError(
-            f"{csv_path}, line {line}: time_end {end_s:g} is not after time_start {start_s:g}"
-        )
+        raise AnnotationError(f"{csv_path}, line {line}: time_end {end_s:g} is not after time_start {start_s:g}")
     return KineticsRow(line, values["label"], values["youtube_id"], start_s, end_s)
 
 

@@ -106,9 +106,7 @@ def render(
     # A spawned process imports the caller's script first; if that calls render() again, it would wait for the
     # lock of the process that waits for it.
     if getattr(current_process(), "_inheriting", False):
-        raise RuntimeError(
-            "a script must call render() under `if __name__ == '__main__':`, or with workers=1"
-        )
+        raise RuntimeError("a script must call render() under `if __name__ == '__main__':`, or with workers=1")
     if is_complete(folder):
         return folder
     try:
@@ -135,11 +133,7 @@ def _render(settings: PantomimeSettings, folder: Path, *, workers: int, progress
     plans = plan_all(settings)
     paths = {video_path(settings, plan): plan for plan in plans}
     known = _sizes_on_record(folder)
-    todo = {
-        name: plan
-        for name, plan in paths.items()
-        if not _is_whole(folder / name, plan.frames, known.get(name))
-    }
+    todo = {name: plan for name, plan in paths.items() if not _is_whole(folder / name, plan.frames, known.get(name))}
     needed, free = _bytes_needed(settings, todo.values()), shutil.disk_usage(folder).free
     if free < needed:
         raise OSError(errno.ENOSPC, f"only {free:,} bytes are free")
@@ -201,9 +195,7 @@ def _main_cannot_be_imported() -> bool:
     file = getattr(sys.modules["__main__"], "__file__", None)
     if file is None or os.path.exists(file):
         return False
-    _LOG.warning(
-        "the program %s is not a file, so that other processes cannot start: drawing in this one", file
-    )
+    _LOG.warning("the program %s is not a file, so that other processes cannot start: drawing in this one", file)
     return True
 
 

@@ -230,13 +230,9 @@ def idle_pose(frames: int, fps: float, breaks: tuple[int, ...], rng: np.random.G
         start, before = end, stance
     angles = pose_TP[:, :NUM_ANGLES]
     angles += 0.07 * smooth_noise(rng, frames, NUM_ANGLES, 0.8 * fps)
-    gesture = np.maximum(
-        smooth_noise(rng, frames, NUM_ANGLES, 0.4 * fps) - 1.5, 0
-    )  # rare, short, one joint each
+    gesture = np.maximum(smooth_noise(rng, frames, NUM_ANGLES, 0.4 * fps) - 1.5, 0)  # rare, short, one joint each
     angles += 0.45 * gesture * np.array([0.2, 1, 1, 1, 1, 1, 0.3, -0.3, 0.3, -0.3], np.float32)
-    angles[:, 0] += 0.05 * np.sin(
-        2 * np.pi * (rng.uniform(0.2, 0.45) * np.arange(frames) / fps + rng.random())
-    )
+    angles[:, 0] += 0.05 * np.sin(2 * np.pi * (rng.uniform(0.2, 0.45) * np.arange(frames) / fps + rng.random()))
     return pose_TP
 
 
@@ -248,9 +244,7 @@ def blend_poses(first_TP: np.ndarray, second_TP: np.ndarray, weight_T: np.ndarra
     return first_TP + weight_T[:, None].astype(np.float32) * step_TP
 
 
-def joints(
-    pose_TP: np.ndarray, *, shoulder: float, hip: float, arm: float, leg: float, head: float
-) -> np.ndarray:
+def joints(pose_TP: np.ndarray, *, shoulder: float, hip: float, arm: float, leg: float, head: float) -> np.ndarray:
     """[T, J, 2] float32 joint positions (x, y) in body heights, y down, ground at 0, pelvis over x = shift.
 
     ``shoulder``, ``hip``: half widths as seen (0 from the side); ``arm``, ``leg``: length factors; ``head``:

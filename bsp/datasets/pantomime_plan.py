@@ -65,9 +65,7 @@ class PantomimeSettings:
         for name, (least, most) in limits.items():
             low, high = getattr(self, name)
             if not least <= low <= high <= most:
-                raise ValueError(
-                    f"{name} must be (low, high) with {least} <= low <= high <= {most}, not {(low, high)}"
-                )
+                raise ValueError(f"{name} must be (low, high) with {least} <= low <= high <= {most}, not {(low, high)}")
         frames = self.untrimmed_seconds * self.fps
         if frames != round(frames) or round(frames) % 8:
             raise ValueError(
@@ -122,9 +120,7 @@ class VideoPlan:
         return tuple(frame for span in self.instances for frame in span if 0 < frame < self.frames)
 
 
-def _rng(
-    settings: PantomimeSettings, split: str, label: str, number: int, *purpose: int
-) -> np.random.Generator:
+def _rng(settings: PantomimeSettings, split: str, label: str, number: int, *purpose: int) -> np.random.Generator:
     key = (SPLITS.index(split), ACTION_NAMES.index(label), number, *purpose)
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(settings.seed, spawn_key=key)))
 

@@ -33,9 +33,7 @@ def _trimmed_sheet(folder: Path, per_class: int) -> Path:
     with open(folder / "trimmed/train.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     names = sorted({row["label"] for row in rows})
-    figure, axes = plt.subplots(
-        len(names), per_class, squeeze=False, figsize=(8.4 * per_class, 1.12 * len(names))
-    )
+    figure, axes = plt.subplots(len(names), per_class, squeeze=False, figsize=(8.4 * per_class, 1.12 * len(names)))
     for name, line in zip(names, axes):
         chosen = [row for row in rows if row["label"] == name][:per_class]
         for axis, row in zip(line, chosen):
@@ -69,9 +67,7 @@ def _untrimmed_sheet(folder: Path, count: int) -> Path:
             axis.vlines(cut["frame"] * per_frame, height - 6, height + 12, color="tab:red", linewidth=2.5)
         axis.set(xlim=(0, strip.shape[1]), ylim=(height + 12, 0), xticks=[], yticks=[])
         axis.set_ylabel(truth["videos"][video_id]["label"], rotation=0, ha="right", va="center", fontsize=13)
-    figure.suptitle(
-        "Pantomime (synthetic), untrimmed: one frame per second; green = action segments, red = cuts"
-    )
+    figure.suptitle("Pantomime (synthetic), untrimmed: one frame per second; green = action segments, red = cuts")
     return _save(figure, folder / "preview_untrimmed.png")
 
 

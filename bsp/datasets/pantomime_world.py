@@ -98,9 +98,7 @@ def draw_look(rng: np.random.Generator, size: int) -> Look:
     ground_range = DARK_GROUND_LUMA if light else LIGHT_GROUND_LUMA
     low, high = LIGHT_FIGURE_LUMA if light else DARK_FIGURE_LUMA
     wear = {name: (rng.uniform(0, 255, 3), rng.uniform(0.3, 1.0)) for name in ("shirt", "trousers", "skin")}
-    colours = [
-        _with_luma(wear[name][0], low + (high - low) * wear[name][1] * shade) for name, shade, _ in _LAYERS
-    ]
+    colours = [_with_luma(wear[name][0], low + (high - low) * wear[name][1] * shade) for name, shade, _ in _LAYERS]
     facing = rng.uniform(0.15, 1.0)  # 0 from the side, 1 from the front; says nothing about the action
     return Look(
         texture_HW3=_texture(rng, size, ground_range),
@@ -166,9 +164,7 @@ def _draw_figure(frames_THW3: np.ndarray, points_TJ2: np.ndarray, look: Look, si
             plane += alpha * (colour[channel] - plane)
 
 
-def _segment_distance(
-    column: np.ndarray, row: np.ndarray, start_T2: np.ndarray, along_T2: np.ndarray
-) -> np.ndarray:
+def _segment_distance(column: np.ndarray, row: np.ndarray, start_T2: np.ndarray, along_T2: np.ndarray) -> np.ndarray:
     """[T, h, w] distance in pixels of each pixel from the segment start .. start + along."""
     x, y = column - start_T2[:, 0, None, None], row - start_T2[:, 1, None, None]  # [T,1,w], [T,h,1]
     length2 = np.maximum((along_T2**2).sum(axis=1), 1e-6)[:, None, None]
@@ -198,13 +194,9 @@ def draw_shot(
     points_TJ2 += figure_T2[:, None] + np.array([look.centre * size, look.ground * size], np.float32)
     gain_T = 1 + light * 0.05 * smooth_noise(rng, frames, 1, 18)[:, 0]
     tilt_T = light * 0.06 * smooth_noise(rng, frames, 1, 30)[:, 0]
-    gain_TW = (gain_T[:, None] + tilt_T[:, None] * np.linspace(-1, 1, size, dtype=np.float32)).astype(
-        np.float32
-    )
+    gain_TW = (gain_T[:, None] + tilt_T[:, None] * np.linspace(-1, 1, size, dtype=np.float32)).astype(np.float32)
     pixels = size * size * 3
-    grain = (noise * rng.uniform(1.0, 5.0) * rng.standard_normal(4 * pixels, dtype=np.float32)).astype(
-        np.float32
-    )
+    grain = (noise * rng.uniform(1.0, 5.0) * rng.standard_normal(4 * pixels, dtype=np.float32)).astype(np.float32)
     starts = rng.integers(0, 3 * pixels, frames)
     out_THW3 = np.empty((frames, size, size, 3), np.uint8)
     work_THW3 = np.empty((_CHUNK_FRAMES, size, size, 3), np.float32)

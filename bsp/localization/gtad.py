@@ -299,9 +299,7 @@ def train_gtad(
             model.eval()
             with torch.no_grad():
                 runs = [
-                    _run_batch(
-                        model, validation[0], held_out, videos.tolist(), held_out_generator, backward=False
-                    )
+                    _run_batch(model, validation[0], held_out, videos.tolist(), held_out_generator, backward=False)
                     for videos in torch.arange(len(held_out)).split(settings.batch_size)
                 ]
             record |= {f"validation_{name}": float(np.mean([run[name] for run in runs])) for name in runs[0]}

@@ -90,9 +90,7 @@ def attach_classes(
     """
     class_scores = np.asarray(class_scores, dtype=np.float64)
     if class_scores.shape != (len(class_names),):
-        raise ValueError(
-            f"class_scores has shape {class_scores.shape}, but there are {len(class_names)} class names"
-        )
+        raise ValueError(f"class_scores has shape {class_scores.shape}, but there are {len(class_names)} class names")
     if not duration_s > 0:
         raise ValueError(f"duration_s must be above 0 seconds, got {duration_s}")
     best = np.argsort(-class_scores, kind="stable")[:top]

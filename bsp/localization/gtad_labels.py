@@ -57,9 +57,7 @@ def check_segments(segments: np.ndarray) -> np.ndarray:
     """Segments as float64 [G, 2], clipped to [0, 1]; ValueError where an end is not after its start."""
     array = np.asarray(segments, dtype=np.float64).reshape(-1, 2)
     if not np.isfinite(array).all() or (array[:, 1] <= array[:, 0]).any():
-        raise ValueError(
-            f"segments must be finite with end > start (fractions of the video), got {array.tolist()}"
-        )
+        raise ValueError(f"segments must be finite with end > start (fractions of the video), got {array.tolist()}")
     return np.clip(array, 0.0, 1.0)
 
 

@@ -65,9 +65,7 @@ def extent(duration: int, start: int) -> tuple[float, float]:
     return start - half, start + duration + half
 
 
-def align_features(
-    feat_BCT: Tensor, context_BCT: Tensor, max_duration: int, inner: int, context: int
-) -> Tensor:
+def align_features(feat_BCT: Tensor, context_BCT: Tensor, max_duration: int, inner: int, context: int) -> Tensor:
     """The plain form: vectors of all anchors as a map [B, C * (inner + context), D, T], row d, column s.
 
     ``feat_BCT`` gives the inner samples, ``context_BCT`` (neighbour means) the context samples; a vector is
@@ -152,9 +150,7 @@ class _SparseReLU(torch.autograd.Function):
 
 def _multiply(table: Tensor, index: Tensor, offsets: Tensor, weight: Tensor) -> Tensor:
     weight = weight.to(table.dtype)
-    return F.embedding_bag(
-        index, table, offsets, mode="sum", per_sample_weights=weight, include_last_offset=True
-    )
+    return F.embedding_bag(index, table, offsets, mode="sum", per_sample_weights=weight, include_last_offset=True)
 
 
 def linear_rows(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

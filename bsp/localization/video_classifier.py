@@ -20,9 +20,7 @@ def pool_features(features: Sequence[np.ndarray]) -> np.ndarray:
     """
     for i, feat_SD in enumerate(features):
         if feat_SD.ndim != 2 or len(feat_SD) == 0 or not np.isfinite(feat_SD).all():
-            raise ValueError(
-                f"features of video {i} must be finite [S, D] with S >= 1, got shape {feat_SD.shape}"
-            )
+            raise ValueError(f"features of video {i} must be finite [S, D] with S >= 1, got shape {feat_SD.shape}")
     return np.stack([np.concatenate([f.mean(0), f.max(0)]) for f in features]).astype(np.float64)
 
 

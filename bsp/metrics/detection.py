@@ -85,9 +85,7 @@ def evaluate_detection(
     )
     instances = np.bincount(truth.label, minlength=classes)
     bounds = np.searchsorted(label_P, np.arange(classes + 1))
-    ap_CT = np.stack(
-        [average_precision(hits_PT[bounds[c] : bounds[c + 1]], int(instances[c])) for c in range(classes)]
-    )
+    ap_CT = np.stack([average_precision(hits_PT[bounds[c] : bounds[c + 1]], int(instances[c])) for c in range(classes)])
     map_T = ap_CT.mean(axis=0)
 
     videos = len(found.videos)

@@ -49,9 +49,7 @@ def evaluate_proposals(
     if max_proposals is not None and max_proposals < 1:
         raise ValueError(f"max_proposals must be at least 1, or None for all proposals, not {max_proposals}")
     truth = ground_truth_columns(ground_truth, subset=subset, blocked=blocked, name=names[0])
-    found = prediction_columns(
-        predictions, videos=truth.videos, class_names=None, blocked=blocked, name=names[1]
-    )
+    found = prediction_columns(predictions, videos=truth.videos, class_names=None, blocked=blocked, name=names[1])
     instances_of = np.bincount(truth.video, minlength=len(found.videos))
     proposals_of = np.bincount(found.video, minlength=len(found.videos))
     used = np.flatnonzero(instances_of)

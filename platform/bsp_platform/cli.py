@@ -37,9 +37,7 @@ class Thresholds(click.ParamType):
 
     name = "start:step:stop or list"
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[float, ...]:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
         if not isinstance(value, str):
             return tuple(value)
         import numpy as np
@@ -83,9 +81,7 @@ def evaluation_options(command: Callable) -> Callable:
         click.option("--tiou", type=Thresholds(), default=TIOUS, show_default=True, help="tIoU thresholds."),
         click.option("--subset", default="validation", show_default=True, help="Subset of the ground truth."),
         click.option("--predictions", type=INPUT_FILE, required=True, help='JSON with "results", also .gz.'),
-        click.option(
-            "--ground-truth", type=INPUT_FILE, required=True, help='JSON with "database", also .gz.'
-        ),
+        click.option("--ground-truth", type=INPUT_FILE, required=True, help='JSON with "database", also .gz.'),
     ):
         command = option(command)
     return command
@@ -139,9 +135,7 @@ def _evaluate(
     from bsp.datasets.results_json import check_video_ids, read_json
     from bsp_platform.stages import write_json
 
-    if (
-        output_json is not None and not output_json.absolute().parent.is_dir()
-    ):  # better now than after the work
+    if output_json is not None and not output_json.absolute().parent.is_dir():  # better now than after the work
         raise click.BadParameter(f"folder {output_json.parent} does not exist", param_hint="--output-json")
     report = metric(
         read_json(ground_truth),

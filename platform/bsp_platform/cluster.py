@@ -47,7 +47,9 @@ class Resources:
     @property
     def row_gpus(self) -> float:
         return max(
-            self.train_workers * self.gpus_per_worker, self.extractors * self.gpus_per_extractor, self.gpus_per_head
+            self.train_workers * self.gpus_per_worker,
+            self.extractors * self.gpus_per_extractor,
+            self.gpus_per_head,
         )
 
     def rows_at_a_time(self, cpus: float, gpus: float = 0.0) -> int:

@@ -27,7 +27,12 @@ from bsp.metrics.proposals import evaluate_proposals
 from bsp_platform.recipes import HeadRecipe
 from bsp_platform.stages import write_json
 
-DETECTIONS, SCORES, HISTORY, CLASS_SCORES = "detections.json", "scores.json", "history.json", "class_scores.json"
+DETECTIONS, SCORES, HISTORY, CLASS_SCORES = (
+    "detections.json",
+    "scores.json",
+    "history.json",
+    "class_scores.json",
+)
 
 
 @dataclass(frozen=True)
@@ -133,7 +138,11 @@ def train_and_score(
     detections = {"version": "1.3", "external_data": {}, "results": results}
     agnostic = {
         video.video_id: [
-            {"label": "", "score": float(s), "segment": [float(a) * video.duration_s, float(b) * video.duration_s]}
+            {
+                "label": "",
+                "score": float(s),
+                "segment": [float(a) * video.duration_s, float(b) * video.duration_s],
+            }
             for (a, b), s in zip(segments, score_N, strict=True)
         ]
         for video, (segments, score_N) in zip(validation.videos, proposals, strict=True)

@@ -43,7 +43,9 @@ class LiveView:
         if news.get("failure"):
             state["failure"] = news["failure"]
         state["text"] = _progress(news, now - state["began"])
-        if not self.console.is_terminal and (now - state["printed"] >= _PLAIN_EVERY_S or stage in ("finished", "FAILED")):
+        if not self.console.is_terminal and (
+            now - state["printed"] >= _PLAIN_EVERY_S or stage in ("finished", "FAILED")
+        ):
             state["printed"] = now
             elapsed = now - self.began
             print(f"[{elapsed:6.0f} s] {cell[0]} seed {cell[1]}: {stage} {state['text']}".rstrip(), flush=True)

@@ -204,5 +204,3 @@ def load_encoder(path: Path, recipe: EncoderRecipe) -> TSMResNet:
     encoder = build_encoder(recipe.encoder, recipe.seed)
     encoder.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["encoder"])
     return encoder.eval()
-
-

@@ -140,7 +140,10 @@ class _RowRunner:
             features = self.features(recipe.features)
             arguments = (features, self.data, _expected(recipe.features))
             folder = self._ensure(
-                "class_scores", recipe, "class scores", lambda folder: self._remote(make_class_scores, folder, *arguments)
+                "class_scores",
+                recipe,
+                "class scores",
+                lambda folder: self._remote(make_class_scores, folder, *arguments),
             )
         return folder / CLASS_SCORES
 

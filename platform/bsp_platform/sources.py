@@ -80,5 +80,8 @@ def _videos_print(data: LocalizationDataset) -> str:
 
 def _annotations_print(data: LocalizationDataset) -> str:
     return _digest(
-        [(v.video_id, v.subset, v.duration_s, [(i.label, i.start_s, i.end_s) for i in v.instances]) for v in data.videos]
+        [
+            (v.video_id, v.subset, v.duration_s, [(i.label, i.start_s, i.end_s) for i in v.instances])
+            for v in data.videos
+        ]
     )

@@ -175,7 +175,13 @@ class StageStore:
             if path.is_file() and not name.startswith("_") and name != MANIFEST:
                 files[name] = {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
         made = datetime.now(UTC).isoformat(timespec="seconds")
-        manifest = {"recipe": as_plain(recipe), "files": files, "seconds": seconds, "made": made, "facts": facts}
+        manifest = {
+            "recipe": as_plain(recipe),
+            "files": files,
+            "seconds": seconds,
+            "made": made,
+            "facts": facts,
+        }
         write_json(folder / MANIFEST, manifest)
 
     def facts(self, folder: Path) -> dict:

@@ -53,9 +53,7 @@ def make_clips(
     for index in indices:
         plan = plan_clip(catalog, stream.clips, stream.seed, int(index))
         try:
-            clip = render_clip(
-                catalog, plan, stream.augment, time_limit_s=stream.time_limit_s, cache=cache
-            )
+            clip = render_clip(catalog, plan, stream.augment, time_limit_s=stream.time_limit_s, cache=cache)
             errors.append("")
         except VideoError as error:
             clip = np.zeros((2 * stream.clips.half_len, size, size, 3), np.uint8)
@@ -143,7 +141,12 @@ def clip_dataset(
     context.enable_operator_progress_bars = False
     # A task is a few batches: large enough to hide the task overhead, small enough to be redone.
     source = ClipNumbers(
-        start, stream.length, batch_size=stream.batch_size, rank=rank, world_size=world_size, batches_per_task=2
+        start,
+        stream.length,
+        batch_size=stream.batch_size,
+        rank=rank,
+        world_size=world_size,
+        batches_per_task=2,
     )
     numbers = ray.data.read_datasource(source, num_cpus=cpus_per_actor)
     return numbers.map_batches(

@@ -53,9 +53,7 @@ def run(experiment: Experiment, options: Options) -> int:
     rows = _chosen(experiment, options.rows)
     store = StageStore(options.storage)
     with only_one(store.root / f"{experiment.name}.lock", f"{experiment.name} with --storage {store.root}"):
-        sources = load_sources(
-            profile, storage=store.root, kinetics=options.kinetics, activitynet=options.activitynet
-        )
+        sources = load_sources(profile, storage=store.root, kinetics=options.kinetics, activitynet=options.activitynet)
         recipes = {
             (row.name, seed): row_recipes(row, seed, profile, sources, options.workers)
             for seed in range(options.seeds)
@@ -66,7 +64,10 @@ def run(experiment: Experiment, options: Options) -> int:
         tracking = SweepTracking(experiment, profile, sources, options)
         todo = [cell for cell, r in recipes.items() if store.find("heads", r.head) is None]
         reused = {cell: _found_stages(store, r) for cell, r in recipes.items()}
-        print(f"{experiment.title}: {len(recipes)} runs, {len(recipes) - len(todo)} already finished", flush=True)
+        print(
+            f"{experiment.title}: {len(recipes)} runs, {len(recipes) - len(todo)} already finished",
+            flush=True,
+        )
         tracking.open(rows, recipes)
         failures = _run_missing(todo, recipes, store, sources, options, tracking) if todo else {}
         scores, seconds = {}, {}
@@ -164,7 +165,9 @@ def _run_missing(
         recipes={cell: recipes[cell] for cell in todo},
     )
     # Vanilla of seed 0 gives the class scores that every row waits for: start it first.
-    ordered = sorted(todo, key=lambda cell: (cell[1], recipes[cell].encoder != recipes[cell].class_scores.features.encoder))
+    ordered = sorted(
+        todo, key=lambda cell: (cell[1], recipes[cell].encoder != recipes[cell].class_scores.features.encoder)
+    )
     with LiveView(ordered, at_a_time) as view:
         tuner = tune.Tuner(
             tune.with_resources(tune.with_parameters(run_row, job=job), {"CPU": 0.01}),
@@ -290,4 +293,3 @@ class SweepTracking:
 
     def compare_url(self) -> str:
         return self.tracker.compare_url(list(self.runs.values()))
-

@@ -131,8 +131,7 @@ def _header(content: dict) -> list[str]:
 def _body(content: dict) -> list[list[str]]:
     columns = content["columns"]
     return [
-        [row["label"], *(_ours(row, c) for c in columns), *(_paper(row, c) for c in columns)]
-        for row in content["rows"]
+        [row["label"], *(_ours(row, c) for c in columns), *(_paper(row, c) for c in columns)] for row in content["rows"]
     ]
 
 

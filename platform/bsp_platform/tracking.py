@@ -31,8 +31,9 @@ class Tracker:
     def __init__(self, uri: str | None, experiment: str, home: Path):
         logging.getLogger("mlflow").setLevel(logging.WARNING)
         logging.getLogger("alembic").setLevel(logging.WARNING)
-        from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
+
+        from mlflow import MlflowClient
 
         home = home.resolve()
         self.uri = uri or f"sqlite:///{home / 'mlflow.db'}"
@@ -44,14 +45,11 @@ class Tracker:
             found = self.client.get_experiment_by_name(experiment)
             location = (home / "artifacts").as_uri() if self.local else None
             self.experiment_id = (
-                found.experiment_id
-                if found
-                else self.client.create_experiment(experiment, artifact_location=location)
+                found.experiment_id if found else self.client.create_experiment(experiment, artifact_location=location)
             )
         except (MlflowException, OSError) as error:
             raise RuntimeError(
-                f"cannot use the MLflow tracking store {self.uri}: {error}. Start the server or correct "
-                f"--tracking-uri"
+                f"cannot use the MLflow tracking store {self.uri}: {error}. Start the server or correct --tracking-uri"
             ) from error
         self._waiting: list[tuple[str, Callable[[], Any]]] = []
         self._refused: list[str] = []
