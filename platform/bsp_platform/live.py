@@ -40,8 +40,6 @@ class LiveView:
         stage = news.get("stage") or ("pretrain" if "step" in news else state["stage"])
         if stage != state["stage"]:
             state.update(stage=stage, began=now, printed=-1e9, text="")
-        if news.get("failure"):
-            state["failure"] = news["failure"]
         state["text"] = _progress(news, now - state["began"])
         if not self.console.is_terminal and (
             now - state["printed"] >= _PLAIN_EVERY_S or stage in ("finished", "FAILED")
@@ -50,9 +48,6 @@ class LiveView:
             elapsed = now - self.began
             print(f"[{elapsed:6.0f} s] {cell[0]} seed {cell[1]}: {stage} {state['text']}".rstrip(), flush=True)
             sys.stdout.flush()
-
-    def reason(self, cell: tuple[str, int]) -> str | None:
-        return self.state.get(cell, {}).get("failure")
 
     def _table(self) -> Table:
         finished = sum(s["stage"] in ("finished", "FAILED") for s in self.state.values())

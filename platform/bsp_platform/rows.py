@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bsp.clips import BoundaryKind
+from bsp.clips import BoundaryKind, plan_clip
 from bsp_platform.cluster import Resources
 from bsp_platform.extraction import extract_dataset
 from bsp_platform.heads import CLASS_SCORES, make_class_scores, train_and_score
@@ -105,10 +105,14 @@ class _RowRunner:
 
     def encoder(self, recipe: EncoderRecipe) -> Path:
         def build(folder: Path) -> dict:
+            import ray
             from ray.tune.integration.ray_train import TuneReportCallback
 
             if recipe.pretext is None:
                 return train_encoder(folder, recipe, None, self.job.resources)
+            catalog = ray.get(self.job.catalog)
+            for index in range(max(1, len(recipe.clips.kinds))):  # refuse an impossible kind before starting
+                plan_clip(catalog, recipe.clips, recipe.seed, index)
             stream = ClipStream(
                 catalog=self.job.catalog,
                 clips=recipe.clips,
@@ -187,8 +191,8 @@ def _throttled(report: Callable[[dict[str, Any]], None]) -> Callable[[dict[str, 
     return throttled
 
 
-def root_cause(error: BaseException) -> BaseException:
-    """The error that a user can act on, out of Ray's wrappers."""
+def reason(error: BaseException) -> str:
+    """What a user can act on, out of Ray's wrappers: the kind of the innermost error and its message."""
     for _ in range(10):
         failures = getattr(error, "worker_failures", None)
         inner = next(iter(failures.values())) if failures else None
@@ -196,4 +200,5 @@ def root_cause(error: BaseException) -> BaseException:
         if not isinstance(inner, BaseException) or inner is error:
             break
         error = inner
-    return error
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[-1] if "Traceback" in text else text

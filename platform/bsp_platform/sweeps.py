@@ -24,7 +24,7 @@ from bsp_platform.live import LiveView
 from bsp_platform.options import Options
 from bsp_platform.pretraining import WEIGHTS
 from bsp_platform.profiles import Profile
-from bsp_platform.rows import Row, RowJob, RowRecipes, root_cause, row_recipes, run_row
+from bsp_platform.rows import Row, RowJob, RowRecipes, reason, row_recipes, run_row
 from bsp_platform.sources import Sources, load_sources
 from bsp_platform.stages import StageStore, as_plain, recipe_hash
 from bsp_platform.tables import print_table, write_tables
@@ -94,8 +94,8 @@ def run(experiment: Experiment, options: Options) -> int:
     print_table(table)
     print(f"Tables: {results}/table.{{json,csv,md}}")
     print(f"MLflow: {tracking.tracker.ui_command()}\n  compare: {tracking.compare_url()}")
-    for (name, seed), reason in failures.items():
-        print(f"FAILED {name} seed {seed}: {reason}")
+    for (name, seed), text in failures.items():
+        print(f"FAILED {name} seed {seed}: {text}")
     return 1 if failures else 0
 
 
@@ -185,7 +185,7 @@ def _run_missing(
     for result in grid:
         cell = tuple(result.config["cell"])
         if result.error is not None:
-            failures[cell] = view.reason(cell) or str(root_cause(result.error)).strip().splitlines()[-1]
+            failures[cell] = reason(result.error)
         elif store.find("heads", recipes[cell].head) is None:
             failures[cell] = "stopped before it was finished"
     return failures
