@@ -9,12 +9,14 @@ starts once.
 from __future__ import annotations
 
 import functools
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset
+from ray.data._internal.execution.execution_callback import ExecutionCallback
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
@@ -24,6 +26,8 @@ from bsp.clips import ClipSettings, plan_clip
 from bsp.errors import VideoError
 from bsp.frame_cache import FrameCache
 from bsp.synthesis import collate, render_clip
+
+_BREATH_S = 0.02  # far below the time of a task (two batches), so that it delays nothing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,6 +125,17 @@ def _read_numbers(first: int, last: int, cut: dict[str, int]) -> Iterator:
     yield pyarrow.table({"index": worker_indices(first, last, **cut)})
 
 
+class Breathe(ExecutionCallback):
+    """Let Ray Data's scheduling loop, a thread of the training process, sleep between its steps.
+
+    While finished clips wait for the trainer the loop never blocks; it would take the interpreter lock from
+    the training thread most of the time (measured: 80 clips/s instead of 200).
+    """
+
+    def on_execution_step(self, executor) -> None:
+        time.sleep(_BREATH_S)
+
+
 def clip_dataset(
     stream: ClipStream,
     *,
@@ -136,6 +151,8 @@ def clip_dataset(
     set needs ``actors * cpus_per_actor`` CPUs and nothing else.
     """
     context = DataContext.get_current()
+    if Breathe not in context.custom_execution_callback_classes:
+        context.custom_execution_callback_classes.append(Breathe)
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
     context.enable_operator_progress_bars = False
