@@ -164,10 +164,7 @@ def _run_missing(
         untrimmed=ray.put(sources.untrimmed),
         recipes={cell: recipes[cell] for cell in todo},
     )
-    # Vanilla of seed 0 gives the class scores that every row waits for: start it first.
-    ordered = sorted(
-        todo, key=lambda cell: (cell[1], recipes[cell].encoder != recipes[cell].class_scores.features.encoder)
-    )
+    ordered = sorted(todo, key=lambda cell: _turn(cell, recipes[cell]))
     with LiveView(ordered, at_a_time) as view:
         tuner = tune.Tuner(
             tune.with_resources(tune.with_parameters(run_row, job=job), {"CPU": 0.01}),
@@ -189,6 +186,14 @@ def _run_missing(
         elif store.find("heads", recipes[cell].head) is None:
             failures[cell] = "stopped before it was finished"
     return failures
+
+
+def _turn(cell: Cell, recipes: RowRecipes) -> tuple[int, int]:
+    """Sort key: the vanilla encoder whose class scores all rows wait for comes first, random ones, which
+    would only wait, last."""
+    if recipes.encoder == recipes.class_scores.features.encoder:
+        return -1, 0
+    return cell[1], int(recipes.encoder.pretext is None)
 
 
 class Watch(tune.Callback):
