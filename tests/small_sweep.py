@@ -70,6 +70,7 @@ def main(folder: Path, rows: str, videos_per_class: int) -> None:
         activitynet=None,
         workers=1,
         cpus=2,
+        gpus=None,
         fresh=False,
     )
     sys.exit(run(EXPERIMENT, options))

@@ -26,7 +26,8 @@ class Options:
     kinetics: Path | None
     activitynet: Path | None
     workers: int  # data-parallel training processes per row
-    cpus: int | None  # logical CPUs of a local Ray; None = all
+    cpus: int | None  # of a Ray started here, or that the joined cluster may grow to; None = what is there
+    gpus: int | None  # that the joined cluster may grow to; None = what is there
     fresh: bool
 
 
@@ -37,13 +38,22 @@ def experiment_command(root: Path, run: Callable[[Options], int]) -> click.Comma
     @click.option("--profile", type=click.Choice(sorted(PROFILES)), default="mini", help="complete configuration")
     @click.option("--rows", default="", help="comma-separated row names; all by default", show_default=False)
     @click.option("--seeds", type=click.IntRange(1), default=1, help="how many seeds: 0 .. N-1")
-    @click.option("--storage", type=Path, default=root / "storage", help="where encoders, features, heads are kept")
+    @click.option(
+        "--storage",
+        type=Path,
+        default=root / "storage",
+        envvar="BSP_STORAGE",
+        help="where encoders, features, heads go",
+    )
     @click.option("--results", type=Path, default=root / "results", help="where tables go")
-    @click.option("--tracking-uri", default=None, help="MLflow store [default: SQLite in the repository]")
+    @click.option(
+        "--tracking-uri", envvar="MLFLOW_TRACKING_URI", help="MLflow store [default: SQLite in the repository]"
+    )
     @click.option("--kinetics", type=Path, help="folder of Kinetics-400 (profile paper)")
     @click.option("--activitynet", type=Path, help="folder of ActivityNet-1.3 (profile paper)")
     @click.option("--workers", type=click.IntRange(1), default=1, help="data-parallel training processes per row")
-    @click.option("--cpus", type=click.IntRange(1), help="logical CPUs for a Ray started here [default: all]")
+    @click.option("--cpus", type=click.IntRange(1), help="CPUs for a Ray started here, or that the cluster may reach")
+    @click.option("--gpus", type=click.IntRange(0), help="GPUs that the cluster may reach")
     @click.option("--fresh", is_flag=True, help="make all stages of these rows again; old ones are put aside")
     def command(profile: str, rows: str, fresh: bool, **other) -> None:
         options = Options(
