@@ -43,12 +43,10 @@ def experiment_command(root: Path, run: Callable[[Options], int]) -> click.Comma
         type=Path,
         default=root / "storage",
         envvar="BSP_STORAGE",
-        help="where encoders, features, heads go",
+        help="for encoders, features, heads",
     )
     @click.option("--results", type=Path, default=root / "results", help="where tables go")
-    @click.option(
-        "--tracking-uri", envvar="MLFLOW_TRACKING_URI", help="MLflow store [default: SQLite in the repository]"
-    )
+    @click.option("--tracking-uri", envvar="MLFLOW_TRACKING_URI", help="MLflow store [default: SQLite here]")
     @click.option("--kinetics", type=Path, help="folder of Kinetics-400 (profile paper)")
     @click.option("--activitynet", type=Path, help="folder of ActivityNet-1.3 (profile paper)")
     @click.option("--workers", type=click.IntRange(1), default=1, help="data-parallel training processes per row")

@@ -156,7 +156,8 @@ def _run_missing(
     if options.cpus:
         resources.rows_at_a_time(options.cpus, 1e9)  # refuse before starting anything
     start_ray(cpus=options.cpus)
-    at_a_time = resources.rows_at_a_time(*cluster_size())
+    cpus, gpus = cluster_size()
+    at_a_time = resources.rows_at_a_time(options.cpus or cpus, gpus if options.gpus is None else options.gpus)
     job = RowJob(
         storage=str(store.root),
         resources=resources,
