@@ -1,6 +1,8 @@
 """Ray Train: checkpoints that are checked, and a killed worker that costs nothing but time."""
 
+import dataclasses
 import glob
+import json
 import os
 import signal
 import threading
@@ -14,7 +16,7 @@ from bsp.clips import BoundaryKind, ClipSettings
 from bsp.encoder import EncoderSettings
 from bsp.pretext import PretextSettings
 from bsp.pretrain import TrainSettings
-from bsp_platform.cluster import Resources
+from bsp_platform.cluster import Resources, laptop_resources
 from bsp_platform.pretraining import load_encoder, load_state, newest_whole_state, save_state, train_encoder
 from bsp_platform.recipes import EncoderRecipe
 from bsp_platform.streaming import ClipStream
@@ -139,8 +141,21 @@ def test_a_killed_worker_changes_nothing_in_the_result(ray_session, tiny_catalog
     weights = [torch.load(f / "encoder.pt", weights_only=True)["encoder"] for f in folders]
     for name, value in weights[0].items():
         assert torch.equal(value, weights[1][name]), name
-    import json
-
     histories = [json.loads((f / "history.json").read_text()) for f in folders]
     assert [r["loss"] for r in histories[0]] == [r["loss"] for r in histories[1]]
     assert [r["step"] for r in histories[1]] == list(range(5, 201, 5))
+
+
+@pytest.mark.ray
+def test_two_workers_train_together_and_a_run_repeats(ray_session, tiny_catalog, tmp_path):
+    catalog = ray_session.put(tiny_catalog)
+    recipe = dataclasses.replace(recipe_of(clips=80, every=10), workers=2)
+    losses = []
+    for name in ("one", "two"):
+        folder = tmp_path / name
+        folder.mkdir()
+        train_encoder(folder, recipe, stream_of(recipe, catalog), laptop_resources(2))
+        history = json.loads((folder / "history.json").read_text())
+        losses.append([record["loss"] for record in history])
+        assert [record["step"] for record in history] == [5, 10]
+    assert losses[0] == losses[1]

@@ -526,3 +526,11 @@ def test_fitting_gives_exactly_the_size(size):
 def test_sizes_below_one_pixel_are_refused():
     with pytest.raises(ValueError, match="0x5"):
         video.resize_frames(numbered_frames(1), 5, 0)
+
+
+@pytest.mark.parametrize("width", [24, 48, 72])
+def test_widths_that_decord_cannot_copy_are_read_by_pyav(tmp_path, width):
+    frames = np.random.default_rng(0).integers(0, 256, (12, 64, width, 3), dtype=np.uint8)
+    write_mp4(tmp_path / "narrow.mp4", frames, fps=12, crf=0)
+    info = probe(tmp_path / "narrow.mp4")
+    assert read_frames(tmp_path / "narrow.mp4", np.arange(12), reader=info.reader).shape == frames.shape

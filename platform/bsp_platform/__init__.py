@@ -15,6 +15,10 @@ _SETTINGS = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # MLflow and the tables record results
     "RAY_AIR_NEW_OUTPUT": "0",  # Tune's boxes; bsp_platform.live shows progress
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # the future default; silences a warning
+    # For the processes that Ray starts: keep freed memory instead of handing it back and faulting it in again at
+    # every training step (15% more clips/s on a CPU).
+    "MALLOC_MMAP_THRESHOLD_": str(2**30),
+    "MALLOC_TRIM_THRESHOLD_": str(2**32),
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # a server that is gone must not hold up a run

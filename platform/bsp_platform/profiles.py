@@ -70,7 +70,7 @@ def mini() -> Profile:
         encoder=EncoderSettings(depth=18, width=16),
         # Choice: only strong speed changes; weak ones are not learnt in this little training.
         clips=ClipSettings(gammas=(0.25, 4.0)),
-        augment=AugmentSettings(size_px=64),
+        augment=AugmentSettings(size_px=48),
         train=TrainSettings(clips=25_600, batch_size=32, learning_rate=0.1, warmup_steps=50),
         # Choice: 48 cells for videos of 36 snippets, and batches of 8 because 120 videos make few steps.
         head=GTADSettings(feature_width=128, cells=48, max_duration=48, batch_size=8),

@@ -1,0 +1,82 @@
+"""Extraction: the same features as the pure function, resumable per video, broken videos counted."""
+
+import dataclasses
+import shutil
+
+import numpy as np
+import pytest
+
+from bsp.encoder import EncoderSettings, build_encoder
+from bsp.errors import TooManyBroken
+from bsp.features import extract_features, read_features, read_features_h5
+from bsp_platform.cluster import Resources
+from bsp_platform.extraction import extract_dataset
+from bsp_platform.pretraining import train_encoder
+from bsp_platform.recipes import EncoderRecipe, FeatureRecipe
+
+RECIPE = FeatureRecipe(encoder=EncoderRecipe(encoder=EncoderSettings(width=8)), untrimmed="test", size_px=32)
+
+
+@pytest.fixture
+def weights(tmp_path):
+    folder = tmp_path / "encoder"
+    folder.mkdir()
+    train_encoder(folder, RECIPE.encoder, None, Resources())
+    return folder / "encoder.pt"
+
+
+def broken_copy(data, folder, victims: int):
+    """The data set with its first ``victims`` videos cut to nothing."""
+    folder.mkdir()
+    videos = []
+    for number, video in enumerate(data.videos):
+        path = folder / f"v_{video.video_id}.mp4"
+        shutil.copy(video.path, path)
+        if number < victims:
+            path.write_bytes(b"")
+        videos.append(dataclasses.replace(video, path=str(path)))
+    return dataclasses.replace(data, videos=tuple(videos))
+
+
+@pytest.mark.ray
+def test_features_equal_the_pure_functions_and_only_missing_ones_are_made_again(
+    ray_session, tiny_untrimmed, weights, tmp_path
+):
+    folder = tmp_path / "features"
+    folder.mkdir()
+    reports = []
+    facts = extract_dataset(folder, RECIPE, weights, tiny_untrimmed, Resources(), reports.append)
+    assert facts["videos"] == len(tiny_untrimmed.videos) == reports[-1]["at"] == reports[-1]["total"]
+    assert facts["broken"] == []
+    encoder = build_encoder(RECIPE.encoder.encoder, RECIPE.encoder.seed)
+    for video in tiny_untrimmed.videos:
+        expected, _ = extract_features(encoder, video.path, video_id=video.video_id, size_px=32)
+        found, info = read_features(folder, video.video_id)
+        np.testing.assert_array_equal(found, expected)
+        assert (info.stride_frames, info.snippets) == (8, 144 // 8)
+        np.testing.assert_array_equal(read_features_h5(folder / "features.h5", video.video_id)[0], expected)
+
+    made = {path: path.stat().st_mtime_ns for path in folder.glob("*.npy")}
+    victim = tiny_untrimmed.videos[3].video_id
+    (folder / f"{victim}.npy").write_bytes(b"torn")
+    extract_dataset(folder, RECIPE, weights, tiny_untrimmed, Resources(), reports.append)
+    changed = {path.stem for path, when in made.items() if path.stat().st_mtime_ns != when}
+    assert changed == {victim}
+
+
+@pytest.mark.ray
+def test_too_many_broken_videos_stop_with_the_list(ray_session, tiny_untrimmed, weights, tmp_path):
+    data = broken_copy(tiny_untrimmed, tmp_path / "videos", victims=2)
+    (tmp_path / "features").mkdir()
+    with pytest.raises(TooManyBroken, match=rf"untrimmed videos cannot be read(.|\n)*{data.videos[0].video_id}"):
+        extract_dataset(tmp_path / "features", RECIPE, weights, data, Resources(), lambda progress: None)
+
+
+@pytest.mark.ray
+def test_one_broken_video_is_counted_and_named(ray_session, tiny_untrimmed, weights, tmp_path, monkeypatch):
+    monkeypatch.setattr("bsp_platform.extraction.MAX_BROKEN_SHARE", 0.2)
+    data = broken_copy(tiny_untrimmed, tmp_path / "videos", victims=1)
+    (tmp_path / "features").mkdir()
+    facts = extract_dataset(tmp_path / "features", RECIPE, weights, data, Resources(), lambda progress: None)
+    assert facts["videos"] == len(data.videos) - 1
+    assert [line.split(":")[0] for line in facts["broken"]] == [data.videos[0].video_id]
