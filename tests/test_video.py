@@ -21,6 +21,7 @@ from PIL import Image
 
 from bsp import time_limit, video, video_readers
 from bsp.errors import VideoDecodeError, VideoError, VideoOpenError, VideoTimeout
+from bsp.video_write import write_mp4
 
 sys.path.append(str(Path(__file__).parent))
 from make_videos import numbered_frames, read_numbers, write_audio, write_cut, write_video
@@ -532,5 +533,5 @@ def test_sizes_below_one_pixel_are_refused():
 def test_widths_that_decord_cannot_copy_are_read_by_pyav(tmp_path, width):
     frames = np.random.default_rng(0).integers(0, 256, (12, 64, width, 3), dtype=np.uint8)
     write_mp4(tmp_path / "narrow.mp4", frames, fps=12, crf=0)
-    info = probe(tmp_path / "narrow.mp4")
-    assert read_frames(tmp_path / "narrow.mp4", np.arange(12), reader=info.reader).shape == frames.shape
+    info = video.probe(tmp_path / "narrow.mp4")
+    assert video.read_frames(tmp_path / "narrow.mp4", np.arange(12), reader=info.reader).shape == frames.shape
