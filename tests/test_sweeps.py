@@ -179,6 +179,30 @@ def test_a_failed_row_is_reported_and_does_not_take_the_others_with_it(tmp_path)
     assert "SAME_CLASS" in rows["reg-sc"]["failures"]["0"]
 
 
+@pytest.mark.ray
+def test_terminated_sweeps_say_how_to_continue(tmp_path):
+    script = [
+        sys.executable,
+        str(ROOT / "experiments" / "ablation_table4.py"),
+        "--profile",
+        "smoke",
+        "--rows",
+        "random",
+    ]
+    places = ["--storage", str(tmp_path / "s"), "--results", str(tmp_path / "r"), "--tracking-uri"]
+    sweep = subprocess.Popen(
+        [*script, *places, f"sqlite:///{tmp_path}/mlflow.db"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    for line in sweep.stdout:
+        if "features" in line:
+            break
+    sweep.terminate()
+    _, errors = sweep.communicate(timeout=120)
+    assert sweep.returncode == 130
+    assert "the same command continues" in errors
+    assert not list((tmp_path / "s" / "heads").glob("*/manifest.json"))
+
+
 def table4(*options: str, **more) -> subprocess.CompletedProcess:
     script = [sys.executable, str(ROOT / "experiments" / "ablation_table4.py")]
     return subprocess.run([*script, *options], capture_output=True, text=True, timeout=120, check=False, **more)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -61,8 +62,12 @@ def experiment_command(root: Path, run: Callable[[Options], int]) -> click.Comma
             fresh=fresh,
             **other,
         )
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # like Ctrl-C: Ray is shut down first
         try:
             sys.exit(run(options))
+        except KeyboardInterrupt:
+            click.echo("stopped; the same command continues where this was", err=True)
+            sys.exit(130)
         except (ValueError, RuntimeError, OSError) as error:
             # Errors of this project name the file, the value and the remedy; a trace adds nothing to them.
             click.echo(f"error: {error}", err=True)
