@@ -12,7 +12,7 @@ import pytest
 import torch
 from filelock import FileLock
 
-ROOT = Path(__file__).resolve().parents[1]
+TABLE_4 = Path(__file__).resolve().parents[1] / "experiments" / "ablation_table4.py"
 SMALL = Path(__file__).with_name("small_sweep.py")
 
 
@@ -204,7 +204,7 @@ def test_terminated_sweeps_say_how_to_continue(tmp_path):
 
 
 def table4(*options: str, **more) -> subprocess.CompletedProcess:
-    script = [sys.executable, str(ROOT / "experiments" / "ablation_table4.py")]
+    script = [sys.executable, str(TABLE_4)]
     return subprocess.run([*script, *options], capture_output=True, text=True, timeout=120, check=False, **more)
 
 
