@@ -1,6 +1,7 @@
 """Shared by all tests: a tiny rendered data set, and one Ray per session for the tests that need it."""
 
 import os
+import uuid
 
 import pytest
 
@@ -8,6 +9,7 @@ import pytest
 import bsp_platform  # noqa: F401
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["BSP_TEST_MARK"] = uuid.uuid4().hex  # tells this session's Ray processes from others (ray_processes.py)
 
 
 @pytest.fixture(scope="session")

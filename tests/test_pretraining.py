@@ -1,12 +1,13 @@
 """Ray Train: checkpoints that are checked, and a killed worker that costs nothing but time."""
 
 import dataclasses
-import glob
 import json
 import os
 import signal
+import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -20,6 +21,9 @@ from bsp_platform.cluster import Resources, laptop_resources
 from bsp_platform.pretraining import load_encoder, load_state, newest_whole_state, save_state, train_encoder
 from bsp_platform.recipes import EncoderRecipe
 from bsp_platform.streaming import ClipStream
+
+sys.path.append(str(Path(__file__).parent))
+from ray_processes import MARK, training_processes
 
 KINDS = (BoundaryKind.DIFF_CLASS, BoundaryKind.SAME_SPEED)
 
@@ -97,26 +101,12 @@ def test_a_random_encoder_needs_no_ray(tmp_path):
     assert not torch.equal(one.conv1.weight, load_encoder(tmp_path / "other" / "encoder.pt", other).conv1.weight)
 
 
-def training_processes() -> list[int]:
-    """Process ids of Ray Train's workers, by the title that Ray gives them."""
-    found = []
-    for path in glob.glob("/proc/[0-9]*/cmdline"):
-        try:
-            with open(path, "rb") as file:
-                title = file.read()
-        except OSError:
-            continue  # ended meanwhile
-        if b"RayTrainWorker" in title:
-            found.append(int(path.split("/")[2]))
-    return found
-
-
 def kill_a_worker_once(run_folder, killed: list[int]) -> None:
     """Wait until a checkpoint counts as saved, then SIGKILL the training process."""
     snapshots = os.path.join(run_folder, "_train", "run", "checkpoint_manager_snapshot.json")
     deadline = time.time() + 240
     while time.time() < deadline and not killed:
-        workers = training_processes()
+        workers = training_processes(os.environ[MARK])
         if os.path.exists(snapshots) and workers:
             os.kill(workers[0], signal.SIGKILL)
             killed.append(workers[0])

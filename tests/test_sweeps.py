@@ -6,11 +6,15 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 from pathlib import Path
 
 import pytest
 import torch
 from filelock import FileLock
+
+sys.path.append(str(Path(__file__).parent))
+from ray_processes import MARK, training_processes
 
 TABLE_4 = Path(__file__).resolve().parents[1] / "experiments" / "ablation_table4.py"
 SMALL = Path(__file__).with_name("small_sweep.py")
@@ -35,17 +39,6 @@ def scores(folder: Path) -> dict:
 def weights(folder: Path) -> list[dict]:
     files = sorted((folder / "storage" / "encoders").glob("*/encoder.pt"))
     return [torch.load(file, weights_only=True)["encoder"] for file in files]
-
-
-def processes(title: bytes) -> list[int]:
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            if title in path.read_bytes():
-                found.append(int(path.parent.name))
-        except OSError:
-            continue  # ended meanwhile
-    return found
 
 
 def wait_for(condition, what: str, seconds: float = 300):
@@ -134,23 +127,27 @@ def test_mlflow_shows_a_parent_and_one_run_per_row_with_curves_and_scores(undist
 
 @pytest.mark.ray
 def test_killed_worker_then_killed_driver_then_the_same_command_gives_the_same_table(undisturbed, tmp_path):
+    mark = uuid.uuid4().hex
     driver = subprocess.Popen(
-        command(tmp_path, "--rows", "random,cls-dc,vanilla"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        command(tmp_path, "--rows", "random,cls-dc,vanilla"),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, MARK: mark},
     )
 
     def saved() -> list[Path]:
         return list((tmp_path / "storage" / "encoders").glob("*/_train/run/checkpoint_manager_snapshot.json"))
 
     wait_for(saved, "checkpoint")
-    workers = wait_for(lambda: processes(b"RayTrainWorker"), "training process")
+    workers = wait_for(lambda: training_processes(mark), "training process")
     os.kill(workers[0], signal.SIGKILL)
-    wait_for(lambda: set(processes(b"RayTrainWorker")) - set(workers), "restarted training process")
+    wait_for(lambda: set(training_processes(mark)) - set(workers), "restarted training process")
     time.sleep(3)
     unfinished = not list((tmp_path / "storage" / "heads").glob("*/manifest.json"))
     driver.kill()
     driver.wait()
     assert unfinished, "everything was over before the driver was killed; the test proves nothing"
-    wait_for(lambda: not processes(b"RayTrainWorker"), "end of the killed sweep's processes", 120)
+    wait_for(lambda: not training_processes(mark), "end of the killed sweep's processes", 120)
 
     done = run(tmp_path, "--rows", "random,cls-dc,vanilla")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -183,7 +180,7 @@ def test_a_failed_row_is_reported_and_does_not_take_the_others_with_it(tmp_path)
 def test_terminated_sweeps_say_how_to_continue(tmp_path):
     script = [
         sys.executable,
-        str(ROOT / "experiments" / "ablation_table4.py"),
+        str(TABLE_4),
         "--profile",
         "smoke",
         "--rows",
