@@ -178,14 +178,7 @@ def test_a_failed_row_is_reported_and_does_not_take_the_others_with_it(tmp_path)
 
 @pytest.mark.ray
 def test_terminated_sweeps_say_how_to_continue(tmp_path):
-    script = [
-        sys.executable,
-        str(TABLE_4),
-        "--profile",
-        "smoke",
-        "--rows",
-        "random",
-    ]
+    script = [sys.executable, str(TABLE_4), "--profile", "smoke", "--rows", "random"]
     places = ["--storage", str(tmp_path / "s"), "--results", str(tmp_path / "r"), "--tracking-uri"]
     sweep = subprocess.Popen(
         [*script, *places, f"sqlite:///{tmp_path}/mlflow.db"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

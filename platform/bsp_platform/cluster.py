@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import threading
 from dataclasses import dataclass
 
 TRIAL_CPUS = 0.01  # a trial only waits for others; Ray refuses 0
@@ -95,6 +97,9 @@ def start_ray(*, cpus: int | None = None, object_store_mb: int = 768, log_to_dri
         log_to_driver=log_to_driver,
         logging_level="ERROR",
     )
+    if threading.current_thread() is threading.main_thread():
+        # Ray's own handler aborts with a stack dump; as an interrupt, SIGTERM lets Ray be shut down first.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     token = os.path.expanduser("~/.ray/auth_token")
     if os.path.exists(token):
         os.chmod(token, 0o600)

@@ -90,7 +90,7 @@ def read_class_scores(path: Path, class_names: tuple[str, ...]) -> dict[str, np.
         content = json.loads(path.read_text())
         order = [content["class"].index(name) for name in class_names]
         return {video: np.asarray(row, float)[order] for video, row in content["results"].items()}
-    except (ValueError, KeyError, TypeError, IndexError) as error:
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         raise AnnotationError(
             f'{path}: expected {{"class": [names], "results": {{video: [scores]}}}} with all '
             f"{len(class_names)} classes of the annotations; {error}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -62,7 +61,6 @@ def experiment_command(root: Path, run: Callable[[Options], int]) -> click.Comma
             fresh=fresh,
             **other,
         )
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # like Ctrl-C: Ray is shut down first
         try:
             sys.exit(run(options))
         except KeyboardInterrupt:
