@@ -9,8 +9,8 @@ from pathlib import Path
 
 from bsp.clips import BoundaryKind
 from bsp_platform.options import experiment_command
-from bsp_platform.rows import Row
-from bsp_platform.sweeps import Experiment, run
+from bsp_platform.rows import Experiment, Row
+from bsp_platform.sweeps import run
 
 DC, SC, DS, SS = BoundaryKind
 

@@ -13,8 +13,8 @@ from bsp.encoder import EncoderSettings
 from bsp.pretrain import TrainSettings
 from bsp_platform.options import Options
 from bsp_platform.profiles import smoke
-from bsp_platform.rows import Row
-from bsp_platform.sweeps import Experiment, run
+from bsp_platform.rows import Experiment, Row
+from bsp_platform.sweeps import run
 
 EXPERIMENT = Experiment(
     name="small",

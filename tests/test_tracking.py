@@ -43,6 +43,18 @@ def test_what_mlflow_refuses_is_kept_in_a_file_and_does_not_block_the_rest(tmp_p
     assert "bad;name" in (tmp_path / "unsent.txt").read_text()
 
 
+def test_the_printed_links_lead_to_a_server_on_loopback_or_to_the_given_one(tmp_path):
+    tracker = Tracker(None, "exp", tmp_path)
+    assert tracker.ui_command() == (
+        f"mlflow server --backend-store-uri sqlite:///{tmp_path}/mlflow.db --host 127.0.0.1 --port 5000"
+    )
+    number = tracker.experiment_id
+    expected = f"http://127.0.0.1:5000/#/compare-runs?runs=%5B%22a%22%2C%20%22b%22%5D&experiments=%5B%22{number}%22%5D"
+    assert tracker.compare_url(["a", "b"]) == expected
+    tracker.uri = "https://mlflow.example/"
+    assert tracker.compare_url(["a"]).startswith("https://mlflow.example/#/compare-runs")
+
+
 def test_a_store_that_does_not_answer_at_the_start_is_an_error_with_the_remedy(tmp_path):
     with pytest.raises(RuntimeError, match=r"cannot use the MLflow tracking store http.*--tracking-uri"):
         Tracker("http://127.0.0.1:9", "exp", tmp_path)

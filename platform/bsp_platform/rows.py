@@ -38,6 +38,20 @@ class Row:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """A table of the paper: its rows, and which scores are its columns."""
+
+    name: str  # of the script, the results folder and the MLflow experiment
+    title: str
+    rows: tuple[Row, ...]
+    columns: tuple[str, ...] = ("mAP@0.50", "mAP@0.75", "mAP@0.95", "mAP_avg")
+    paper_data: str = ""  # data set of the paper's numbers
+
+
+Cell = tuple[str, int]  # row name, seed
+
+
+@dataclass(frozen=True, kw_only=True)
 class RowRecipes:
     """The stages of one row and seed."""
 
@@ -67,6 +81,16 @@ def row_recipes(row: Row, seed: int, profile: Profile, sources: Sources, workers
         features=own, class_scores=scores, head=profile.head, annotations=sources.annotations_print, seed=seed
     )
     return RowRecipes(encoder=own.encoder, features=own, class_scores=scores, head=head)
+
+
+def stages_of(recipes: RowRecipes) -> list[tuple[str, Any]]:
+    """(kind, recipe) of the stages that belong to this row alone."""
+    return [("encoders", recipes.encoder), ("features", recipes.features), ("heads", recipes.head)]
+
+
+def stage_seconds(store: StageStore, recipes: RowRecipes) -> dict[str, float]:
+    """Seconds that each stage took when it was made."""
+    return {kind: store.facts(store.folder(kind, recipe))["seconds"] for kind, recipe in stages_of(recipes)}
 
 
 @dataclass(frozen=True, kw_only=True)

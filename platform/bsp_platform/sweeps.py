@@ -7,43 +7,34 @@ the same command, and a failed row is reported while the others go on.
 from __future__ import annotations
 
 import json
-import logging
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import ray
 from filelock import FileLock, Timeout
 from ray import tune
 
 from bsp_platform.cluster import cluster_size, start_ray
-from bsp_platform.heads import DETECTIONS, HISTORY, SCORES
+from bsp_platform.heads import SCORES
 from bsp_platform.live import LiveView
 from bsp_platform.options import Options
-from bsp_platform.pretraining import WEIGHTS
-from bsp_platform.profiles import Profile
-from bsp_platform.rows import Row, RowJob, RowRecipes, reason, row_recipes, run_row
+from bsp_platform.rows import (
+    Cell,
+    Experiment,
+    Row,
+    RowJob,
+    RowRecipes,
+    reason,
+    row_recipes,
+    run_row,
+    stage_seconds,
+    stages_of,
+)
 from bsp_platform.sources import Sources, load_sources
-from bsp_platform.stages import StageStore, as_plain, recipe_hash
+from bsp_platform.stages import StageStore
+from bsp_platform.sweep_tracking import SweepTracking
 from bsp_platform.tables import print_table, write_tables
-from bsp_platform.tracking import Tracker, mlflow_name
-
-
-@dataclass(frozen=True, kw_only=True)
-class Experiment:
-    """A table of the paper: its rows, and which scores are its columns."""
-
-    name: str  # of the script, the results folder and the MLflow experiment
-    title: str
-    rows: tuple[Row, ...]
-    columns: tuple[str, ...] = ("mAP@0.50", "mAP@0.75", "mAP@0.95", "mAP_avg")
-    paper_data: str = ""  # data set of the paper's numbers
-
-
-log = logging.getLogger(__name__)
-Cell = tuple[str, int]  # row name, seed
 
 
 def run(experiment: Experiment, options: Options) -> int:
@@ -68,15 +59,15 @@ def run(experiment: Experiment, options: Options) -> int:
             f"{experiment.title}: {len(recipes)} runs, {len(recipes) - len(todo)} already finished",
             flush=True,
         )
-        tracking.open(rows, recipes)
+        tracking.open(recipes, store)
         failures = _run_missing(todo, recipes, store, sources, options, tracking) if todo else {}
         scores, seconds = {}, {}
         for cell, r in recipes.items():
             folder = store.find("heads", r.head)
             if folder is not None:
                 scores[cell] = json.loads((folder / SCORES).read_text())["scores"]
-                seconds[cell] = _stage_seconds(store, r)
-            tracking.close_cell(cell, r, store, failures.get(cell))
+                seconds[cell] = stage_seconds(store, r)
+            tracking.close_cell(cell)
         results = options.results / experiment.name / profile.name
         table = write_tables(
             results,
@@ -121,26 +112,18 @@ def only_one(path: Path, what: str):
         lock.release()
 
 
-def _stages(recipes: RowRecipes) -> list[tuple[str, Any]]:
-    return [("encoders", recipes.encoder), ("features", recipes.features), ("heads", recipes.head)]
-
-
 def _put_aside(store: StageStore, recipes: dict[Cell, RowRecipes]) -> None:
     moved = {
         store.put_aside(kind, recipe)
         for r in recipes.values()
-        for kind, recipe in [*_stages(r), ("class_scores", r.class_scores)]
+        for kind, recipe in [*stages_of(r), ("class_scores", r.class_scores)]
     } - {None}
     if moved:
         print(f"--fresh: {len(moved)} stages moved to {store.root / 'replaced'}; delete that folder at will")
 
 
 def _found_stages(store: StageStore, recipes: RowRecipes) -> list[str]:
-    return [kind for kind, recipe in _stages(recipes) if store.find(kind, recipe) is not None]
-
-
-def _stage_seconds(store: StageStore, recipes: RowRecipes) -> dict[str, float]:
-    return {kind: store.facts(store.folder(kind, recipe))["seconds"] for kind, recipe in _stages(recipes)}
+    return [kind for kind, recipe in stages_of(recipes) if store.find(kind, recipe) is not None]
 
 
 def _run_missing(
@@ -214,88 +197,7 @@ class Watch(tune.Callback):
 
     def on_trial_complete(self, iteration, trials, trial, **info):
         self.view.update(tuple(trial.config["cell"]), {"stage": "finished"})
+        self.tracking.close_cell(tuple(trial.config["cell"]))
 
     def on_trial_error(self, iteration, trials, trial, **info):
         self.view.update(tuple(trial.config["cell"]), {"stage": "FAILED"})
-
-
-class SweepTracking:
-    """The MLflow side of one sweep: a parent, a child per row and seed, curves, scores, files."""
-
-    CURVE = ("loss", "accuracy", "change_point_error", "clips_per_s", "data_wait_share", "learning_rate")
-
-    def __init__(self, experiment: Experiment, profile: Profile, sources: Sources, options: Options):
-        self.experiment, self.profile = experiment, profile
-        self.results = options.results / experiment.name / profile.name
-        self.tracker = Tracker(options.tracking_uri, experiment.name, options.tracking_home)
-        settings = as_plain(replace(profile, resources=None))
-        data = {"trimmed": sources.trimmed_print, "untrimmed": sources.untrimmed_print}
-        self.key = f"{profile.name}/{recipe_hash({'settings': settings, **data, 'workers': options.workers})}"
-        self.settings = {"profile": profile.name, "about": profile.about, **data}
-        self.runs: dict[Cell, str] = {}
-        self.new: dict[Cell, bool] = {}
-
-    def open(self, rows: list[Row], recipes: dict[Cell, RowRecipes]) -> None:
-        tracker = self.tracker
-        self.parent = tracker.run(self.key, f"{self.experiment.name} {self.profile.name}")
-        tracker.params(self.parent, self.settings)
-        by_name = {row.name: (k, row) for k, row in enumerate(self.experiment.rows)}
-        for cell, r in recipes.items():
-            number, row = by_name[cell[0]]
-            tags = {f"paper.{mlflow_name(metric)}": str(value) for metric, value in row.paper.items()}
-            tags |= {"paper.data": self.experiment.paper_data, "row": row.label}
-            name = f"{number + 1:02d} {row.label} seed {cell[1]}"
-            self.runs[cell] = tracker.run(f"{self.key}/{recipe_hash(r.head)}", name, parent=self.parent, tags=tags)
-            head = r.head.head
-            params = {
-                "row_order": number + 1, "row": row.label, "task": row.task or "random", "seed": cell[1],
-                "kinds": "+".join(kind.name.lower() for kind in row.kinds), "profile": self.profile.name,
-                "depth": r.encoder.encoder.depth, "width": r.encoder.encoder.width, "size_px": r.features.size_px,
-                "clips": r.encoder.train.clips if r.encoder.train else 0,
-                "learning_rate": r.encoder.train.learning_rate if r.encoder.train else 0,
-                "head_cells": head.cells, "head_epochs": head.epochs, "encoder_hash": recipe_hash(r.encoder),
-            }  # fmt: skip
-            tracker.params(self.runs[cell], params)
-
-    def pretrain_record(self, cell: Cell, result: dict[str, Any]) -> None:
-        record = {name: result[name] for name in self.CURVE if name in result}
-        self.tracker.history(self.runs[cell], "pretrain/", [{"step": result["step"], **record}])
-
-    def close_cell(self, cell: Cell, r: RowRecipes, store: StageStore, failure: str | None) -> None:
-        run_id, tracker = self.runs[cell], self.tracker
-        folder = store.find("heads", r.head)
-        if folder is None or failure:
-            tracker.finish(run_id, "FAILED")
-            return
-        if "mAP_avg" not in self._logged(run_id):
-            encoder = store.folder("encoders", r.encoder)
-            seen = tracker.logged_steps(run_id, "pretrain/loss")
-            curve = json.loads((encoder / HISTORY).read_text())
-            tracker.history(run_id, "pretrain/", [record for record in curve if record["step"] not in seen])
-            tracker.history(run_id, "head/", json.loads((folder / HISTORY).read_text()), axis="epoch")
-            seconds = {f"seconds/{kind}": value for kind, value in _stage_seconds(store, r).items()}
-            tracker.metrics(run_id, {**json.loads((folder / SCORES).read_text())["scores"], **seconds})
-            for path in (folder / SCORES, folder / DETECTIONS, encoder / WEIGHTS):
-                tracker.artifact(run_id, path)
-        tracker.finish(run_id)
-
-    def _logged(self, run_id: str) -> dict[str, float]:
-        try:
-            return self.tracker.client.get_run(run_id).data.metrics
-        except Exception as error:  # server gone: log again rather than lose
-            log.warning("MLflow did not answer: %s", error)
-            return {}
-
-    def close(self, rows: list[Row], scores: dict, failures: dict, results: Path) -> None:
-        for row in rows:
-            of_row = [value for (name, _), value in scores.items() if name == row.name]
-            if of_row:
-                means = {f"{m}/{row.name}": sum(s[m] for s in of_row) / len(of_row) for m in self.experiment.columns}
-                self.tracker.metrics(self.parent, means)
-        for path in sorted(results.glob("table.*")):
-            self.tracker.artifact(self.parent, path)
-        self.tracker.finish(self.parent, "FAILED" if failures else "FINISHED")
-        self.tracker.close(results / "unsent.txt")
-
-    def compare_url(self) -> str:
-        return self.tracker.compare_url(list(self.runs.values()))

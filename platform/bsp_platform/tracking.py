@@ -37,13 +37,13 @@ class Tracker:
 
         home = home.resolve()
         self.uri = uri or f"sqlite:///{home / 'mlflow.db'}"
-        self.local = uri is None
-        if self.local:
+        local = uri is None
+        if local:
             (home / "artifacts").mkdir(parents=True, exist_ok=True)
         try:
             self.client = MlflowClient(tracking_uri=self.uri)
             found = self.client.get_experiment_by_name(experiment)
-            location = (home / "artifacts").as_uri() if self.local else None
+            location = (home / "artifacts").as_uri() if local else None
             self.experiment_id = (
                 found.experiment_id if found else self.client.create_experiment(experiment, artifact_location=location)
             )
@@ -138,16 +138,13 @@ class Tracker:
             log.warning("%d records could not be sent to MLflow; they are in %s", len(lost), unsent)
 
     def ui_command(self) -> str:
-        if not self.local:
+        """How to see the runs in a browser."""
+        if self.uri.startswith("http"):
             return f"open {self.uri}"
         return f"mlflow server --backend-store-uri {quote(self.uri, safe=':/')} --host 127.0.0.1 --port 5000"
 
     def compare_url(self, run_ids: list[str]) -> str:
         """The UI's page that compares these runs."""
-        base = "http://127.0.0.1:5000" if self.local else self.uri.rstrip("/")
+        base = self.uri.rstrip("/") if self.uri.startswith("http") else "http://127.0.0.1:5000"
         runs, experiments = (quote(json.dumps(ids)) for ids in (run_ids, [self.experiment_id]))
         return f"{base}/#/compare-runs?runs={runs}&experiments={experiments}"
-
-    def runs_url(self) -> str:
-        base = "http://127.0.0.1:5000" if self.local else self.uri.rstrip("/")
-        return f"{base}/#/experiments/{self.experiment_id}/runs"
