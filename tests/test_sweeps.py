@@ -175,6 +175,14 @@ def test_a_failed_row_is_reported_and_does_not_take_the_others_with_it(tmp_path)
     assert not rows["reg-sc"]["scores"]
     assert "SAME_CLASS" in rows["reg-sc"]["failures"]["0"]
 
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow' / 'mlflow.db'}")
+    runs = {r.info.run_name: r for r in client.search_runs([client.get_experiment_by_name("small").experiment_id])}
+    assert runs["03 {sc} reg seed 0"].info.status == "FAILED"
+    # The random row also trained the vanilla encoder that gives all rows their class scores: not its own curve.
+    assert not [name for name in runs["01 random seed 0"].data.metrics if name.startswith("pretrain/")]
+
 
 @pytest.mark.ray
 def test_terminated_sweeps_say_how_to_continue(tmp_path):

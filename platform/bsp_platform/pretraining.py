@@ -92,7 +92,8 @@ def train_worker(config: dict[str, Any]) -> None:
         save = done % settings.checkpoint_every_steps == 0 or done == settings.steps
         if not (record or save):
             continue
-        metrics = {"step": done, "steps": settings.steps, "skipped": len(skipped), **(record or {})}
+        metrics = {"encoder": recipe.name, "step": done, "steps": settings.steps, "skipped": len(skipped)}
+        metrics |= record or {}
         with tempfile.TemporaryDirectory() as folder:
             checkpoint = None
             if save and rank == 0:

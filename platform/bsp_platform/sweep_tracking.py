@@ -60,6 +60,9 @@ class SweepTracking:
             tracker.params(self.runs[cell], params)
 
     def pretrain_record(self, cell: Cell, result: dict[str, Any]) -> None:
+        """Log one training record; a row may also train the encoder of the shared class scores: not its own."""
+        if result.get("encoder") != self.recipes[cell].encoder.name:
+            return
         record = {name: result[name] for name in self.CURVE if name in result}
         self.tracker.history(self.runs[cell], "pretrain/", [{"step": result["step"], **record}])
 
