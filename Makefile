@@ -32,6 +32,7 @@ test: setup
 
 # The server binds to the loopback address only. Without the job runner it is two processes instead of ten.
 ui: setup
+	@mkdir -p mlflow
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow server --workers 1 --host 127.0.0.1 --port 5000 \
 	    --backend-store-uri sqlite:///$(CURDIR)/mlflow/mlflow.db
 
