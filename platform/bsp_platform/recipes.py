@@ -6,7 +6,7 @@ its code changes what it produces.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from bsp.augment import AugmentSettings
 from bsp.clips import ClipSettings
@@ -72,12 +72,8 @@ class HeadRecipe:
     """A trained G-TAD head, its detections on the validation videos, and their scores."""
 
     features: FeatureRecipe
-    class_scores: ClassScoresRecipe | str  # or the fingerprint of a file of scores
+    class_scores: ClassScoresRecipe
     head: GTADSettings
     annotations: str
     seed: int = 0
     code: int = 1
-
-
-def with_seed(recipe: EncoderRecipe, seed: int) -> EncoderRecipe:
-    return replace(recipe, seed=seed)
