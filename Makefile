@@ -1,13 +1,15 @@
-# Two commands matter: `make table4` and `make test`. Both set up .venv first, once.
+# `make table4`, `make table5`, `make table2` and `make test` set up .venv first, once.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: setup table4 test ui clean help
+.PHONY: setup table2 table4 table5 test ui clean help
 
 help:
 	@echo "make table4 [ARGS='--seeds 3']   Table 4 on the embedded data (profile mini)"
+	@echo "make table5 [ARGS='--seeds 3']   Table 5: fusion methods, 2D-TAN and G-TAD"
+	@echo "make table2 [ARGS='--seeds 3']   Table 2: video grounding, 2D-TAN and LGI"
 	@echo "make test                        all tests"
 	@echo "make ui                          MLflow UI on http://127.0.0.1:5000"
 
@@ -26,6 +28,12 @@ $(VENV)/.installed: requirements.txt pyproject.toml
 
 table4: setup
 	$(BIN)/python experiments/ablation_table4.py $(ARGS)
+
+table5: setup
+	$(BIN)/python experiments/ablation_table5.py $(ARGS)
+
+table2: setup
+	$(BIN)/python experiments/table2_charades.py $(ARGS)
 
 test: setup
 	$(BIN)/python -m pytest $(ARGS)

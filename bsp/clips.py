@@ -8,7 +8,7 @@ they say how many frames come before the change. Letters: N videos, T = 2 * half
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import lru_cache
 
@@ -46,6 +46,9 @@ class ClipSettings:
     # consecutive frames per snippet); the paper's "uniform frame sampling" leaves the rate open.
     stride_frames: int = 1  # source frames from one clip frame to the next, at least 1; less in short videos
     kinds: tuple[BoundaryKind, ...] = tuple(BoundaryKind)  # position = label; () = plain clips, label = class
+    # Plain action clips beside each kind once in every block of the stream, for training both tasks jointly;
+    # 0 = none. ("later" fields count in a recipe only off their default, so that older results stay valid.)
+    plain_clips: int = field(default=0, metadata={"later": True})
 
     def __post_init__(self) -> None:
         length = 2 * self.half_len
@@ -61,6 +64,8 @@ class ClipSettings:
             raise ValueError(f"change_point must be None or lie in 1..{length - 1}, not {self.change_point}")
         if self.stride_frames < 1:
             raise ValueError(f"stride_frames must be at least 1, not {self.stride_frames}")
+        if self.plain_clips < 0 or (self.plain_clips and not self.kinds):
+            raise ValueError(f"plain_clips must be 0 or more, and 0 without kinds, not {self.plain_clips}")
         object.__setattr__(self, "kinds", tuple(BoundaryKind(kind) for kind in self.kinds))
         object.__setattr__(self, "gammas", tuple(float(gamma) for gamma in self.gammas))
         if len(set(self.kinds)) != len(self.kinds):
@@ -159,19 +164,20 @@ def place_offsets(
 def plan_clip(catalog: Catalog, settings: ClipSettings, seed: int, index: int) -> ClipPlan:
     """Clip ``index`` (0-based, through all epochs) of the stream of ``seed``; both below 2**64. Pure.
 
-    Every aligned block of len(kinds) indices has each kind once, in an order drawn per block, so every batch
-    is balanced. No frame lies outside its video; see ``fit_stride`` and ``place_offsets`` for short ones.
+    Every aligned block of len(kinds) + plain_clips indices has each kind once and that many plain clips, in an
+    order drawn per block, so every batch is balanced. No frame lies outside its video; see ``fit_stride`` and
+    ``place_offsets`` for short ones.
     Raises ValueError when the catalog cannot serve a kind (one class only; no class with two videos).
     """
     if index < 0 or seed < 0:
         raise ValueError(f"seed and index must be 0 or more, not {seed} and {index}")
     generator = np.random.Generator(np.random.Philox(key=np.array((seed, index), dtype=np.uint64)))
     augment_seed = int(generator.integers(2**63))
-    if not settings.kinds:
-        kind, label = None, -1
-    else:
-        label = _label_of(len(settings.kinds), seed, index)
-        kind = settings.kinds[label]
+    kind, label = None, -1
+    if settings.kinds:
+        place = _place_of(len(settings.kinds) + settings.plain_clips, seed, index)
+        if place < len(settings.kinds):
+            kind, label = settings.kinds[place], place
 
     t = 0
     if kind is not None and kind != BoundaryKind.SAME_SPEED:
@@ -219,15 +225,15 @@ def plan_clip(catalog: Catalog, settings: ClipSettings, seed: int, index: int) -
     )
 
 
-def _label_of(labels: int, seed: int, index: int) -> int:
-    """Label of clip ``index``: a permutation of range(labels) per block of that many indices."""
-    if labels == 1:
+def _place_of(places: int, seed: int, index: int) -> int:
+    """Place of clip ``index`` in its block: a permutation of range(places) per block of that many indices."""
+    if places == 1:
         return 0
-    block, place = divmod(index, labels)
+    block, position = divmod(index, places)
     key = np.array((seed, block), dtype=np.uint64)
     # The counter's top word keeps this apart from the clips' own streams, which start at counter 0.
     generator = np.random.Generator(np.random.Philox(key=key, counter=(0, 0, 0, 1)))
-    return int(generator.permutation(labels)[place])
+    return int(generator.permutation(places)[position])
 
 
 def _two_classes(catalog: Catalog, generator: np.random.Generator) -> tuple[int, int]:

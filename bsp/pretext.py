@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from bsp.clips import BoundaryKind
 from bsp.encoder import TSMResNet
+from bsp.pretrain import Loss
 
 Task = Literal["classification", "regression", "action"]
 
@@ -79,6 +80,11 @@ class PretextModel(nn.Module):
             return self.head(feat_BTD).squeeze(-1)
         # TSM's consensus, the mean of the frames' logits, is the logits of the mean: the layer is linear.
         return self.head(feat_BTD.mean(dim=1))
+
+
+def pretext_objective(settings: PretextSettings) -> Loss:
+    """:func:`pretext_loss` in the form that the training loop takes."""
+    return lambda output, targets: pretext_loss(settings, output, targets["label"], targets["change_point"])
 
 
 def gaussian_heatmap(change_point_B: Tensor, frames: int, variance: float) -> Tensor:

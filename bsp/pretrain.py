@@ -11,18 +11,21 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from bsp.augment import normalise
 from bsp.encoder import parameter_groups
 from bsp.errors import TooManyBroken
-from bsp.pretext import PretextSettings, pretext_loss
+
+# (output of the model, targets) -> mean loss and statistics of a batch. Targets are "label" int64 [B],
+# "change_point" float32 [B], "plain" bool [B] and "clip", the model's input.
+Loss = Callable[[Any, dict[str, Tensor]], tuple[Tensor, dict[str, Tensor]]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +97,7 @@ def train_steps(
     optimiser: torch.optim.Optimizer,
     batches: Iterable[dict[str, np.ndarray]],
     *,
-    pretext: PretextSettings,
+    loss: Loss,
     settings: TrainSettings,
     device: torch.device,
     start_step: int = 0,
@@ -104,10 +107,11 @@ def train_steps(
     """Train from ``start_step`` on; yields (steps done, record or None) after every step.
 
     ``batches`` are this worker's: dicts of arrays "clip" uint8 [B/world_size, T, H, W, 3], "label" int64,
-    "change_point" float32, and "error" (empty, or why a clip could not be made: such a clip weighs nothing,
-    is named in ``skipped``, and above ``max_skipped_share`` of the stream :class:`TooManyBroken` is raised).
-    A record is made every ``log_every_steps``: loss, accuracy or change_point_error, clips_per_s,
-    data_wait_share, learning_rate. The caller saves, reports and stops.
+    "change_point" float32, "plain" bool, and "error" (empty, or why a clip could not be made: such a clip weighs
+    nothing, is named in ``skipped``, and above ``max_skipped_share`` of the stream :class:`TooManyBroken` is
+    raised).
+    A record is made every ``log_every_steps``: loss and its statistics, clips_per_s, data_wait_share,
+    learning_rate. The caller saves, reports and stops.
     """
     skipped = skipped if skipped is not None else []
     on_gpu = device.type == "cuda"
@@ -127,18 +131,13 @@ def train_steps(
         optimiser.zero_grad(set_to_none=True)
         with torch.autocast("cuda", dtype=torch.bfloat16, enabled=on_gpu):
             clip_BTCHW = normalise(_to_device(batch["clip"][good], device))
-            output = model(clip_BTCHW)
-        loss, stats = pretext_loss(
-            pretext,
-            output.float(),
-            _to_device(batch["label"][good], device),
-            _to_device(batch["change_point"][good], device),
-        )
-        loss.backward()
+            targets = {name: _to_device(batch[name][good], device) for name in ("label", "change_point", "plain")}
+            value, stats = loss(model(clip_BTCHW), targets | {"clip": clip_BTCHW})
+        value.backward()
         if settings.clip_gradient:
             nn.utils.clip_grad_norm_(model.parameters(), settings.clip_gradient)
         optimiser.step()
-        window.add(loss.detach(), stats, clips=len(batch["label"]) * world_size)
+        window.add(value.detach(), stats, clips=len(batch["label"]) * world_size)
         done = step + 1
         record = None
         if done % settings.log_every_steps == 0 or done == settings.steps:

@@ -82,9 +82,10 @@ def render_clip(
 
 
 def collate(plans: Sequence[ClipPlan], clips: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
-    """A batch: "clip" uint8 [B, T, H, W, 3], "label" and "index" int64 [B], "change_point" float32 [B].
+    """A batch: "clip" uint8 [B, T, H, W, 3], "label" and "index" int64 [B], "change_point" float32 [B], "plain"
+    bool [B] (the label is an action class, not a boundary type).
 
-    A clip without a change has nan there. Raises ValueError for clips of different shapes.
+    A clip without a change has nan as its change point. Raises ValueError for clips of different shapes.
     """
     if len(plans) != len(clips) or not plans:
         raise ValueError(f"a batch needs plans and a clip for each; got {len(plans)} and {len(clips)}")
@@ -96,5 +97,6 @@ def collate(plans: Sequence[ClipPlan], clips: Sequence[np.ndarray]) -> dict[str,
         "clip": np.stack(clips),
         "label": np.array([plan.label for plan in plans], np.int64),
         "change_point": np.array(points, np.float32),
+        "plain": np.array([plan.kind is None for plan in plans]),
         "index": np.array([plan.index for plan in plans], np.int64),
     }

@@ -30,7 +30,7 @@ from bsp.features import extract_features
 from bsp.frame_cache import FrameCache
 from bsp.localization.gtad import propose, train_gtad
 from bsp.metrics.detection import evaluate_detection
-from bsp.pretext import PretextModel, PretextSettings
+from bsp.pretext import PretextModel, PretextSettings, pretext_objective
 from bsp.pretrain import TrainSettings, make_optimiser, train_steps
 from bsp.synthesis import decode, synthesise
 from bsp_platform.profiles import mini, smoke
@@ -105,8 +105,8 @@ def measure(folder: Path) -> dict[str, tuple[float, str]]:
     model = PretextModel(build_encoder(profile.encoder, 0), pretext, seed=0).to(memory_format=torch.channels_last)
     ready = make_clips(catalog, stream, range(32), cache)
     steps = train_steps(
-        model, make_optimiser(model, settings), iter(lambda: ready, None), pretext=pretext, settings=settings,
-        device=torch.device("cpu"),
+        model, make_optimiser(model, settings), iter(lambda: ready, None), loss=pretext_objective(pretext),
+        settings=settings, device=torch.device("cpu"),
     )  # fmt: skip
     out["training step, TSM R18 width 16, batch 32"] = rate(lambda: 32 * bool(next(steps))), "clips/s"
 

@@ -1,4 +1,4 @@
-"""A small Table 4 for tests/test_sweeps.py, run as a program: python small_sweep.py FOLDER [--rows a,b]."""
+"""Small tables for tests/test_sweeps.py, run as a program: python small_sweep.py FOLDER [--table T] [--rows a,b]."""
 
 import sys
 from dataclasses import replace
@@ -13,24 +13,43 @@ from bsp.encoder import EncoderSettings
 from bsp.pretrain import TrainSettings
 from bsp_platform.options import Options
 from bsp_platform.profiles import smoke
-from bsp_platform.rows import Experiment, Row
+from bsp_platform.recipes import Stream
+from bsp_platform.rows import Experiment, Reference, Row
+from bsp_platform.sources import DataPaths
 from bsp_platform.sweeps import run
 
-EXPERIMENT = Experiment(
+DC, SC, _, SS = BoundaryKind
+VANILLA, CUTS = Stream(method="action"), Stream(method="classification", kinds=(DC, SS))
+
+
+def row(name: str, label: str, *streams: Stream, paper: dict | None = None, **more) -> Row:
+    return Row(name=name, label=label, streams=streams, paper=paper or {}, **more)
+
+
+PRETEXTS = Experiment(
     name="small",
     title="Small table for tests",
     paper_data="none",
     rows=(
-        Row(name="random", label="random", task=None, paper={"mAP_avg": 1.0}),
-        Row(
-            name="cls-dc",
-            label="{dc, ss} cls",
-            task="classification",
-            kinds=(BoundaryKind.DIFF_CLASS, BoundaryKind.SAME_SPEED),
-            paper={"mAP_avg": 2.0},
-        ),
-        Row(name="reg-sc", label="{sc} reg", task="regression", kinds=(BoundaryKind.SAME_CLASS,), paper={}),
-        Row(name="vanilla", label="vanilla", task="action", paper={"mAP_avg": 3.0}),
+        row("random", "random", Stream(method="random"), paper={"mAP_avg": 1.0}),
+        row("cls-dc", "{dc, ss} cls", CUTS, paper={"mAP_avg": 2.0}),
+        row("reg-sc", "{sc} reg", Stream(method="regression", kinds=(SC,))),
+        row("vanilla", "vanilla", VANILLA, paper={"mAP_avg": 3.0}),
+    ),
+)
+FUSION = Experiment(
+    name="small",
+    title="Small fusion table for tests",
+    paper_data="none",
+    columns=("R1@0.5", "mIoU", "mAP_avg"),
+    references=(Reference(label="Other", source="a paper", paper={"mIoU": 12.5}),),
+    costs=True,
+    rows=(
+        row("cls-dc", "{dc, ss} cls", CUTS),
+        row("two-stream", "2-stream", VANILLA, CUTS, heads=("2dtan", "gtad")),
+        row("two-head", "2-head", Stream(method="two-head", kinds=(DC, SS)), heads=("lgi",)),
+        row("distillation", "feat dist", Stream(method="distillation", kinds=(DC, SS)), heads=("2dtan",)),
+        row("blind", "2D-TAN, text-blind", VANILLA, heads=("2dtan",), blind="text"),
     ),
 )
 
@@ -50,14 +69,17 @@ def small_profile(videos_per_class: int):
         encoder=EncoderSettings(depth=18, width=8),
         augment=AugmentSettings(size_px=32),
         train=TrainSettings(clips=1600, batch_size=8, learning_rate=0.02, log_every_steps=5, checkpoint_every_steps=20),
+        fusion_train=TrainSettings(clips=160, batch_size=8, learning_rate=0.02, log_every_steps=5),
+        grounding=replace(smoke().grounding, train=4, test=3, seconds=12.0),
     )
 
 
 @click.command()
 @click.argument("folder", type=Path)
+@click.option("--table", type=click.Choice(["pretexts", "fusion"]), default="pretexts")
 @click.option("--rows", default="")
 @click.option("--videos-per-class", default=2)
-def main(folder: Path, rows: str, videos_per_class: int) -> None:
+def main(folder: Path, table: str, rows: str, videos_per_class: int) -> None:
     options = Options(
         profile=small_profile(videos_per_class),
         rows=tuple(filter(None, rows.split(","))),
@@ -66,14 +88,13 @@ def main(folder: Path, rows: str, videos_per_class: int) -> None:
         results=folder / "results",
         tracking_uri=None,
         tracking_home=folder / "mlflow",
-        kinetics=None,
-        activitynet=None,
+        data=DataPaths(),
         workers=1,
         cpus=2,
         gpus=None,
         fresh=False,
     )
-    sys.exit(run(EXPERIMENT, options))
+    sys.exit(run({"pretexts": PRETEXTS, "fusion": FUSION}[table], options))
 
 
 if __name__ == "__main__":

@@ -49,9 +49,9 @@ def test_segments_are_fractions_of_what_the_features_cover(tiny_untrimmed):
 
 def test_features_of_another_size_are_refused(features, tiny_untrimmed):
     with pytest.raises(ValueError, match=r"size_px.*32.*64"):
-        heads.load_subset(features, tiny_untrimmed, "training", {"size_px": 64})
+        heads.load_subset([features], tiny_untrimmed, "training", {"size_px": 64})
     with pytest.raises(AnnotationError, match="no video of subset 'testing'"):
-        heads.load_subset(features, tiny_untrimmed, "testing", {})
+        heads.load_subset([features], tiny_untrimmed, "testing", {})
 
 
 def test_class_scores_then_a_head_then_official_files(features, tiny_untrimmed, tmp_path):
@@ -70,7 +70,7 @@ def test_class_scores_then_a_head_then_official_files(features, tiny_untrimmed, 
         head=GTADSettings(feature_width=8, cells=18, max_duration=18, epochs=2),
         annotations="a",
     )
-    arguments = (recipe, features, scores_folder / "class_scores.json", tiny_untrimmed, {"size_px": 32})
+    arguments = (recipe, [features], scores_folder / "class_scores.json", tiny_untrimmed, {"size_px": 32})
     facts = heads.train_and_score(head_folder, *arguments)
     detections = json.loads((head_folder / "detections.json").read_text())
     validation = {v.video_id for v in tiny_untrimmed.videos if v.subset == "validation"}

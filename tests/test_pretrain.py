@@ -9,7 +9,7 @@ import torch
 from bsp.clips import BoundaryKind
 from bsp.encoder import EncoderSettings, build_encoder
 from bsp.errors import TooManyBroken
-from bsp.pretext import PretextModel, PretextSettings
+from bsp.pretext import PretextModel, PretextSettings, pretext_objective
 from bsp.pretrain import TrainSettings, make_optimiser, restore, train_steps, training_state
 
 PRETEXT = PretextSettings(task="classification", kinds=(BoundaryKind.DIFF_CLASS, BoundaryKind.SAME_SPEED))
@@ -27,14 +27,14 @@ def batch(step: int, size: int = 4) -> dict[str, np.ndarray]:
     clip = np.broadcast_to(clip, (size, 8, 32, 32, 3)).copy()
     clip[label == 0, 4:] = 255 - clip[label == 0, 4:]
     change = np.where(label == 0, 3.0, np.nan).astype(np.float32)
-    return {"clip": clip, "label": label, "change_point": change, "error": np.array([""] * size)}
+    return {"clip": clip, "label": label, "change_point": change, "plain": np.zeros(size, bool), "error": np.array([""] * size)}
 
 
 def run(model, optimiser, settings, *, start: int = 0, stop: int | None = None, batches=None, skipped=None):
     records = []
     stream = batches if batches is not None else (batch(step) for step in range(start, settings.steps))
     for done, record in train_steps(
-        model, optimiser, stream, pretext=PRETEXT, settings=settings, device=torch.device("cpu"),
+        model, optimiser, stream, loss=pretext_objective(PRETEXT), settings=settings, device=torch.device("cpu"),
         start_step=start, skipped=skipped,
     ):  # fmt: skip
         if record:

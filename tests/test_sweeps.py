@@ -122,7 +122,9 @@ def test_mlflow_shows_a_parent_and_one_run_per_row_with_curves_and_scores(undist
     curve = client.get_metric_history(child.info.run_id, "pretrain/loss")
     assert [point.step for point in curve] == list(range(5, 201, 5))
     artifacts = {file.path for file in client.list_artifacts(child.info.run_id)}
-    assert {"scores.json", "detections.json", "encoder.pt"} <= artifacts
+    assert {"gtad", "encoder.pt"} <= artifacts
+    files = {file.path for file in client.list_artifacts(child.info.run_id, "gtad")}
+    assert files == {"gtad/scores.json", "gtad/detections.json"}
 
 
 @pytest.mark.ray

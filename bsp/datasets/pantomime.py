@@ -24,25 +24,43 @@ import os
 import shutil
 import sys
 from collections import Counter
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from multiprocessing import current_process, get_context
 from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from bsp.datasets.pantomime_plan import CODE_VERSION, PantomimeSettings, VideoPlan, draw_video, plan_video
 from bsp.video_write import write_mp4
 
-__all__ = ["CODE_VERSION", "PantomimeSettings", "is_complete", "plan_all", "render"]
+__all__ = ["CODE_VERSION", "PantomimeSettings", "VideoSet", "is_complete", "plan_all", "render", "render_set"]
 
 _LOG = logging.getLogger(__name__)
 _BYTES_PER_PIXEL = 0.12  # generous: measured 0.07 at 64 px with the default noise
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoSet:
+    """How one kind of data set is drawn; what :func:`render_set` needs. Module-level functions: they are pickled.
+
+    Settings have ``fps``, ``size_px`` and ``fingerprint()``; plans have ``frames`` and ``split``.
+    """
+
+    title: str  # for the progress bar and messages
+    about: str  # for the manifest
+    code_version: int
+    plan_all: Callable[[Any], list[Any]]  # settings -> plans
+    video_path: Callable[[Any, Any], str]  # settings, plan -> path relative to the folder
+    draw_video: Callable[[Any, Any], np.ndarray]  # settings, plan -> uint8 [T, H, W, 3]
+    annotation_files: Callable[[Any, list[Any]], dict[str, str]]  # settings, plans -> text by relative path
 
 
 def plan_all(settings: PantomimeSettings) -> list[VideoPlan]:
@@ -100,6 +118,13 @@ def render(
     Two callers wait for each other (file lock beside the folder). Raises OSError that names the folder, and
     the bytes needed where the disk is full; RuntimeError where processes die; ValueError for bad ``workers``.
     """
+    return render_set(_PANTOMIME, settings, out_dir, workers=workers, progress=progress)
+
+
+def render_set(
+    kind: VideoSet, settings: Any, out_dir: str | Path, *, workers: int | None = None, progress: bool = True
+) -> Path:
+    """As :func:`render`, for any :class:`VideoSet`."""
     if workers is not None and workers < 1:
         raise ValueError(f"workers must be >= 1 or None for all cores, not {workers}")
     folder = Path(out_dir) / settings.fingerprint()
@@ -113,9 +138,9 @@ def render(
         folder.mkdir(parents=True, exist_ok=True)
         with _lock(folder):
             if not is_complete(folder):
-                _render(settings, folder, workers=workers or os.cpu_count() or 1, progress=progress)
+                _render(kind, settings, folder, workers=workers or os.cpu_count() or 1, progress=progress)
     except OSError as error:
-        raise _explained(error, settings, folder) from error
+        raise _explained(error, kind, settings, folder) from error
     return folder
 
 
@@ -129,9 +154,9 @@ def _lock(folder: Path) -> FileLock:
     return lock
 
 
-def _render(settings: PantomimeSettings, folder: Path, *, workers: int, progress: bool) -> None:
-    plans = plan_all(settings)
-    paths = {video_path(settings, plan): plan for plan in plans}
+def _render(kind: VideoSet, settings: Any, folder: Path, *, workers: int, progress: bool) -> None:
+    plans = kind.plan_all(settings)
+    paths = {kind.video_path(settings, plan): plan for plan in plans}
     known = _sizes_on_record(folder)
     todo = {name: plan for name, plan in paths.items() if not _is_whole(folder / name, plan.frames, known.get(name))}
     needed, free = _bytes_needed(settings, todo.values()), shutil.disk_usage(folder).free
@@ -142,7 +167,7 @@ def _render(settings: PantomimeSettings, folder: Path, *, workers: int, progress
     bar = tqdm(
         total=len(paths),
         initial=len(paths) - len(todo),
-        desc="Pantomime",
+        desc=kind.title,
         unit="video",
         mininterval=0.5,
         disable=None if progress else True,  # None: shown on a terminal only
@@ -150,16 +175,16 @@ def _render(settings: PantomimeSettings, folder: Path, *, workers: int, progress
     with bar:
         if workers == 1 or len(todo) < 2 or _main_cannot_be_imported():
             for name, plan in todo.items():
-                make_video(settings, plan, str(folder / name))
+                make_video(settings, plan, str(folder / name), kind.draw_video)
                 bar.update()
         else:
-            _render_parallel(settings, folder, todo, min(workers, len(todo)), bar)
-    texts = _annotation_files(settings, plans)
+            _render_parallel(kind, settings, folder, todo, min(workers, len(todo)), bar)
+    texts = kind.annotation_files(settings, plans)
     for name, text in texts.items():
         _write_text(folder / name, text)
     manifest = {
-        "data_set": "Pantomime (synthetic; a proving ground, not evidence about real videos)",
-        "code_version": CODE_VERSION,
+        "data_set": kind.about,
+        "code_version": kind.code_version,
         "fingerprint": settings.fingerprint(),
         "settings": asdict(settings),
         "videos": dict(Counter(plan.split for plan in plans)),
@@ -170,13 +195,13 @@ def _render(settings: PantomimeSettings, folder: Path, *, workers: int, progress
 
 
 def _render_parallel(
-    settings: PantomimeSettings, folder: Path, todo: dict[str, VideoPlan], workers: int, bar: tqdm
+    kind: VideoSet, settings: Any, folder: Path, todo: dict[str, Any], workers: int, bar: tqdm
 ) -> None:
     # "spawn": the caller may hold threads and locks (PyTorch, Ray) that a forked child would inherit broken.
     pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
     try:
         jobs: list[Future] = [
-            pool.submit(make_video, settings, plan, str(folder / name)) for name, plan in todo.items()
+            pool.submit(make_video, settings, plan, str(folder / name), kind.draw_video) for name, plan in todo.items()
         ]
         for job in as_completed(jobs):
             job.result()
@@ -199,10 +224,10 @@ def _main_cannot_be_imported() -> bool:
     return True
 
 
-def make_video(settings: PantomimeSettings, plan: VideoPlan, path: str) -> None:
+def make_video(settings: Any, plan: Any, path: str, draw: Callable[[Any, Any], np.ndarray] = draw_video) -> None:
     """Draw one video and write it to ``path``; the file appears only when it is complete."""
     try:
-        write_mp4(path, draw_video(settings, plan), fps=settings.fps)
+        write_mp4(path, draw(settings, plan), fps=settings.fps)
     except OSError as error:
         Path(path + ".partial").unlink(missing_ok=True)
         raise OSError(error.errno, error.strerror or str(error)) from None  # PyAV's own class does not pickle
@@ -230,18 +255,18 @@ def _is_whole(path: Path, frames: int, size: int | None) -> bool:
         return False
 
 
-def _bytes_needed(settings: PantomimeSettings, plans: Any) -> int:
+def _bytes_needed(settings: Any, plans: Iterable[Any]) -> int:
     return sum(4096 + int(_BYTES_PER_PIXEL * plan.frames * settings.size_px**2) for plan in plans)
 
 
-def _explained(error: OSError, settings: PantomimeSettings, folder: Path) -> OSError:
+def _explained(error: OSError, kind: VideoSet, settings: Any, folder: Path) -> OSError:
     """The same error with the folder, and what to do, in its message."""
     reason = error.strerror or str(error)
     if error.errno in _FULL:
-        needed = _bytes_needed(settings, plan_all(settings))
+        needed = _bytes_needed(settings, kind.plan_all(settings))
         return OSError(
             errno.ENOSPC,
-            f"the disk is full ({reason}): Pantomime needs about {needed:,} bytes in {folder}; make room or "
+            f"the disk is full ({reason}): {kind.title} needs about {needed:,} bytes in {folder}; make room or "
             "choose another folder, then call again (finished videos are kept)",
         )
     return OSError(
@@ -328,6 +353,11 @@ def _truth(settings: PantomimeSettings, plans: list[VideoPlan]) -> dict[str, Any
     return {"fps": settings.fps, "videos": videos}
 
 
+_PANTOMIME = VideoSet(
+    title="Pantomime", about="Pantomime (synthetic; a proving ground, not evidence about real videos)",
+    code_version=CODE_VERSION, plan_all=plan_all, video_path=video_path, draw_video=draw_video,
+    annotation_files=_annotation_files,
+)  # fmt: skip
 _DEFAULT = PantomimeSettings()
 
 

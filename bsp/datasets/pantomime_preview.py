@@ -71,6 +71,45 @@ def _untrimmed_sheet(folder: Path, count: int) -> Path:
     return _save(figure, folder / "preview_untrimmed.png")
 
 
+def write_grounding_preview(folder: Path, *, count: int = 6) -> Path:
+    """Write ``preview.png`` beside the manifest of a grounding data set; returns the path.
+
+    Film strips, two frames per second, over bars of the actions in the colour of the actor's clothes; red lines
+    are the cuts; below, the sentences with what they mean in seconds.
+    """
+    truth = json.loads((folder / "truth.json").read_text())
+    chosen = list(truth["videos"].items())[:count]
+    figure, axes = plt.subplots(len(chosen), 1, squeeze=False, figsize=(24, 3.1 * len(chosen)))
+    for (video_id, video), axis in zip(chosen, axes[:, 0]):
+        frames, rows = _frames(folder / f"videos/{video_id}.mp4"), 2
+        step, height = truth["fps"] // 2, frames.shape[1]
+        picked = frames[step // 2 :: step]
+        picked = picked[: len(picked) // rows * rows]
+        for row, part in enumerate(np.split(picked, rows)):
+            strip = np.concatenate(part, axis=1)
+            per_frame, top = strip.shape[1] * rows / len(frames), row * (height + 14)
+            start_x = -row * strip.shape[1]
+            axis.imshow(strip, extent=(0, strip.shape[1], top + height, top))
+            for moment in video["moments"]:
+                x, width = start_x + moment["first"] * per_frame, (moment["end"] - moment["first"]) * per_frame
+                colour = f"tab:{video['colours'][moment['actor']]}".replace("tab:yellow", "gold")
+                axis.add_patch(Rectangle((x, top + height), width, 10, facecolor=colour, edgecolor="black"))
+                if 0 <= x + width / 2 < strip.shape[1]:
+                    axis.text(x + width / 2, top + height + 5, moment["action"], ha="center", va="center", fontsize=10)
+            for cut in video["cuts"]:
+                x = start_x + cut["frame"] * per_frame
+                axis.vlines(x, top + height - 8, top + height + 10, color="magenta", linewidth=2.5)
+        said = [
+            f"{sentence['text']} ({sentence['kind']}: {video['moments'][sentence['moment']]['first'] / truth['fps']:.1f} s)"
+            for sentence in video["sentences"]
+        ]
+        axis.set(xlim=(0, strip.shape[1]), ylim=(rows * (height + 14), 0), xticks=[], yticks=[])
+        axis.set_xlabel("   ".join(said), fontsize=10)
+        axis.set_ylabel(video_id, rotation=0, ha="right", va="center", fontsize=13)
+    figure.suptitle("Pantomime grounding (synthetic): two frames per second; bars = moments, magenta = cuts")
+    return _save(figure, folder / "preview.png")
+
+
 def _save(figure: plt.Figure, path: Path) -> Path:
     figure.tight_layout()
     figure.savefig(path, dpi=110)

@@ -26,6 +26,7 @@ _LAYERS = (
 )
 LIGHT_FIGURE_LUMA, DARK_GROUND_LUMA = (165.0, 235.0), (18.0, 105.0)
 DARK_FIGURE_LUMA, LIGHT_GROUND_LUMA = (12.0, 62.0), (125.0, 225.0)
+_CLOTHES_APART = 50.0  # grey levels between clothes of a given colour and the ground
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -92,13 +93,18 @@ def _texture(rng: np.random.Generator, size: int, luma_range: tuple[float, float
     return np.pad(picture, ((0, size), (0, size), (0, 0)), mode="wrap")
 
 
-def draw_look(rng: np.random.Generator, size: int) -> Look:
-    """A random place and figure for frames of ``size`` pixels, at least 55 grey levels of luma apart."""
+def draw_look(rng: np.random.Generator, size: int, clothes: np.ndarray | None = None) -> Look:
+    """A random place and figure for frames of ``size`` pixels, at least 55 grey levels of luma apart.
+
+    ``clothes``: RGB [3], 0-255, of shirt and trousers in place of random colours; then at least 50 levels apart.
+    """
     light = rng.random() < 0.5
     ground_range = DARK_GROUND_LUMA if light else LIGHT_GROUND_LUMA
     low, high = LIGHT_FIGURE_LUMA if light else DARK_FIGURE_LUMA
     wear = {name: (rng.uniform(0, 255, 3), rng.uniform(0.3, 1.0)) for name in ("shirt", "trousers", "skin")}
     colours = [_with_luma(wear[name][0], low + (high - low) * wear[name][1] * shade) for name, shade, _ in _LAYERS]
+    if clothes is not None:
+        colours, ground_range = _dressed(np.asarray(clothes, np.float32), wear["skin"][1], light)
     facing = rng.uniform(0.15, 1.0)  # 0 from the side, 1 from the front; says nothing about the action
     return Look(
         texture_HW3=_texture(rng, size, ground_range),
@@ -113,6 +119,22 @@ def draw_look(rng: np.random.Generator, size: int) -> Look:
         ground=rng.uniform(0.90, 0.97),
         centre=rng.uniform(0.42, 0.58),
     )  # fmt: skip
+
+
+def _dressed(clothes: np.ndarray, tan: float, light: bool) -> tuple[list[np.ndarray], tuple[float, float]]:
+    """Colours of the layers in clothes of one colour, and the range of the ground's luma, darker if ``light``.
+
+    The far side is shaded less than a random figure's, so that the colour stays the same from limb to limb.
+    """
+    skin = np.array([232, 180, 148], np.float32) * (0.8 + 0.3 * tan if light else 0.25 + 0.3 * tan)
+    colours = [
+        np.clip(skin if name == "skin" else clothes * (0.5 + 0.5 * shade), 0, 255).astype(np.float32)
+        for name, shade, _ in _LAYERS
+    ]
+    lumas = [colour @ _LUMA for colour, (name, _, _) in zip(colours, _LAYERS) if name != "skin"]
+    if light:
+        return colours, (8.0, min(lumas) - _CLOTHES_APART)
+    return colours, (max(lumas) + _CLOTHES_APART, 247.0)
 
 
 def _camera(rng: np.random.Generator, frames: int, size: int) -> tuple[np.ndarray, np.ndarray]:

@@ -5,8 +5,9 @@ Exit codes: 0 done, 1 an input is malformed or missing, 2 wrong usage.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -60,6 +61,13 @@ class Thresholds(click.ParamType):
             return tuple(check_tious(tious).tolist())
         except ValueError as error:
             self.fail(f"{value!r}: {error}", param, ctx)
+
+
+def _a_number(ctx: click.Context, param: click.Parameter, value: float | None) -> float | None:
+    """Refuse nan, which no range does."""
+    if value is not None and math.isnan(value):
+        raise click.BadParameter("nan is not a number", ctx, param)
+    return value
 
 
 @click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"]})
@@ -120,6 +128,79 @@ def proposals(max_proposals: int, **common: Any) -> None:
     _print_percentages(f"Proposals, {common['subset']}, {report['videos']['used']} videos", rows)
 
 
+@evaluate.command()
+@click.option(
+    "--ground-truth",
+    type=INPUT_FILE,
+    required=True,
+    help="JSON list of {video, sentence, start_s, end_s, duration_s}, or a Charades-STA file (.txt); also .gz.",
+)
+@click.option(
+    "--predictions",
+    type=INPUT_FILE,
+    required=True,
+    help="JSON list of {video, sentence, moments: [[start_s, end_s, score], ...]}, also .gz.",
+)
+@click.option(
+    "--protocol",
+    type=click.Choice(["2dtan", "lgi"]),
+    required=True,
+    help="2dtan: ground truth cut at the video's end, IoU > threshold. lgi: as written, IoU >= threshold.",
+)
+@click.option(
+    "--nms",
+    type=click.FloatRange(0, 1),
+    callback=_a_number,
+    help="IoU threshold of non-maximum suppression (2D-TAN on Charades-STA: 0.45).  [default: none]",
+)
+@click.option(
+    "--durations",
+    type=INPUT_FILE,
+    help="With a Charades-STA file: Charades_v1_test.csv (or _train), or JSON {video: seconds}; also .gz.",
+)
+@click.option("--output-json", type=OUTPUT_FILE, help="Write all results here, in full precision.")
+def grounding(
+    ground_truth: Path,
+    predictions: Path,
+    protocol: Literal["2dtan", "lgi"],
+    nms: float | None,
+    durations: Path | None,
+    output_json: Path | None,
+) -> None:
+    """Recall and mean IoU of video grounding, by 2D-TAN's or LGI's protocol."""
+    from bsp.datasets.results_json import read_json
+    from bsp.metrics.grounding import evaluate_grounding, ground_truth_from_charades
+    from bsp_platform.stages import write_json
+
+    _check_output_folder(output_json)
+    is_text = ground_truth.name.removesuffix(".gz").endswith(".txt")
+    if is_text and durations is None:
+        message = f"{ground_truth} holds no durations; give Charades_v1_test.csv (or _train) or JSON {{video: seconds}}"
+        raise click.BadParameter(message, param_hint="--durations")
+    if durations is not None and not is_text:
+        message = f"only for a ground truth in Charades-STA's text format (.txt); {ground_truth} has its own durations"
+        raise click.BadParameter(message, param_hint="--durations")
+    report = evaluate_grounding(
+        read_json(ground_truth) if durations is None else ground_truth_from_charades(ground_truth, durations),
+        read_json(predictions),
+        protocol=protocol,
+        nms=nms,
+        names=(str(ground_truth), str(predictions)),
+    )
+    if output_json is not None:
+        inputs = {"ground_truth": ground_truth, "predictions": predictions, "durations": durations}
+        story = {key: None if path is None else str(path) for key, path in inputs.items()}
+        write_json(output_json, report | {"settings": story | {"protocol": protocol, "nms": nms}})
+    _warn_about_queries(report["queries"])
+    title = f"Grounding, {protocol} protocol, {report['queries']['used']} queries"
+    _print_percentages(title, report["percent"])
+
+
+def _check_output_folder(output_json: Path | None) -> None:
+    if output_json is not None and not output_json.absolute().parent.is_dir():  # better now than after the work
+        raise click.BadParameter(f"folder {output_json.parent} does not exist", param_hint="--output-json")
+
+
 def _evaluate(
     metric: Callable[..., dict[str, Any]],
     settings: dict[str, Any],
@@ -135,8 +216,7 @@ def _evaluate(
     from bsp.datasets.results_json import check_video_ids, read_json
     from bsp_platform.stages import write_json
 
-    if output_json is not None and not output_json.absolute().parent.is_dir():  # better now than after the work
-        raise click.BadParameter(f"folder {output_json.parent} does not exist", param_hint="--output-json")
+    _check_output_folder(output_json)
     report = metric(
         read_json(ground_truth),
         read_json(predictions),
@@ -169,6 +249,20 @@ def _warn_about(report: dict[str, Any]) -> None:
     if report.get("ignored_predictions"):
         ignored = report["ignored_predictions"]
         click.echo(f"{ignored} predictions of classes that this subset lacks were ignored.", err=True)
+
+
+def _warn_about_queries(queries: dict[str, int]) -> None:
+    """The same for grounding."""
+    if queries["missing"]:
+        click.echo(f"{queries['missing']} of {queries['used']} queries have no predicted moment.", err=True)
+    if queries["unknown"]:
+        click.echo(
+            f"{queries['unknown']} predicted rows belong to no query and were ignored. (Video and sentence must be"
+            " spelt as in the ground truth, with the final period.)",
+            err=True,
+        )
+    if queries["dropped"]:
+        click.echo(f"{queries['dropped']} queries were dropped: empty after the cut at the video's end.", err=True)
 
 
 def _print_percentages(title: str, rows: dict[str, float]) -> None:

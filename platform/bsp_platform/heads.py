@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ import torch
 from bsp.datasets.activitynet import LocalizationDataset, UntrimmedVideo
 from bsp.errors import AnnotationError
 from bsp.features import FeatureInfo, read_features
+from bsp.fusion import concatenate_streams
 from bsp.localization.gtad import propose, train_gtad
 from bsp.localization.gtad_decode import attach_classes
 from bsp.localization.video_classifier import fit_video_classifier
@@ -53,24 +55,37 @@ class FeatureSet:
         return out
 
 
-def load_subset(folder: Path, data: LocalizationDataset, subset: str, expect: dict[str, Any]) -> FeatureSet:
-    """The features of one subset; ``expect`` are sidecar fields that must agree (ValueError otherwise)."""
+def load_subset(folders: Sequence[Path], data: LocalizationDataset, subset: str, expect: dict[str, Any]) -> FeatureSet:
+    """The features of one subset; those of several ``folders`` (streams) are concatenated.
+
+    ``expect`` are sidecar fields that must agree (ValueError otherwise).
+    """
     videos, features, infos = [], [], []
     for video in data.videos:
-        if video.subset != subset or not (folder / f"{video.video_id}.json").exists():
+        if video.subset != subset:
             continue
-        feat_SD, info = read_features(folder, video.video_id, expect)
-        videos.append(video)
-        features.append(feat_SD)
-        infos.append(info)
+        found = read_streams(folders, video.video_id, expect)
+        if found is not None:
+            videos.append(video)
+            features.append(found[0])
+            infos.append(found[1])
     if not videos:
-        raise AnnotationError(f"no video of subset {subset!r} has features in {folder}")
+        raise AnnotationError(f"no video of subset {subset!r} has features in {folders[0]}")
     return FeatureSet(videos, features, infos)
+
+
+def read_streams(
+    folders: Sequence[Path], video_id: str, expect: dict[str, Any]
+) -> tuple[np.ndarray, FeatureInfo] | None:
+    """Features [S, D] of one video and their record, streams concatenated; None if any stream lacks it."""
+    if not all((folder / f"{video_id}.json").exists() for folder in folders):
+        return None
+    return concatenate_streams([read_features(folder, video_id, expect) for folder in folders])
 
 
 def make_class_scores(folder: Path, features: Path, data: LocalizationDataset, expect: dict) -> dict[str, Any]:
     """Train the shared video classifier on the training videos and score all validation videos."""
-    training, validation = (load_subset(features, data, subset, expect) for subset in ("training", "validation"))
+    training, validation = (load_subset([features], data, subset, expect) for subset in ("training", "validation"))
     number = {name: label for label, name in enumerate(data.class_names)}
     labelled = [k for k, video in enumerate(training.videos) if video.instances]
     # A video's label is that of its first instance: nearly all ActivityNet videos hold one class.
@@ -100,7 +115,7 @@ def read_class_scores(path: Path, class_names: tuple[str, ...]) -> dict[str, np.
 def train_and_score(
     folder: Path,
     recipe: HeadRecipe,
-    features: Path,
+    features: Sequence[Path],
     class_scores: Path,
     data: LocalizationDataset,
     expect: dict[str, Any],
@@ -108,7 +123,7 @@ def train_and_score(
     device: str = "cpu",
     threads: int = 1,
 ) -> dict[str, Any]:
-    """Train the head of ``recipe``, detect in the validation videos, score; files go to the stage folder.
+    """Train the head of ``recipe`` on the ``features`` of all its streams, detect in the validation videos, score.
 
     Writes the detections in the official result format, the scores in percent, and the training history.
     """

@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from bsp_platform.profiles import PROFILES, Profile
+from bsp_platform.sources import DataPaths
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,8 +24,7 @@ class Options:
     results: Path
     tracking_uri: str | None  # None = SQLite in tracking_home
     tracking_home: Path
-    kinetics: Path | None
-    activitynet: Path | None
+    data: DataPaths
     workers: int  # data-parallel training processes per row
     cpus: int | None  # of a Ray started here, or that the joined cluster may grow to; None = what is there
     gpus: int | None  # that the joined cluster may grow to; None = what is there
@@ -48,13 +48,25 @@ def experiment_command(root: Path, run: Callable[[Options], int]) -> click.Comma
     @click.option("--results", type=Path, default=root / "results", help="where tables go")
     @click.option("--tracking-uri", envvar="MLFLOW_TRACKING_URI", help="MLflow store [default: SQLite here]")
     @click.option("--kinetics", type=Path, help="folder of Kinetics-400 (profile paper)")
-    @click.option("--activitynet", type=Path, help="folder of ActivityNet-1.3 (profile paper)")
+    @click.option("--activitynet", type=Path, help="folder of ActivityNet-1.3 (profile paper, G-TAD)")
+    @click.option("--charades", type=Path, help="folder of Charades-STA (profile paper, video grounding)")
+    @click.option("--glove", type=Path, help="GloVe text file for grounding; without it words are learnt from scratch")
     @click.option("--workers", type=click.IntRange(1), default=1, help="data-parallel training processes per row")
     @click.option("--cpus", type=click.IntRange(1), help="CPUs for a Ray started here, or that the cluster may reach")
     @click.option("--gpus", type=click.IntRange(0), help="GPUs that the cluster may reach")
     @click.option("--fresh", is_flag=True, help="make all stages of these rows again; old ones are put aside")
-    def command(profile: str, rows: str, fresh: bool, **other) -> None:
+    def command(
+        profile: str,
+        rows: str,
+        fresh: bool,
+        kinetics: Path | None,
+        activitynet: Path | None,
+        charades: Path | None,
+        glove: Path | None,
+        **other,
+    ) -> None:
         options = Options(
+            data=DataPaths(kinetics=kinetics, activitynet=activitynet, charades=charades, glove=glove),
             profile=PROFILES[profile](),
             rows=tuple(name.strip() for name in rows.split(",") if name.strip()),
             tracking_home=root / "mlflow",

@@ -13,6 +13,7 @@ import os
 import shutil
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,9 @@ from typing import Any
 import torch
 
 from bsp.encoder import TSMResNet, build_encoder
-from bsp.pretext import PretextModel
-from bsp.pretrain import make_optimiser, restore, train_steps, training_state
+from bsp.fusion import FusionModel, FusionSettings, fusion_objective
+from bsp.pretext import PretextModel, pretext_objective
+from bsp.pretrain import Loss, make_optimiser, restore, train_steps, training_state
 from bsp_platform.cluster import Resources
 from bsp_platform.recipes import EncoderRecipe
 from bsp_platform.stages import file_sha256, write_json
@@ -40,6 +42,27 @@ class TrainJob:
     recipe: EncoderRecipe
     stream: ClipStream
     resources: Resources
+    teachers: tuple[str, ...] = ()  # weight files of recipe.teachers, on storage that every node sees
+
+
+def build_model(recipe: EncoderRecipe) -> PretextModel | FusionModel:
+    """The untrained network of a recipe: encoder and heads."""
+    encoder = build_encoder(recipe.encoder, recipe.seed)
+    if isinstance(recipe.pretext, FusionSettings):
+        widths = [teacher.encoder.feature_width for teacher in recipe.teachers]
+        return FusionModel(encoder, recipe.pretext, recipe.seed, widths)
+    return PretextModel(encoder, recipe.pretext, seed=recipe.seed)
+
+
+def build_objective(job: TrainJob, device: torch.device) -> Loss:
+    """The loss of a recipe, with its teachers, if any, on the device."""
+    if not isinstance(job.recipe.pretext, FusionSettings):
+        return pretext_objective(job.recipe.pretext)
+    teachers = [
+        load_encoder(Path(path), recipe).to(device, memory_format=torch.channels_last)
+        for path, recipe in zip(job.teachers, job.recipe.teachers, strict=True)
+    ]
+    return fusion_objective(job.recipe.pretext, teachers)
 
 
 def train_worker(config: dict[str, Any]) -> None:
@@ -55,7 +78,7 @@ def train_worker(config: dict[str, Any]) -> None:
     if device.type == "cpu":
         torch.set_num_threads(settings.threads)
     torch.manual_seed(recipe.seed * 1000 + rank)  # dropout; weights and clips have generators of their own
-    bare = PretextModel(build_encoder(recipe.encoder, recipe.seed), recipe.pretext, seed=recipe.seed)
+    bare = build_model(recipe)
     bare.to(device, memory_format=torch.channels_last)
     optimiser = make_optimiser(bare, settings)
     step, skipped, history = 0, [], []
@@ -79,7 +102,7 @@ def train_worker(config: dict[str, Any]) -> None:
         model,
         optimiser,
         batches,
-        pretext=recipe.pretext,
+        loss=build_objective(job, device),
         settings=settings,
         device=device,
         start_step=step,
@@ -142,10 +165,12 @@ def train_encoder(
     stream: ClipStream | None,
     resources: Resources,
     *,
+    teachers: Sequence[Path] = (),
     callbacks: list | None = None,
 ) -> dict[str, Any]:
     """Make the encoder of ``recipe`` in the stage folder; returns facts for the manifest.
 
+    ``teachers`` are the weight files of the recipe's teachers.
     Needs a running Ray unless the recipe is a random encoder. Continues a run that was interrupted.
     """
     began = time.time()
@@ -157,9 +182,10 @@ def train_encoder(
     from ray.train.torch import TorchTrainer
 
     run_folder = folder / _RUN
+    job = TrainJob(recipe=recipe, stream=stream, resources=resources, teachers=tuple(map(str, teachers)))
     trainer = TorchTrainer(
         train_worker,
-        train_loop_config={"job": TrainJob(recipe=recipe, stream=stream, resources=resources)},
+        train_loop_config={"job": job},
         scaling_config=ray.train.ScalingConfig(
             num_workers=resources.train_workers,
             use_gpu=resources.gpus_per_worker > 0,
@@ -178,7 +204,7 @@ def train_encoder(
     state = newest_whole_state(result.checkpoint)
     if state is None or state["step"] != recipe.train.steps:
         raise RuntimeError(f"training {recipe.name} ended without its last checkpoint; run the same command again")
-    model = PretextModel(build_encoder(recipe.encoder, recipe.seed), recipe.pretext, seed=recipe.seed)
+    model = build_model(recipe)
     model.load_state_dict(state["model"])
     save_encoder(model.encoder, recipe, folder)
     write_json(folder / HISTORY, state["history"])

@@ -1,5 +1,5 @@
 """Profiles: complete configurations, one function each. ``smoke`` and ``mini`` use the embedded data set,
-``paper`` real data. One code path; only numbers differ.
+``paper`` and ``paper-r50`` real data. One code path; only numbers differ.
 """
 
 from __future__ import annotations
@@ -8,14 +8,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from bsp.augment import AugmentSettings
-from bsp.clips import BoundaryKind, ClipSettings
+from bsp.clips import ClipSettings
 from bsp.datasets.pantomime import PantomimeSettings
+from bsp.datasets.pantomime_grounding import GroundingWorldSettings
 from bsp.encoder import EncoderSettings
+from bsp.fusion import FusionSettings
 from bsp.localization.gtad import GTADSettings
+from bsp.localization.lgi import LGISettings
+from bsp.localization.tan2d import TAN2DSettings
 from bsp.pretext import PretextSettings
 from bsp.pretrain import TrainSettings
 from bsp_platform.cluster import Resources, laptop_resources
-from bsp_platform.recipes import EncoderRecipe
+from bsp_platform.recipes import EncoderRecipe, Stream
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,36 +29,52 @@ class Profile:
     name: str
     about: str  # what the numbers mean, printed with every table
     pantomime: PantomimeSettings | None  # None: real data, given by paths
+    grounding: GroundingWorldSettings | None  # None: real data, given by paths
     encoder: EncoderSettings
     clips: ClipSettings
     augment: AugmentSettings
     train: TrainSettings
+    fusion_train: TrainSettings  # two-head and distillation: two tasks share these clips
+    matching_weight: float  # of feature distillation
     head: GTADSettings
+    tan2d: TAN2DSettings
+    lgi: LGISettings
+    word_width: int  # of word embeddings that are learnt, without a GloVe file
     resources: Callable[[int], Resources]  # from the number of training workers
 
     def encoder_recipe(
-        self,
-        task: str | None,
-        kinds: tuple[BoundaryKind, ...],
-        *,
-        trimmed: str,
-        num_actions: int,
-        workers: int,
-        seed: int,
+        self, stream: Stream, *, trimmed: str, num_actions: int, workers: int, seed: int
     ) -> EncoderRecipe:
-        """``task`` None is a random encoder; "action" is vanilla; else a boundary pretext over ``kinds``."""
-        if task is None:
+        """The encoder of a stream on these data; the teachers of a distilled one have its seed."""
+        if stream.method == "random":
             return EncoderRecipe(encoder=self.encoder, seed=seed)
-        pretext = PretextSettings(task=task, kinds=kinds, num_actions=num_actions if task == "action" else 0)
+        data = {"trimmed": trimmed, "num_actions": num_actions, "workers": workers, "seed": seed}
+        clips, train, teachers = replace(self.clips, kinds=stream.kinds), self.train, ()
+        if stream.method in ("two-head", "distillation"):
+            distils = stream.method == "distillation"
+            pretext = FusionSettings(
+                kinds=stream.kinds, num_actions=num_actions, matching_weight=self.matching_weight if distils else 0.0
+            )
+            # Choice: as many plain clips as synthetic ones in every batch.
+            clips, train = replace(clips, plain_clips=len(stream.kinds)), self.fusion_train
+            if distils:
+                taught = (Stream(method="action"), Stream(method="classification", kinds=stream.kinds))
+                teachers = tuple(self.encoder_recipe(teacher, **data) for teacher in taught)
+        else:
+            is_action = stream.method == "action"
+            pretext = PretextSettings(
+                task=stream.method, kinds=stream.kinds, num_actions=num_actions if is_action else 0
+            )
         return EncoderRecipe(
             encoder=self.encoder,
             pretext=pretext,
-            clips=replace(self.clips, kinds=kinds),
+            clips=clips,
             augment=self.augment,
-            train=self.train,
+            train=train,
             trimmed=trimmed,
             workers=workers,
             seed=seed,
+            teachers=teachers,
         )
 
 
@@ -67,13 +87,42 @@ def mini() -> Profile:
         name="mini",
         about=_EMBEDDED,
         pantomime=PantomimeSettings(),
+        grounding=GroundingWorldSettings(),
         encoder=EncoderSettings(depth=18, width=16),
         # Choice: only strong speed changes; weak ones are not learnt in this little training.
         clips=ClipSettings(gammas=(0.25, 4.0)),
         augment=AugmentSettings(size_px=48),
         train=TrainSettings(clips=25_600, batch_size=32, learning_rate=0.1, warmup_steps=50),
+        # Choice: twice the clips, so that each of the two tasks sees as many as when it is trained alone.
+        fusion_train=TrainSettings(clips=51_200, batch_size=32, learning_rate=0.1, warmup_steps=50),
+        matching_weight=1.0,
         # Choice: 48 cells for videos of 36 snippets, and batches of 8 because 120 videos make few steps.
         head=GTADSettings(feature_width=128, cells=48, max_duration=48, batch_size=8),
+        # Choice: narrow networks, one cell per snippet; the published widths would take days on two cores.
+        tan2d=TAN2DSettings(
+            feature_width=128,
+            frames=36,
+            pool=1,
+            scales=(36,),
+            hidden=48,
+            kernel=5,
+            layers=4,
+            batch_size=16,
+            learning_rate=1e-3,
+            epochs=15,
+        ),
+        lgi=LGISettings(
+            feature_width=128,
+            segments=36,
+            hidden=64,
+            max_words=20,
+            attention=32,
+            kernel=7,
+            batch_size=32,
+            learning_rate=1e-3,
+            epochs=40,
+        ),
+        word_width=32,
         resources=laptop_resources,
     )
 
@@ -85,10 +134,14 @@ def smoke() -> Profile:
         name="smoke",
         about=f"{_EMBEDDED}; smoke profile: far too little training for the scores to mean anything",
         pantomime=PantomimeSettings(trimmed_per_class=3, trimmed_val_per_class=1, untrimmed_train=8, untrimmed_val=8),
+        grounding=GroundingWorldSettings(train=12, test=8),
         encoder=EncoderSettings(depth=18, width=8),
         augment=AugmentSettings(size_px=32),
         train=TrainSettings(clips=128, batch_size=16, log_every_steps=2, checkpoint_every_steps=4),
+        fusion_train=TrainSettings(clips=128, batch_size=16, log_every_steps=2, checkpoint_every_steps=4),
         head=GTADSettings(feature_width=64, cells=24, max_duration=24, epochs=2),
+        tan2d=replace(mini().tan2d, hidden=16, layers=2, epochs=2),
+        lgi=replace(mini().lgi, hidden=16, epochs=2),
     )
 
 
@@ -96,8 +149,9 @@ def paper() -> Profile:
     """Kinetics-400 and ActivityNet-1.3 at 224 px, R18 (Section 4.4); one GPU per training worker."""
     return Profile(
         name="paper",
-        about="Kinetics-400 pre-training, ActivityNet-1.3 validation",
+        about="Kinetics-400 pre-training; ActivityNet-1.3 validation, Charades-STA test",
         pantomime=None,
+        grounding=None,
         encoder=EncoderSettings(depth=18, width=64),
         clips=ClipSettings(),
         augment=AugmentSettings(size_px=224),
@@ -110,7 +164,19 @@ def paper() -> Profile:
             log_every_steps=100,
             checkpoint_every_steps=2_000,
         ),
+        fusion_train=TrainSettings(
+            clips=24_000_000 // 128 * 128,
+            batch_size=128,
+            learning_rate=0.02,
+            warmup_steps=2_000,
+            log_every_steps=100,
+            checkpoint_every_steps=2_000,
+        ),
+        matching_weight=1.0,
         head=GTADSettings(feature_width=512, cells=100, max_duration=100),
+        tan2d=TAN2DSettings(feature_width=512),
+        lgi=LGISettings(feature_width=512),
+        word_width=300,
         resources=lambda workers: Resources(
             train_workers=workers,
             cpus_per_worker=1.0,
@@ -126,4 +192,14 @@ def paper() -> Profile:
     )
 
 
-PROFILES: dict[str, Callable[[], Profile]] = {"smoke": smoke, "mini": mini, "paper": paper}
+def paper_r50() -> Profile:
+    """The same with R50, which the paper's comparisons with other methods use (Tables 1 to 3)."""
+    return replace(paper(), name="paper-r50", encoder=EncoderSettings(depth=50, width=64))
+
+
+PROFILES: dict[str, Callable[[], Profile]] = {
+    "smoke": smoke,
+    "mini": mini,
+    "paper": paper,
+    "paper-r50": paper_r50,
+}

@@ -1,19 +1,40 @@
 """Recipes: the frozen records of all that decides a result. Their hashes name the stages (see stages.py).
 
 Paths are not part of a recipe, fingerprints of what lies there are. A stage's ``code`` number is raised when
-its code changes what it produces.
+its code changes what it produces. A field with metadata "later" was added after results existed: at its
+default it does not enter the hash, so that those results are still found.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Literal
 
 from bsp.augment import AugmentSettings
-from bsp.clips import ClipSettings
+from bsp.clips import BoundaryKind, ClipSettings
 from bsp.encoder import EncoderSettings
+from bsp.fusion import FusionSettings
 from bsp.localization.gtad import GTADSettings
+from bsp.localization.lgi import LGISettings
+from bsp.localization.tan2d import TAN2DSettings
 from bsp.pretext import PretextSettings
 from bsp.pretrain import TrainSettings
+
+Method = Literal["random", "action", "classification", "regression", "two-head", "distillation"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stream:
+    """One encoder of a table's row, before data and seed are known. Features of several are concatenated."""
+
+    method: Method  # "action" is vanilla; classification and regression are boundary pretexts over ``kinds``
+    kinds: tuple[BoundaryKind, ...] = ()
+    seed_offset: int = 0  # added to the row's seed
+
+    def __str__(self) -> str:
+        kinds = "+".join(kind.name.lower() for kind in self.kinds)
+        other = f" seed+{self.seed_offset}" if self.seed_offset else ""
+        return f"{self.method}{f'({kinds})' if kinds else ''}{other}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,19 +42,23 @@ class EncoderRecipe:
     """Frozen encoder weights. ``pretext`` None is a random encoder: then only encoder and seed count."""
 
     encoder: EncoderSettings
-    pretext: PretextSettings | None = None
+    pretext: PretextSettings | FusionSettings | None = None
     clips: ClipSettings | None = None
     augment: AugmentSettings | None = None
     train: TrainSettings | None = None
     trimmed: str | None = None  # fingerprint of the catalog
     workers: int = 1  # data-parallel processes: batch norm and the order of sums depend on it
     seed: int = 0
+    teachers: tuple[EncoderRecipe, ...] = field(default=(), metadata={"later": True})  # action, boundary
     code: int = 1
 
     def __post_init__(self) -> None:
         parts = (self.pretext, self.clips, self.augment, self.train, self.trimmed)
         if any(part is None for part in parts) and any(part is not None for part in parts):
             raise ValueError("a trained encoder needs pretext, clips, augment, train and trimmed; a random one none")
+        distils = isinstance(self.pretext, FusionSettings) and self.pretext.distils
+        if len(self.teachers) != (2 if distils else 0):
+            raise ValueError(f"feature distillation needs 2 teachers, others none, not {len(self.teachers)}")
 
     @property
     def name(self) -> str:
@@ -42,8 +67,11 @@ class EncoderRecipe:
         if self.pretext is None:
             return f"random_{backbone}_seed{self.seed}"
         kinds = "+".join("".join(word[0] for word in kind.name.lower().split("_")) for kind in self.pretext.kinds)
-        task = {"classification": "cls", "regression": "reg", "action": "action"}[self.pretext.task]
-        what = f"{kinds}_{task}" if kinds else task
+        if isinstance(self.pretext, FusionSettings):
+            what = f"{'distilled' if self.pretext.distils else 'two-head'}_action+{kinds}"
+        else:
+            task = {"classification": "cls", "regression": "reg", "action": "action"}[self.pretext.task]
+            what = f"{kinds}_{task}" if kinds else task
         return f"{what}_{backbone}_seed{self.seed}_step{self.train.steps}"
 
 
@@ -75,5 +103,25 @@ class HeadRecipe:
     class_scores: ClassScoresRecipe
     head: GTADSettings
     annotations: str
+    seed: int = 0
+    more_streams: tuple[FeatureRecipe, ...] = field(default=(), metadata={"later": True})  # concatenated
+    code: int = 1
+
+    @property
+    def streams(self) -> tuple[FeatureRecipe, ...]:
+        return (self.features, *self.more_streams)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroundingRecipe:
+    """A trained 2D-TAN or LGI head, its moments for the test sentences, and their scores."""
+
+    streams: tuple[FeatureRecipe, ...]
+    head: TAN2DSettings | LGISettings
+    glove: str | None  # SHA-256 of the GloVe file; None = embeddings learnt from scratch
+    word_width: int  # width of embeddings that are learnt; unused with GloVe
+    moments: str  # fingerprint of sentences, times and durations
+    held_out_every: int = 10  # one in so many training videos chooses the epoch instead of training; 0 = off
+    blind: Literal["", "text", "video"] = ""  # baselines that get no sentence, or no video
     seed: int = 0
     code: int = 1

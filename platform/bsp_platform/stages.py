@@ -41,7 +41,7 @@ class StageDamaged(RuntimeError):
 def as_plain(value: Any) -> Any:
     """A recipe as JSON types: dataclasses become dicts that carry their class name."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {f.name: as_plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        fields = {f.name: as_plain(getattr(value, f.name)) for f in dataclasses.fields(value) if _counts(value, f)}
         return {"recipe": type(value).__name__, **fields}
     if isinstance(value, enum.Enum):
         return value.name
@@ -52,6 +52,11 @@ def as_plain(value: Any) -> Any:
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     raise TypeError(f"a recipe cannot hold {value!r} ({type(value).__name__})")
+
+
+def _counts(value: Any, field: dataclasses.Field) -> bool:
+    """Fields marked "later" came when results existed: at their default they must not change old hashes."""
+    return not field.metadata.get("later") or getattr(value, field.name) != field.default
 
 
 def recipe_hash(recipe: Any) -> str:

@@ -8,13 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bsp_platform.heads import DETECTIONS, HISTORY, SCORES
+from bsp_platform.heads import HISTORY
 from bsp_platform.options import Options
 from bsp_platform.pretraining import WEIGHTS
 from bsp_platform.profiles import Profile
-from bsp_platform.rows import Cell, Experiment, Row, RowRecipes, stage_seconds
+from bsp_platform.rows import Cell, Experiment, Row, RowRecipes
 from bsp_platform.sources import Sources
-from bsp_platform.stages import StageStore, as_plain, recipe_hash
+from bsp_platform.stages import MANIFEST, StageStore, as_plain, recipe_hash
 from bsp_platform.tracking import Tracker, mlflow_name
 
 log = logging.getLogger(__name__)
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 class SweepTracking:
     """The MLflow side of one sweep: a parent, a child per row and seed, curves, scores, files."""
 
-    CURVE = ("loss", "accuracy", "change_point_error", "clips_per_s", "data_wait_share", "learning_rate")
+    NO_CURVE = frozenset({"encoder", "step", "steps", "skipped"})  # of a training record
 
     def __init__(self, experiment: Experiment, profile: Profile, sources: Sources, options: Options):
         self.experiment, self.profile = experiment, profile
@@ -31,6 +31,8 @@ class SweepTracking:
         self.tracker = Tracker(options.tracking_uri, experiment.name, options.tracking_home)
         settings = as_plain(replace(profile, resources=None))
         data = {"trimmed": sources.trimmed_print, "untrimmed": sources.untrimmed_print}
+        if sources.grounding is not None:
+            data |= {"grounding": sources.grounding_print, "moments": sources.moments_print, "text": sources.text_note}
         self.key = f"{profile.name}/{recipe_hash({'settings': settings, **data, 'workers': options.workers})}"
         self.settings = {"profile": profile.name, "about": profile.about, **data}
         self.parent = ""
@@ -45,44 +47,68 @@ class SweepTracking:
         for cell, r in recipes.items():
             number, row = by_name[cell[0]]
             tags = {f"paper.{mlflow_name(metric)}": str(value) for metric, value in row.paper.items()}
-            tags |= {"paper.data": self.experiment.paper_data, "encoder": recipe_hash(r.encoder)}
+            encoders = "+".join(recipe_hash(encoder) for encoder in r.encoders)
+            tags |= {"paper.data": self.experiment.paper_data, "encoder": encoders}
             name = f"{number + 1:02d} {row.label} seed {cell[1]}"
-            self.runs[cell] = tracker.run(f"{self.key}/{recipe_hash(r.head)}", name, parent=self.parent, tags=tags)
+            self.runs[cell] = tracker.run(f"{self.key}/{_heads_hash(r)}", name, parent=self.parent, tags=tags)
             # Parameters are what the comparison page offers as axes; the profile's own are the same in all rows.
-            head, train = r.head.head, self.profile.train
+            encoder, train = r.encoders[0].encoder, self.profile.train
+            kinds = dict.fromkeys(kind.name.lower() for stream in row.streams for kind in stream.kinds)
             params = {
-                "row": row.label, "row_order": number + 1, "seed": cell[1], "task": row.task or "random",
-                "kinds": "+".join(kind.name.lower() for kind in row.kinds) or "none", "profile": self.profile.name,
-                "depth": r.encoder.encoder.depth, "width": r.encoder.encoder.width, "size_px": r.features.size_px,
-                "clips": train.clips, "learning_rate": train.learning_rate,
-                "head_cells": head.cells, "head_epochs": head.epochs,
+                "row": row.label, "row_order": number + 1, "seed": cell[1],
+                "task": " + ".join(stream.method for stream in row.streams), "kinds": "+".join(kinds) or "none",
+                "streams": len(row.streams), "heads": "+".join(row.heads), "blind": row.blind or "no",
+                "profile": self.profile.name, "depth": encoder.depth, "width": encoder.width,
+                "size_px": r.features[0].size_px, "clips": train.clips, "learning_rate": train.learning_rate,
             }  # fmt: skip
+            for head, recipe in r.heads.items():
+                params[f"{head}_epochs"] = recipe.head.epochs
+                if head == "gtad":
+                    params["head_cells"] = recipe.head.cells
             tracker.params(self.runs[cell], params)
 
     def pretrain_record(self, cell: Cell, result: dict[str, Any]) -> None:
         """Log one training record; a row may also train the encoder of the shared class scores: not its own."""
-        if result.get("encoder") != self.recipes[cell].encoder.name:
+        own = {encoder.name: place for place, encoder in enumerate(self.recipes[cell].encoders)}
+        if result.get("encoder") not in own:
             return
-        record = {name: result[name] for name in self.CURVE if name in result}
-        self.tracker.history(self.runs[cell], "pretrain/", [{"step": result["step"], **record}])
+        names = self._curve_names(result)
+        record = {name: result[name] for name in names}
+        prefix = _pretrain_prefix(own[result["encoder"]])
+        self.tracker.history(self.runs[cell], prefix, [{"step": result["step"], **record}])
+
+    def _curve_names(self, result: dict[str, Any]) -> list[str]:
+        """Of what Tune hands over, the numbers of the training record; Tune adds many of its own."""
+        known = ("loss", "clips_per_s", "data_wait_share", "learning_rate", "change_point_error")
+        return [
+            name
+            for name, value in result.items()
+            if name not in self.NO_CURVE
+            and isinstance(value, float)
+            and (name in known or name.endswith("accuracy") or name.startswith("matching_"))
+        ]
 
     def close_cell(self, cell: Cell) -> None:
         """Log the scores, curves and files of a finished row and seed, once; without scores it has failed."""
         run_id, tracker, store, r = self.runs[cell], self.tracker, self.store, self.recipes[cell]
-        folder = store.find("heads", r.head)
-        if folder is None:
+        scores = r.scores(store)
+        if scores is None:
             tracker.finish(run_id, "FAILED")
             return
-        if "mAP_avg" not in self._logged(run_id):
-            encoder = store.folder("encoders", r.encoder)
-            seen = tracker.logged_steps(run_id, "pretrain/loss")
-            curve = json.loads((encoder / HISTORY).read_text())
-            tracker.history(run_id, "pretrain/", [record for record in curve if record["step"] not in seen])
-            tracker.history(run_id, "head/", json.loads((folder / HISTORY).read_text()), axis="epoch")
-            seconds = {f"seconds/{kind}": value for kind, value in stage_seconds(store, r).items()}
-            tracker.metrics(run_id, {**json.loads((folder / SCORES).read_text())["scores"], **seconds})
-            for path in (folder / SCORES, folder / DETECTIONS, encoder / WEIGHTS):
-                tracker.artifact(run_id, path)
+        if not {mlflow_name(name) for name in scores} <= set(self._logged(run_id)):
+            for place, encoder in enumerate(r.encoders):
+                folder, prefix = store.folder("encoders", encoder), _pretrain_prefix(place)
+                seen = tracker.logged_steps(run_id, f"{prefix}loss")
+                curve = json.loads((folder / HISTORY).read_text())
+                tracker.history(run_id, prefix, [record for record in curve if record["step"] not in seen])
+                tracker.artifact(run_id, folder / WEIGHTS, f"stream_{place + 1}" if place else None)
+            for head, recipe in r.heads.items():
+                folder = store.folder("heads", recipe)
+                tracker.history(run_id, f"{head}/", json.loads((folder / HISTORY).read_text()), axis="epoch")
+                for path in sorted(p for p in folder.glob("*.json") if p.name not in (HISTORY, MANIFEST)):
+                    tracker.artifact(run_id, path, head)
+            seconds = {f"seconds/{kind}": value for kind, value in r.seconds(store).items()}
+            tracker.metrics(run_id, {**scores, **seconds})
         tracker.finish(run_id)
 
     def _logged(self, run_id: str) -> dict[str, float]:
@@ -105,3 +131,14 @@ class SweepTracking:
 
     def compare_url(self) -> str:
         return self.tracker.compare_url(list(self.runs.values()))
+
+
+def _heads_hash(recipes: RowRecipes) -> str:
+    """Names the MLflow run of a row and seed."""
+    heads = list(recipes.heads.values())
+    return recipe_hash(heads[0] if len(heads) == 1 else heads)
+
+
+def _pretrain_prefix(place: int) -> str:
+    """Of the curves of a row's first, second, ... encoder."""
+    return f"pretrain_{place + 1}/" if place else "pretrain/"

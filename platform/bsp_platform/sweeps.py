@@ -6,7 +6,6 @@ the same command, and a failed row is reported while the others go on.
 
 from __future__ import annotations
 
-import json
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,21 +15,10 @@ from filelock import FileLock, Timeout
 from ray import tune
 
 from bsp_platform.cluster import cluster_size, start_ray
-from bsp_platform.heads import SCORES
+from bsp_platform.costs import row_costs
 from bsp_platform.live import LiveView
 from bsp_platform.options import Options
-from bsp_platform.rows import (
-    Cell,
-    Experiment,
-    Row,
-    RowJob,
-    RowRecipes,
-    reason,
-    row_recipes,
-    run_row,
-    stage_seconds,
-    stages_of,
-)
+from bsp_platform.rows import Cell, Experiment, Row, RowJob, RowRecipes, reason, row_recipes, run_row
 from bsp_platform.sources import Sources, load_sources
 from bsp_platform.stages import StageStore
 from bsp_platform.sweep_tracking import SweepTracking
@@ -44,7 +32,10 @@ def run(experiment: Experiment, options: Options) -> int:
     rows = _chosen(experiment, options.rows)
     store = StageStore(options.storage)
     with only_one(store.root / f"{experiment.name}.lock", f"{experiment.name} with --storage {store.root}"):
-        sources = load_sources(profile, storage=store.root, kinetics=options.kinetics, activitynet=options.activitynet)
+        heads = {head for row in rows for head in row.heads}
+        sources = load_sources(profile, heads, options.data, storage=store.root)
+        if sources.text_note:
+            print(f"text: {sources.text_note}", flush=True)
         recipes = {
             (row.name, seed): row_recipes(row, seed, profile, sources, options.workers)
             for seed in range(options.seeds)
@@ -53,21 +44,19 @@ def run(experiment: Experiment, options: Options) -> int:
         if options.fresh:
             _put_aside(store, recipes)
         tracking = SweepTracking(experiment, profile, sources, options)
-        todo = [cell for cell, r in recipes.items() if store.find("heads", r.head) is None]
+        todo = [cell for cell, r in recipes.items() if not r.finished(store)]
         reused = {cell: _found_stages(store, r) for cell, r in recipes.items()}
-        print(
-            f"{experiment.title}: {len(recipes)} runs, {len(recipes) - len(todo)} already finished",
-            flush=True,
-        )
+        print(f"{experiment.title}: {len(recipes)} runs, {len(recipes) - len(todo)} already finished", flush=True)
+        _print_reused({cell: reused[cell] for cell in todo})
         tracking.open(recipes, store)
         failures = _run_missing(todo, recipes, store, sources, options, tracking) if todo else {}
         scores, seconds = {}, {}
         for cell, r in recipes.items():
-            folder = store.find("heads", r.head)
-            if folder is not None:
-                scores[cell] = json.loads((folder / SCORES).read_text())["scores"]
-                seconds[cell] = stage_seconds(store, r)
+            found = r.scores(store)
+            if found is not None:
+                scores[cell], seconds[cell] = found, r.seconds(store)
             tracking.close_cell(cell)
+        costs = row_costs(rows, profile, store) if experiment.costs else {}
         results = options.results / experiment.name / profile.name
         table = write_tables(
             results,
@@ -79,6 +68,8 @@ def run(experiment: Experiment, options: Options) -> int:
             failures=failures,
             reused=reused,
             seconds=seconds,
+            costs=costs,
+            text_note=sources.text_note,
             duration_s=time.time() - began,
         )
         tracking.close(rows, scores, failures, results)
@@ -116,14 +107,31 @@ def _put_aside(store: StageStore, recipes: dict[Cell, RowRecipes]) -> None:
     moved = {
         store.put_aside(kind, recipe)
         for r in recipes.values()
-        for kind, recipe in [*stages_of(r), ("class_scores", r.class_scores)]
+        for kind, recipe in [*r.stages(), *([("class_scores", r.class_scores)] if r.class_scores else [])]
     } - {None}
     if moved:
         print(f"--fresh: {len(moved)} stages moved to {store.root / 'replaced'}; delete that folder at will")
 
 
-def _found_stages(store: StageStore, recipes: RowRecipes) -> list[str]:
-    return [kind for kind, recipe in stages_of(recipes) if store.find(kind, recipe) is not None]
+def _found_stages(store: StageStore, recipes: RowRecipes) -> dict[str, list[str]]:
+    """By kind, what of a row is in the store already: encoders by name, others by hash."""
+    found: dict[str, list[str]] = {}
+    for kind, recipe in recipes.stages():
+        folder = store.find(kind, recipe)
+        if folder is not None:
+            found.setdefault(kind, []).append(recipe.name if kind == "encoders" else folder.name)
+    return found
+
+
+def _print_reused(found: dict[Cell, dict[str, list[str]]]) -> None:
+    """One line for each stage that is not made again, with the rows that use it."""
+    users: dict[tuple[str, str], list[str]] = {}
+    for cell, stages in found.items():
+        for kind, names in stages.items():
+            for name in names:
+                users.setdefault((kind, name), []).append(f"{cell[0]} seed {cell[1]}")
+    for (kind, name), cells in sorted(users.items()):
+        print(f"reused from storage: {kind}/{name} for {', '.join(cells)}", flush=True)
 
 
 def _run_missing(
@@ -145,7 +153,11 @@ def _run_missing(
         storage=str(store.root),
         resources=resources,
         catalog=ray.put(sources.trimmed),
-        untrimmed=ray.put(sources.untrimmed),
+        videos={
+            sources.untrimmed_print: ray.put(sources.untrimmed),
+            sources.grounding_print: ray.put(sources.grounding),
+        },
+        glove=ray.put(sources.glove),
         recipes={cell: recipes[cell] for cell in todo},
     )
     ordered = sorted(todo, key=lambda cell: _turn(cell, recipes[cell]))
@@ -167,17 +179,19 @@ def _run_missing(
         cell = tuple(result.config["cell"])
         if result.error is not None:
             failures[cell] = reason(result.error)
-        elif store.find("heads", recipes[cell].head) is None:
+        elif not recipes[cell].finished(store):
             failures[cell] = "stopped before it was finished"
     return failures
 
 
-def _turn(cell: Cell, recipes: RowRecipes) -> tuple[int, int]:
-    """Sort key: the vanilla encoder whose class scores all rows wait for comes first, random ones, which
-    would only wait, last."""
-    if recipes.encoder == recipes.class_scores.features.encoder:
-        return -1, 0
-    return cell[1], int(recipes.encoder.pretext is None)
+def _turn(cell: Cell, recipes: RowRecipes) -> tuple[int, int, int]:
+    """Sort key: the vanilla encoder whose class scores all rows wait for comes first; within a seed, rows that
+    use what others train (teachers) or train nothing come last, as they would only wait."""
+    shared = recipes.class_scores
+    if shared is not None and recipes.encoders == (shared.features.encoder,):
+        return -1, 0, 0
+    waits = sum(len(encoder.teachers) for encoder in recipes.encoders)
+    return cell[1], waits, int(all(encoder.pretext is None for encoder in recipes.encoders))
 
 
 class Watch(tune.Callback):

@@ -34,6 +34,8 @@ def write_tables(
     failures: dict,
     reused: dict,
     seconds: dict,
+    costs: dict,
+    text_note: str,
     duration_s: float,
 ) -> dict[str, Any]:
     """Write ``folder/table.{json,csv,md}`` and return the JSON's content."""
@@ -55,12 +57,14 @@ def write_tables(
             {
                 "name": row.name,
                 "label": row.label,
-                "task": row.task or "random",
-                "kinds": [kind.name for kind in row.kinds],
+                "streams": [str(stream) for stream in row.streams],
+                "heads": list(row.heads),
+                "blind": row.blind,
                 "scores": summary,
                 "paper": row.paper,
                 "failures": {str(cell[1]): failures[cell] for cell in cells if cell in failures},
-                "found_stages": {str(cell[1]): reused.get(cell, []) for cell in cells},
+                "cost": costs.get(row.name),
+                "reused_stages": {str(cell[1]): reused.get(cell, {}) for cell in cells},
                 "stage_seconds": {str(cell[1]): seconds[cell] for cell in cells if cell in seconds},
             }
         )
@@ -73,6 +77,8 @@ def write_tables(
         "columns": list(experiment.columns),
         "seeds": seeds,
         "rows": table_rows,
+        "references": [{"label": r.label, "source": r.source, "paper": r.paper} for r in experiment.references],
+        "text": text_note,
         "duration_s": duration_s,
         "commit": _commit(),
         "versions": {name: _version(name) for name in _PACKAGES} | {"python": platform.python_version()},
@@ -130,8 +136,10 @@ def _header(content: dict) -> list[str]:
 
 def _body(content: dict) -> list[list[str]]:
     columns = content["columns"]
+    cited = [{**reference, "scores": {}, "failures": {}} for reference in content["references"]]
     return [
-        [row["label"], *(_ours(row, c) for c in columns), *(_paper(row, c) for c in columns)] for row in content["rows"]
+        [row["label"], *(_ours(row, c) for c in columns), *(_paper(row, c) for c in columns)]
+        for row in [*[r | {"label": f"{r['label']} (cited)"} for r in cited], *content["rows"]]
     ]
 
 
@@ -140,14 +148,17 @@ def _csv(content: dict) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     columns = content["columns"]
-    writer.writerow(["row", "label", "task", "kinds", "seed", *columns, *(f"paper {c}" for c in columns), "profile"])
+    writer.writerow(["row", "label", "streams", "heads", "seed", *columns, *(f"paper {c}" for c in columns), "profile"])
     for row in content["rows"]:
         seeds = sorted({seed for facts in row["scores"].values() for seed in facts["seeds"]}, key=int)
         for seed in seeds:
-            ours = [repr(row["scores"][c]["seeds"][seed]) for c in columns]
+            ours = [repr(row["scores"][c]["seeds"][seed]) if c in row["scores"] else "" for c in columns]
             paper = [row["paper"].get(c, "") for c in columns]
-            kinds = "+".join(row["kinds"])
-            writer.writerow([row["name"], row["label"], row["task"], kinds, seed, *ours, *paper, content["profile"]])
+            what = [" + ".join(row["streams"]), "+".join(row["heads"])]
+            writer.writerow([row["name"], row["label"], *what, seed, *ours, *paper, content["profile"]])
+    for reference in content["references"]:
+        paper = [reference["paper"].get(c, "") for c in columns]
+        writer.writerow(["cited", reference["label"], reference["source"], "", "", *[""] * len(columns), *paper, ""])
     return out.getvalue()
 
 
@@ -164,8 +175,48 @@ def _markdown(content: dict) -> str:
         *("| " + " | ".join(line) + " |" for line in _body(content)),
         "",
         f"Mean ± standard deviation over seeds, percent. {content['hardware']}; commit {content['commit']}.",
+        *([f"Text: {content['text']}."] if content["text"] else []),
+        *(f"{reference['label']} (cited): {reference['source']}" for reference in content["references"]),
     ]
+    costs = _costs(content)
+    if costs:
+        lines += ["", "Cost of one clip at inference, one process:", ""]
+        lines += ["| " + " | ".join(line) + " |" for line in [costs[0], ["---"] * len(costs[0]), *costs[1:]]]
+    lines += ["", "Stages that were in the storage already:", "", *_reused(content)]
     return "\n".join(lines) + "\n"
+
+
+def _costs(content: dict) -> list[list[str]]:
+    """Header and a line per row, or nothing."""
+    rows = [row for row in content["rows"] if row["cost"]]
+    if not rows:
+        return []
+    base = next((row["cost"] for row in rows if row["cost"]["streams"] == 2), rows[0]["cost"])
+    lines = [["row", "streams", "parameters", "MFLOPs per clip", "clips/s", "FLOPs / two-stream", "time / two-stream"]]
+    for row in rows:
+        cost = row["cost"]
+        lines.append(
+            [
+                row["label"],
+                str(cost["streams"]),
+                f"{cost['parameters']:,}",
+                f"{cost['flops_per_clip'] / 1e6:,.1f}",
+                f"{cost['clips_per_s']:,.0f}",
+                f"{cost['flops_per_clip'] / base['flops_per_clip']:.2f}",
+                f"{base['clips_per_s'] / cost['clips_per_s']:.2f}",
+            ]
+        )
+    return lines
+
+
+def _reused(content: dict) -> list[str]:
+    lines = []
+    for row in content["rows"]:
+        for seed, kinds in row["reused_stages"].items():
+            if kinds:
+                what = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in kinds.items())
+                lines.append(f"- {row['name']} seed {seed}: {what}")
+    return lines or ["- none"]
 
 
 def print_table(content: dict) -> None:
@@ -178,3 +229,11 @@ def print_table(content: dict) -> None:
     if not console.is_terminal:
         console = Console(width=160)
     console.print(table)
+    if content["text"]:
+        console.print(f"text: {content['text']}")
+    costs = _costs(content)
+    if costs:
+        table = Table(*costs[0], title="Cost of one clip at inference")
+        for line in costs[1:]:
+            table.add_row(*line)
+        console.print(table)

@@ -1,0 +1,304 @@
+"""What happens in each Pantomime video for grounding, decided before a pixel is drawn; and plan -> frames.
+
+A video cuts between two figures told apart by the colour of their clothes. Each does several of the actions,
+some of them twice. A plan is a pure function of (settings, split, number); numbers of videos do not enter.
+Times are in frames, 0-based, half-open.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections import Counter
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from bsp.datasets.pantomime_moves import ACTION_NAMES, action_pose, blend_poses, idle_pose, smooth_noise
+from bsp.datasets.pantomime_sentences import Sentence, write_sentences
+from bsp.datasets.pantomime_world import draw_look, draw_shot
+
+CODE_VERSION = 1  # raise it with every change of what is rendered or written
+SPLITS = ("train", "test")
+# Choice: strong colours of about the same luma, so that any of them goes with dark and with light places.
+COLOURS = {"red": (255, 66, 66), "green": (25, 190, 45), "blue": (64, 112, 255), "yellow": (185, 155, 0)}
+_KEY = 100  # first word of all random keys here; the other Pantomime sets use small ones
+_PLAN, _ACTOR, _LOOK, _SHOT, _POSE = range(5)  # purposes of random streams
+_IDLE_S = 0.75  # shortest idle motion between moments that do not adjoin
+_CUT_APART_S = 0.5  # from a cut that is no moment's end to the next cut, end of a moment or of the video
+_BETWEEN_SHARE = 0.6  # share of changes of the actor that happen between two moments, where there is room
+_RETURN_SHARE = 0.35  # share of cuts that come back to an earlier place of the actor
+# Choice: much of a video is idle and short moments are common, so that no one span of time fits many sentences.
+_IDLE_SHARE = 0.45  # at least this share of a video's free room stays idle
+_SHORT = 1.2  # Beta(1, this) draws a moment's length between the limits; 1 = uniform, more = shorter
+_ID_LETTERS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroundingWorldSettings:
+    """Everything that decides the bytes of the data set."""
+
+    seed: int = 0  # >= 0
+    size_px: int = 64  # frame width and height, even, 32..512
+    fps: int = 12  # frames/s, 6..60
+    actions: tuple[str, ...] = ACTION_NAMES  # at least two of ACTION_NAMES
+    colours: tuple[str, ...] = tuple(COLOURS)  # of the actors' clothes, at least two of COLOURS
+    train: int = 150  # training videos, >= 0
+    test: int = 150  # test videos, >= 0
+    seconds: float = 24.0  # length of a video, s; a multiple of 8 frames
+    moments: tuple[int, int] = (4, 6)  # fewest and most moments of a video, >= 4
+    moment_seconds: tuple[float, float] = (2.0, 6.0)  # shortest and longest moment, s, >= 1
+    sentences: tuple[int, int] = (3, 5)  # fewest and most sentences of a video, 1..5
+    tempo: tuple[float, float] = (0.9, 1.35)  # cycles/s, drawn per moment, 0.2..3
+    adjoining_share: float = 0.25  # share of neighbours without idle motion between them, 0..1
+    boundary_cut_share: float = 0.25  # of moments' ends that get a cut, besides those where the actor changes, 0..1
+    other_cuts_per_minute: float = 12.0  # cuts away from moments' ends, on average, 0..60
+    noise: float = 1.0  # amount of sensor noise, 0 = none, 1 = standard deviations of 1-5 grey levels
+    light: float = 1.0  # amount of lighting change, 0 = none, 1 = about 5%
+
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise ValueError(f"seed must be >= 0, not {self.seed}")
+        if not 32 <= self.size_px <= 512 or self.size_px % 2:
+            raise ValueError(f"size_px must be even and in 32..512, not {self.size_px}")
+        if not 6 <= self.fps <= 60 or self.fps != int(self.fps):
+            raise ValueError(f"fps must be a whole number in 6..60, not {self.fps}")
+        for name, known in (("actions", ACTION_NAMES), ("colours", tuple(COLOURS))):
+            names = getattr(self, name)
+            if not set(names) <= set(known) or len(set(names)) != len(names) or len(names) < 2:
+                raise ValueError(f"{name} must be at least two different names out of {known}, not {names}")
+        for name in ("train", "test"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be >= 0, not {getattr(self, name)}")
+        limits = {"moments": (4, 100), "moment_seconds": (1, 600), "sentences": (1, 5), "tempo": (0.2, 3)}
+        for name, (least, most) in limits.items():
+            low, high = getattr(self, name)
+            if not least <= low <= high <= most:
+                raise ValueError(f"{name} must be (low, high) with {least} <= low <= high <= {most}, not {(low, high)}")
+        frames = self.seconds * self.fps
+        if frames != round(frames) or round(frames) % 8:
+            raise ValueError(
+                f"seconds * fps must be a multiple of 8 frames (one snippet), not {frames:g} "
+                f"({self.seconds:g} s at {self.fps} frames/s)"
+            )
+        count, shortest = self.moments[1], self.moment_seconds[0]
+        needed = count * shortest + (count + 1) * _IDLE_S
+        if self.seconds < needed:
+            raise ValueError(
+                f"seconds must be at least {needed:g} for {count} moments of {shortest:g} s with {_IDLE_S:g} s of "
+                f"idle motion around each, not {self.seconds:g}"
+            )
+        for name, most in (("adjoining_share", 1), ("boundary_cut_share", 1), ("other_cuts_per_minute", 60),
+                           ("noise", 60), ("light", 60)):  # fmt: skip
+            if not 0 <= getattr(self, name) <= most:
+                raise ValueError(f"{name} must be in 0..{most}, not {getattr(self, name)}")
+
+    @property
+    def frames(self) -> int:
+        return round(self.seconds * self.fps)
+
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits that name the data set: all settings and the code version."""
+        text = json.dumps({"kind": "grounding", "code_version": CODE_VERSION, **asdict(self)}, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Moment:
+    """One actor doing one action, frames ``first`` to ``end`` (half-open)."""
+
+    actor: int  # 0 or 1
+    action: str
+    first: int
+    end: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shot:
+    """What one camera sees, frames ``first`` to ``end`` (half-open); shots cover the video in order."""
+
+    actor: int  # 0 or 1, the one in the picture
+    look: int  # number of the place among the video's
+    first: int
+    end: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroundingPlan:
+    """One video."""
+
+    split: str  # one of SPLITS
+    number: int  # among the videos of this split
+    video_id: str  # 5 characters, as in Charades
+    frames: int
+    colours: tuple[str, str]  # of the two actors' clothes
+    moments: tuple[Moment, ...]  # in order, none overlap
+    shots: tuple[Shot, ...]
+    sentences: tuple[Sentence, ...]
+
+    @property
+    def cuts(self) -> tuple[int, ...]:
+        """First frames of all shots but the first."""
+        return tuple(shot.first for shot in self.shots[1:])
+
+    @property
+    def boundaries(self) -> tuple[int, ...]:
+        """Frames at which a moment begins or ends, each once, sorted."""
+        return tuple(sorted({frame for moment in self.moments for frame in (moment.first, moment.end)}))
+
+
+def _rng(settings: GroundingWorldSettings, split: str, number: int, *purpose: int) -> np.random.Generator:
+    key = (_KEY, SPLITS.index(split), number, *purpose)
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence(settings.seed, spawn_key=key)))
+
+
+def plan_video(settings: GroundingWorldSettings, split: str, number: int) -> GroundingPlan:
+    """Decide video ``number`` of ``split``."""
+    rng = _rng(settings, split, number, _PLAN)
+    colours = tuple(str(name) for name in rng.choice(settings.colours, 2, replace=False))
+    cast = _draw_cast(settings, rng)
+    spans = _draw_spans(settings, cast, rng)
+    moments = tuple(
+        Moment(actor=actor, action=action, first=first, end=end) for (actor, action), (first, end) in zip(cast, spans)
+    )
+    count = int(rng.integers(settings.sentences[0], settings.sentences[1] + 1))
+    return GroundingPlan(
+        split=split, number=number, video_id=_video_id(settings, split, number), frames=settings.frames,
+        colours=colours, moments=moments, shots=_draw_shots(settings, moments, rng),
+        sentences=write_sentences([(colours[actor], action) for actor, action in cast], count, rng),
+    )  # fmt: skip
+
+
+def _video_id(settings: GroundingWorldSettings, split: str, number: int) -> str:
+    """Different for all videos of a seed: multiplying by a number coprime to 36^5 only permutes."""
+    code = (2 * number + SPLITS.index(split) + 7919 * settings.seed) * 22695477 % 36**5
+    return "".join(_ID_LETTERS[code // 36**k % 36] for k in range(5))
+
+
+def _draw_cast(settings: GroundingWorldSettings, rng: np.random.Generator) -> list[tuple[int, str]]:
+    """Who does what, in order: drawn until there is something to tell apart by actor, and by order.
+
+    One actor does an action twice (none more often) with something that happens once in between; another
+    action, or the same, is done by both actors, by one of them once; one actor does different actions.
+    """
+    count = int(rng.integers(settings.moments[0], settings.moments[1] + 1))
+    most = min(4, len(settings.actions))
+    while True:
+        actions = rng.permutation(len(settings.actions))[: int(rng.integers(2, most + 1))]
+        actors, which = rng.integers(2, size=count), rng.choice(actions, count)
+        cast = [(int(actor), settings.actions[action]) for actor, action in zip(actors, which)]
+        times = Counter(cast)
+        both = any(times[event] == 1 and (1 - event[0], event[1]) in times for event in times)
+        twice = [[k for k, other in enumerate(cast) if other == event] for event in times if times[event] == 2]
+        apart = any(times[event] == 1 for first, second in twice for event in cast[first:second])
+        varied = any(sum(actor == who for actor, _ in times) > 1 for who in (0, 1))
+        if max(times.values()) == 2 and both and apart and varied:
+            return cast
+
+
+def _draw_spans(
+    settings: GroundingWorldSettings, cast: list[tuple[int, str]], rng: np.random.Generator
+) -> list[tuple[int, int]]:
+    """Frame ranges of the moments; what repeats itself does not adjoin itself."""
+    count, frames = len(cast), settings.frames
+    idle = math.ceil(_IDLE_S * settings.fps)
+    least, most = (round(seconds * settings.fps) for seconds in settings.moment_seconds)
+    gaps = np.array([idle] * (count + 1))
+    for k, (one, two) in enumerate(pairwise(cast), start=1):
+        if rng.random() < settings.adjoining_share and one != two:
+            gaps[k] = 0
+    room = frames - int(gaps.sum()) - least * count
+    extra = (most - least) * rng.beta(1, _SHORT, count)
+    extra *= min(1.0, (1 - _IDLE_SHARE) * room / max(extra.sum(), 1e-9))
+    lengths = least + np.floor(extra).astype(int)
+    free = frames - int(gaps.sum()) - int(lengths.sum())
+    wide = gaps > 0
+    gaps[wide] += rng.multinomial(free, rng.dirichlet(np.ones(wide.sum())))
+    firsts = np.cumsum(gaps[:-1]) + np.cumsum(lengths) - lengths
+    return [(int(first), int(first + length)) for first, length in zip(firsts, lengths)]
+
+
+def _draw_shots(
+    settings: GroundingWorldSettings, moments: tuple[Moment, ...], rng: np.random.Generator
+) -> tuple[Shot, ...]:
+    """Cuts where the actor changes, at a share of the moments' ends and elsewhere; then who is seen, and where."""
+    frames, apart = settings.frames, math.ceil(_CUT_APART_S * settings.fps)
+    cuts: set[int] = set()
+    for one, two in pairwise(moments):
+        if one.actor != two.actor:  # at the end of the one, at the beginning of the other, or between
+            inner = range(one.end + apart, two.first - apart + 1)
+            between = len(inner) and rng.random() < _BETWEEN_SHARE
+            cuts.add(int(rng.choice(inner) if between else rng.choice((one.end, two.first))))
+    edges = sorted({frame for moment in moments for frame in (moment.first, moment.end)})
+    cuts |= {frame for frame in edges if rng.random() < settings.boundary_cut_share}
+    taken = [0, frames, *edges, *cuts]
+    for _ in range(rng.poisson(settings.other_cuts_per_minute * settings.seconds / 60)):
+        frame = int(rng.integers(1, frames))
+        if min(abs(frame - other) for other in taken) >= apart:
+            cuts.add(frame)
+            taken.append(frame)
+    shots: list[Shot] = []
+    owners: list[int] = []  # looks -> the actor whose places they are
+    for first, end in pairwise((0, *sorted(cuts), frames)):
+        seen = {moment.actor for moment in moments if moment.first < end and moment.end > first}
+        assert len(seen) <= 1
+        actor = seen.pop() if seen else int(rng.integers(2))
+        earlier = [look for look, owner in enumerate(owners) if owner == actor and look != shots[-1].look]
+        if earlier and rng.random() < _RETURN_SHARE:
+            look = int(rng.choice(earlier))
+        else:
+            look = len(owners)
+            owners.append(actor)
+        shots.append(Shot(actor=actor, look=look, first=first, end=end))
+    return tuple(shots)
+
+
+def plan_pose(settings: GroundingWorldSettings, plan: GroundingPlan) -> np.ndarray:
+    """[T, P] pose through the whole video (pantomime_moves): the moments' actions, idle elsewhere.
+
+    At a boundary without a cut the two blend over 2 or 4 frames with the boundary in the middle.
+    """
+    rng = _rng(settings, plan.split, plan.number, _POSE)
+    pose_TP = idle_pose(plan.frames, settings.fps, plan.cuts, rng)
+    halves = {frame: int(rng.integers(1, 3)) for frame in plan.boundaries if frame not in plan.cuts}
+    followed = {moment.first for moment in plan.moments}
+    for moment in plan.moments:
+        tempo = rng.uniform(*settings.tempo)
+        speed = tempo / settings.fps * (1 + 0.06 * smooth_noise(rng, plan.frames, 1, 2 * settings.fps)[:, 0])
+        phase = rng.random() + np.cumsum(speed)
+        for cut in plan.cuts:
+            phase[cut:] += rng.random() if rng.random() < 0.5 else 0.0  # half of the cuts also jump in time
+        weight_T = np.zeros(plan.frames, np.float32)
+        weight_T[moment.first : moment.end] = 1
+        for frame, turn in ((moment.first, 1), (moment.end, -1)):
+            half = halves.get(frame, 0)
+            if frame in followed and turn == -1:  # the next action blends in over this one
+                weight_T[frame : frame + half] = 1
+            elif half:
+                ramp = (np.arange(2 * half, dtype=np.float32) + 0.5) / (2 * half)
+                weight_T[frame - half : frame + half] = (ramp * ramp * (3 - 2 * ramp))[::turn]
+        pose_TP = blend_poses(pose_TP, action_pose(moment.action, phase, rng), weight_T)
+    return pose_TP
+
+
+def draw_video(settings: GroundingWorldSettings, plan: GroundingPlan) -> np.ndarray:
+    """uint8 [T, size_px, size_px, 3] RGB frames of the plan."""
+    key = (settings, plan.split, plan.number)
+    pose_TP = plan_pose(settings, plan)
+    clothes = [
+        np.array(COLOURS[colour]) * _rng(*key, _ACTOR, actor).uniform(0.93, 1.04)
+        for actor, colour in enumerate(plan.colours)
+    ]
+    looks = {
+        shot.look: draw_look(_rng(*key, _LOOK, shot.look), settings.size_px, clothes[shot.actor]) for shot in plan.shots
+    }
+    parts = [
+        draw_shot(
+            pose_TP[shot.first : shot.end], looks[shot.look], settings.size_px, _rng(*key, _SHOT, shot.first),
+            noise=settings.noise, light=settings.light,
+        )
+        for shot in plan.shots
+    ]  # fmt: skip
+    return np.concatenate(parts)

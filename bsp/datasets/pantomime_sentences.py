@@ -1,0 +1,148 @@
+"""Sentences for the moments of a Pantomime grounding video: a small grammar over actor, action and order.
+
+Every sentence is true of exactly one moment of its video, and another moment of the video shares its action
+(and even its actor) so that a part of the words does not suffice. Three kinds:
+
+    plain   red person waves                             that actor does that action once; the other actor too
+    again   red person waves for the second time         the same actor does it twice
+    order   red person waves before blue person squats   the reference (blue, squat) happens once
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+
+KINDS = ("plain", "again", "order")
+# Choice: at most 10 words, as in Charades-STA; heads for it (LGI) read no further.
+MAX_WORDS = 10
+# Choice: where both are there, this share of order sentences is about an action that the actor does twice, so
+# that the order decides and not the actor.
+_ORDER_NEEDED_SHARE = 0.75
+
+_SUBJECTS = (
+    "the person in {}", "a person in {}", "person in {}", "person wearing {}", "someone in {}",
+    "the {} person", "{} person",
+)  # fmt: skip
+_ACTIONS = {
+    "arm circles": ("circles both arms", "circles arms"),
+    "bow": ("bows", "takes a bow"),
+    "box": ("boxes", "throws punches"),
+    "jump": ("jumps", "jumps up"),
+    "jumping jack": ("does jumping jacks",),
+    "kick": ("kicks", "does kicks"),
+    "squat": ("squats", "does squats"),
+    "walk": ("walks", "walks along"),
+    "wave": ("waves", "waves a hand"),
+    "windmill": ("windmills", "does windmills"),
+}
+_TIMES = {
+    "first": ("for the first time",),
+    "second": ("for the second time", "again", "once more"),
+    "before": ("before", "earlier than"),
+    "after": ("after", "later than"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sentence:
+    """One sentence and what it means; moments are numbered in the order of time."""
+
+    text: str  # lower case, at most MAX_WORDS words, with a final period
+    kind: str  # one of KINDS
+    needs: str  # "actor" or "order": what tells its moment from all others with the same action
+    moment: int  # the one it is true of
+    time: str  # "" (plain) or a key of _TIMES
+    reference: int | None  # the moment that comes after it ("before") or before it ("after")
+
+
+Meaning = tuple[str, str, int, str, int | None]  # kind, needs, moment, time, reference
+
+
+def write_sentences(moments: Sequence[tuple[str, str]], count: int, rng: np.random.Generator) -> tuple[Sentence, ...]:
+    """Up to ``count`` sentences about ``moments``, (colour, action) in the order of time, kinds in turn.
+
+    No moment gets two sentences of one kind. Fewer than ``count`` only where no further one is unique.
+    """
+    open_ones = {kind: [] for kind in KINDS}
+    for meaning in _meanings(moments):
+        open_ones[meaning[0]].append(meaning)
+    sentences: list[Sentence] = []
+    kinds: list[str] = []
+    while len(sentences) < count and any(open_ones.values()):
+        kinds = kinds or [KINDS[k] for k in rng.permutation(len(KINDS))]
+        kind = kinds.pop()
+        if not open_ones[kind]:
+            continue
+        chosen = _draw(open_ones[kind], len(moments), rng)
+        open_ones[kind] = [other for other in open_ones[kind] if other[2] != chosen[2]]
+        texts = _texts(moments, chosen)
+        _, needs, moment, time, reference = chosen
+        text = texts[int(rng.integers(len(texts)))]
+        sentences.append(Sentence(text=text, kind=kind, needs=needs, moment=moment, time=time, reference=reference))
+    return tuple(sentences)
+
+
+def _meanings(moments: Sequence[tuple[str, str]]) -> list[Meaning]:
+    """All that can be said of exactly one moment and has a moment that shares a part of it."""
+    found: list[Meaning] = []
+    for moment, (actor, action) in enumerate(moments):
+        same = [k for k, other in enumerate(moments) if other == (actor, action)]
+        others_too = any(other != actor and what == action for other, what in moments)
+        if len(same) == 1 and others_too:
+            found.append(("plain", "actor", moment, "", None))
+        if len(same) == 2:
+            found.append(("again", "order", moment, "first" if moment == same[0] else "second", None))
+        for reference, event in enumerate(moments):
+            if event == (actor, action) or moments.count(event) > 1 or not (len(same) > 1 or others_too):
+                continue
+            time = "before" if moment < reference else "after"
+            if [k for k in same if (k < reference) == (moment < reference)] == [moment]:
+                found.append(("order", "order" if len(same) > 1 else "actor", moment, time, reference))
+    return [meaning for meaning in found if _texts(moments, meaning)]
+
+
+def _draw(meanings: list[Meaning], count: int, rng: np.random.Generator) -> Meaning:
+    """One of what can be said about a video of ``count`` moments.
+
+    The number of things to say of a moment does not make it more likely; its place does.
+    """
+    needing = [meaning for meaning in meanings if meaning[1] == "order"]
+    if 0 < len(needing) < len(meanings):
+        rest = [meaning for meaning in meanings if meaning[1] != "order"]
+        meanings = needing if rng.random() < _ORDER_NEEDED_SHARE else rest
+    told = sorted({(moment, time) for _, _, moment, time, _ in meanings})
+    # Choice: "first" and "before" prefer late moments, "second" and "after" early ones; otherwise these words
+    # alone would say when.
+    weights = {"": lambda _: 1, "first": lambda k: k + 1, "before": lambda k: k + 1}
+    weight = np.array([weights.get(time, lambda k: count - k)(moment) ** 2.0 for moment, time in told])
+    moment, time = told[int(rng.choice(len(told), p=weight / weight.sum()))]
+    meanings = [meaning for meaning in meanings if meaning[2:4] == (moment, time)]
+    return meanings[int(rng.integers(len(meanings)))]
+
+
+def _texts(moments: Sequence[tuple[str, str]], meaning: Meaning) -> list[str]:
+    """All ways to say it in at most MAX_WORDS words."""
+    _, _, moment, time, reference = meaning
+    parts = [_clauses(*moments[moment])]
+    if time:
+        parts.append(_TIMES[time])
+    if reference is not None:
+        parts.append(_clauses(*moments[reference]))
+    texts = [" ".join(words) for words in product(*parts)]
+    return [f"{text}." for text in texts if len(text.split()) <= MAX_WORDS]
+
+
+def _clauses(actor: str, action: str) -> list[str]:
+    return [f"{subject.format(actor)} {words}" for subject, words in product(_SUBJECTS, _ACTIONS[action])]
+
+
+def vocabulary(actors: Sequence[str], actions: Sequence[str]) -> list[str]:
+    """All words that sentences about these can hold, sorted."""
+    phrases = [*_SUBJECTS, *actors]
+    phrases += [phrase for action in actions for phrase in _ACTIONS[action]]
+    phrases += [phrase for options in _TIMES.values() for phrase in options]
+    return sorted({word for phrase in phrases for word in phrase.split()} - {"{}"})

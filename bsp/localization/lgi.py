@@ -1,0 +1,214 @@
+"""LGI, the anchor-free video grounding head of the paper's Section 4 (Mun, Cho and Han, CVPR 2020), in plain PyTorch.
+
+Training and inference: features and queries in, one moment per query out. The network is in lgi_network.py, the
+losses are in lgi_losses.py. Published: Adam without schedule, decay or clipping, words learnt from scratch.
+
+Letters: B queries of a batch, T segments, S snippets of a video, D feature width, V words of the table, W its width.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bsp.localization.lgi_losses import (
+    distinct_loss,
+    guidance_loss,
+    guided_segments,
+    largest_offset,
+    regression_loss,
+    sampled_rows,
+)
+from bsp.localization.lgi_network import LGI, LGIOutputs, LGISettings
+from bsp.localization.queries import Query, mean_iou, pad_tokens, query_batches
+
+__all__ = ["LGI", "LGIOutputs", "LGISettings", "build_lgi", "ground_lgi", "train_lgi"]
+
+
+def build_lgi(settings: LGISettings, table: np.ndarray, trainable_words: bool, seed: int) -> LGI:
+    """A new head on the CPU, its weights drawn from ``seed``; the global generator is not touched.
+
+    ``table``: float32 [V, W], row 0 for padding; it is copied, and learnt too if ``trainable_words``.
+    """
+    table = np.asarray(table)
+    if table.ndim != 2 or len(table) < 2 or table.shape[1] < 1:
+        raise ValueError(f"a word table must be [V >= 2, W >= 1] (row 0 is padding), got shape {table.shape}")
+    if not np.isfinite(table).all():
+        raise ValueError("the word table holds NaN or infinite values")
+    # Choice: PyTorch's default initial weights; positions drawn from N(0, 1), its default too (the release sets none)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        return LGI(settings, torch.from_numpy(table.astype(np.float32)), trainable_words)
+
+
+class Batch(NamedTuple):
+    rows_BTD: Tensor  # float32, 0 on padding
+    mask_BT: Tensor  # bool, true at real segments
+    tokens_BL: Tensor  # int64
+    lengths_B: Tensor  # int64
+    targets_B2: Tensor  # float32, fractions of the duration, not clamped
+    inside_BT: Tensor  # bool, segments inside the moment
+
+
+def _checked_feature(feat_SD: np.ndarray, video: int, settings: LGISettings) -> np.ndarray:
+    feat_SD = np.asarray(feat_SD)
+    if feat_SD.ndim != 2 or len(feat_SD) == 0 or feat_SD.shape[1] != settings.feature_width:
+        raise ValueError(
+            f"features of video {video} have shape {feat_SD.shape}, but the head expects [S >= 1, "
+            f"{settings.feature_width}]; set feature_width to the features' or extract them again"
+        )
+    return feat_SD
+
+
+def _batch(
+    features: Sequence[np.ndarray],
+    queries: Sequence[Query],
+    settings: LGISettings,
+    device: torch.device,
+    generator: np.random.Generator | None = None,
+) -> Batch:
+    """Queries and their videos as tensors; with a generator the sampled rows start at a random one."""
+    segments = settings.segments
+    rows_BTD = np.zeros((len(queries), segments, settings.feature_width), np.float32)
+    mask_BT, inside_BT = np.zeros((2, len(queries), segments), bool)
+    for b, query in enumerate(queries):
+        feat_SD = _checked_feature(features[query.video], query.video, settings)
+        offset = 0
+        if generator is not None and (top := largest_offset(len(feat_SD), segments)) > 0:
+            offset = int(generator.integers(top + 1))
+        rows = feat_SD[sampled_rows(len(feat_SD), segments, offset)]
+        if not np.isfinite(rows).all():
+            raise ValueError(f"features of video {query.video} hold NaN or infinite values; extract them again")
+        rows_BTD[b, : len(rows)] = rows
+        mask_BT[b, : len(rows)] = True
+        inside_BT[b] = guided_segments(query.start, query.end, len(feat_SD), segments)
+    targets_B2 = np.array([(query.start, query.end) for query in queries], np.float32)
+    arrays = (rows_BTD, mask_BT, *pad_tokens(queries, settings.max_words), targets_B2, inside_BT)
+    return Batch(*(torch.from_numpy(array).to(device) for array in arrays))
+
+
+def _check_queries(queries: Sequence[Query], videos: int, words: int, name: str) -> None:
+    if len(queries) == 0:
+        raise ValueError(f"{name}: no queries")
+    for i, query in enumerate(queries):
+        if not 0 <= query.video < videos:
+            raise ValueError(f"{name}: query {i} names video {query.video}, but there are {videos} feature arrays")
+        if query.tokens.min() < 1 or query.tokens.max() >= words:
+            raise ValueError(
+                f"{name}: query {i} has tokens {query.tokens.tolist()}, but the word table has rows 1..{words - 1} "
+                f"for words (0 is padding); encode the sentences with the table that the head gets"
+            )
+
+
+def _losses(outputs: LGIOutputs, batch: Batch, settings: LGISettings) -> dict[str, Tensor]:
+    terms = {
+        "regression": regression_loss(outputs.moments_B2, batch.targets_B2),
+        "guidance": guidance_loss(outputs.segment_weights_BT, batch.inside_BT),
+        "distinct": distinct_loss(outputs.word_weights_BNL, settings.distinct_lambda),
+    }
+    weighted = settings.guidance_weight * terms["guidance"] + settings.distinct_weight * terms["distinct"]
+    return {"loss": terms["regression"] + weighted, **terms}
+
+
+def _train_epoch(
+    model: LGI,
+    optimiser: torch.optim.Optimizer,
+    features: Sequence[np.ndarray],
+    queries: Sequence[Query],
+    generator: np.random.Generator,
+    device: torch.device,
+) -> dict[str, float]:
+    """One pass over the queries; mean of each loss term over the batches."""
+    model.train()
+    settings, runs = model.settings, []
+    every_gpu = range(torch.cuda.device_count()) if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=every_gpu):  # dropout can only draw from the global generators
+        torch.manual_seed(int(generator.integers(2**62)))
+        for chosen in query_batches(len(queries), settings.batch_size, generator, drop_last=True):
+            batch = _batch(features, [queries[i] for i in chosen], settings, device, generator)
+            terms = _losses(model(*batch[:4]), batch, settings)
+            optimiser.zero_grad()
+            terms["loss"].backward()
+            optimiser.step()
+            runs.append({name: value.item() for name, value in terms.items()})
+    return {name: float(np.mean([run[name] for run in runs])) for name in runs[0]}
+
+
+def train_lgi(
+    features: Sequence[np.ndarray],
+    queries: Sequence[Query],
+    settings: LGISettings,
+    *,
+    table: np.ndarray,
+    trainable_words: bool,
+    seed: int,
+    validation: tuple[Sequence[np.ndarray], Sequence[Query]] | None = None,
+    on_epoch: Callable[[dict], None] | None = None,
+    device: str | torch.device = "cpu",
+) -> LGI:
+    """Trains a head from scratch and returns it in eval mode.
+
+    ``features``: per video float32 [S, D], read when a batch needs them, so any sequence that loads on access
+    will do; ``queries`` name their videos by position; ``table``: float32 [V, W], a row per word, row 0 for
+    padding. With ``validation`` (features, queries) the epoch of the highest mean IoU is kept (the first of
+    equal ones), else the last. ``on_epoch`` gets epoch (from 0), the means over batches of loss, regression,
+    guidance and distinct (unweighted terms) and, with validation, "validation_miou".
+
+    On a CPU the same seed and number of threads give the same bits. ValueError on features or queries that
+    don't fit; RuntimeError when the loss stops being finite.
+    """
+    device = torch.device(device)
+    _check_queries(queries, len(features), len(table), "training")
+    if validation is not None:
+        _check_queries(validation[1], len(validation[0]), len(table), "validation")
+    model = build_lgi(settings, table, trainable_words, seed).to(device)
+    learnt = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimiser = torch.optim.Adam(learnt, lr=settings.learning_rate, fused=True)
+    generator = np.random.default_rng([seed, 1])  # order of queries, first rows, and dropout's seed
+    best_iou, best_state = -1.0, None
+    for epoch in range(settings.epochs):
+        record = {"epoch": epoch, **_train_epoch(model, optimiser, features, queries, generator, device)}
+        if not math.isfinite(record["loss"]):
+            raise RuntimeError(f"the loss became {record['loss']} in epoch {epoch}; lower learning_rate "
+                               f"({settings.learning_rate}) or scale the features")  # fmt: skip
+        if validation is not None:
+            # Choice: mean IoU chooses the epoch, on queries that the caller holds out (published: R@1 at IoU 0.5
+            # on the test split, which tunes on the test)
+            record["validation_miou"] = mean_iou(ground_lgi(model, *validation, device=device), validation[1])
+            if record["validation_miou"] > best_iou:
+                best_iou, best_state = record["validation_miou"], copy.deepcopy(model.state_dict())
+        if on_epoch is not None:
+            on_epoch(record)
+    if best_state is not None:
+        model.load_state_dict(best_state)
+    return model.eval()
+
+
+@torch.no_grad()
+def ground_lgi(
+    model: LGI,
+    features: Sequence[np.ndarray],
+    queries: Sequence[Query],
+    device: str | torch.device = "cpu",
+) -> list[np.ndarray]:
+    """One moment per query, float64 [1, 3]: start and end (fractions of the duration), score 1.
+
+    As published neither clamped nor swapped: with the ReLU output an end above 1, or below its start, is possible.
+    """
+    if len(queries) == 0:
+        return []
+    device = torch.device(device)
+    model = model.to(device).eval()
+    _check_queries(queries, len(features), model.sentence.words.num_embeddings, "grounding")
+    found = []
+    for first in range(0, len(queries), model.settings.batch_size):
+        batch = _batch(features, queries[first : first + model.settings.batch_size], model.settings, device)
+        for start, end in model(*batch[:4]).moments_B2.cpu().double().tolist():
+            found.append(np.array([[start, end, 1.0]]))
+    return found
