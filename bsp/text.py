@@ -142,6 +142,7 @@ def build_words(
         if width < 1:
             raise ValueError(f"width must be at least 1, not {width}")
         words = tuple(sorted(train))
+        # Choice: the padding row is zero, so that a head that forgets to mask it adds nothing.
         table = np.random.default_rng(seed).standard_normal((FIRST_WORD_ROW + len(words), width), np.float32)
         table[0] = 0
         source = f"learnt from scratch, {width}-d (no GloVe file given)"
@@ -254,6 +255,7 @@ def _width(lines: list[str], path: Path) -> int:
 def _parse_lines(lines: list[str], before: int, width: int, path: Path) -> tuple[list[str], np.ndarray]:
     """Words and float32 [lines, width]; ``before`` is the 0-based number of the first line in the file."""
     words, rests = [], []
+    # Choice: every broken line is an error (common loaders skip it or misread it without a word).
     for number, line in enumerate(lines, before):
         word, _, rest = line.partition(" ")  # only U+0020 separates: some words are other white space
         if rest.count(" ") != width - 1:

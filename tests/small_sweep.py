@@ -70,7 +70,7 @@ def small_profile(videos_per_class: int):
         augment=AugmentSettings(size_px=32),
         train=TrainSettings(clips=1600, batch_size=8, learning_rate=0.02, log_every_steps=5, checkpoint_every_steps=20),
         fusion_train=TrainSettings(clips=160, batch_size=8, learning_rate=0.02, log_every_steps=5),
-        grounding=replace(smoke().grounding, train=4, test=3, seconds=12.0),
+        grounding=replace(smoke().grounding, train=4, test=3),
     )
 
 

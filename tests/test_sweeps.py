@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -125,6 +126,37 @@ def test_mlflow_shows_a_parent_and_one_run_per_row_with_curves_and_scores(undist
     assert {"gtad", "encoder.pt"} <= artifacts
     files = {file.path for file in client.list_artifacts(child.info.run_id, "gtad")}
     assert files == {"gtad/scores.json", "gtad/detections.json"}
+
+
+@pytest.mark.ray
+def test_fusion_rows_reuse_what_the_other_table_made(undisturbed, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("fusion") / "copy"
+    shutil.copytree(undisturbed, folder)
+    made = {path.parent.name for path in (folder / "storage" / "encoders").glob("*/manifest.json")}
+    done = run(folder, "--table", "fusion")
+    assert done.returncode == 0, done.stdout + done.stderr
+    encoders = {}
+    for path in (folder / "storage" / "encoders").glob("*/manifest.json"):
+        encoders[json.loads(path.read_text())["facts"]["name"].split("_")[0]] = path.parent.name in made
+    # Vanilla and boundary encoders were there; only the two joint ones are trained, once each.
+    assert encoders == {"random": True, "dc+ss": True, "action": True, "two-head": False, "distilled": False}
+    assert "reused from storage: encoders/action_tsm_r18w8_seed0_step200 for two-stream seed 0" in done.stdout
+    content = table(folder)
+    rows = {row["name"]: row for row in content["rows"]}
+    assert rows["cls-dc"]["reused_stages"]["0"].keys() == {"encoders", "features", "heads"}
+    assert set(rows["two-stream"]["scores"]) >= {"R1@0.5", "R5@0.7", "mIoU", "mAP_avg"}
+    assert "mAP_avg" not in rows["distillation"]["scores"]
+    assert set(rows["two-head"]["scores"]) >= {"R1@0.5", "mIoU"}
+    cost = {name: row["cost"] for name, row in rows.items()}
+    for name in ("two-head", "distillation"):
+        assert 2 * cost[name]["flops_per_clip"] == cost["two-stream"]["flops_per_clip"]
+        assert 2 * cost[name]["parameters"] == cost["two-stream"]["parameters"]
+    markdown = (folder / "results" / "small" / "small" / "table.md").read_text()
+    assert "| Other (cited) |" in markdown
+    assert "learnt from scratch" in markdown
+    again = run(folder, "--table", "fusion")
+    assert "5 runs, 5 already finished" in again.stdout
+    assert "at a time" not in again.stdout
 
 
 @pytest.mark.ray

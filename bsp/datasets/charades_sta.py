@@ -79,6 +79,7 @@ def load_charades_sta(folder: str | Path, video_folder: str | Path | None = None
     raw = {subset: read_moments(path) for subset, path in paths.items()}
     for subset in SUBSETS:
         _check_videos_known(raw[subset], durations, str(paths[subset]))
+    # Choice: both heads train on what 2D-TAN's cut leaves (LGI as published trains on all lines as written).
     train, dropped = clamped(raw["train"], durations, name=paths["train"].name)
     if dropped:
         logger.warning("%d training moments are left out: %s", len(dropped), "; ".join(dropped[:20]))

@@ -80,7 +80,7 @@ def _video_table(settings: GroundingWorldSettings, plans: list[GroundingPlan]) -
     rows = csv.writer(text, lineterminator="\n")
     rows.writerow(_COLUMNS)
     for plan in plans:
-        story = ", then ".join(f"{plan.colours[moment.actor]}: {moment.action}" for moment in plan.moments)
+        story = ", then ".join(f"{plan.actors[moment.actor]}: {moment.action}" for moment in plan.moments)
         actions = ";".join(
             f"c{settings.actions.index(m.action):03d} {m.first / settings.fps:.2f} {m.end / settings.fps:.2f}"
             for m in plan.moments
@@ -103,7 +103,8 @@ def _truth(settings: GroundingWorldSettings, plans: list[GroundingPlan]) -> dict
         plan.video_id: {
             "split": plan.split,
             "frames": plan.frames,
-            "colours": plan.colours,
+            "actors": plan.actors,
+            "clothes": plan.clothes,
             "moments": [asdict(moment) for moment in plan.moments],
             "cuts": [
                 {"frame": two.first, "at": where(plan, two.first), "actor_changes": one.actor != two.actor}

@@ -92,16 +92,23 @@ def write_grounding_preview(folder: Path, *, count: int = 6) -> Path:
             axis.imshow(strip, extent=(0, strip.shape[1], top + height, top))
             for moment in video["moments"]:
                 x, width = start_x + moment["first"] * per_frame, (moment["end"] - moment["first"]) * per_frame
-                colour = f"tab:{video['colours'][moment['actor']]}".replace("tab:yellow", "gold")
+                colour = f"tab:{video['clothes'][moment['actor']]}".replace("tab:yellow", "gold")
                 axis.add_patch(Rectangle((x, top + height), width, 10, facecolor=colour, edgecolor="black"))
                 if 0 <= x + width / 2 < strip.shape[1]:
-                    axis.text(x + width / 2, top + height + 5, moment["action"], ha="center", va="center", fontsize=10)
+                    axis.text(
+                        x + width / 2,
+                        top + height + 5,
+                        f"{video['actors'][moment['actor']]}: {moment['action']}",
+                        ha="center",
+                        va="center",
+                        fontsize=10,
+                    )
             for cut in video["cuts"]:
                 x = start_x + cut["frame"] * per_frame
                 axis.vlines(x, top + height - 8, top + height + 10, color="magenta", linewidth=2.5)
         said = [
-            f"{sentence['text']} ({sentence['kind']}: {video['moments'][sentence['moment']]['first'] / truth['fps']:.1f} s)"
-            for sentence in video["sentences"]
+            f"{told['text']} ({told['kind']}: {video['moments'][told['moment']]['first'] / truth['fps']:.1f} s)"
+            for told in video["sentences"]
         ]
         axis.set(xlim=(0, strip.shape[1]), ylim=(rows * (height + 14), 0), xticks=[], yticks=[])
         axis.set_xlabel("   ".join(said), fontsize=10)

@@ -3,9 +3,9 @@
 Every sentence is true of exactly one moment of its video, and another moment of the video shares its action
 (and even its actor) so that a part of the words does not suffice. Three kinds:
 
-    plain   red person waves                             that actor does that action once; the other actor too
-    again   red person waves for the second time         the same actor does it twice
-    order   red person waves before blue person squats   the reference (blue, squat) happens once
+    plain   the giant waves                           that actor does that action once; the other actor too
+    again   the giant waves for the second time       the same actor does it twice
+    order   the giant waves before the child squats   the reference (child, squat) happens once
 """
 
 from __future__ import annotations
@@ -23,10 +23,12 @@ MAX_WORDS = 10
 # that the order decides and not the actor.
 _ORDER_NEEDED_SHARE = 0.75
 
-_SUBJECTS = (
-    "the person in {}", "a person in {}", "person in {}", "person wearing {}", "someone in {}",
-    "the {} person", "{} person",
-)  # fmt: skip
+_ARTICLES = ("the {}", "a {}", "{}")
+_ACTORS = {
+    "child": ("child", "kid"),
+    "giant": ("giant", "titan"),
+    "wizard": ("wizard", "magician"),
+}
 _ACTIONS = {
     "arm circles": ("circles both arms", "circles arms"),
     "bow": ("bows", "takes a bow"),
@@ -63,7 +65,7 @@ Meaning = tuple[str, str, int, str, int | None]  # kind, needs, moment, time, re
 
 
 def write_sentences(moments: Sequence[tuple[str, str]], count: int, rng: np.random.Generator) -> tuple[Sentence, ...]:
-    """Up to ``count`` sentences about ``moments``, (colour, action) in the order of time, kinds in turn.
+    """Up to ``count`` sentences about ``moments``, (actor, action) in the order of time, kinds in turn.
 
     No moment gets two sentences of one kind. Fewer than ``count`` only where no further one is unique.
     """
@@ -137,12 +139,16 @@ def _texts(moments: Sequence[tuple[str, str]], meaning: Meaning) -> list[str]:
 
 
 def _clauses(actor: str, action: str) -> list[str]:
-    return [f"{subject.format(actor)} {words}" for subject, words in product(_SUBJECTS, _ACTIONS[action])]
+    return [
+        f"{article.format(noun)} {words}"
+        for article, noun, words in product(_ARTICLES, _ACTORS[actor], _ACTIONS[action])
+    ]
 
 
 def vocabulary(actors: Sequence[str], actions: Sequence[str]) -> list[str]:
     """All words that sentences about these can hold, sorted."""
-    phrases = [*_SUBJECTS, *actors]
+    phrases = list(_ARTICLES)
+    phrases += [noun for actor in actors for noun in _ACTORS[actor]]
     phrases += [phrase for action in actions for phrase in _ACTIONS[action]]
     phrases += [phrase for options in _TIMES.values() for phrase in options]
     return sorted({word for phrase in phrases for word in phrase.split()} - {"{}"})

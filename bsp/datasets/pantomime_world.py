@@ -7,7 +7,7 @@ Letters: T frames, H W image (H = W), J joints.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -26,7 +26,6 @@ _LAYERS = (
 )
 LIGHT_FIGURE_LUMA, DARK_GROUND_LUMA = (165.0, 235.0), (18.0, 105.0)
 DARK_FIGURE_LUMA, LIGHT_GROUND_LUMA = (12.0, 62.0), (125.0, 225.0)
-_CLOTHES_APART = 50.0  # grey levels between clothes of a given colour and the ground
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -41,6 +40,17 @@ class Look:
     mirrored: bool
     ground: float  # where the feet stand, share of the frame from the top
     centre: float  # pelvis, share of the frame from the left
+    hat: float = 0.0  # size of a brimmed, pointed hat in the shirt's colour; 0 = bare head, 1 = brim of 5.2 heads
+
+
+@dataclass(frozen=True, kw_only=True)
+class Person:
+    """What makes a figure recognisable, in any place."""
+
+    clothes: tuple[float, float, float]  # RGB, 0-255; lighter in dark places and darker in light ones
+    height: tuple[float, float]  # lowest and highest, share of the frame
+    thickness: tuple[float, float]  # lowest and highest limb radius, body heights
+    hat: float  # as in Look
 
 
 def _with_luma(colour: np.ndarray, luma: np.ndarray | float) -> np.ndarray:
@@ -93,20 +103,20 @@ def _texture(rng: np.random.Generator, size: int, luma_range: tuple[float, float
     return np.pad(picture, ((0, size), (0, size), (0, 0)), mode="wrap")
 
 
-def draw_look(rng: np.random.Generator, size: int, clothes: np.ndarray | None = None) -> Look:
+def draw_look(rng: np.random.Generator, size: int, person: Person | None = None) -> Look:
     """A random place and figure for frames of ``size`` pixels, at least 55 grey levels of luma apart.
 
-    ``clothes``: RGB [3], 0-255, of shirt and trousers in place of random colours; then at least 50 levels apart.
+    With a ``person``, that figure in a random place.
     """
     light = rng.random() < 0.5
     ground_range = DARK_GROUND_LUMA if light else LIGHT_GROUND_LUMA
     low, high = LIGHT_FIGURE_LUMA if light else DARK_FIGURE_LUMA
     wear = {name: (rng.uniform(0, 255, 3), rng.uniform(0.3, 1.0)) for name in ("shirt", "trousers", "skin")}
+    if person is not None:
+        wear |= {name: (np.array(person.clothes), wear[name][1]) for name in ("shirt", "trousers")}
     colours = [_with_luma(wear[name][0], low + (high - low) * wear[name][1] * shade) for name, shade, _ in _LAYERS]
-    if clothes is not None:
-        colours, ground_range = _dressed(np.asarray(clothes, np.float32), wear["skin"][1], light)
     facing = rng.uniform(0.15, 1.0)  # 0 from the side, 1 from the front; says nothing about the action
-    return Look(
+    look = Look(
         texture_HW3=_texture(rng, size, ground_range),
         height=rng.uniform(0.60, 0.82),
         thickness=rng.uniform(0.026, 0.045),
@@ -119,22 +129,9 @@ def draw_look(rng: np.random.Generator, size: int, clothes: np.ndarray | None = 
         ground=rng.uniform(0.90, 0.97),
         centre=rng.uniform(0.42, 0.58),
     )  # fmt: skip
-
-
-def _dressed(clothes: np.ndarray, tan: float, light: bool) -> tuple[list[np.ndarray], tuple[float, float]]:
-    """Colours of the layers in clothes of one colour, and the range of the ground's luma, darker if ``light``.
-
-    The far side is shaded less than a random figure's, so that the colour stays the same from limb to limb.
-    """
-    skin = np.array([232, 180, 148], np.float32) * (0.8 + 0.3 * tan if light else 0.25 + 0.3 * tan)
-    colours = [
-        np.clip(skin if name == "skin" else clothes * (0.5 + 0.5 * shade), 0, 255).astype(np.float32)
-        for name, shade, _ in _LAYERS
-    ]
-    lumas = [colour @ _LUMA for colour, (name, _, _) in zip(colours, _LAYERS) if name != "skin"]
-    if light:
-        return colours, (8.0, min(lumas) - _CLOTHES_APART)
-    return colours, (max(lumas) + _CLOTHES_APART, 247.0)
+    if person is None:
+        return look
+    return replace(look, hat=person.hat, height=rng.uniform(*person.height), thickness=rng.uniform(*person.thickness))
 
 
 def _camera(rng: np.random.Generator, frames: int, size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -164,7 +161,7 @@ def _draw_figure(frames_THW3: np.ndarray, points_TJ2: np.ndarray, look: Look, si
     """Draw one figure per frame, limbs as capsules with an edge one pixel soft. ``points`` in pixels."""
     thick = look.thickness * look.height * size
     head = look.body["head"] * look.height * size
-    reach = max(thick, head) + 2
+    reach = max(thick, head * (1 + 2.6 * look.hat)) + 2
     low = np.clip(np.floor(points_TJ2.min(axis=(0, 1)) - reach).astype(int), 0, size)
     high = np.clip(np.ceil(points_TJ2.max(axis=(0, 1)) + reach).astype(int), 0, size)
     if (high <= low).any():
@@ -184,6 +181,24 @@ def _draw_figure(frames_THW3: np.ndarray, points_TJ2: np.ndarray, look: Look, si
         for channel in range(3):
             plane = box[..., channel]
             plane += alpha * (colour[channel] - plane)
+    if look.hat:
+        _draw_hat(box, points_TJ2 - low, look, head)
+
+
+def _draw_hat(box_THW3: np.ndarray, points_TJ2: np.ndarray, look: Look, head: float) -> None:
+    """A brim across the top of the head and a cone on it, turning with the head; ``head`` is its radius."""
+    top = points_TJ2[:, JOINTS.index("head")]
+    up = top - points_TJ2[:, JOINTS.index("neck")]
+    up /= np.maximum(np.hypot(up[:, :1], up[:, 1:]), 1e-6)
+    across = np.stack([up[:, 1], -up[:, 0]], axis=1)
+    top, size = top + 0.7 * head * up, head * look.hat
+    parts = [(top - 2.6 * size * across, 5.2 * size * across, 0.45 * size)]
+    parts += [(top, long * size * up, wide * size) for long, wide in ((0.5, 0.9), (1.1, 0.65), (1.7, 0.4))]
+    column = np.arange(box_THW3.shape[2], dtype=np.float32)[None, None, :]
+    row = np.arange(box_THW3.shape[1], dtype=np.float32)[None, :, None]
+    field = np.minimum.reduce([_segment_distance(column, row, start, along) - width for start, along, width in parts])
+    alpha = np.clip(0.5 - field, 0, 1)[..., None]
+    box_THW3 += alpha * (look.colours[3] - box_THW3)  # the shirt's colour
 
 
 def _segment_distance(column: np.ndarray, row: np.ndarray, start_T2: np.ndarray, along_T2: np.ndarray) -> np.ndarray:

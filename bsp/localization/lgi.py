@@ -41,7 +41,7 @@ def build_lgi(settings: LGISettings, table: np.ndarray, trainable_words: bool, s
         raise ValueError(f"a word table must be [V >= 2, W >= 1] (row 0 is padding), got shape {table.shape}")
     if not np.isfinite(table).all():
         raise ValueError("the word table holds NaN or infinite values")
-    # Choice: PyTorch's default initial weights; positions drawn from N(0, 1), its default too (the release sets none)
+    # Choice: PyTorch's default initial weights, also for the positions (the published ones are not known)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         return LGI(settings, torch.from_numpy(table.astype(np.float32)), trainable_words)
@@ -56,13 +56,15 @@ class Batch(NamedTuple):
     inside_BT: Tensor  # bool, segments inside the moment
 
 
-def _checked_feature(feat_SD: np.ndarray, video: int, settings: LGISettings) -> np.ndarray:
-    feat_SD = np.asarray(feat_SD)
+def _checked(feat_SD: np.ndarray, video: int, settings: LGISettings) -> np.ndarray:
+    feat_SD = np.asarray(feat_SD, dtype=np.float32)
     if feat_SD.ndim != 2 or len(feat_SD) == 0 or feat_SD.shape[1] != settings.feature_width:
         raise ValueError(
             f"features of video {video} have shape {feat_SD.shape}, but the head expects [S >= 1, "
             f"{settings.feature_width}]; set feature_width to the features' or extract them again"
         )
+    if not np.isfinite(feat_SD).all():
+        raise ValueError(f"features of video {video} hold NaN or infinite values; extract them again")
     return feat_SD
 
 
@@ -78,14 +80,12 @@ def _batch(
     rows_BTD = np.zeros((len(queries), segments, settings.feature_width), np.float32)
     mask_BT, inside_BT = np.zeros((2, len(queries), segments), bool)
     for b, query in enumerate(queries):
-        feat_SD = _checked_feature(features[query.video], query.video, settings)
+        feat_SD = _checked(features[query.video], query.video, settings)
         offset = 0
         if generator is not None and (top := largest_offset(len(feat_SD), segments)) > 0:
             offset = int(generator.integers(top + 1))
-        rows = feat_SD[sampled_rows(len(feat_SD), segments, offset)]
-        if not np.isfinite(rows).all():
-            raise ValueError(f"features of video {query.video} hold NaN or infinite values; extract them again")
-        rows_BTD[b, : len(rows)] = rows
+        rows = sampled_rows(len(feat_SD), segments, offset)
+        rows_BTD[b, : len(rows)] = feat_SD[rows]
         mask_BT[b, : len(rows)] = True
         inside_BT[b] = guided_segments(query.start, query.end, len(feat_SD), segments)
     targets_B2 = np.array([(query.start, query.end) for query in queries], np.float32)
@@ -129,7 +129,10 @@ def _train_epoch(
     settings, runs = model.settings, []
     every_gpu = range(torch.cuda.device_count()) if device.type == "cuda" else []
     with torch.random.fork_rng(devices=every_gpu):  # dropout can only draw from the global generators
-        torch.manual_seed(int(generator.integers(2**62)))
+        dropout_seed = int(generator.integers(2**62))
+        torch.default_generator.manual_seed(dropout_seed)
+        if device.type == "cuda":
+            torch.cuda.manual_seed_all(dropout_seed)
         for chosen in query_batches(len(queries), settings.batch_size, generator, drop_last=True):
             batch = _batch(features, [queries[i] for i in chosen], settings, device, generator)
             terms = _losses(model(*batch[:4]), batch, settings)

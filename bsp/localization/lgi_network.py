@@ -197,15 +197,20 @@ class LGI(nn.Module):
         self.phrase_attention = AdditiveAttention(hidden, attention)
         self.blocks = nn.ModuleList(NonLocalBlock(hidden, settings.heads) for _ in range(settings.blocks))
         self.segment_attention = AdditiveAttention(hidden, attention)
+        # Choice: with bias, PyTorch's default (whether the published one has it is not known to us)
         self.pooled = nn.Linear(hidden, hidden)
         self.regressor = nn.Sequential(nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, 2))
+        if settings.output == "relu":
+            # Choice: the last biases start at 0.5. With PyTorch's default, near 0, an output is negative for every
+            # query at more than half of the seeds; the last ReLU then passes no gradient and it may stay 0 for good
+            nn.init.constant_(self.regressor[2].bias, 0.5)
 
     def _segments(self, rows_BTD: Tensor, mask_BT: Tensor) -> Tensor:
         """Segment embedding plus position embedding [B, T, H], 0 on padding."""
         dropout, real_BT1 = self.settings.dropout, mask_BT[:, :, None]
         video_BTH = F.dropout(self.video(rows_BTD).relu(), dropout, self.training)
         position_BTH = self.position.weight.relu().expand_as(video_BTH)
-        # the position's dropout differs between the queries of a batch
+        # Choice: each query of a batch draws its own dropout of the positions (as for the segments)
         return (video_BTH + F.dropout(position_BTH, dropout, self.training)) * real_BT1
 
     def forward(self, rows_BTD: Tensor, mask_BT: Tensor, tokens_BL: Tensor, lengths_B: Tensor) -> LGIOutputs:

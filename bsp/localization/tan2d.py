@@ -26,7 +26,6 @@ from bsp.localization.tan2d_map import (
     candidate_cells,
     conv_plan,
     decode,
-    diagonals,
     overlap_targets,
     resample,
 )
@@ -36,7 +35,6 @@ __all__ = ["TAN2D", "TAN2DSettings", "build_tan2d", "ground_tan2d", "train_tan2d
 
 PUBLISHED_NMS = {"conv": 0.5, "pool": 0.45}  # of Charades-STA
 CACHE_BYTES = 2**30  # resampled features are kept in memory up to this size
-VIDEO_BYTES = 2**28  # resampled features of so many bytes go through the network at once in inference
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +61,8 @@ class TAN2DSettings:
     normalise: bool = True  # snippets are divided by their L2 norm first
 
     def __post_init__(self) -> None:
-        for name in "feature_width frames pool hidden layers lstm_layers batch_size epochs moments".split():
+        counts = "feature_width frames pool hidden layers lstm_layers batch_size epochs moments"
+        for name in counts.split():
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.form not in PUBLISHED_NMS:
@@ -195,11 +194,11 @@ def _checked(model: TAN2D, features: Sequence, queries: Sequence[Query]) -> None
         raise ValueError("there are no queries")
     for number, query in enumerate(queries):
         if not 0 <= query.video < len(features):
-            raise ValueError(f"query {number} is about video {query.video}, but there are {len(features)} feature arrays")
-        if query.tokens.min() < 0 or query.tokens.max() >= words:
+            raise ValueError(f"query {number} is about video {query.video} of {len(features)} feature arrays")
+        if query.tokens.min() < 1 or query.tokens.max() >= words:
             raise ValueError(
-                f"query {number} holds word {query.tokens.min()} or {query.tokens.max()}, outside the table's "
-                f"{words} rows; encode it with the words that the table was built with"
+                f"query {number} holds word {query.tokens.min()} or {query.tokens.max()}, outside 1..{words - 1} of "
+                f"the word table; encode it with the words that the table was built with"
             )
 
 

@@ -10,6 +10,7 @@ C candidates, K moments kept.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -71,7 +72,7 @@ class ProposalMap(nn.Module):
         super().__init__()
         found = diagonals(cells, scales)
         strides = [stride for _, stride, _ in found]
-        self.steps = [(2, 1) if now == before else (3, 2) for before, now in zip(strides, strides[1:], strict=False)]
+        self.steps = [(2, 1) if now == before else (3, 2) for before, now in itertools.pairwise(strides)]
         # Linear layers on the windows side by side are the convolutions, with the same initial weights
         widths = [1, *(window for window, _ in self.steps)] if form == "conv" else []
         self.convs = nn.ModuleList(nn.Linear(width * hidden, hidden) for width in widths)
@@ -115,9 +116,7 @@ def conv_plan(mask_NN: Tensor, kernel: int, layers: int) -> list[tuple[int, Tens
     return plan
 
 
-def overlap_targets(
-    moments_Q2: Tensor, cells_C2: Tensor, cells: int, *, iou_min: float, iou_max: float
-) -> Tensor:
+def overlap_targets(moments_Q2: Tensor, cells_C2: Tensor, cells: int, *, iou_min: float, iou_max: float) -> Tensor:
     """What the scores should be, float [Q, C] in [0, 1]: (IoU - iou_min) / (iou_max - iou_min), clipped.
 
     IoU of candidates and annotated moments (start, end); the union is taken as the hull.

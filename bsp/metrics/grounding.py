@@ -105,6 +105,7 @@ def evaluate_grounding(
         raise AnnotationError(f"{names[0]}: no query is left ({dropped} of {len(truth)} dropped); nothing to evaluate")
 
     first_RN2 = first_moments([row["moments"] for row in found], nms=nms, count=max(RECALL_AT))
+    # Choice: a query without a prediction counts as not found (the published code has one for every query).
     nothing = np.full((1, max(RECALL_AT), 2), np.nan)  # row -1: a query without predictions
     first_QN2 = np.concatenate([first_RN2, nothing])[row_Q]
     iou_QN = hull_iou(first_QN2, truth_Q2[:, None])
@@ -147,6 +148,7 @@ def hull_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """
     overlap = np.minimum(a[..., 1], b[..., 1]) - np.maximum(a[..., 0], b[..., 0])
     hull = np.maximum(a[..., 1], b[..., 1]) - np.minimum(a[..., 0], b[..., 0])
+    # Choice: 0 / 0, an empty moment predicted for an empty truth at the same place, is 0 (nan or an error there).
     return np.divide(overlap, hull, out=np.zeros(overlap.shape), where=(overlap > 0) & (hull > 0))
 
 
@@ -161,6 +163,7 @@ def first_moments(lists: Sequence[Sequence[Sequence[float]]], *, nms: float | No
         moments_RK3 = np.full((len(rows), longest, 3), np.nan)
         for target, row in zip(moments_RK3, rows, strict=True):
             target[: len(lists[row])] = lists[row]
+        # Choice: of equal scores the earlier in the list comes first (2D-TAN's unstable sort leaves it open).
         order_RK = np.argsort(-moments_RK3[..., 2], axis=1, kind="stable")  # nan, the empty places, comes last
         moments_RK2 = np.take_along_axis(moments_RK3[..., :2], order_RK[..., None], axis=1)
         best_RN2 = moments_RK2[:, :count] if nms is None else _survivors(moments_RK2, nms, count)

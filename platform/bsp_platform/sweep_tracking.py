@@ -122,7 +122,8 @@ class SweepTracking:
         for row in rows:
             of_row = [value for (name, _), value in scores.items() if name == row.name]
             if of_row:
-                means = {f"{m}/{row.name}": sum(s[m] for s in of_row) / len(of_row) for m in self.experiment.columns}
+                shared = [m for m in self.experiment.columns if m in of_row[0]]
+                means = {f"{m}/{row.name}": sum(s[m] for s in of_row) / len(of_row) for m in shared}
                 self.tracker.metrics(self.parent, means)
         for path in sorted(results.glob("table.*")):
             self.tracker.artifact(self.parent, path)

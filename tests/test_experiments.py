@@ -1,0 +1,97 @@
+"""The tables as data: every row's recipes in every profile, what tables share, and the paper's numbers."""
+
+import importlib.util
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from bsp.fusion import FusionSettings
+from bsp_platform.profiles import PROFILES
+from bsp_platform.rows import row_recipes
+from bsp_platform.sources import Sources
+from bsp_platform.stages import recipe_hash
+
+EXPERIMENTS = Path(__file__).resolve().parents[1] / "experiments"
+SOURCES = Sources(
+    trimmed=SimpleNamespace(class_names=("wave", "walk", "kick")), trimmed_print="t", untrimmed_print="u",
+    annotations_print="a", grounding_print="g", moments_print="m",
+)  # fmt: skip
+
+
+def load(script: str, name: str):
+    spec = importlib.util.spec_from_file_location(script, EXPERIMENTS / f"{script}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return getattr(module, name)
+
+
+TABLES = {
+    "table2": load("table2_charades", "TABLE_2"),
+    "table4": load("ablation_table4", "TABLE_4"),
+    "table5": load("ablation_table5", "TABLE_5"),
+}
+
+
+def recipes(table: str, row: str, seed: int = 0, profile: str = "mini"):
+    found = next(r for r in TABLES[table].rows if r.name == row)
+    return row_recipes(found, seed, PROFILES[profile](), SOURCES, 1)
+
+
+@pytest.mark.parametrize("profile", sorted(PROFILES))
+@pytest.mark.parametrize("table", sorted(TABLES))
+def test_every_row_has_recipes_of_its_own_in_every_profile(table, profile):
+    rows = TABLES[table].rows
+    assert len({row.name for row in rows}) == len(rows)
+    hashes = [
+        recipe_hash(head)
+        for row in rows
+        for seed in (0, 1)
+        for head in row_recipes(row, seed, PROFILES[profile](), SOURCES, 1).heads.values()
+    ]
+    assert len(set(hashes)) == len(hashes)
+
+
+def test_tables_share_encoders_features_and_heads():
+    vanilla, bsp = recipes("table4", "vanilla"), recipes("table4", "cls-S")
+    assert recipes("table5", "two-stream").encoders == vanilla.encoders + bsp.encoders
+    assert recipes("table5", "vanilla-random").encoders == vanilla.encoders + recipes("table4", "random").encoders
+    assert recipes("table5", "vanilla").heads["gtad"] == vanilla.heads["gtad"]
+    assert recipes("table2", "2dtan-bsp").heads["2dtan"] == recipes("table5", "two-stream").heads["2dtan"]
+    distilled = recipes("table5", "distillation", seed=2).encoders[0]
+    assert distilled.teachers == recipes("table4", "vanilla", 2).encoders + recipes("table4", "cls-S", 2).encoders
+    assert recipes("table5", "two-vanilla", 1).encoders == vanilla_of(1) + vanilla_of(2)
+
+
+def vanilla_of(seed: int):
+    return recipes("table4", "vanilla", seed).encoders
+
+
+def test_joint_encoders_are_single_and_mix_both_kinds_of_clips():
+    for row in ("two-head", "distillation"):
+        (encoder,) = recipes("table5", row).encoders
+        assert isinstance(encoder.pretext, FusionSettings)
+        assert encoder.clips.plain_clips == len(encoder.clips.kinds) == 4
+        assert encoder.pretext.distils == (row == "distillation")
+
+
+def test_old_hashes_still_hold():
+    """Results of the first version are found: its recipes had no teachers, plain clips or further streams."""
+    from bsp_platform.stages import as_plain
+
+    plain = as_plain(recipes("table4", "cls-S").heads["gtad"])
+    assert "more_streams" not in plain
+    assert "teachers" not in plain["features"]["encoder"]
+    assert "plain_clips" not in plain["features"]["encoder"]["clips"]
+    assert "more_streams" in as_plain(recipes("table5", "two-stream").heads["gtad"])
+
+
+def test_the_papers_gains_follow_from_its_numbers():
+    """Differences that the paper's text and fact sheets state, from the numbers that we print beside ours."""
+    two, table5 = ({row.name: row.paper for row in TABLES[name].rows} for name in ("table2", "table5"))
+    assert two["lgi-bsp"]["mIoU"] - two["lgi-vanilla"]["mIoU"] == pytest.approx(7.15)
+    assert two["2dtan-bsp"]["R1@0.5"] - two["2dtan-vanilla"]["R1@0.5"] == pytest.approx(3.28)
+    assert max(table5, key=lambda name: table5[name].get("mAP_avg", 0)) == "two-stream"
+    assert max(table5, key=lambda name: table5[name].get("R1@0.5", 0)) == "distillation"
+    assert not table5["two-vanilla"]
+    assert "lgi-text-blind" in two
