@@ -27,7 +27,13 @@ def batch(step: int, size: int = 4) -> dict[str, np.ndarray]:
     clip = np.broadcast_to(clip, (size, 8, 32, 32, 3)).copy()
     clip[label == 0, 4:] = 255 - clip[label == 0, 4:]
     change = np.where(label == 0, 3.0, np.nan).astype(np.float32)
-    return {"clip": clip, "label": label, "change_point": change, "plain": np.zeros(size, bool), "error": np.array([""] * size)}
+    return {
+        "clip": clip,
+        "label": label,
+        "change_point": change,
+        "plain": np.zeros(size, bool),
+        "error": np.array([""] * size),
+    }
 
 
 def run(model, optimiser, settings, *, start: int = 0, stop: int | None = None, batches=None, skipped=None):

@@ -8,7 +8,7 @@ out_dir)`` writes to ``out_dir/<fingerprint>/`` in parallel, keeps what is alrea
     videos/<id>.mp4
     truth.json   what the annotations do not say: exact frames, cuts, actors, kinds of sentences
 
-It is a proving ground for programs, not evidence about real videos. From a shell (about 1 min on 2 cores):
+It is a proving ground for programs, not evidence about real videos. From a shell (half a minute on 2 cores):
 
     python -m bsp.datasets.pantomime_grounding --out data/grounding --preview
 """

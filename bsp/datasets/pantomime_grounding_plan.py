@@ -55,7 +55,7 @@ class GroundingWorldSettings:
     train: int = 150  # training videos, >= 0
     test: int = 150  # test videos, >= 0
     seconds: float = 24.0  # length of a video, s; a multiple of 8 frames
-    moments: tuple[int, int] = (4, 6)  # fewest and most moments of a video, >= 4
+    moments: tuple[int, int] = (4, 6)  # fewest and most moments of a video, 4..7
     moment_seconds: tuple[float, float] = (2.0, 6.0)  # shortest and longest moment, s, >= 1
     sentences: tuple[int, int] = (3, 5)  # fewest and most sentences of a video, 1..5
     tempo: tuple[float, float] = (0.9, 1.35)  # cycles/s, drawn per moment, 0.2..3
@@ -79,7 +79,7 @@ class GroundingWorldSettings:
         for name in ("train", "test"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be >= 0, not {getattr(self, name)}")
-        limits = {"moments": (4, 100), "moment_seconds": (1, 600), "sentences": (1, 5), "tempo": (0.2, 3)}
+        limits = {"moments": (4, 7), "moment_seconds": (1, 600), "sentences": (1, 5), "tempo": (0.2, 3)}
         for name, (least, most) in limits.items():
             low, high = getattr(self, name)
             if not least <= low <= high <= most:
@@ -91,11 +91,11 @@ class GroundingWorldSettings:
                 f"({self.seconds:g} s at {self.fps} frames/s)"
             )
         count, shortest = self.moments[1], self.moment_seconds[0]
-        needed = count * shortest + (count + 1) * _IDLE_S
-        if self.seconds < needed:
+        needed = count * round(shortest * self.fps) + (count + 1) * math.ceil(_IDLE_S * self.fps)
+        if frames < needed:
             raise ValueError(
-                f"seconds must be at least {needed:g} for {count} moments of {shortest:g} s with {_IDLE_S:g} s of "
-                f"idle motion around each, not {self.seconds:g}"
+                f"seconds must be at least {needed / self.fps:.4g} for {count} moments of {shortest:g} s with "
+                f"{_IDLE_S:g} s of idle motion around each, not {self.seconds:g}"
             )
         for name, most in (("adjoining_share", 1), ("boundary_cut_share", 1), ("other_cuts_per_minute", 60),
                            ("noise", 60), ("light", 60)):  # fmt: skip

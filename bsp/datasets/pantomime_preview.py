@@ -95,14 +95,8 @@ def write_grounding_preview(folder: Path, *, count: int = 6) -> Path:
                 colour = f"tab:{video['clothes'][moment['actor']]}".replace("tab:yellow", "gold")
                 axis.add_patch(Rectangle((x, top + height), width, 10, facecolor=colour, edgecolor="black"))
                 if 0 <= x + width / 2 < strip.shape[1]:
-                    axis.text(
-                        x + width / 2,
-                        top + height + 5,
-                        f"{video['actors'][moment['actor']]}: {moment['action']}",
-                        ha="center",
-                        va="center",
-                        fontsize=10,
-                    )
+                    name = f"{video['actors'][moment['actor']]}: {moment['action']}"
+                    axis.text(x + width / 2, top + height + 5, name, ha="center", va="center", fontsize=9)
             for cut in video["cuts"]:
                 x = start_x + cut["frame"] * per_frame
                 axis.vlines(x, top + height - 8, top + height + 10, color="magenta", linewidth=2.5)

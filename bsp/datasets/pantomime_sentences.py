@@ -118,10 +118,16 @@ def _draw(meanings: list[Meaning], count: int, rng: np.random.Generator) -> Mean
         meanings = needing if rng.random() < _ORDER_NEEDED_SHARE else rest
     told = sorted({(moment, time) for _, _, moment, time, _ in meanings})
     # Choice: "first" and "before" prefer late moments, "second" and "after" early ones; otherwise these words
-    # alone would say when.
-    weights = {"": lambda _: 1, "first": lambda k: k + 1, "before": lambda k: k + 1}
-    weight = np.array([weights.get(time, lambda k: count - k)(moment) ** 2.0 for moment, time in told])
-    moment, time = told[int(rng.choice(len(told), p=weight / weight.sum()))]
+    # alone would say when. Plain sentences prefer the ends of the video, which the others leave out.
+    late, early = ("first", "before"), ("second", "after")
+    weight = np.array(
+        [
+            k + 1.0 if time in late else count - k if time in early else 0.5 + abs(k - (count - 1) / 2)
+            for k, time in told
+        ]
+    )
+    weight = weight**2 / (weight**2).sum()
+    moment, time = told[int(rng.choice(len(told), p=weight))]
     meanings = [meaning for meaning in meanings if meaning[2:4] == (moment, time)]
     return meanings[int(rng.integers(len(meanings)))]
 

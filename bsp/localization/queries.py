@@ -38,7 +38,9 @@ def pad_tokens(queries: Sequence[Query], max_words: int | None = None) -> tuple[
     return tokens_BL, lengths_B
 
 
-def query_batches(count: int, batch_size: int, generator: np.random.Generator, *, drop_last: bool) -> Iterator[np.ndarray]:
+def query_batches(
+    count: int, batch_size: int, generator: np.random.Generator, *, drop_last: bool
+) -> Iterator[np.ndarray]:
     """Positions 0 .. count-1 in random order, int64, ``batch_size`` at a time.
 
     ``drop_last`` leaves an incomplete last batch out, unless it is the only one.

@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from bsp.metrics.grounding import evaluate_grounding
 
 from bsp.datasets.charades_sta import GroundingDataset, Moment
 from bsp.errors import AnnotationError, TooManyBroken
 from bsp.localization.lgi import ground_lgi, train_lgi
 from bsp.localization.queries import Query
 from bsp.localization.tan2d import TAN2DSettings, ground_tan2d, train_tan2d
+from bsp.metrics.grounding import evaluate_grounding
 from bsp.text import Words, WordVectors, build_words
 from bsp_platform.heads import HISTORY, SCORES, read_streams
 from bsp_platform.recipes import GroundingRecipe
