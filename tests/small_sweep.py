@@ -69,7 +69,7 @@ def small_profile(videos_per_class: int):
         encoder=EncoderSettings(depth=18, width=8),
         augment=AugmentSettings(size_px=32),
         train=TrainSettings(clips=1600, batch_size=8, learning_rate=0.02, log_every_steps=5, checkpoint_every_steps=20),
-        fusion_train=TrainSettings(clips=160, batch_size=8, learning_rate=0.02, log_every_steps=5),
+        two_head_train=TrainSettings(clips=160, batch_size=8, learning_rate=0.02, log_every_steps=5),
         grounding=replace(smoke().grounding, train=4, test=3),
     )
 

@@ -149,3 +149,27 @@ def test_two_workers_train_together_and_a_run_repeats(ray_session, tiny_catalog,
         losses.append([record["loss"] for record in history])
         assert [record["step"] for record in history] == [5, 10]
     assert losses[0] == losses[1]
+
+
+def test_a_student_starts_as_its_action_teacher_and_needs_the_same_encoder(tmp_path):
+    from bsp.fusion import FusionSettings
+    from bsp_platform.pretraining import TrainJob, start_training
+
+    teachers, paths = [], []
+    for seed in (4, 5):
+        teachers.append(EncoderRecipe(encoder=EncoderSettings(width=8), seed=seed))
+        paths.append(tmp_path / str(seed) / "encoder.pt")
+        paths[-1].parent.mkdir()
+        train_encoder(paths[-1].parent, teachers[-1], None, Resources())
+    pretext = FusionSettings(kinds=KINDS, num_actions=3, matching_weight=1.0)
+    clips = ClipSettings(kinds=KINDS, plain_clips=2)
+    student = dataclasses.replace(recipe_of(40, 5), pretext=pretext, clips=clips, teachers=tuple(teachers))
+    assert student.name == "distilled_action+dc+ss_tsm_r18w8_seed3_step5"
+    job = TrainJob(recipe=student, stream=None, resources=Resources(), teachers=tuple(map(str, paths)))
+    model, _ = start_training(job, torch.device("cpu"))
+    saved = torch.load(paths[0], weights_only=True)["encoder"]
+    assert all(torch.equal(value, saved[name]) for name, value in model.encoder.state_dict().items())
+    with pytest.raises(ValueError, match="their encoders must be the same"):
+        dataclasses.replace(student, encoder=EncoderSettings(width=16))
+    with pytest.raises(ValueError, match="needs 2 teachers"):
+        dataclasses.replace(student, teachers=teachers[:1])

@@ -34,7 +34,7 @@ class Profile:
     clips: ClipSettings
     augment: AugmentSettings
     train: TrainSettings
-    fusion_train: TrainSettings  # two-head and distillation: two tasks share these clips
+    two_head_train: TrainSettings  # two tasks share these clips
     matching_weight: float  # of feature distillation
     head: GTADSettings
     tan2d: TAN2DSettings
@@ -56,8 +56,10 @@ class Profile:
                 kinds=stream.kinds, num_actions=num_actions, matching_weight=self.matching_weight if distils else 0.0
             )
             # Choice: as many plain clips as synthetic ones in every batch.
-            clips, train = replace(clips, plain_clips=len(stream.kinds)), self.fusion_train
-            if distils:
+            clips = replace(clips, plain_clips=len(stream.kinds))
+            if not distils:
+                train = self.two_head_train
+            else:
                 taught = (Stream(method="action"), Stream(method="classification", kinds=stream.kinds))
                 teachers = tuple(self.encoder_recipe(teacher, **data) for teacher in taught)
         else:
@@ -87,14 +89,15 @@ def mini() -> Profile:
         name="mini",
         about=_EMBEDDED,
         pantomime=PantomimeSettings(),
-        grounding=GroundingWorldSettings(),
+        grounding=GroundingWorldSettings(train=450, test=150),
         encoder=EncoderSettings(depth=18, width=16),
         # Choice: only strong speed changes; weak ones are not learnt in this little training.
         clips=ClipSettings(gammas=(0.25, 4.0)),
         augment=AugmentSettings(size_px=48),
         train=TrainSettings(clips=25_600, batch_size=32, learning_rate=0.1, warmup_steps=50),
-        # Choice: twice the clips, so that each of the two tasks sees as many as when it is trained alone.
-        fusion_train=TrainSettings(clips=51_200, batch_size=32, learning_rate=0.1, warmup_steps=50),
+        # Choice: twice the clips, so that each of the two tasks sees as many as when it is trained alone. (A
+        # distilled student starts from its teacher, which has seen the other half.)
+        two_head_train=TrainSettings(clips=51_200, batch_size=32, learning_rate=0.1, warmup_steps=50),
         matching_weight=1.0,
         # Choice: 48 cells for videos of 36 snippets, and batches of 8 because 120 videos make few steps.
         head=GTADSettings(feature_width=128, cells=48, max_duration=48, batch_size=8),
@@ -106,13 +109,13 @@ def mini() -> Profile:
             pool=1,
             form="pool",
             scales=(36,),
-            hidden=48,
+            hidden=32,
             kernel=3,
             layers=4,
             lstm_layers=1,
             batch_size=16,
             learning_rate=3e-3,
-            epochs=15,
+            epochs=16,
         ),
         lgi=LGISettings(
             feature_width=128,
@@ -125,7 +128,7 @@ def mini() -> Profile:
             dropout=0.0,
             batch_size=32,
             learning_rate=2e-3,
-            epochs=40,
+            epochs=30,
         ),
         word_width=32,
         resources=laptop_resources,
@@ -143,7 +146,7 @@ def smoke() -> Profile:
         encoder=EncoderSettings(depth=18, width=8),
         augment=AugmentSettings(size_px=32),
         train=TrainSettings(clips=128, batch_size=16, log_every_steps=2, checkpoint_every_steps=4),
-        fusion_train=TrainSettings(clips=128, batch_size=16, log_every_steps=2, checkpoint_every_steps=4),
+        two_head_train=TrainSettings(clips=128, batch_size=16, log_every_steps=2, checkpoint_every_steps=4),
         head=GTADSettings(feature_width=64, cells=24, max_duration=24, epochs=2),
         tan2d=replace(mini().tan2d, hidden=16, layers=2, epochs=2),
         lgi=replace(mini().lgi, hidden=16, epochs=2),
@@ -169,7 +172,7 @@ def paper() -> Profile:
             log_every_steps=100,
             checkpoint_every_steps=2_000,
         ),
-        fusion_train=TrainSettings(
+        two_head_train=TrainSettings(
             clips=24_000_000 // 128 * 128,
             batch_size=128,
             learning_rate=0.02,

@@ -59,6 +59,8 @@ class EncoderRecipe:
         distils = isinstance(self.pretext, FusionSettings) and self.pretext.distils
         if len(self.teachers) != (2 if distils else 0):
             raise ValueError(f"feature distillation needs 2 teachers, others none, not {len(self.teachers)}")
+        if distils and self.teachers[0].encoder != self.encoder:
+            raise ValueError("the student starts as a copy of the action teacher: their encoders must be the same")
 
     @property
     def name(self) -> str:
