@@ -1,9 +1,11 @@
 """The tables as data: every row's recipes in every profile, what tables share, and the paper's numbers."""
 
 import importlib.util
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from bsp.fusion import FusionSettings
@@ -13,6 +15,7 @@ from bsp_platform.sources import Sources
 from bsp_platform.stages import recipe_hash
 
 EXPERIMENTS = Path(__file__).resolve().parents[1] / "experiments"
+sys.path.append(str(EXPERIMENTS))  # scripts import each other from their own folder
 SOURCES = Sources(
     trimmed=SimpleNamespace(class_names=("wave", "walk", "kick")), trimmed_print="t", untrimmed_print="u",
     annotations_print="a", grounding_print="g", moments_print="m",
@@ -95,3 +98,16 @@ def test_the_papers_gains_follow_from_its_numbers():
     assert max(table5, key=lambda name: table5[name].get("R1@0.5", 0)) == "distillation"
     assert not table5["two-vanilla"]
     assert "lgi-text-blind" in two
+
+
+def test_probe_targets_by_hand():
+    targets = load("probe_streams", "snippet_targets")
+    # 40 frames are 5 snippets. The action of frames 6 to 29 covers snippets 1 and 2 whole, 0 and 3 in part.
+    truth = {"boundaries": [6, 30], "cuts": [{"frame": 30}, {"frame": 16}], "instances": [[6, 30]]}
+    expected = [[1, 0, 0], [0, 0, 1], [0, 1, 1], [1, 1, 0], [0, 0, 0]]
+    np.testing.assert_array_equal(targets(truth, 5), np.array(expected, bool))
+
+
+def test_probe_windows_by_hand():
+    rows = load("probe_streams", "windows")(np.array([[1.0], [2.0], [4.0]]))
+    np.testing.assert_array_equal(rows, [[1, 1, 2], [1, 2, 4], [2, 4, 4]])

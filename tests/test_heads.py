@@ -79,6 +79,9 @@ def test_class_scores_then_a_head_then_official_files(features, tiny_untrimmed, 
     assert facts["scores"]["mAP_avg"] == pytest.approx(100 * again["average_mAP"])
     assert facts["scores"]["mAP@0.50"] == pytest.approx(100 * again["mAP"]["0.50"])
     assert [record["epoch"] for record in json.loads((head_folder / "history.json").read_text())] == [0, 1]
+    progress = json.loads((head_folder / heads.PROGRESS).read_text())
+    assert (progress["at"], progress["total"]) == (2, 2)
+    assert heads.PROGRESS.startswith("_")  # the store leaves such files out of the result
 
     second = tmp_path / "second"
     second.mkdir()

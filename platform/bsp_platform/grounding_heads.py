@@ -22,7 +22,7 @@ from bsp.localization.queries import Query
 from bsp.localization.tan2d import TAN2DSettings, ground_tan2d, train_tan2d
 from bsp.metrics.grounding import evaluate_grounding
 from bsp.text import Words, WordVectors, build_words
-from bsp_platform.heads import HISTORY, SCORES, read_streams
+from bsp_platform.heads import HISTORY, SCORES, read_streams, recorder
 from bsp_platform.recipes import GroundingRecipe
 from bsp_platform.stages import write_json
 
@@ -82,7 +82,7 @@ def train_and_ground(
         trainable_words=words.trainable,
         seed=recipe.seed,
         validation=(held_out.features, held_out.queries) if held_out.queries else None,
-        on_epoch=history.append,
+        on_epoch=recorder(folder, settings.epochs, history),
         device=device,
     )
     trained_s = time.time() - began

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ DETECTIONS, SCORES, HISTORY, CLASS_SCORES = (
     "history.json",
     "class_scores.json",
 )
+PROGRESS = "_progress.json"  # how far the training of a head is; no part of its result
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,16 @@ def read_streams(
     if not all((folder / f"{video_id}.json").exists() for folder in folders):
         return None
     return concatenate_streams([read_features(folder, video_id, expect) for folder in folders])
+
+
+def recorder(folder: Path, epochs: int, history: list[dict]) -> Callable[[dict], None]:
+    """What a head calls after every epoch: keeps the record, and notes how far it is for who is waiting."""
+
+    def record(entry: dict) -> None:
+        history.append(entry)
+        write_json(folder / PROGRESS, {"at": len(history), "total": epochs, "loss": entry["loss"]})
+
+    return record
 
 
 def make_class_scores(folder: Path, features: Path, data: LocalizationDataset, expect: dict) -> dict[str, Any]:
@@ -138,7 +149,7 @@ def train_and_score(
         settings,
         seed=recipe.seed,
         validation=(validation.features, validation.segments()),
-        on_epoch=history.append,
+        on_epoch=recorder(folder, settings.epochs, history),
         device=device,
     )
     trained_s = time.time() - began

@@ -6,6 +6,7 @@ where it is; the scores lie in the store when it returns.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from bsp.clips import plan_clip
 from bsp_platform.cluster import Resources
 from bsp_platform.extraction import extract_dataset
 from bsp_platform.grounding_heads import train_and_ground
-from bsp_platform.heads import CLASS_SCORES, SCORES, make_class_scores, train_and_score
+from bsp_platform.heads import CLASS_SCORES, PROGRESS, SCORES, make_class_scores, train_and_score
 from bsp_platform.pretraining import WEIGHTS, train_encoder
 from bsp_platform.profiles import Profile
 from bsp_platform.recipes import (
@@ -251,7 +252,7 @@ class _RowRunner:
                 "class_scores",
                 recipe,
                 "class scores",
-                lambda folder: self._remote(make_class_scores, folder, *arguments),
+                lambda folder: self._remote(make_class_scores, "class scores", folder, *arguments),
             )
         return folder / CLASS_SCORES
 
@@ -266,19 +267,24 @@ class _RowRunner:
             function, extra = train_and_ground, self.job.glove
 
         def build(folder: Path) -> dict:
-            return self._remote(function, folder, recipe, features, extra, data, expected, device=device)
+            return self._remote(function, stage, folder, recipe, features, extra, data, expected, device=device)
 
         return self._ensure("heads", recipe, stage, build)
 
-    def _remote(self, function: Callable, *arguments: Any, **keywords: Any) -> Any:
-        """Run as a Ray task with the resources of a head, outside the trial's own tiny share."""
+    def _remote(self, function: Callable, stage: str, folder: Path, *arguments: Any, **keywords: Any) -> Any:
+        """Run as a Ray task with the resources of a head, outside the trial's own tiny share; report how far it is."""
         import ray
 
         resources = self.job.resources
         task = ray.remote(function).options(
             num_cpus=resources.cpus_per_head, num_gpus=resources.gpus_per_head, scheduling_strategy="SPREAD"
         )
-        return ray.get(task.remote(*arguments, **keywords))
+        (folder / PROGRESS).unlink(missing_ok=True)  # of an earlier, interrupted try
+        waiting = [task.remote(folder, *arguments, **keywords)]
+        while not ray.wait(waiting, timeout=REPORT_EVERY_S)[0]:
+            with contextlib.suppress(OSError, ValueError):  # not there yet
+                self.report({"stage": stage, **json.loads((folder / PROGRESS).read_text())})
+        return ray.get(waiting[0])
 
 
 def _expected(recipe: FeatureRecipe) -> dict[str, Any]:
