@@ -23,6 +23,8 @@ from bsp.datasets.pantomime_grounding import render_grounding
 from bsp.text import WordVectors, load_glove, tokenise
 from bsp_platform.profiles import Profile
 
+MAX_MISSING_SHARE = 0.5  # of the videos of Charades-STA, as load_activitynet has it
+
 
 @dataclass(frozen=True, kw_only=True)
 class DataPaths:
@@ -85,7 +87,7 @@ def load_sources(
             raise ValueError(f"profile {profile.name} needs {' and '.join(missing)}")
         trimmed = _load_kinetics(paths.kinetics, storage / "catalogs")
         untrimmed = _load_activitynet(paths.activitynet) if detect else None
-        grounding = load_charades_sta(paths.charades) if ground else None
+        grounding = _load_charades(paths.charades) if ground else None
     if grounding is not None and paths.glove is not None:
         glove = _only_words_of(load_glove(paths.glove, cache_dir=storage / "glove"), grounding)
     return Sources(
@@ -131,6 +133,17 @@ def _load_activitynet(folder: Path) -> LocalizationDataset:
         raise ValueError(f"--activitynet {folder}: expected one annotation file (*.json), found {len(files)}")
     videos = folder / "videos"
     return load_activitynet(files[0], videos if videos.is_dir() else folder)
+
+
+def _load_charades(folder: Path) -> GroundingDataset:
+    """The official files in ``folder``; refused when most of the videos are not there."""
+    data = load_charades_sta(folder)
+    if len(data.missing) > MAX_MISSING_SHARE * len(data.videos):
+        raise ValueError(
+            f"--charades {folder}: {len(data.missing)} of {len(data.videos)} videos have no file, for example "
+            f"{data.missing[0]}.mp4; put the videos into {folder / 'videos'}"
+        )
+    return data
 
 
 def _digest(value: object) -> str:
