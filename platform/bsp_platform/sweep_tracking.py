@@ -105,7 +105,7 @@ class SweepTracking:
             for head, recipe in r.heads.items():
                 folder = store.folder("heads", recipe)
                 tracker.history(run_id, f"{head}/", json.loads((folder / HISTORY).read_text()), axis="epoch")
-                for path in sorted(p for p in folder.glob("*.json") if p.name not in (HISTORY, MANIFEST)):
+                for path in sorted(p for p in folder.glob("[!_]*.json") if p.name not in (HISTORY, MANIFEST)):
                     tracker.artifact(run_id, path, head)
             seconds = {f"seconds/{kind}": value for kind, value in r.seconds(store).items()}
             tracker.metrics(run_id, {**scores, **seconds})
