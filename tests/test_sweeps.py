@@ -151,6 +151,13 @@ def test_fusion_rows_reuse_what_the_other_table_made(undisturbed, tmp_path_facto
     for name in ("two-head", "distillation"):
         assert 2 * cost[name]["flops_per_clip"] == cost["two-stream"]["flops_per_clip"]
         assert 2 * cost[name]["parameters"] == cost["two-stream"]["parameters"]
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{folder / 'mlflow' / 'mlflow.db'}")
+    runs = client.search_runs([client.get_experiment_by_name("small").experiment_id])
+    recorded = {r.data.params["row"]: r.data.metrics for r in runs if "cost/streams" in r.data.metrics}
+    assert {name: metrics["cost/streams"] for name, metrics in recorded.items()}["2-stream"] == 2
+    assert recorded["feat dist"]["cost/flops_per_clip"] == cost["distillation"]["flops_per_clip"]
     markdown = (folder / "results" / "small" / "small" / "table.md").read_text()
     assert "| Other (cited) |" in markdown
     assert "learnt from scratch" in markdown

@@ -118,6 +118,13 @@ class SweepTracking:
             log.warning("MLflow did not answer: %s", error)
             return {}
 
+    def costs(self, costs: dict[str, dict[str, Any]]) -> None:
+        """What a row's encoders cost at inference, as metrics of its runs."""
+        for (row, _), run_id in self.runs.items():
+            if row in costs:
+                numbers = {f"cost/{name}": v for name, v in costs[row].items() if isinstance(v, int | float)}
+                self.tracker.metrics(run_id, numbers)
+
     def close(self, rows: list[Row], scores: dict, failures: dict, results: Path) -> None:
         for row in rows:
             of_row = [value for (name, _), value in scores.items() if name == row.name]

@@ -57,6 +57,7 @@ def run(experiment: Experiment, options: Options) -> int:
                 scores[cell], seconds[cell] = found, r.seconds(store)
             tracking.close_cell(cell)
         costs = row_costs(rows, profile, store) if experiment.costs else {}
+        tracking.costs(costs)
         results = options.results / experiment.name / profile.name
         table = write_tables(
             results,
