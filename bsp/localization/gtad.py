@@ -8,7 +8,6 @@ Letters: B videos, C input width, T time cells, D longest duration (cells), K = 
 
 from __future__ import annotations
 
-import copy
 import itertools
 import math
 from collections.abc import Callable, Sequence
@@ -19,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bsp.localization.epochs import BestEpoch, require_finite
 from bsp.localization.gtad_decode import attach_classes, candidates, soft_nms
 from bsp.localization.gtad_labels import Labels, Outputs, Weights, loss_weights, make_labels, weighted_loss
 from bsp.localization.sgalign import AlignedLinear, linear_rows
@@ -279,7 +279,7 @@ def train_gtad(
     # Choice: three streams of numbers (weights; order and draws; validation): validating changes nothing
     generator = torch.Generator().manual_seed(seed + 1)
     held_out_generator = torch.Generator().manual_seed(seed + 2)
-    best_loss, best_state = math.inf, None
+    best = BestEpoch()
     for epoch in range(settings.epochs):
         record = {"epoch": epoch, "learning_rate": schedule.get_last_lr()[0]}
         model.train()
@@ -292,9 +292,7 @@ def train_gtad(
             optimiser.step()
         record |= {name: float(np.mean([run[name] for run in runs])) for name in runs[0]}
         schedule.step()
-        if not math.isfinite(record["loss"]):
-            raise RuntimeError(f"the loss became {record['loss']} in epoch {epoch}; lower learning_rate "
-                               f"({settings.learning_rate}) or scale the features")  # fmt: skip
+        require_finite(record, settings.learning_rate)
         if held_out is not None:
             model.eval()
             with torch.no_grad():
@@ -303,12 +301,10 @@ def train_gtad(
                     for videos in torch.arange(len(held_out)).split(settings.batch_size)
                 ]
             record |= {f"validation_{name}": float(np.mean([run[name] for run in runs])) for name in runs[0]}
-            if record["validation_loss"] < best_loss:
-                best_loss, best_state = record["validation_loss"], copy.deepcopy(model.state_dict())
+            best.offer(model, -record["validation_loss"])
         if on_epoch is not None:
             on_epoch(record)
-    if best_state is not None:
-        model.load_state_dict(best_state)
+    best.restore(model)
     return model.eval()
 
 

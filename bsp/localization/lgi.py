@@ -8,8 +8,6 @@ Letters: B queries of a batch, T segments, S snippets of a video, D feature widt
 
 from __future__ import annotations
 
-import copy
-import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -17,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bsp.localization.epochs import BestEpoch, require_finite
 from bsp.localization.lgi_losses import (
     distinct_loss,
     guidance_loss,
@@ -174,22 +173,18 @@ def train_lgi(
     learnt = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimiser = torch.optim.Adam(learnt, lr=settings.learning_rate, fused=True)
     generator = np.random.default_rng([seed, 1])  # order of queries, first rows, and dropout's seed
-    best_iou, best_state = -1.0, None
+    best = BestEpoch()
     for epoch in range(settings.epochs):
         record = {"epoch": epoch, **_train_epoch(model, optimiser, features, queries, generator, device)}
-        if not math.isfinite(record["loss"]):
-            raise RuntimeError(f"the loss became {record['loss']} in epoch {epoch}; lower learning_rate "
-                               f"({settings.learning_rate}) or scale the features")  # fmt: skip
+        require_finite(record, settings.learning_rate)
         if validation is not None:
             # Choice: mean IoU chooses the epoch, on queries that the caller holds out (published: R@1 at IoU 0.5
             # on the test split, which tunes on the test)
             record["validation_miou"] = mean_iou(ground_lgi(model, *validation, device=device), validation[1])
-            if record["validation_miou"] > best_iou:
-                best_iou, best_state = record["validation_miou"], copy.deepcopy(model.state_dict())
+            best.offer(model, record["validation_miou"])
         if on_epoch is not None:
             on_epoch(record)
-    if best_state is not None:
-        model.load_state_dict(best_state)
+    best.restore(model)
     return model.eval()
 
 

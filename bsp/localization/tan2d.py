@@ -10,7 +10,6 @@ L words, W word width, C candidates, K moments kept.
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bsp.localization.epochs import BestEpoch, require_finite
 from bsp.localization.queries import Query, mean_iou, pad_tokens, query_batches
 from bsp.localization.tan2d_map import (
     ProposalMap,
@@ -246,7 +246,7 @@ def train_tan2d(
     # Choice: no reduce-on-plateau; the published schedule needs a validation loss, which Charades-STA has not
     optimiser = torch.optim.Adam(parameters, lr=settings.learning_rate, fused=True)
     generator = np.random.default_rng([seed, 1])
-    best_miou, best_state = -1.0, None
+    best = BestEpoch()
     for epoch in range(settings.epochs):
         model.train()
         losses = []
@@ -268,17 +268,13 @@ def train_tan2d(
             optimiser.step()
             losses.append(loss.detach())
         record = {"epoch": epoch, "loss": torch.stack(losses).mean().item()}
-        if not math.isfinite(record["loss"]):
-            raise RuntimeError(f"the loss became {record['loss']} in epoch {epoch}; lower learning_rate "
-                               f"({settings.learning_rate}) or scale the features")  # fmt: skip
+        require_finite(record, settings.learning_rate)
         if held_out is not None:
             record["validation_miou"] = mean_iou(_ground(model, held_out, validation[1]), validation[1])
-            if record["validation_miou"] > best_miou:
-                best_miou, best_state = record["validation_miou"], copy.deepcopy(model.state_dict())
+            best.offer(model, record["validation_miou"])
         if on_epoch is not None:
             on_epoch(record)
-    if best_state is not None:
-        model.load_state_dict(best_state)
+    best.restore(model)
     return model.eval()
 
 
