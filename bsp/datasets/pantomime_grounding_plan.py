@@ -16,7 +16,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from bsp.datasets.pantomime_moves import ACTION_NAMES, action_pose, blend_poses, idle_pose, smooth_noise
+from bsp.datasets.pantomime_moves import ACTION_NAMES, action_pose, blend_poses, blend_ramp, idle_pose, running_phase
+from bsp.datasets.pantomime_plan import check_picture, check_ranges, check_whole_snippets
 from bsp.datasets.pantomime_sentences import Sentence, write_sentences
 from bsp.datasets.pantomime_world import Person, draw_look, draw_shot
 
@@ -66,12 +67,7 @@ class GroundingWorldSettings:
     light: float = 1.0  # amount of lighting change, 0 = none, 1 = about 5%
 
     def __post_init__(self) -> None:
-        if self.seed < 0:
-            raise ValueError(f"seed must be >= 0, not {self.seed}")
-        if not 32 <= self.size_px <= 512 or self.size_px % 2:
-            raise ValueError(f"size_px must be even and in 32..512, not {self.size_px}")
-        if not 6 <= self.fps <= 60 or self.fps != int(self.fps):
-            raise ValueError(f"fps must be a whole number in 6..60, not {self.fps}")
+        check_picture(self)
         for name, known in (("actions", ACTION_NAMES), ("actors", tuple(ACTORS))):
             names = getattr(self, name)
             if not set(names) <= set(known) or len(set(names)) != len(names) or len(names) < 2:
@@ -80,19 +76,11 @@ class GroundingWorldSettings:
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be >= 0, not {getattr(self, name)}")
         limits = {"moments": (4, 7), "moment_seconds": (1, 600), "sentences": (1, 5), "tempo": (0.2, 3)}
-        for name, (least, most) in limits.items():
-            low, high = getattr(self, name)
-            if not least <= low <= high <= most:
-                raise ValueError(f"{name} must be (low, high) with {least} <= low <= high <= {most}, not {(low, high)}")
-        frames = self.seconds * self.fps
-        if frames != round(frames) or round(frames) % 8:
-            raise ValueError(
-                f"seconds * fps must be a multiple of 8 frames (one snippet), not {frames:g} "
-                f"({self.seconds:g} s at {self.fps} frames/s)"
-            )
+        check_ranges(self, limits)
+        check_whole_snippets(self, "seconds")
         count, shortest = self.moments[1], self.moment_seconds[0]
         needed = count * round(shortest * self.fps) + (count + 1) * math.ceil(_IDLE_S * self.fps)
-        if frames < needed:
+        if self.frames < needed:
             raise ValueError(
                 f"seconds must be at least {needed / self.fps:.4g} for {count} moments of {shortest:g} s with "
                 f"{_IDLE_S:g} s of idle motion around each, not {self.seconds:g}"
@@ -276,10 +264,7 @@ def plan_pose(settings: GroundingWorldSettings, plan: GroundingPlan) -> np.ndarr
     followed = {moment.first for moment in plan.moments}
     for moment in plan.moments:
         tempo = rng.uniform(*settings.tempo)
-        speed = tempo / settings.fps * (1 + 0.06 * smooth_noise(rng, plan.frames, 1, 2 * settings.fps)[:, 0])
-        phase = rng.random() + np.cumsum(speed)
-        for cut in plan.cuts:
-            phase[cut:] += rng.random() if rng.random() < 0.5 else 0.0  # half of the cuts also jump in time
+        phase = running_phase(rng, frames=plan.frames, fps=settings.fps, tempo=tempo, cuts=plan.cuts)
         weight_T = np.zeros(plan.frames, np.float32)
         weight_T[moment.first : moment.end] = 1
         for frame, turn in ((moment.first, 1), (moment.end, -1)):
@@ -287,8 +272,7 @@ def plan_pose(settings: GroundingWorldSettings, plan: GroundingPlan) -> np.ndarr
             if frame in followed and turn == -1:  # the next action blends in over this one
                 weight_T[frame : frame + half] = 1
             elif half:
-                ramp = (np.arange(2 * half, dtype=np.float32) + 0.5) / (2 * half)
-                weight_T[frame - half : frame + half] = (ramp * ramp * (3 - 2 * ramp))[::turn]
+                weight_T[frame - half : frame + half] = blend_ramp(half)[::turn]
         pose_TP = blend_poses(pose_TP, action_pose(moment.action, phase, rng), weight_T)
     return pose_TP
 

@@ -7,7 +7,7 @@ heights. All functions work on whole videos at once. Letters: T frames, P pose c
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -208,6 +208,21 @@ def action_pose(name: str, phase: np.ndarray, rng: np.random.Generator) -> np.nd
     pose_TP[:, :NUM_ANGLES] += 0.06 * rng.standard_normal(NUM_ANGLES)
     pose_TP[:, :NUM_ANGLES] += 0.035 * smooth_noise(rng, len(phase), NUM_ANGLES, 12)
     return pose_TP
+
+
+def running_phase(rng: np.random.Generator, *, frames: int, fps: int, tempo: float, cuts: Sequence[int]) -> np.ndarray:
+    """[T] phase in cycles of an action at about ``tempo`` cycles/s; half of the cuts also jump in time."""
+    speed = tempo / fps * (1 + 0.06 * smooth_noise(rng, frames, 1, 2 * fps)[:, 0])
+    phase = rng.random() + np.cumsum(speed)
+    for cut in cuts:
+        phase[cut:] += rng.random() if rng.random() < 0.5 else 0.0
+    return phase
+
+
+def blend_ramp(half: int) -> np.ndarray:
+    """[2 * half] float32 weights that rise smoothly from 0 to 1, 1/2 in the middle."""
+    ramp = (np.arange(2 * half, dtype=np.float32) + 0.5) / (2 * half)
+    return ramp * ramp * (3 - 2 * ramp)
 
 
 def idle_pose(frames: int, fps: float, breaks: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:

@@ -10,10 +10,11 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
-from bsp.datasets.pantomime_moves import ACTION_NAMES, action_pose, blend_poses, idle_pose, smooth_noise
+from bsp.datasets.pantomime_moves import ACTION_NAMES, action_pose, blend_poses, blend_ramp, idle_pose, running_phase
 from bsp.datasets.pantomime_world import draw_look, draw_shot
 
 CODE_VERSION = 3  # raise it with every change of what is rendered: cached data of other versions is not used
@@ -24,6 +25,35 @@ _PLAN, _LOOK, _SHOT, _POSE = range(4)  # purposes of random streams
 _CUT_APART_S = 0.75
 # Choice: share of cuts that come back to an earlier look, so that the scene is no cue either.
 _RETURN_SHARE = 0.35
+
+
+def check_picture(settings: Any) -> None:
+    """ValueError unless ``seed``, ``size_px`` and ``fps`` of the settings can be drawn and encoded."""
+    if settings.seed < 0:
+        raise ValueError(f"seed must be >= 0, not {settings.seed}")
+    if not 32 <= settings.size_px <= 512 or settings.size_px % 2:
+        raise ValueError(f"size_px must be even and in 32..512, not {settings.size_px}")
+    if not 6 <= settings.fps <= 60 or settings.fps != int(settings.fps):
+        raise ValueError(f"fps must be a whole number in 6..60, not {settings.fps}")
+
+
+def check_ranges(settings: Any, limits: dict[str, tuple[float, float]]) -> None:
+    """ValueError unless each named field is (low, high), in order and within its limits."""
+    for name, (least, most) in limits.items():
+        low, high = getattr(settings, name)
+        if not least <= low <= high <= most:
+            raise ValueError(f"{name} must be (low, high) with {least} <= low <= high <= {most}, not {(low, high)}")
+
+
+def check_whole_snippets(settings: Any, name: str) -> None:
+    """ValueError unless the seconds in field ``name`` are a multiple of 8 frames."""
+    seconds = getattr(settings, name)
+    frames = seconds * settings.fps
+    if frames != round(frames) or round(frames) % 8:
+        raise ValueError(
+            f"{name} * fps must be a multiple of 8 frames (one snippet), not {frames:g} "
+            f"({seconds:g} s at {settings.fps} frames/s)"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,12 +79,7 @@ class PantomimeSettings:
     light: float = 1.0  # amount of lighting change, 0 = none, 1 = about 5%
 
     def __post_init__(self) -> None:
-        if self.seed < 0:
-            raise ValueError(f"seed must be >= 0, not {self.seed}")
-        if not 32 <= self.size_px <= 512 or self.size_px % 2:
-            raise ValueError(f"size_px must be even and in 32..512, not {self.size_px}")
-        if not 6 <= self.fps <= 60 or self.fps != int(self.fps):
-            raise ValueError(f"fps must be a whole number in 6..60, not {self.fps}")
+        check_picture(self)
         unknown = [name for name in self.actions if name not in ACTION_NAMES]
         if unknown or not self.actions or len(set(self.actions)) != len(self.actions):
             raise ValueError(f"actions must be different names out of {ACTION_NAMES}, not {self.actions}")
@@ -62,16 +87,8 @@ class PantomimeSettings:
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be >= 0, not {getattr(self, name)}")
         limits = {"trimmed_seconds": (1, 600), "instance_seconds": (1, 600), "tempo": (0.2, 3)}
-        for name, (least, most) in limits.items():
-            low, high = getattr(self, name)
-            if not least <= low <= high <= most:
-                raise ValueError(f"{name} must be (low, high) with {least} <= low <= high <= {most}, not {(low, high)}")
-        frames = self.untrimmed_seconds * self.fps
-        if frames != round(frames) or round(frames) % 8:
-            raise ValueError(
-                f"untrimmed_seconds * fps must be a multiple of 8 frames (one snippet), not {frames:g} "
-                f"({self.untrimmed_seconds:g} s at {self.fps} frames/s)"
-            )
+        check_ranges(self, limits)
+        check_whole_snippets(self, "untrimmed_seconds")
         if self.untrimmed_seconds < self.instance_seconds[0] + 2:
             raise ValueError(
                 f"untrimmed_seconds must leave 1 s of idle motion on both sides of an instance of "
@@ -196,10 +213,7 @@ def plan_pose(settings: PantomimeSettings, plan: VideoPlan) -> np.ndarray:
     is the first with more action than idle (or the other way round).
     """
     rng = _rng(settings, plan.split, plan.label, plan.number, _POSE)
-    speed = plan.tempo / settings.fps * (1 + 0.06 * smooth_noise(rng, plan.frames, 1, 2 * settings.fps)[:, 0])
-    phase = rng.random() + np.cumsum(speed)
-    for cut in plan.cuts:
-        phase[cut:] += rng.random() if rng.random() < 0.5 else 0.0  # half of the cuts also jump in time
+    phase = running_phase(rng, frames=plan.frames, fps=settings.fps, tempo=plan.tempo, cuts=plan.cuts)
     action_TP = action_pose(plan.label, phase, rng)
     if plan.instances == ((0, plan.frames),):
         return action_TP
@@ -211,8 +225,7 @@ def plan_pose(settings: PantomimeSettings, plan: VideoPlan) -> np.ndarray:
         if frame in plan.cuts:
             continue
         half = int(rng.integers(1, 3))
-        ramp = (np.arange(2 * half, dtype=np.float32) + 0.5) / (2 * half)
-        ramp = ramp * ramp * (3 - 2 * ramp)
+        ramp = blend_ramp(half)
         weight_T[frame - half : frame + half] = ramp if weight_T[frame] == 1 else 1 - ramp
     return blend_poses(idle_TP, action_TP, weight_T)
 
