@@ -1,15 +1,23 @@
-# `make table4`, `make table5`, `make table2` and `make test` set up .venv first, once.
+# Every target that runs something sets up .venv first, once.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: setup table2 table4 table5 test ui clean help
+# Each experiment's target and script, in the order in which they find as much as possible of what they need.
+EXPERIMENTS := table4=ablation_table4 table5=ablation_table5 table1=table1_activitynet table2=table2_charades \
+    table3=table3_crosstask thumos-hacs=table_supplement_thumos_hacs gebd=gebd depth=ablation_depth \
+    figure2=figure2_synthesis figure4=figure4_feature_difference figure5=figure5_qualitative all-tables=all_tables
+TARGETS := $(foreach pair,$(EXPERIMENTS),$(firstword $(subst =, ,$(pair))))
+
+.PHONY: setup test ui clean help $(TARGETS)
 
 help:
-	@echo "make table4 [ARGS='--seeds 3']   Table 4 on the embedded data (profile mini)"
-	@echo "make table5 [ARGS='--seeds 3']   Table 5: fusion methods, 2D-TAN and G-TAD"
-	@echo "make table2 [ARGS='--seeds 3']   Table 2: video grounding, 2D-TAN and LGI"
+	@echo "make TARGET [ARGS='--seeds 3 --profile mini']   one experiment on the embedded data:"
+	@echo "  table1 G-TAD, R18 and R50      table2 video grounding       table3 step localisation"
+	@echo "  table4 pretext tasks           table5 fusion methods        thumos-hacs the supplement's data sets"
+	@echo "  gebd   event boundaries        depth  R18, R34, R50         figure2 figure4 figure5"
+	@echo "make all-tables [ARGS=...]       all of them, and results/REPORT.md"
 	@echo "make test                        all tests"
 	@echo "make ui                          MLflow UI on http://127.0.0.1:5000"
 
@@ -26,17 +34,12 @@ $(VENV)/.installed: requirements.txt pyproject.toml
 	$(BIN)/pip install --quiet --no-deps -e .
 	@touch $@
 
-table4: setup
-	$(BIN)/python experiments/ablation_table4.py $(ARGS)
+$(TARGETS): setup
+	$(BIN)/python experiments/$(patsubst $@=%,%,$(filter $@=%,$(EXPERIMENTS))).py $(ARGS)
 
-table5: setup
-	$(BIN)/python experiments/ablation_table5.py $(ARGS)
-
-table2: setup
-	$(BIN)/python experiments/table2_charades.py $(ARGS)
-
+# Two processes; the tests that start Ray stay together in one of them.
 test: setup
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
 
 # The server binds to the loopback address only. Without the job runner it is two processes instead of ten.
 ui: setup

@@ -11,9 +11,9 @@ than width (vanilla and random)?
 from pathlib import Path
 
 from bsp.clips import BoundaryKind
-from bsp_platform.options import experiment_command
+from bsp_platform.options import Options, experiment_command
 from bsp_platform.recipes import Stream
-from bsp_platform.rows import Experiment, Row
+from bsp_platform.rows import Claim, Experiment, Row
 from bsp_platform.sweeps import run
 
 ALL = tuple(BoundaryKind)
@@ -46,7 +46,25 @@ TABLE_5 = Experiment(
         _row("two-vanilla", "control: 2 x vanilla", VANILLA, Stream(method="action", seed_offset=1)),
         _row("vanilla-random", "control: vanilla + random", VANILLA, Stream(method="random")),
     ),
+    claims=tuple(
+        Claim(text=f"{text} ({task})", higher=high, lower=low, metric=metric, paper=paper)
+        for task, metric in (("G-TAD", "mAP_avg"), ("2D-TAN", "R1@0.5"))
+        for text, high, low, paper in (
+            ("two-stream above vanilla", "two-stream", "vanilla", True),
+            ("distillation above vanilla", "distillation", "vanilla", True),
+            ("two-stream above two-head", "two-stream", "two-head", True),
+            ("distillation above two-head", "distillation", "two-head", True),
+            ("two-stream above two vanilla", "two-stream", "two-vanilla", False),
+            ("two-stream above vanilla + random", "two-stream", "vanilla-random", False),
+        )
+    ),
 )  # fmt: skip
 
+
+def main(options: Options) -> int:
+    """Run the table; returns the exit status."""
+    return run(TABLE_5, options)
+
+
 if __name__ == "__main__":
-    experiment_command(Path(__file__).resolve().parents[1], lambda options: run(TABLE_5, options))()
+    experiment_command(Path(__file__).resolve().parents[1], main)()

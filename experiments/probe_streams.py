@@ -59,7 +59,7 @@ def probe(row: Row, seed: int, profile, sources: Sources, store: StageStore, tru
         raise RuntimeError(f"no features of row {row.name} seed {seed}; run ablation_table5.py with --seeds {seed + 1}")
     sets = {}
     for subset in ("training", "validation"):
-        found = load_subset(folders, sources.untrimmed, subset, {})
+        found = load_subset(folders, sources.data["activitynet"], subset, {})
         targets = [snippet_targets(truth[v.video_id], len(f)) for v, f in zip(found.videos, found.features)]
         sets[subset] = np.concatenate([windows(f) for f in found.features]), np.concatenate(targets)
     (train, train_targets), (test, test_targets) = sets["training"], sets["validation"]
@@ -81,7 +81,7 @@ def main(profile: str, seeds: int, storage: Path, results: Path) -> None:
     """Probe the features that Table 5 left in the storage."""
     settings, store = PROFILES[profile](), StageStore(storage)
     sources = load_sources(settings, {"gtad"}, DataPaths(), storage=store.root)
-    truth_path = Path(sources.untrimmed.videos[0].path).parents[1] / "truth.json"
+    truth_path = Path(sources.data["activitynet"].videos[0].path).parents[1] / "truth.json"
     truth = json.loads(truth_path.read_text())["videos"]
     content, table = {}, Table("streams", *TARGETS, title=f"Average precision (%), linear probes, {settings.about}")
     for row in ROWS:

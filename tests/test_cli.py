@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from bsp_platform.cli import Thresholds, main
+from bsp_platform.cli import main
+from bsp_platform.cli_evaluate import Thresholds
 
 SMALL = Path(__file__).parent / "fixtures" / "activitynet_small.json"
 

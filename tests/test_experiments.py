@@ -2,6 +2,7 @@
 
 import importlib.util
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,15 +12,18 @@ import pytest
 from bsp.fusion import FusionSettings
 from bsp_platform.profiles import PROFILES
 from bsp_platform.rows import row_recipes
-from bsp_platform.sources import Sources
+from bsp_platform.sources import GivenFile, Sources
 from bsp_platform.stages import recipe_hash
 
 EXPERIMENTS = Path(__file__).resolve().parents[1] / "experiments"
 sys.path.append(str(EXPERIMENTS))  # scripts import each other from their own folder
+DATA_SETS = ("activitynet", "charades", "thumos", "hacs", "crosstask", "gebd")
 SOURCES = Sources(
-    trimmed=SimpleNamespace(class_names=("wave", "walk", "kick")), trimmed_print="t", untrimmed_print="u",
-    annotations_print="a", grounding_print="g", moments_print="m",
-)  # fmt: skip
+    trimmed=SimpleNamespace(class_names=("wave", "walk", "kick")),
+    trimmed_print="t",
+    videos_prints={name: f"{name} videos" for name in DATA_SETS},
+    labels_prints={name: f"{name} labels" for name in DATA_SETS},
+)
 
 
 def load(script: str, name: str):
@@ -30,9 +34,14 @@ def load(script: str, name: str):
 
 
 TABLES = {
+    "table1": load("table1_activitynet", "TABLE_1"),
     "table2": load("table2_charades", "TABLE_2"),
+    "table3": load("table3_crosstask", "TABLE_3"),
     "table4": load("ablation_table4", "TABLE_4"),
     "table5": load("ablation_table5", "TABLE_5"),
+    "supplement": load("table_supplement_thumos_hacs", "THUMOS_HACS"),
+    "gebd": load("gebd", "GEBD"),
+    "depth": load("ablation_depth", "DEPTH"),
 }
 
 
@@ -68,6 +77,68 @@ def test_tables_share_encoders_features_and_heads():
 
 def vanilla_of(seed: int):
     return recipes("table4", "vanilla", seed).encoders
+
+
+def test_further_tables_share_what_the_first_ones_made():
+    assert recipes("table1", "r18-bsp").heads["gtad"] == recipes("table5", "two-stream").heads["gtad"]
+    assert recipes("depth", "r50-vanilla").heads == recipes("table1", "r50-vanilla").heads
+    assert recipes("table1", "r50-vanilla", profile="paper").encoders == recipes(
+        "table4", "vanilla", profile="paper-r50"
+    ).encoders
+    for table, row in (("table3", "bsp"), ("supplement", "thumos-bsp"), ("gebd", "head-two-stream")):
+        assert recipes(table, row).encoders == recipes("table5", "two-stream").encoders
+    peaks, head = (recipes("gebd", f"{way}-bsp").heads for way in ("peaks", "head"))
+    assert peaks["boundary-peaks"].streams == head["boundary-head"].streams
+
+
+def test_depths_differ_in_the_encoder_only_and_share_the_class_scores():
+    r18, r34, r50 = (recipes("depth", f"r{depth}-vanilla").heads["gtad"] for depth in (18, 34, 50))
+    assert [head.features.encoder.encoder.depth for head in (r18, r34, r50)] == [18, 34, 50]
+    assert r18.class_scores == r34.class_scores == r50.class_scores
+    assert r18.head == r50.head
+
+
+def test_given_weights_stand_for_the_vanilla_encoder_of_their_depth():
+    given = replace(SOURCES, vanilla_weights={50: GivenFile(path="tsm.pth", sha256="abc")})
+    rows = {row.name: row for row in TABLES["table1"].rows}
+    made = {name: row_recipes(row, 0, PROFILES["paper"](), given, 1).encoders for name, row in rows.items()}
+    assert made["r50-vanilla"][0].weights == "abc"
+    assert made["r50-vanilla"][0].pretext is None
+    assert made["r50-bsp"][0] == made["r50-vanilla"][0]
+    assert not made["r50-bsp"][1].weights
+    assert made["r18-vanilla"] == recipes("table1", "r18-vanilla", profile="paper").encoders
+    with pytest.raises(ValueError, match="taken as they are"):
+        replace(recipes("table4", "vanilla").encoders[0], weights="abc")
+
+
+def test_given_class_scores_replace_our_classifier():
+    given = replace(SOURCES, class_scores={"thumos": GivenFile(path="uNet_test.npy", sha256="abc")})
+    rows = {row.name: row for row in TABLES["supplement"].rows}
+    thumos, hacs = (
+        row_recipes(rows[name], 0, PROFILES["mini"](), given, 1).class_scores()[0]
+        for name in ("thumos-bsp", "hacs-bsp")
+    )
+    assert thumos.sha256 == "abc"
+    assert hacs == recipes("supplement", "hacs-bsp").class_scores()[0]
+
+
+@pytest.mark.parametrize("table", sorted(TABLES))
+def test_claims_name_rows_and_columns_of_their_table(table):
+    names = {row.name for row in TABLES[table].rows}
+    for claim in TABLES[table].claims:
+        assert {claim.higher, claim.lower} <= names
+        assert claim.metric in TABLES[table].columns
+        papers = [row.paper.get(claim.metric) for row in TABLES[table].rows if row.name in (claim.higher, claim.lower)]
+        assert claim.paper or None in papers  # where the paper has both numbers, it states a relation
+
+
+@pytest.mark.parametrize("table", sorted(TABLES))
+def test_the_papers_numbers_show_the_relations_that_we_ascribe_to_it(table):
+    paper = {row.name: row.paper for row in TABLES[table].rows}
+    for claim in TABLES[table].claims:
+        high, low = (paper[name].get(claim.metric) for name in (claim.higher, claim.lower))
+        if claim.paper and None not in (high, low):
+            assert high > low, claim.text
 
 
 def test_joint_encoders_are_single_and_mix_both_kinds_of_clips():

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from bsp.localization.gtad_decode import attach_classes, boundary_peaks, candidates, soft_nms
+from bsp.localization.gtad_decode import attach_classes, best_class_share, boundary_peaks, candidates, soft_nms
 
 
 def test_boundary_peaks_by_hand():
@@ -110,3 +110,14 @@ def test_soft_nms_with_a_tiny_sigma_suppresses_every_overlap():
     kept, scores = soft_nms(segments, np.array([0.9, 0.8, 0.7, 0.6, 0.5]), sigma=1e-5, max_proposals=100)
     assert kept.tolist() == [[0.0, 0.5], [0.6, 0.9], [0.95, 1.0]]
     assert scores.tolist() == [0.9, 0.6, 0.5]
+
+
+def test_best_class_share_is_the_hacs_rule():
+    shares = best_class_share(np.array([0.1, 0.6, 0.2]))
+    assert shares.tolist() == pytest.approx([0, 0.75, 0])
+    found = attach_classes(np.array([[0.0, 0.5]]), np.array([0.4]), 10.0, shares, ["jump", "run", "swim"], 1)
+    assert found == [{"label": "run", "score": pytest.approx(0.3), "segment": [0.0, 5.0]}]
+    assert best_class_share(np.array([3.0, 3.0])).tolist() == [0.5, 0]
+    for bad in ([1.0], [0.0, 0.0]):
+        with pytest.raises(ValueError, match="two classes or more and a score above 0"):
+            best_class_share(np.array(bad))

@@ -98,6 +98,22 @@ def test_plain_form_is_channel_major_and_reads_cell_zero_where_invalid():
                 np.testing.assert_allclose(got[c * 5 : c * 5 + 5, d, s].numpy(), expected, atol=1e-12)
 
 
+def test_the_row_outside_reads_the_extent_zero_zero():
+    inner, context = 5, 2
+    row, column, weight = sampling_matrix(7, 4, inner, context, outside=True)
+    anchors = len(anchor_grid(7, 4)[0])
+    assert row.max() == anchors
+    got = np.zeros((7, inner + context))
+    mine = row == anchors
+    got[column[mine] // (inner + context), column[mine] % (inner + context)] = weight[mine]
+    for cell in range(7):
+        unit, zero = [Fraction(int(k == cell)) for k in range(7)], Fraction(0)
+        expected = read_extent(unit, zero, zero, inner) + read_extent(unit, zero, zero, context)
+        np.testing.assert_allclose(got[cell], [float(x) for x in expected], atol=1e-12)
+    for one, other in zip(sampling_matrix(7, 4, inner, context), (row, column, weight)):
+        np.testing.assert_array_equal(one, other[~mine])  # the other rows are as without it
+
+
 # with and without oneDNN rows
 @pytest.mark.parametrize(("cells", "longest", "batch"), [(20, 20, 4), (21, 9, 3)])
 def test_fast_form_and_its_gradients_agree_with_the_plain_one(cells, longest, batch):

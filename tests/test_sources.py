@@ -25,13 +25,13 @@ def tiny():
 
 def test_only_what_the_heads_need_is_loaded(tiny, tmp_path):
     detection = load_sources(tiny, {"gtad"}, DataPaths(), storage=tmp_path, progress=False)
-    assert detection.grounding is None
-    assert detection.text_note == ""
+    assert set(detection.data) == {"activitynet"}
+    assert detection.notes == []
     grounding = load_sources(tiny, {"lgi"}, DataPaths(), storage=tmp_path, progress=False)
-    assert grounding.untrimmed is None
-    assert len(grounding.grounding.videos) == 3
-    assert not grounding.grounding.missing
-    assert "learnt from scratch" in grounding.text_note
+    assert set(grounding.data) == {"charades"}
+    assert len(grounding.data["charades"].videos) == 3
+    assert not grounding.data["charades"].missing
+    assert "learnt from scratch" in grounding.notes[0]
     assert grounding.trimmed_print == detection.trimmed_print
 
 
@@ -39,12 +39,12 @@ def test_glove_is_cut_to_the_words_that_occur_and_named(tiny, tmp_path):
     path = tmp_path / "tiny.txt"
     path.write_text("the 1 2 3\nzebra 4 5 6\nwizard 7 8 9\n")
     sources = load_sources(tiny, {"2dtan"}, DataPaths(glove=path), storage=tmp_path / "s", progress=False)
-    sentences = [m.sentence for moments in sources.grounding.moments.values() for m in moments]
+    sentences = [m.sentence for moments in sources.data["charades"].moments.values() for m in moments]
     expected = [word for word in ("the", "wizard") if any(word in sentence.split() for sentence in sentences)]
     assert list(sources.glove.words) == expected
     assert "zebra" not in expected
     assert np.array_equal(sources.glove.vectors[expected.index("the")], [1, 2, 3])
-    assert sources.text_note == "word embeddings tiny.txt, 3-d, frozen"
+    assert sources.notes == ["word embeddings tiny.txt, 3-d, frozen"]
     assert list((tmp_path / "s" / "glove").iterdir())
 
 

@@ -6,9 +6,11 @@ import pytest
 import torch
 
 from bsp.encoder import EncoderSettings, build_encoder, load_tsm_checkpoint
+from bsp.tsm_checkpoint import checkpoint_architecture
 
 TINY = EncoderSettings(width=8)
-BLOCKS = {18: (2, 2, 2, 2), 50: (3, 4, 6, 3)}
+BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
+BOTTLENECK = (50, 101)
 
 
 def published(depth: int = 18, width: int = 8, *, net: str = ".net", counts: bool = True) -> dict:
@@ -26,17 +28,17 @@ def published(depth: int = 18, width: int = 8, *, net: str = ".net", counts: boo
     inputs = width
     for stage, blocks in enumerate(BLOCKS[depth], 1):
         planes = width * 2 ** (stage - 1)
-        outputs = planes * (4 if depth == 50 else 1)
+        outputs = planes * (4 if depth in BOTTLENECK else 1)
         for index in range(blocks):
             block = f"layer{stage}.{index}"
-            if depth == 50:
+            if depth in BOTTLENECK:
                 kernels = ((planes, inputs, 1, 1), (planes, planes, 3, 3), (outputs, planes, 1, 1))
             else:
                 kernels = ((planes, inputs, 3, 3), (planes, planes, 3, 3))
             for k, shape in enumerate(kernels, 1):
                 shapes[f"{block}.conv{k}{net if k == 1 else ''}.weight"] = shape
                 norm(f"{block}.bn{k}", shape[0])
-            if index == 0 and (stage > 1 or depth == 50):
+            if index == 0 and (stage > 1 or depth in BOTTLENECK):
                 shapes[f"{block}.downsample.0.weight"] = (outputs, inputs, 1, 1)
                 norm(f"{block}.downsample.1", outputs)
             inputs = outputs
@@ -156,6 +158,65 @@ def test_wrong_files_are_refused_and_change_nothing(content, reason, tmp_path):
 def test_shifted_weights_into_an_unshifted_encoder_are_refused():
     with pytest.raises(ValueError, match="shift=False"):
         load_tsm_checkpoint(build_encoder(EncoderSettings(width=8, shift=False), 0), published())
+
+
+@pytest.mark.parametrize("depth", [18, 34, 50])
+@pytest.mark.parametrize("net", [".net", ""])
+def test_architecture_is_read_from_the_weights(depth, net, tmp_path):
+    path = tmp_path / "weights.pth"
+    torch.save({"state_dict": published(depth, net=net)}, path)
+    assert checkpoint_architecture(path) == (depth, 8)
+    load_tsm_checkpoint(build_encoder(EncoderSettings(depth=depth, width=8), 0), path)
+
+
+@pytest.mark.parametrize("settings", [TINY, EncoderSettings(depth=50, width=4, shift=False)])
+def test_architecture_of_our_own_encoders(settings, tmp_path):
+    path = tmp_path / "encoder.pt"
+    torch.save({"name": "x", "encoder": build_encoder(settings, 0).state_dict()}, path)
+    random_state = torch.get_rng_state()
+    assert checkpoint_architecture(path) == (settings.depth, settings.width)
+    assert torch.equal(torch.get_rng_state(), random_state)
+
+
+def with_stem(*shape: int) -> dict:
+    return published() | {"module.base_model.conv1.weight": torch.zeros(shape)}
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (lambda: published(101), "holds a ResNet-101; supported are ResNet-18, 34, 50"),
+        (lambda: without(published(), "layer4.1"), r"basic blocks \[2, 2, 2, 1\]"),
+        (lambda: with_stem(8, 3, 3, 7, 7), r"3-D convolutions \(conv1 is \[8, 3, 3, 7, 7\]\)"),
+        (lambda: with_stem(8, 3, 3, 3), r"conv1.weight is \[8, 3, 3, 3\] instead of \[width, 3, 7, 7\]"),
+        (lambda: without(published(), "base_model.conv1"), "without the first convolution conv1.weight"),
+        # everything that loading refuses
+        (flow, "optical flow"),
+        (in_place, "in-place shift"),
+        (every_second, "only 4 of 8 blocks are shifted"),
+        (not_finite, "not finite"),
+        (lambda: without(published(), "layer3.1.bn2.running_mean"), "1 entries are missing"),
+        (lambda: {"fc.weight": torch.zeros(400, 512)}, "no ResNet in it"),
+    ],
+)
+def test_architectures_that_no_encoder_has_are_refused(content, reason, tmp_path):
+    path = tmp_path / "wrong.pth"
+    torch.save(content(), path)
+    with pytest.raises(ValueError, match=rf"wrong\.pth: .*{reason}"):
+        checkpoint_architecture(path)
+
+
+def test_report_reads_well():
+    lines = str(load_tsm_checkpoint(build_encoder(TINY, 0), published(counts=False))).splitlines()
+    assert [line.split()[:2] for line in lines if not line.startswith(" ")] == [
+        ["matched", "100"],  # 17 convolutions and 3 shortcuts, each with a norm of four vectors
+        ["renamed", "100"],
+        ["unused", "2"],
+        ["missing", "20"],
+    ]
+    assert lines[2].split() == ["module.base_model.conv1.weight", "->", "conv1.weight"]
+    assert "and 94 more" in lines[8]
+    assert "module.new_fc.weight" in lines[10]
 
 
 @pytest.mark.parametrize("damage", ["truncated", "text", "empty", "code"])

@@ -1,6 +1,6 @@
 """Untrimmed videos in the ActivityNet layout: one JSON with all annotations and a folder with the videos.
 
-Also reads HACS Segments' JSON, where durations are text and the version is missing. The videos are looked
+``localization_dataset`` is shared with the other localisation data sets (thumos14.py, hacs.py). The videos are looked
 for by name only and are not opened here. Times are seconds as annotated: a few instances end after the
 video, are empty or run backwards, which who makes labels has to clip or drop (the metrics must not).
 """
@@ -51,6 +51,7 @@ class LocalizationDataset:
     class_names: tuple[str, ...]  # all classes of the file, whatever the subset, in alphabetical order
     missing: tuple[str, ...]  # ids of the videos without a file
     ground_truth: dict[str, Any]  # the JSON as read, which is what the metrics take
+    dropped: tuple[str, ...] = ()  # videos and instances left out by the loader, as "file: what, why"
 
 
 def load_activitynet(
@@ -71,14 +72,36 @@ def load_activitynet(
     Raises AnnotationError for malformed JSON (file, line and column), a wrong or missing field (its place and
     value) or an unknown subset; FileNotFoundError when the folder does not exist.
     """
+    return localization_dataset(
+        read_json(json_path),
+        str(json_path),
+        video_folder,
+        subsets=subsets,
+        max_missing_share=max_missing_share,
+        blocked=blocked,
+    )
+
+
+def localization_dataset(
+    document: Any,
+    name: str,
+    video_folder: str | Path | None,
+    *,
+    subsets: Sequence[str],
+    max_missing_share: float,
+    blocked: Collection[str] = (),
+) -> LocalizationDataset:
+    """The data set of an annotation document in the ActivityNet layout; ``name`` stands in its errors.
+
+    The rest as in :func:`load_activitynet`.
+    """
     if not 0 <= max_missing_share <= 1:
         raise ValueError(f"max_missing_share must be in 0..1, not {max_missing_share}")
     if isinstance(subsets, str) or not subsets:
         raise ValueError(f"subsets must be a sequence of one or more names, not {subsets!r}")
-    document = read_json(json_path)
-    database = check_ground_truth(document, str(json_path))
+    database = check_ground_truth(document, name)
     for subset in subsets:
-        require_subset(database, subset, str(json_path))
+        require_subset(database, subset, name)
     wanted, removed = frozenset(subsets), frozenset(blocked)
     chosen = {
         video_id: record
@@ -88,20 +111,18 @@ def load_activitynet(
     paths: dict[str, str] = {}
     missing: tuple[str, ...] = ()
     if video_folder is not None:
-        paths = _find_videos(video_folder, chosen)
+        paths = find_videos(video_folder, chosen)
         missing = tuple(video_id for video_id in chosen if video_id not in paths)
     if missing:
         _report_missing(missing, len(chosen), max_missing_share, str(video_folder))
-    videos = tuple(
-        _untrimmed_video(video_id, record, paths.get(video_id), str(json_path)) for video_id, record in chosen.items()
-    )
+    videos = tuple(_untrimmed_video(video_id, record, paths.get(video_id), name) for video_id, record in chosen.items())
     # Choice: class names come from the whole file, so that every subset numbers its classes alike.
     labels = {instance["label"] for record in database.values() for instance in record["annotations"]}
     return LocalizationDataset(videos=videos, class_names=tuple(sorted(labels)), missing=missing, ground_truth=document)
 
 
-def _untrimmed_video(video_id: str, record: VideoRecord, path: str | None, json_path: str) -> UntrimmedVideo:
-    where = f"{json_path}: database.{video_id}.duration"
+def _untrimmed_video(video_id: str, record: VideoRecord, path: str | None, name: str) -> UntrimmedVideo:
+    where = f"{name}: database.{video_id}.duration"
     if "duration" not in record:
         raise AnnotationError(f"{where}: is missing")
     if record["duration"] <= 0:
@@ -110,7 +131,7 @@ def _untrimmed_video(video_id: str, record: VideoRecord, path: str | None, json_
     return UntrimmedVideo(video_id, path, record["duration"], record["subset"], instances)
 
 
-def _find_videos(folder: str | Path, video_ids: Collection[str]) -> dict[str, str]:
+def find_videos(folder: str | Path, video_ids: Collection[str]) -> dict[str, str]:
     """Paths of the videos that are in the folder (not below it), found in one listing of it."""
     if not os.path.isdir(folder):
         raise FileNotFoundError(f"{folder}: no such folder of videos")

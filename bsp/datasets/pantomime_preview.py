@@ -111,6 +111,49 @@ def write_grounding_preview(folder: Path, *, count: int = 6) -> Path:
     return _save(figure, folder / "preview.png")
 
 
+def write_stories_preview(folder: Path, *, per_split: int = 2) -> Path:
+    """Write ``preview.png`` beside the manifest of a set of stories; returns the path.
+
+    Film strips over bars of the acts (pale: done by halves); magenta lines are the cuts. Below a clip, one row of
+    dots per annotator.
+    """
+    truth = json.loads((folder / "truth.json").read_text())
+    clips: dict[str, list[list[float]]] = {}
+    for path in folder.glob("clips/*.json"):
+        clips |= {key: record["substages_timestamps"] for key, record in json.loads(path.read_text()).items()}
+    splits = dict.fromkeys(video["split"] for video in truth["videos"].values())
+    chosen = [
+        (video_id, truth["videos"][video_id])
+        for split in splits
+        for video_id in [key for key, video in truth["videos"].items() if video["split"] == split][:per_split]
+    ]
+    figure, axes = plt.subplots(len(chosen), 1, squeeze=False, figsize=(24, 1.7 * len(chosen)))
+    for (video_id, video), axis in zip(chosen, axes[:, 0]):
+        (path,) = folder.glob(f"{video['split'].split('_')[0]}/videos/{video_id}*.mp4")
+        frames = _frames(path)
+        picked = frames[((np.arange(25) + 0.5) * len(frames) / 25).astype(int)]
+        strip, height = np.concatenate(picked, axis=1), frames.shape[1]
+        per_frame = strip.shape[1] / len(frames)
+        axis.imshow(strip, extent=(0, strip.shape[1], height, 0))
+        for act in video["acts"]:
+            x, width = act["first"] * per_frame, (act["end"] - act["first"]) * per_frame
+            colour = "honeydew" if act["faint"] else "lightgreen"
+            axis.add_patch(Rectangle((x, height), width, 14, facecolor=colour, edgecolor="black"))
+            name = f"{act['action']} {act['tempo']:.1f}/s"
+            axis.text(x + width / 2, height + 7, name, ha="center", va="center", fontsize=8)
+        for cut in video["cuts"]:
+            axis.vlines(cut["frame"] * per_frame, height - 6, height + 14, color="magenta", linewidth=2.5)
+        raters = clips.get(video_id, [])
+        for row, times in enumerate(raters):
+            x = np.array(times) * truth["fps"] * per_frame
+            axis.plot(x, np.full(len(x), height + 18 + 4 * row), "k.", markersize=5)
+        axis.set(xlim=(0, strip.shape[1]), ylim=(height + 16 + 4 * len(raters), 0), xticks=[], yticks=[])
+        label = f"{video['split']}\n{video_id}\n{len(frames) / truth['fps']:.1f} s"
+        axis.set_ylabel(label, rotation=0, ha="right", va="center", fontsize=11)
+    figure.suptitle("Pantomime stories (synthetic): 25 frames of each; bars = acts, magenta = cuts, dots = raters")
+    return _save(figure, folder / "preview.png")
+
+
 def _save(figure: plt.Figure, path: Path) -> Path:
     figure.tight_layout()
     figure.savefig(path, dpi=110)

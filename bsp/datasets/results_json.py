@@ -117,17 +117,17 @@ def check_ground_truth(document: Any, name: str = "ground truth") -> dict[str, V
 
     ``name`` stands in the message of the AnnotationError that names field and value of what is wrong.
     """
-    return _validated(_GROUND_TRUTH, document, name)["database"]
+    return validated(_GROUND_TRUTH, document, name)["database"]
 
 
 def check_detections(document: Any, name: str = "predictions") -> dict[str, list[DetectionRecord]]:
     """The checked "results" of an official detection file; raises AnnotationError as above."""
-    return _validated(_DETECTIONS, document, name)["results"]
+    return validated(_DETECTIONS, document, name)["results"]
 
 
 def check_proposals(document: Any, name: str = "predictions") -> dict[str, list[ProposalRecord]]:
     """The checked "results" of an official proposal file (labels, if any, are dropped)."""
-    return _validated(_PROPOSALS, document, name)["results"]
+    return validated(_PROPOSALS, document, name)["results"]
 
 
 def check_video_ids(document: Any, name: str = "blocked videos") -> list[str]:
@@ -135,7 +135,7 @@ def check_video_ids(document: Any, name: str = "blocked videos") -> list[str]:
     if isinstance(document, dict):
         keys = ", ".join(repr(key) for key in list(document)[:5])
         raise AnnotationError(f"{name}: expected a list of video ids, found an object with the keys {keys}")
-    return _validated(_VIDEO_IDS, document, name)
+    return validated(_VIDEO_IDS, document, name)
 
 
 def require_subset(database: dict[str, VideoRecord], subset: str, name: str) -> None:
@@ -219,7 +219,8 @@ def _segment_column(rows: list) -> np.ndarray:
     return np.fromiter(times, np.float64, 2 * len(rows)).reshape(-1, 2)
 
 
-def _validated(adapter: TypeAdapter, document: Any, name: str) -> Any:
+def validated(adapter: TypeAdapter, document: Any, name: str) -> Any:
+    """The document as the adapter's type; AnnotationError with ``name``, and place and value of what is wrong."""
     try:
         return adapter.validate_python(document)
     except ValidationError as error:

@@ -2,6 +2,7 @@
 
 The head is used at its ActivityNet settings; only the features change. This file is the network; training and
 inference are train_gtad and propose at the end. No batch norm, no dropout; outputs only for valid anchors.
+gtad_windows.py is the variant for long videos, which shares the network and the training loop.
 
 Letters: B videos, C input width, T time cells, D longest duration (cells), K = 3 neighbours, N valid anchors.
 """
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,7 +24,7 @@ from bsp.localization.gtad_decode import attach_classes, candidates, soft_nms
 from bsp.localization.gtad_labels import Labels, Outputs, Weights, loss_weights, make_labels, weighted_loss
 from bsp.localization.sgalign import AlignedLinear, linear_rows
 
-__all__ = ["GTAD", "GTADSettings", "attach_classes", "build_gtad", "propose", "train_gtad"]
+__all__ = ["GTAD", "GTADSettings", "attach_classes", "build_gtad", "fit", "propose", "run_head", "train_gtad"]
 
 HIDDEN, BLOCK, CARDINALITY, NEIGHBOURS = 256, 128, 32, 3
 ALIGNED, MAP = 512, 128  # widths of the localisation stack
@@ -128,7 +129,7 @@ class GCNeXt(nn.Module):
 class GTAD(nn.Module):
     """The head: float features [B, T, C] -> Outputs. Made by :func:`build_gtad`, which draws the weights."""
 
-    def __init__(self, settings: GTADSettings):
+    def __init__(self, settings: GTADSettings, *, outside: bool = False):
         super().__init__()
         self.settings = settings
         conv = nn.Conv1d
@@ -143,6 +144,7 @@ class GTAD(nn.Module):
             width=ALIGNED,
             inner=settings.inner_samples,
             context=settings.context_samples,
+            outside=outside,
         )
         widths = (ALIGNED, MAP, MAP, MAP, 2)
         self.stack = nn.ModuleList(nn.utils.skip_init(nn.Linear, a, b) for a, b in itertools.pairwise(widths))
@@ -165,16 +167,17 @@ class GTAD(nn.Module):
         return F.linear(x[: self.align.anchors], last.weight, last.bias).sigmoid().t()
 
 
-@torch.no_grad()
 def build_gtad(settings: GTADSettings, seed: int) -> GTAD:
-    """A new head on the CPU, its weights drawn from ``seed``; the global generator is not touched.
+    """A new head on the CPU, its weights drawn from ``seed``; the global generator is not touched."""
+    return draw_weights(GTAD(settings), seed)
 
-    PyTorch's default for convolutions: weights and biases uniform within 1 / sqrt(fan in).
-    """
-    model = GTAD(settings)
+
+@torch.no_grad()
+def draw_weights(model: GTAD, seed: int) -> GTAD:
+    """PyTorch's default for convolutions: weights and biases uniform within 1 / sqrt(fan in)."""
     generator = torch.Generator().manual_seed(seed)
     for module in model.modules():
-        if isinstance(module, nn.Conv1d | nn.Linear):
+        if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Linear):
             bound = 1 / math.sqrt(module.weight[0].numel())
             module.weight.uniform_(-bound, bound, generator=generator)
             module.bias.uniform_(-bound, bound, generator=generator)
@@ -270,8 +273,27 @@ def train_gtad(
     RuntimeError when the loss stops being finite.
     """
     labels = _checked(features, segments, settings, "training")
-    held_out = _checked(*validation, settings, "validation") if validation is not None else None
+    if validation is not None:
+        validation = (validation[0], _checked(*validation, settings, "validation"))
     model = build_gtad(settings, seed).to(device)
+    return fit(model, features, labels, settings, seed=seed, validation=validation, on_epoch=on_epoch)
+
+
+def fit(
+    model: GTAD,
+    features: Sequence[np.ndarray],
+    labels: Sequence[Labels],
+    settings: GTADSettings,
+    *,
+    seed: int,
+    validation: tuple[Sequence[np.ndarray], Sequence[Labels]] | None = None,
+    clip_norm: float = math.inf,
+    on_epoch: Callable[[dict], None] | None = None,
+) -> GTAD:
+    """The training loop, on the model's device; ``clip_norm`` limits the L2 norm of a step's gradient.
+
+    ``labels`` belong to the ``features``; the rest as in :func:`train_gtad`.
+    """
     optimiser = torch.optim.Adam(
         model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
     )
@@ -289,16 +311,18 @@ def train_gtad(
         for videos in batches:
             optimiser.zero_grad(set_to_none=False)
             runs.append(_run_batch(model, features, labels, videos.tolist(), generator, backward=True))
+            if clip_norm < math.inf:
+                nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
             optimiser.step()
         record |= {name: float(np.mean([run[name] for run in runs])) for name in runs[0]}
         schedule.step()
         require_finite(record, settings.learning_rate)
-        if held_out is not None:
+        if validation is not None:
             model.eval()
             with torch.no_grad():
                 runs = [
-                    _run_batch(model, validation[0], held_out, videos.tolist(), held_out_generator, backward=False)
-                    for videos in torch.arange(len(held_out)).split(settings.batch_size)
+                    _run_batch(model, *validation, videos.tolist(), held_out_generator, backward=False)
+                    for videos in torch.arange(len(validation[0])).split(settings.batch_size)
                 ]
             record |= {f"validation_{name}": float(np.mean([run[name] for run in runs])) for name in runs[0]}
             best.offer(model, -record["validation_loss"])
@@ -309,6 +333,18 @@ def train_gtad(
 
 
 @torch.no_grad()
+def run_head(
+    model: GTAD, features: Sequence[np.ndarray], device: str | torch.device
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """The outputs for every video in turn: anchors [2, N], start [T] and end [T], float32."""
+    model = model.to(device).eval()
+    at_once = _videos_at_once(model.settings, torch.device(device))
+    for first in range(0, len(features), at_once):
+        videos = range(first, min(first + at_once, len(features)))
+        outputs = model(_batch(features, videos, model.settings, device))
+        yield from zip(*(part.cpu().numpy() for part in outputs))
+
+
 def propose(
     model: GTAD, features: Sequence[np.ndarray], settings: GTADSettings, device: str | torch.device = "cpu"
 ) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -316,13 +352,8 @@ def propose(
 
     Best first, at most ``settings.max_proposals``, after gating and Soft-NMS.
     """
-    model = model.to(device).eval()
-    at_once = _videos_at_once(model.settings, torch.device(device))
     found = []
-    for first in range(0, len(features), at_once):
-        videos = range(first, min(first + at_once, len(features)))
-        outputs = model(_batch(features, videos, model.settings, device))
-        for anchors, start, end in zip(*(part.cpu().numpy() for part in outputs)):
-            pool = candidates(anchors, start, end, model.settings.max_duration)
-            found.append(soft_nms(*pool, sigma=settings.soft_nms_sigma, max_proposals=settings.max_proposals))
+    for anchors, start, end in run_head(model, features, device):
+        pool = candidates(anchors, start, end, model.settings.max_duration)
+        found.append(soft_nms(*pool, sigma=settings.soft_nms_sigma, max_proposals=settings.max_proposals))
     return found

@@ -103,3 +103,17 @@ def attach_classes(
         for (begin, end), score in zip(segments, scores)
         for k in best
     ]
+
+
+def best_class_share(class_scores: np.ndarray) -> np.ndarray:
+    """Class scores [K] by HACS' rule: the best class gets best / (best + second), all others 0.
+
+    Attach them with ``top=1``. ValueError without a second class or without a score above 0.
+    """
+    class_scores = np.asarray(class_scores, dtype=np.float64)
+    if class_scores.ndim != 1 or len(class_scores) < 2 or not class_scores.max() > 0:
+        raise ValueError(f"two classes or more and a score above 0 are needed, got {class_scores.tolist()}")
+    best, second = np.argsort(-class_scores, kind="stable")[:2]
+    shares = np.zeros_like(class_scores)
+    shares[best] = class_scores[best] / (class_scores[best] + class_scores[second])
+    return shares

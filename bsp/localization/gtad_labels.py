@@ -72,16 +72,18 @@ def anchor_tiou(segments: np.ndarray, cells: int, max_duration: int) -> np.ndarr
     return best
 
 
-def boundary_labels(times: np.ndarray, cells: int) -> np.ndarray:
+def boundary_labels(times: np.ndarray, cells: int, margin: float = 0.5) -> np.ndarray:
     """Start (or end) labels: float64 [T], from the instances' start (end) times in fractions.
 
-    A cell is two cells wide here, [i - 0.5, i + 1.5] / T, and the zone around a time three, [t - 1.5 / T, t +
-    1.5 / T]; the label is the largest overlap of the cell with a zone, as a share of the cell.
+    A cell reaches ``margin`` cells further on each side, so it is two cells wide here, [i - 0.5, i + 1.5] / T, and the
+    zone around a time three, [t - 1.5 / T, t + 1.5 / T]; the label is the largest overlap of the cell with a zone, as
+    a share of the cell.
     """
-    left = (np.arange(cells) - 0.5) / cells
+    width = (1 + 2 * margin) / cells
+    left = (np.arange(cells) - margin) / cells
     zone = np.asarray(times, dtype=np.float64)[:, None]
-    overlap = np.minimum(left + 2 / cells, zone + 1.5 / cells) - np.maximum(left, zone - 1.5 / cells)
-    return np.clip(overlap, 0, None).max(0, initial=0.0) / (2 / cells)
+    overlap = np.minimum(left + width, zone + 1.5 / cells) - np.maximum(left, zone - 1.5 / cells)
+    return np.clip(overlap, 0, None).max(0, initial=0.0) / width
 
 
 def make_labels(segments: np.ndarray, cells: int, max_duration: int) -> Labels:

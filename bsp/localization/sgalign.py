@@ -88,21 +88,25 @@ def align_features(feat_BCT: Tensor, context_BCT: Tensor, max_duration: int, inn
 
 
 def sampling_matrix(
-    cells: int, max_duration: int, inner: int, context: int
+    cells: int, max_duration: int, inner: int, context: int, *, outside: bool = False
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The constant matrix [N, T * P] of all valid anchors as sorted triplets (row, column, weight).
 
     Column t * P + p stands for cell t as read by sample p (inner samples first); rows are in anchor_grid
-    order.
+    order. With ``outside`` a row N follows: what the invalid cells of the map read, the extent [0, 0].
     """
     per_anchor = inner + context
     rows, columns, weights = [], [], []
     durations, starts = anchor_grid(cells, max_duration)
-    for duration in range(max_duration):
-        row = np.flatnonzero(durations == duration)
-        start = starts[row]
+    groups = [
+        (np.flatnonzero(durations == duration), starts[durations == duration], extent(duration, 0))
+        for duration in range(max_duration)
+    ]
+    if outside:
+        groups.append((np.array([len(durations)]), np.zeros(1, np.int64), (0.0, 0.0)))
+    for row, start, ends in groups:
         for first, outputs in ((0, inner), (inner, context)):
-            points = sample_points(*extent(duration, 0), outputs)[None] + start[:, None, None]
+            points = sample_points(*ends, outputs)[None] + start[:, None, None]
             below, above, w_below, w_above = interpolation(points, cells)
             sample = first + np.arange(outputs)[None, :, None]
             for cell, weight in ((below, w_below), (above, w_above)):
@@ -179,14 +183,24 @@ class AlignedLinear(nn.Module):
     BAGS = ("index", "offsets", "weight", "back_index", "back_offsets", "back_weight")
     SAMPLES_AT_ONCE = 4  # of the first product; narrower ones have the faster weight gradient
 
-    def __init__(self, *, cells: int, max_duration: int, channels: int, width: int, inner: int, context: int):
+    def __init__(
+        self,
+        *,
+        cells: int,
+        max_duration: int,
+        channels: int,
+        width: int,
+        inner: int,
+        context: int,
+        outside: bool = False,  # a row after the valid anchors', for the invalid cells
+    ):
         super().__init__()
         self.inner_weight = nn.Parameter(torch.empty(inner, width, channels))
         self.context_weight = nn.Parameter(torch.empty(context, width, channels))
         self.bias = nn.Parameter(torch.empty(width))
-        row, column, weight = sampling_matrix(cells, max_duration, inner, context)
+        row, column, weight = sampling_matrix(cells, max_duration, inner, context, outside=outside)
         self.anchors = len(anchor_grid(cells, max_duration)[0])
-        padded = -(-self.anchors // ROWS) * ROWS
+        padded = -(-(self.anchors + outside) // ROWS) * ROWS
         bags = _bags(row, column, weight, padded) + _bags(column, row, weight, cells * (inner + context))
         for name, value in zip(self.BAGS, bags):
             self.register_buffer(name, value, persistent=False)
@@ -197,7 +211,7 @@ class AlignedLinear(nn.Module):
         return by_sample.permute(1, 2, 0).reshape(by_sample.shape[1], -1)
 
     def forward(self, feat_BTC: Tensor, context_BTC: Tensor) -> list[Tensor]:
-        """Rows past ``self.anchors`` are padding and hold only the bias."""
+        """Rows past ``self.anchors`` (and the one of ``outside``) are padding and hold only the bias."""
         tables = [
             linear_rows(source, weight.flatten(0, 1))
             for source, weights in ((feat_BTC, self.inner_weight), (context_BTC, self.context_weight))

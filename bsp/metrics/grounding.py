@@ -18,17 +18,17 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import numpy as np
-from pydantic import FailFast, Field, StringConstraints, TypeAdapter, ValidationError
+from pydantic import FailFast, Field, StringConstraints, TypeAdapter
 from typing_extensions import TypedDict
 
 from bsp.datasets.charades_sta import read_durations, read_moments
+from bsp.datasets.results_json import Number, validated
 from bsp.errors import AnnotationError
 
 Protocol = Literal["2dtan", "lgi"]
 RECALL_AT = (1, 5)
 IOUS = (0.3, 0.5, 0.7)
 
-Number = Annotated[float, Field(allow_inf_nan=False)]
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 
 
@@ -90,8 +90,8 @@ def evaluate_grounding(
         raise ValueError(f"protocol must be one of {', '.join(get_args(Protocol))}, not {protocol!r}")
     if nms is not None and not 0 <= nms <= 1:
         raise ValueError(f"nms must be in 0..1, or None for none, not {nms}")
-    truth = _validated(_GROUND_TRUTH, ground_truth, names[0])
-    found = _validated(_PREDICTIONS, predictions, names[1])
+    truth = validated(_GROUND_TRUTH, ground_truth, names[0])
+    found = validated(_PREDICTIONS, predictions, names[1])
     _check_durations(truth, names[0])
     row_Q, unknown = _match(truth, found, names)
     truth_Q2 = np.array([(row["start_s"], row["end_s"]) for row in truth], float).reshape(-1, 2)
@@ -238,16 +238,3 @@ def _check_durations(truth: list[GroundTruthRow], name: str) -> None:
                 f"{name}: [{index}].duration_s: video {row['video']!r} is {row['duration_s']} s long here and"
                 f" {before} s in an earlier row; correct one of them"
             )
-
-
-def _validated(adapter: TypeAdapter[Rows], document: Any, name: str) -> Rows:
-    try:
-        return adapter.validate_python(document)
-    except ValidationError as error:
-        problem = error.errors(include_url=False, include_context=False)[0]
-    where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in problem["loc"]) or "top level"
-    if problem["type"] == "missing":
-        raise AnnotationError(f"{name}: {where}: is missing; add it")
-    value = repr(problem["input"])
-    shown = value if len(value) <= 60 else value[:57] + "..."
-    raise AnnotationError(f"{name}: {where}: {problem['msg']}, found {shown}; correct it")

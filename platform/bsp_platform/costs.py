@@ -10,7 +10,7 @@ import json
 import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,51 +34,71 @@ class CostRecipe:
     size_px: int
     streams: tuple[int, ...]  # numbers of encoders side by side
     hardware: str
+    depths: tuple[int, ...] = field(default=(), metadata={"later": True})  # one per number above; () = the encoder's
+
+    @property
+    def variants(self) -> tuple[tuple[int, EncoderSettings], ...]:
+        """(number of encoders, their settings) of every architecture."""
+        depths = self.depths or (self.encoder.depth,) * len(self.streams)
+        return tuple((n, replace(self.encoder, depth=d)) for n, d in zip(self.streams, depths, strict=True))
 
 
 def row_costs(rows: Sequence, profile: Profile, store: StageStore) -> dict[str, dict[str, Any]]:
     """By row name: "streams", "parameters", "flops_per_clip", "clips_per_s"."""
-    counts = tuple(sorted({len(row.streams) for row in rows}))
-    recipe = CostRecipe(encoder=profile.encoder, size_px=profile.augment.size_px, streams=counts, hardware=hardware())
+    own = profile.encoder.depth
+
+    def variant(row) -> tuple[int, int]:
+        return len(row.streams), row.streams[0].depth or own
+
+    variants = sorted({variant(row) for row in rows})
+    depths = tuple(depth for _, depth in variants)
+    recipe = CostRecipe(
+        encoder=profile.encoder,
+        size_px=profile.augment.size_px,
+        streams=tuple(count for count, _ in variants),
+        hardware=hardware(),
+        depths=() if set(depths) == {own} else depths,
+    )
 
     def build(folder: Path) -> None:
         write_json(folder / _COSTS, measure(recipe))
 
     folder, _ = store.ensure("costs", recipe, build)
-    by_count = {cost["streams"]: cost for cost in json.loads((folder / _COSTS).read_text())}
-    return {row.name: by_count[len(row.streams)] for row in rows}
+    measured = dict(zip(variants, json.loads((folder / _COSTS).read_text()), strict=True))
+    return {row.name: measured[variant(row)] for row in rows}
 
 
 def measure(recipe: CostRecipe) -> list[dict[str, Any]]:
-    """One dict per number of streams; clips/s is the median over rounds, on a GPU if there is one."""
+    """One dict per architecture, in the recipe's order; clips/s is the median over rounds, on a GPU if there is one."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     size = recipe.size_px
     generator = torch.Generator().manual_seed(0)
     clip = torch.rand((_BATCH, recipe.encoder.frames, 3, size, size), generator=generator).to(device)
-    models = {
-        count: TwoStream([build_encoder(recipe.encoder, seed) for seed in range(count)]).eval().to(device)
-        for count in recipe.streams
-    }
-    seconds: dict[int, list[float]] = {count: [] for count in models}
+    models = [
+        TwoStream([build_encoder(encoder, seed) for seed in range(count)]).eval().to(device)
+        for count, encoder in recipe.variants
+    ]
+    seconds: list[list[float]] = [[] for _ in models]
     with torch.inference_mode():
         for round_number in range(-1, _ROUNDS):  # the first round warms up
-            for count, model in models.items():
+            for model, times in zip(models, seconds, strict=True):
                 began = time.perf_counter()
                 model(clip)
                 if device.type == "cuda":
                     torch.cuda.synchronize()
                 if round_number >= 0:
-                    seconds[count].append(time.perf_counter() - began)
+                    times.append(time.perf_counter() - began)
     torch.set_num_threads(threads)
     return [
         {
             "streams": count,
+            "depth": encoder.depth,
             "parameters": sum(p.numel() for p in model.parameters()),
-            "flops_per_clip": 2 * count * macs_per_clip(recipe.encoder, size),
-            "clips_per_s": _BATCH / statistics.median(seconds[count]),
+            "flops_per_clip": 2 * count * macs_per_clip(encoder, size),
+            "clips_per_s": _BATCH / statistics.median(times),
             "device": str(device),
         }
-        for count, model in models.items()
+        for (count, encoder), model, times in zip(recipe.variants, models, seconds, strict=True)
     ]

@@ -18,11 +18,12 @@ import numpy as np
 import torch
 
 from bsp.datasets.activitynet import LocalizationDataset, UntrimmedVideo
+from bsp.datasets.class_scores import read_class_scores as read_published_scores
 from bsp.errors import AnnotationError
 from bsp.features import FeatureInfo, read_features
 from bsp.fusion import concatenate_streams
 from bsp.localization.gtad import propose, train_gtad
-from bsp.localization.gtad_decode import attach_classes
+from bsp.localization.gtad_decode import attach_classes, best_class_share
 from bsp.localization.video_classifier import fit_video_classifier
 from bsp.metrics.detection import evaluate_detection
 from bsp.metrics.proposals import evaluate_proposals
@@ -94,20 +95,42 @@ def recorder(folder: Path, epochs: int, history: list[dict]) -> Callable[[dict],
     return record
 
 
-def make_class_scores(folder: Path, features: Path, data: LocalizationDataset, expect: dict) -> dict[str, Any]:
-    """Train the shared video classifier on the training videos and score all validation videos."""
-    training, validation = (load_subset([features], data, subset, expect) for subset in ("training", "validation"))
+def make_class_scores(
+    folder: Path,
+    features: Path,
+    data: LocalizationDataset,
+    expect: dict,
+    subsets: tuple[str, str] = ("training", "validation"),
+) -> dict[str, Any]:
+    """Train the shared video classifier on the first of ``subsets`` and score all videos of the second."""
+    training, test = (load_subset([features], data, subset, expect) for subset in subsets)
     number = {name: label for label, name in enumerate(data.class_names)}
-    labelled = [k for k, video in enumerate(training.videos) if video.instances]
-    # A video's label is that of its first instance: nearly all ActivityNet videos hold one class.
-    labels = np.array([number[training.videos[k].instances[0].label] for k in labelled])
-    classifier = fit_video_classifier([training.features[k] for k in labelled], labels, len(number), seed=0)
-    scores = classifier.scores(validation.features)
-    known = [k for k, video in enumerate(validation.videos) if video.instances]
-    truth = np.array([number[validation.videos[k].instances[0].label] for k in known])
-    results = {v.video_id: row.tolist() for v, row in zip(validation.videos, scores, strict=True)}
-    write_json(folder / CLASS_SCORES, {"class": list(data.class_names), "results": results})
+
+    def labelled(videos: FeatureSet) -> tuple[list[int], np.ndarray]:
+        # Choice: a video's label is that of its first instance; nearly all videos of these data sets hold one class.
+        first = [next((i.label for i in v.instances if i.label in number), None) for v in videos.videos]
+        places = [k for k, label in enumerate(first) if label is not None]
+        return places, np.array([number[first[k]] for k in places], int)
+
+    places, labels = labelled(training)
+    classifier = fit_video_classifier([training.features[k] for k in places], labels, len(number), seed=0)
+    scores = classifier.scores(test.features)
+    known, truth = labelled(test)
+    _write_class_scores(folder, data, {v.video_id: row for v, row in zip(test.videos, scores, strict=True)})
     return {"accuracy": float((scores[known].argmax(1) == truth).mean())}
+
+
+def convert_class_scores(folder: Path, given: Path, data: LocalizationDataset, subset: str) -> dict[str, Any]:
+    """The scores of a published classification result for the videos of one subset, as a stage's file."""
+    videos = [video.video_id for video in data.videos if video.subset == subset]
+    scores = read_published_scores(given, data.class_names, videos)
+    _write_class_scores(folder, data, scores)
+    return {"file": given.name, "videos": len(scores)}
+
+
+def _write_class_scores(folder: Path, data: LocalizationDataset, scores: dict[str, np.ndarray]) -> None:
+    results = {video: np.asarray(row).tolist() for video, row in scores.items()}
+    write_json(folder / CLASS_SCORES, {"class": list(data.class_names), "results": results})
 
 
 def read_class_scores(path: Path, class_names: tuple[str, ...]) -> dict[str, np.ndarray]:
@@ -155,6 +178,8 @@ def train_and_score(
     trained_s = time.time() - began
     names = data.class_names
     scores = read_class_scores(class_scores, names)
+    if settings.top_classes == 1:  # HACS
+        scores = {video: best_class_share(row) for video, row in scores.items()}
     results = {}
     proposals = propose(head, validation.features, settings, device)
     for video, (segments_N2, score_N) in zip(validation.videos, proposals, strict=True):

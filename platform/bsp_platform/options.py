@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import click
 
 from bsp_platform.profiles import PROFILES, Profile
-from bsp_platform.sources import DataPaths
+from bsp_platform.sources import FOLDERS, DataPaths
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,26 +47,28 @@ def experiment_command(root: Path, run: Callable[[Options], int]) -> click.Comma
     )
     @click.option("--results", type=Path, default=root / "results", help="where tables go")
     @click.option("--tracking-uri", envvar="MLFLOW_TRACKING_URI", help="MLflow store [default: SQLite here]")
-    @click.option("--kinetics", type=Path, help="folder of Kinetics-400 (profile paper)")
-    @click.option("--activitynet", type=Path, help="folder of ActivityNet-1.3 (profile paper, G-TAD)")
-    @click.option("--charades", type=Path, help="folder of Charades-STA (profile paper, video grounding)")
+    @click.option(
+        "--vanilla-weights",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        multiple=True,
+        help="checkpoint (published TSM or ResNet) that stands for the vanilla encoder of its depth; may be repeated",
+    )
+    @click.option(
+        "--class-scores",
+        callback=_class_scores,
+        multiple=True,
+        metavar="[DATA=]FILE",
+        help="published classification result; DATA is activitynet (default), thumos or hacs; may be repeated",
+    )
     @click.option("--glove", type=Path, help="GloVe text file for grounding; without it words are learnt from scratch")
     @click.option("--workers", type=click.IntRange(1), default=1, help="data-parallel training processes per row")
     @click.option("--cpus", type=click.IntRange(1), help="CPUs for a Ray started here, or that the cluster may reach")
     @click.option("--gpus", type=click.IntRange(0), help="GPUs that the cluster may reach")
     @click.option("--fresh", is_flag=True, help="make all stages of these rows again; old ones are put aside")
-    def command(
-        profile: str,
-        rows: str,
-        fresh: bool,
-        kinetics: Path | None,
-        activitynet: Path | None,
-        charades: Path | None,
-        glove: Path | None,
-        **other,
-    ) -> None:
+    def command(profile: str, rows: str, fresh: bool, **other) -> None:
+        data = DataPaths(**{field.name: other.pop(field.name) for field in fields(DataPaths)})
         options = Options(
-            data=DataPaths(kinetics=kinetics, activitynet=activitynet, charades=charades, glove=glove),
+            data=data,
             profile=PROFILES[profile](),
             rows=tuple(name.strip() for name in rows.split(",") if name.strip()),
             tracking_home=root / "mlflow",
@@ -83,4 +85,32 @@ def experiment_command(root: Path, run: Callable[[Options], int]) -> click.Comma
             click.echo(f"error: {error}", err=True)
             sys.exit(1)
 
+    for name, what in _FOLDER_HELP.items():
+        command = click.option(f"--{name}", type=Path, help=f"folder of {what} (profile paper)")(command)
     return command
+
+
+_FOLDER_HELP = {
+    "kinetics": "Kinetics-400",
+    "activitynet": "ActivityNet-1.3",
+    "charades": "Charades-STA",
+    "thumos": "THUMOS-14",
+    "hacs": "HACS Segments 1.1",
+    "crosstask": "CrossTask",
+    "gebd": "Kinetics-GEBD",
+}
+assert set(_FOLDER_HELP) == set(FOLDERS)
+
+
+def _class_scores(_ctx, _param, values: tuple[str, ...]) -> tuple[tuple[str, Path], ...]:
+    """(data set, path) from "FILE" or "thumos=FILE"."""
+    found: dict[str, Path] = {}
+    for value in values:
+        name, sign, path = value.partition("=")
+        name, path = (name, Path(path)) if sign and name in _FOLDER_HELP else ("activitynet", Path(value))
+        if not path.is_file():
+            raise click.BadParameter(f"{path}: no such file")
+        if name in found:
+            raise click.BadParameter(f"two files for {name}: {found[name]} and {path}")
+        found[name] = path
+    return tuple(found.items())

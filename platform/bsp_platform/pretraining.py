@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from bsp.encoder import TSMResNet, build_encoder
+from bsp.encoder import TSMResNet, build_encoder, load_tsm_checkpoint
 from bsp.fusion import FusionModel, FusionSettings, fusion_objective
 from bsp.pretext import PretextModel, pretext_objective
 from bsp.pretrain import Loss, make_optimiser, restore, train_steps, training_state
@@ -221,6 +221,21 @@ def train_encoder(
         "last": last,
         **speed,
     }
+
+
+def given_encoder(folder: Path, recipe: EncoderRecipe, checkpoint: Path) -> dict[str, Any]:
+    """The stage of an encoder that is a published checkpoint as it is; its loading report is kept beside it.
+
+    Raises ValueError if the file is not the one of the recipe, or does not fit the encoder.
+    """
+    if file_sha256(checkpoint) != recipe.weights:
+        raise ValueError(f"{checkpoint} is no longer the file that the run began with; start the command again")
+    encoder = build_encoder(recipe.encoder, recipe.seed)
+    report = load_tsm_checkpoint(encoder, checkpoint)
+    save_encoder(encoder, recipe, folder)
+    write_json(folder / HISTORY, [])
+    (folder / "loading_report.txt").write_text(f"{checkpoint.name}\n{report}\n")
+    return {"name": recipe.name, "checkpoint": checkpoint.name, "loading_report": str(report)}
 
 
 def save_encoder(encoder: TSMResNet, recipe: EncoderRecipe, folder: Path) -> None:

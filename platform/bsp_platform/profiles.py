@@ -4,16 +4,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 from bsp.augment import AugmentSettings
 from bsp.clips import ClipSettings
 from bsp.datasets.pantomime import PantomimeSettings
 from bsp.datasets.pantomime_grounding import GroundingWorldSettings
+from bsp.datasets.pantomime_stories_plan import StorySettings
 from bsp.encoder import EncoderSettings
 from bsp.fusion import FusionSettings
+from bsp.localization.actionness import ActionnessSettings
+from bsp.localization.boundaries import BoundaryHeadSettings, PeakSettings
 from bsp.localization.gtad import GTADSettings
+from bsp.localization.gtad_windows import WindowSettings
 from bsp.localization.lgi import LGISettings
 from bsp.localization.tan2d import TAN2DSettings
 from bsp.pretext import PretextSettings
@@ -30,25 +35,44 @@ class Profile:
     about: str  # what the numbers mean, printed with every table
     pantomime: PantomimeSettings | None  # None: real data, given by paths
     grounding: GroundingWorldSettings | None  # None: real data, given by paths
+    stories: StorySettings | None  # THUMOS-14, HACS, CrossTask and GEBD layouts; None: real data, given by paths
     encoder: EncoderSettings
     clips: ClipSettings
     augment: AugmentSettings
     train: TrainSettings
     two_head_train: TrainSettings  # two tasks share these clips
     matching_weight: float  # of feature distillation
-    head: GTADSettings
+    head: GTADSettings  # on ActivityNet
+    hacs: GTADSettings
+    thumos: WindowSettings
+    actionness: ActionnessSettings  # step localisation
+    peaks: PeakSettings  # event boundaries, unsupervised
+    boundary_head: BoundaryHeadSettings  # event boundaries, supervised
     tan2d: TAN2DSettings
     lgi: LGISettings
     word_width: int  # of word embeddings that are learnt, without a GloVe file
     resources: Callable[[int], Resources]  # from the number of training workers
 
     def encoder_recipe(
-        self, stream: Stream, *, trimmed: str, num_actions: int, workers: int, seed: int
+        self,
+        stream: Stream,
+        *,
+        trimmed: str,
+        num_actions: int,
+        workers: int,
+        seed: int,
+        weights: Mapping[int, str] = MappingProxyType({}),
     ) -> EncoderRecipe:
-        """The encoder of a stream on these data; the teachers of a distilled one have its seed."""
+        """The encoder of a stream on these data; the teachers of a distilled one have its seed.
+
+        ``weights``: by depth, SHA-256 of a checkpoint that is taken as the vanilla encoder instead of training one.
+        """
+        encoder = replace(self.encoder, depth=stream.depth or self.encoder.depth)
         if stream.method == "random":
-            return EncoderRecipe(encoder=self.encoder, seed=seed)
-        data = {"trimmed": trimmed, "num_actions": num_actions, "workers": workers, "seed": seed}
+            return EncoderRecipe(encoder=encoder, seed=seed)
+        if stream.method == "action" and encoder.depth in weights:
+            return EncoderRecipe(encoder=encoder, weights=weights[encoder.depth])
+        data = {"trimmed": trimmed, "num_actions": num_actions, "workers": workers, "seed": seed, "weights": weights}
         clips, train, teachers = replace(self.clips, kinds=stream.kinds), self.train, ()
         if stream.method in ("two-head", "distillation"):
             distils = stream.method == "distillation"
@@ -60,7 +84,10 @@ class Profile:
             if not distils:
                 train = self.two_head_train
             else:
-                taught = (Stream(method="action"), Stream(method="classification", kinds=stream.kinds))
+                taught = (
+                    Stream(method="action", depth=stream.depth),
+                    Stream(method="classification", kinds=stream.kinds, depth=stream.depth),
+                )
                 teachers = tuple(self.encoder_recipe(teacher, **data) for teacher in taught)
         else:
             is_action = stream.method == "action"
@@ -68,7 +95,7 @@ class Profile:
                 task=stream.method, kinds=stream.kinds, num_actions=num_actions if is_action else 0
             )
         return EncoderRecipe(
-            encoder=self.encoder,
+            encoder=encoder,
             pretext=pretext,
             clips=clips,
             augment=self.augment,
@@ -90,6 +117,7 @@ def mini() -> Profile:
         about=_EMBEDDED,
         pantomime=PantomimeSettings(),
         grounding=GroundingWorldSettings(train=450, test=150),
+        stories=StorySettings(seed=1),  # Choice: not 0, on whose clips settings of the boundary heads were chosen
         encoder=EncoderSettings(depth=18, width=16),
         # Choice: only strong speed changes; weak ones are not learnt in this little training.
         clips=ClipSettings(gammas=(0.25, 4.0)),
@@ -101,6 +129,14 @@ def mini() -> Profile:
         matching_weight=1.0,
         # Choice: 48 cells for videos of 36 snippets, and batches of 8 because 120 videos make few steps.
         head=GTADSettings(feature_width=128, cells=48, max_duration=48, batch_size=8),
+        # Choice: as above; 90 videos of 45 to 90 snippets.
+        hacs=GTADSettings(feature_width=128, cells=64, max_duration=64, batch_size=8, top_classes=1),
+        thumos=WindowSettings(
+            feature_width=128, cells=64, stride_cells=32, max_duration=32, too_long_cells=33, learning_rate=1e-3
+        ),
+        actionness=ActionnessSettings(),
+        peaks=PeakSettings(),
+        boundary_head=BoundaryHeadSettings(),
         # Choice: narrow networks, one cell per snippet; the published widths would take days on two cores. One
         # LSTM layer instead of three: with so few sentences three delay learning by many epochs.
         tan2d=TAN2DSettings(
@@ -143,11 +179,14 @@ def smoke() -> Profile:
         about=f"{_EMBEDDED}; smoke profile: far too little training for the scores to mean anything",
         pantomime=PantomimeSettings(trimmed_per_class=3, trimmed_val_per_class=1, untrimmed_train=8, untrimmed_val=8),
         grounding=GroundingWorldSettings(train=12, test=8),
+        stories=StorySettings(games_train=4, games_test=4, tasks=3, clips_train=6, clips_val=6),
         encoder=EncoderSettings(depth=18, width=8),
         augment=AugmentSettings(size_px=32),
         train=TrainSettings(clips=128, batch_size=16, log_every_steps=2, checkpoint_every_steps=4),
         two_head_train=TrainSettings(clips=128, batch_size=16, log_every_steps=2, checkpoint_every_steps=4),
         head=GTADSettings(feature_width=64, cells=24, max_duration=24, epochs=2),
+        hacs=GTADSettings(feature_width=64, cells=24, max_duration=24, epochs=2, top_classes=1),
+        thumos=replace(mini().thumos, cells=32, stride_cells=16, max_duration=16, too_long_cells=17, epochs=2),
         tan2d=replace(mini().tan2d, hidden=16, layers=2, epochs=2),
         lgi=replace(mini().lgi, hidden=16, epochs=2),
     )
@@ -166,9 +205,10 @@ def paper() -> Profile:
     )
     return Profile(
         name="paper",
-        about="Kinetics-400 pre-training; ActivityNet-1.3 validation, Charades-STA test",
+        about="Kinetics-400 pre-training; public localisation data sets",
         pantomime=None,
         grounding=None,
+        stories=None,
         encoder=EncoderSettings(depth=18, width=64),
         clips=ClipSettings(),
         augment=AugmentSettings(size_px=224),
@@ -176,6 +216,11 @@ def paper() -> Profile:
         two_head_train=replace(train, clips=2 * train.clips),
         matching_weight=1.0,
         head=GTADSettings(feature_width=512, cells=100, max_duration=100),
+        hacs=GTADSettings(feature_width=512, learning_rate=5e-4, batch_size=32, top_classes=1),
+        thumos=WindowSettings(feature_width=512),
+        actionness=ActionnessSettings(),
+        peaks=PeakSettings(),
+        boundary_head=BoundaryHeadSettings(),
         tan2d=TAN2DSettings(feature_width=512),
         lgi=LGISettings(feature_width=512),
         word_width=300,

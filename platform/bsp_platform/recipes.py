@@ -8,7 +8,7 @@ default it does not enter the hash, so that those results are still found.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from bsp.augment import AugmentSettings
 from bsp.clips import BoundaryKind, ClipSettings
@@ -30,16 +30,19 @@ class Stream:
     method: Method  # "action" is vanilla; classification and regression are boundary pretexts over ``kinds``
     kinds: tuple[BoundaryKind, ...] = ()
     seed_offset: int = 0  # added to the row's seed
+    depth: int | None = None  # of the ResNet; None = the profile's
 
     def __str__(self) -> str:
         kinds = "+".join(kind.name.lower() for kind in self.kinds)
         other = f" seed+{self.seed_offset}" if self.seed_offset else ""
-        return f"{self.method}{f'({kinds})' if kinds else ''}{other}"
+        depth = f" R{self.depth}" if self.depth else ""
+        return f"{self.method}{f'({kinds})' if kinds else ''}{depth}{other}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderRecipe:
-    """Frozen encoder weights. ``pretext`` None is a random encoder: then only encoder and seed count."""
+    """Frozen encoder weights. ``pretext`` None is not trained: random (only encoder and seed count) or, with
+    ``weights``, a published checkpoint as it is."""
 
     encoder: EncoderSettings
     pretext: PretextSettings | FusionSettings | None = None
@@ -50,12 +53,15 @@ class EncoderRecipe:
     workers: int = 1  # data-parallel processes: batch norm and the order of sums depend on it
     seed: int = 0
     teachers: tuple[EncoderRecipe, ...] = field(default=(), metadata={"later": True})  # action, boundary
+    weights: str = field(default="", metadata={"later": True})  # SHA-256 of a checkpoint file; "" = none
     code: int = 1
 
     def __post_init__(self) -> None:
         parts = (self.pretext, self.clips, self.augment, self.train, self.trimmed)
         if any(part is None for part in parts) and any(part is not None for part in parts):
             raise ValueError("a trained encoder needs pretext, clips, augment, train and trimmed; a random one none")
+        if self.weights and self.pretext is not None:
+            raise ValueError("weights from a file are taken as they are: such an encoder has no pretext")
         distils = isinstance(self.pretext, FusionSettings) and self.pretext.distils
         if len(self.teachers) != (2 if distils else 0):
             raise ValueError(f"feature distillation needs 2 teachers, others none, not {len(self.teachers)}")
@@ -66,6 +72,8 @@ class EncoderRecipe:
     def name(self) -> str:
         """Readable file name: what was learnt, backbone, seed, steps."""
         backbone = f"tsm_r{self.encoder.depth}w{self.encoder.width}"
+        if self.weights:
+            return f"given_{backbone}_{self.weights[:8]}"
         if self.pretext is None:
             return f"random_{backbone}_seed{self.seed}"
         kinds = "+".join("".join(word[0] for word in kind.name.lower().split("_")) for kind in self.pretext.kinds)
@@ -98,11 +106,20 @@ class ClassScoresRecipe:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ClassScoresFile:
+    """Video-level class scores from a published classification result, given by path."""
+
+    sha256: str
+    annotations: str  # fingerprint of the data set whose videos and classes are looked up in it
+    code: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
 class HeadRecipe:
     """A trained G-TAD head, its detections on the validation videos, and their scores."""
 
     features: FeatureRecipe
-    class_scores: ClassScoresRecipe
+    class_scores: ClassScoresRecipe | ClassScoresFile
     head: GTADSettings
     annotations: str
     seed: int = 0
@@ -125,5 +142,17 @@ class GroundingRecipe:
     moments: str  # fingerprint of sentences, times and durations
     held_out_every: int = 10  # one in so many training videos chooses the epoch instead of training; 0 = off
     blind: Literal["", "text", "video"] = ""  # baselines that get no sentence, or no video
+    seed: int = 0
+    code: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskRecipe:
+    """A trained head of another task (THUMOS-14, step localisation, event boundaries), its predictions and scores."""
+
+    streams: tuple[FeatureRecipe, ...]
+    head: Any  # the settings of the head; their class says which one it is
+    annotations: str  # fingerprint
+    class_scores: ClassScoresRecipe | ClassScoresFile | None = None  # THUMOS-14 only
     seed: int = 0
     code: int = 1

@@ -8,66 +8,96 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from bsp.datasets.gebd import load_gebd_folder
+from bsp.datasets.pantomime_stories import render_stories
 
 from bsp.catalog import Catalog
 from bsp.datasets import pantomime
 from bsp.datasets.activitynet import LocalizationDataset, load_activitynet
 from bsp.datasets.charades_sta import GroundingDataset, load_charades_sta
+from bsp.datasets.crosstask import load_crosstask
+from bsp.datasets.hacs import load_hacs
 from bsp.datasets.kinetics import load_class_folders, load_kinetics_csv
 from bsp.datasets.pantomime_grounding import render_grounding
+from bsp.datasets.thumos14 import load_thumos14
 from bsp.text import WordVectors, load_glove, tokenise
+from bsp.tsm_checkpoint import checkpoint_architecture
 from bsp_platform.profiles import Profile
+from bsp_platform.stages import file_sha256
+from bsp_platform.tasks import Head, data_sets
 
 MAX_MISSING_SHARE = 0.5  # of the videos of Charades-STA, as load_activitynet has it
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataPaths:
-    """Folders and files that the user gave; all None with an embedded profile."""
+    """Folders and files that the user gave; data folders are all None with an embedded profile."""
 
     kinetics: Path | None = None
     activitynet: Path | None = None
     charades: Path | None = None
-    glove: Path | None = None  # may also go with an embedded profile
+    thumos: Path | None = None
+    hacs: Path | None = None
+    crosstask: Path | None = None
+    gebd: Path | None = None
+    # These may also go with an embedded profile:
+    glove: Path | None = None
+    class_scores: tuple[tuple[str, Path], ...] = ()  # (data set, published classification result)
+    vanilla_weights: tuple[Path, ...] = ()  # checkpoints that stand for the vanilla encoder, by their depth
+
+
+FOLDERS = tuple(f.name for f in fields(DataPaths) if f.name not in ("glove", "class_scores", "vanilla_weights"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class GivenFile:
+    """A file given by path whose content is part of the result."""
+
+    path: str
+    sha256: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sources:
-    """The videos of an experiment and their fingerprints; None and "" where no head needs them."""
+    """The videos of an experiment and their fingerprints, by data set; only those that its heads need."""
 
     trimmed: Catalog
     trimmed_print: str
-    untrimmed: LocalizationDataset | None = None
-    untrimmed_print: str = ""  # of the video files
-    annotations_print: str = ""  # of labels, segments and subsets
-    grounding: GroundingDataset | None = None
-    grounding_print: str = ""  # of the video files
-    moments_print: str = ""  # of sentences, times and durations
+    data: Mapping[str, Any] = field(default_factory=dict)  # LocalizationDataset, GroundingDataset, ...
+    videos_prints: Mapping[str, str] = field(default_factory=dict)  # of the video files
+    labels_prints: Mapping[str, str] = field(default_factory=dict)  # of the annotations
     glove: WordVectors | None = None  # only the words that occur
+    class_scores: Mapping[str, GivenFile] = field(default_factory=dict)  # by data set
+    vanilla_weights: Mapping[int, GivenFile] = field(default_factory=dict)  # by depth
 
     @property
-    def text_note(self) -> str:
-        """Where word embeddings come from, for the output of grounding tables."""
-        if self.grounding is None:
-            return ""
-        if self.glove is None:
-            return "word embeddings learnt from scratch (no GloVe file given)"
-        return f"word embeddings {self.glove.name}, {self.glove.vectors.shape[1]}-d, frozen"
+    def notes(self) -> list[str]:
+        """Where word embeddings, class scores and given weights come from, for the output."""
+        notes = [f"class scores of {name}: {Path(file.path).name}" for name, file in self.class_scores.items()]
+        notes += [
+            f"vanilla R{depth} is {Path(file.path).name}, as given" for depth, file in self.vanilla_weights.items()
+        ]
+        if "charades" in self.data:
+            if self.glove is None:
+                notes.append("word embeddings learnt from scratch (no GloVe file given)")
+            else:
+                notes.append(f"word embeddings {self.glove.name}, {self.glove.vectors.shape[1]}-d, frozen")
+        return notes
 
 
 def load_sources(
-    profile: Profile, heads: Collection[str], paths: DataPaths, *, storage: Path, progress: bool = True
+    profile: Profile, heads: Collection[Head], paths: DataPaths, *, storage: Path, progress: bool = True
 ) -> Sources:
     """Render or find the embedded data, or load the given folders. ValueError for a missing option."""
-    detect, ground = "gtad" in heads, bool({"2dtan", "lgi"} & set(heads))
-    untrimmed = grounding = glove = None
+    wanted = sorted(data_sets(heads))
     if profile.pantomime is not None:
-        given = [f"--{name}" for name in ("kinetics", "activitynet", "charades") if getattr(paths, name)]
+        given = [f"--{name}" for name in FOLDERS if getattr(paths, name)]
         if given:
             raise ValueError(
                 f"profile {profile.name} renders its own videos; {' and '.join(given)} go with --profile paper"
@@ -76,31 +106,62 @@ def load_sources(
         trimmed = load_kinetics_csv(
             root / "trimmed" / "train.csv", root / "trimmed" / "videos", cache_dir=storage / "catalogs"
         )
-        if detect:
-            untrimmed = load_activitynet(root / "untrimmed" / "activitynet.json", root / "untrimmed" / "videos")
-        if ground:
-            grounding = load_charades_sta(render_grounding(profile.grounding, storage / "pantomime", progress=progress))
+        data = {name: _embedded(name, root, profile, storage / "pantomime", progress) for name in wanted}
     else:
-        needed = {"kinetics": True, "activitynet": detect, "charades": ground}
-        missing = [f"--{name} DIR" for name, wanted in needed.items() if wanted and not getattr(paths, name)]
+        missing = [f"--{name} DIR" for name in ("kinetics", *wanted) if not getattr(paths, name)]
         if missing:
             raise ValueError(f"profile {profile.name} needs {' and '.join(missing)}")
         trimmed = _load_kinetics(paths.kinetics, storage / "catalogs")
-        untrimmed = _load_activitynet(paths.activitynet) if detect else None
-        grounding = _load_charades(paths.charades) if ground else None
-    if grounding is not None and paths.glove is not None:
-        glove = _only_words_of(load_glove(paths.glove, cache_dir=storage / "glove"), grounding)
+        data = {name: _LOADERS[name](getattr(paths, name)) for name in wanted}
+    glove = None
+    if "charades" in data and paths.glove is not None:
+        glove = _only_words_of(load_glove(paths.glove, cache_dir=storage / "glove"), data["charades"])
     return Sources(
         trimmed=trimmed,
         trimmed_print=trimmed.fingerprint(),
-        untrimmed=untrimmed,
-        untrimmed_print=_videos_print(untrimmed.videos) if untrimmed else "",
-        annotations_print=_annotations_print(untrimmed) if untrimmed else "",
-        grounding=grounding,
-        grounding_print=_videos_print(grounding.videos) if grounding else "",
-        moments_print=_moments_print(grounding) if grounding else "",
+        data=data,
+        videos_prints={name: _videos_print(d.videos) for name, d in data.items()},
+        labels_prints={name: _labels_print(d) for name, d in data.items()},
         glove=glove,
+        class_scores={name: _given(path) for name, path in paths.class_scores if name in data},
+        vanilla_weights=_vanilla_weights(paths.vanilla_weights, profile),
     )
+
+
+def _embedded(name: str, root: Path, profile: Profile, out: Path, progress: bool) -> Any:
+    """One data set of the embedded world; ActivityNet's videos lie beside the trimmed ones in ``root``."""
+    if name == "activitynet":
+        return load_activitynet(root / "untrimmed" / "activitynet.json", root / "untrimmed" / "videos")
+    if name == "charades":
+        return load_charades_sta(render_grounding(profile.grounding, out, progress=progress))
+    stories = render_stories(profile.stories, out, progress=progress)
+    if name == "thumos":
+        return load_thumos14(stories / "games" / "thumos14", stories / "games" / "videos")
+    if name == "hacs":
+        return load_hacs(stories / "games" / "hacs.json", stories / "games" / "videos")
+    if name == "crosstask":
+        return load_crosstask(stories / "tasks" / "crosstask_release", stories / "tasks" / "videos")
+    return load_gebd_folder(stories / "clips")
+
+
+def _given(path: Path) -> GivenFile:
+    return GivenFile(path=str(path.resolve()), sha256=file_sha256(path))
+
+
+def _vanilla_weights(paths: Iterable[Path], profile: Profile) -> dict[int, GivenFile]:
+    """Checkpoints by depth; ValueError for one of another width than the profile's, or two of one depth."""
+    found: dict[int, GivenFile] = {}
+    for path in paths:
+        depth, width = checkpoint_architecture(path)
+        if width != profile.encoder.width:
+            raise ValueError(
+                f"{path}: a ResNet-{depth} of width {width}, but profile {profile.name} uses width "
+                f"{profile.encoder.width}; published weights go with --profile paper or paper-r50"
+            )
+        if depth in found:
+            raise ValueError(f"{path}: --vanilla-weights already has a ResNet-{depth}, {found[depth].path}")
+        found[depth] = _given(path)
+    return found
 
 
 def _only_words_of(glove: WordVectors, data: GroundingDataset) -> WordVectors:
@@ -126,13 +187,7 @@ def _load_kinetics(folder: Path, cache_dir: Path) -> Catalog:
 
 def _load_activitynet(folder: Path) -> LocalizationDataset:
     """The one JSON file in ``folder``, with the videos in ``folder/videos`` or in the folder itself."""
-    if not folder.is_dir():
-        raise ValueError(f"--activitynet {folder}: no such folder")
-    files = sorted(p for p in folder.iterdir() if p.name.endswith((".json", ".json.gz")))
-    if len(files) != 1:
-        raise ValueError(f"--activitynet {folder}: expected one annotation file (*.json), found {len(files)}")
-    videos = folder / "videos"
-    return load_activitynet(files[0], videos if videos.is_dir() else folder)
+    return load_activitynet(_only_json(folder, "--activitynet"), _videos_folder(folder))
 
 
 def _load_charades(folder: Path) -> GroundingDataset:
@@ -146,6 +201,43 @@ def _load_charades(folder: Path) -> GroundingDataset:
     return data
 
 
+def _load_thumos(folder: Path) -> LocalizationDataset:
+    return load_thumos14(folder, _videos_folder(folder))
+
+
+def _load_hacs(folder: Path) -> LocalizationDataset:
+    return load_hacs(_only_json(folder, "--hacs"), _videos_folder(folder))
+
+
+def _load_crosstask(folder: Path) -> Any:
+    release = folder / "crosstask_release"
+    return load_crosstask(release if release.is_dir() else folder, _videos_folder(folder))
+
+
+def _videos_folder(folder: Path) -> Path:
+    """``folder/videos`` if there is one, else the folder itself."""
+    return folder / "videos" if (folder / "videos").is_dir() else folder
+
+
+def _only_json(folder: Path, option: str) -> Path:
+    if not folder.is_dir():
+        raise ValueError(f"{option} {folder}: no such folder")
+    files = sorted(p for p in folder.iterdir() if p.name.endswith((".json", ".json.gz")))
+    if len(files) != 1:
+        raise ValueError(f"{option} {folder}: expected one annotation file (*.json), found {len(files)}")
+    return files[0]
+
+
+_LOADERS = {
+    "activitynet": _load_activitynet,
+    "charades": _load_charades,
+    "thumos": _load_thumos,
+    "hacs": _load_hacs,
+    "crosstask": _load_crosstask,
+    "gebd": load_gebd_folder,
+}
+
+
 def _digest(value: object) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -154,18 +246,18 @@ def _videos_print(videos: Iterable) -> str:
     return _digest([(v.video_id, Path(v.path).stat().st_size) for v in videos if v.path is not None])
 
 
-def _annotations_print(data: LocalizationDataset) -> str:
-    return _digest(
-        [
-            (v.video_id, v.subset, v.duration_s, [(i.label, i.start_s, i.end_s) for i in v.instances])
-            for v in data.videos
-        ]
-    )
-
-
-def _moments_print(data: GroundingDataset) -> str:
-    moments = {
-        subset: [(m.video_id, m.sentence, m.start_s, m.end_s) for m in of_subset]
-        for subset, of_subset in data.moments.items()
-    }
-    return _digest([moments, [(v.video_id, v.duration_s) for v in data.videos]])
+def _labels_print(data: Any) -> str:
+    if isinstance(data, GroundingDataset):
+        moments = {
+            subset: [(m.video_id, m.sentence, m.start_s, m.end_s) for m in of_subset]
+            for subset, of_subset in data.moments.items()
+        }
+        return _digest([moments, [(v.video_id, v.duration_s) for v in data.videos]])
+    if isinstance(data, LocalizationDataset):
+        return _digest(
+            [
+                (v.video_id, v.subset, v.duration_s, [(i.label, i.start_s, i.end_s) for i in v.instances])
+                for v in data.videos
+            ]
+        )
+    return _digest([{k: v for k, v in asdict(video).items() if k != "path"} for video in data.videos])

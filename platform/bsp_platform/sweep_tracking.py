@@ -30,9 +30,11 @@ class SweepTracking:
         self.results = options.results / experiment.name / profile.name
         self.tracker = Tracker(options.tracking_uri, experiment.name, options.tracking_home)
         settings = as_plain(replace(profile, resources=None))
-        data = {"trimmed": sources.trimmed_print, "untrimmed": sources.untrimmed_print}
-        if sources.grounding is not None:
-            data |= {"grounding": sources.grounding_print, "moments": sources.moments_print, "text": sources.text_note}
+        data = {"trimmed": sources.trimmed_print}
+        for name in sources.data:
+            data |= {name: sources.videos_prints[name], f"{name} labels": sources.labels_prints[name]}
+        if sources.notes:
+            data["notes"] = "; ".join(sources.notes)
         self.key = f"{profile.name}/{recipe_hash({'settings': settings, **data, 'workers': options.workers})}"
         self.settings = {"profile": profile.name, "about": profile.about, **data}
         self.parent = ""
@@ -59,10 +61,11 @@ class SweepTracking:
                 "task": " + ".join(stream.method for stream in row.streams), "kinds": "+".join(kinds) or "none",
                 "streams": len(row.streams), "heads": "+".join(row.heads), "blind": row.blind or "no",
                 "profile": self.profile.name, "depth": encoder.depth, "width": encoder.width,
-                "size_px": r.features[0].size_px, "clips": train.clips, "learning_rate": train.learning_rate,
+                "size_px": self.profile.augment.size_px, "clips": train.clips, "learning_rate": train.learning_rate,
             }  # fmt: skip
             for head, recipe in r.heads.items():
-                params[f"{head}_epochs"] = recipe.head.epochs
+                if hasattr(recipe.head, "epochs"):
+                    params[f"{head}_epochs"] = recipe.head.epochs
                 if head == "gtad":
                     params["head_cells"] = recipe.head.cells
             tracker.params(self.runs[cell], params)

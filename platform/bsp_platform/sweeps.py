@@ -18,7 +18,9 @@ from bsp_platform.cluster import cluster_size, start_ray
 from bsp_platform.costs import row_costs
 from bsp_platform.live import LiveView
 from bsp_platform.options import Options
-from bsp_platform.rows import Cell, Experiment, Row, RowJob, RowRecipes, reason, row_recipes, run_row
+from bsp_platform.recipes import ClassScoresRecipe
+from bsp_platform.row_runner import RowJob, reason, run_row
+from bsp_platform.rows import Cell, Experiment, Row, RowRecipes, row_recipes
 from bsp_platform.sources import Sources, load_sources
 from bsp_platform.stages import StageStore
 from bsp_platform.sweep_tracking import SweepTracking
@@ -34,8 +36,8 @@ def run(experiment: Experiment, options: Options) -> int:
     with only_one(store.root / f"{experiment.name}.lock", f"{experiment.name} with --storage {store.root}"):
         heads = {head for row in rows for head in row.heads}
         sources = load_sources(profile, heads, options.data, storage=store.root)
-        if sources.text_note:
-            print(f"text: {sources.text_note}", flush=True)
+        for note in sources.notes:
+            print(note, flush=True)
         recipes = {
             (row.name, seed): row_recipes(row, seed, profile, sources, options.workers)
             for seed in range(options.seeds)
@@ -70,7 +72,7 @@ def run(experiment: Experiment, options: Options) -> int:
             reused=reused,
             seconds=seconds,
             costs=costs,
-            text_note=sources.text_note,
+            notes=sources.notes,
             duration_s=time.time() - began,
         )
         tracking.close(rows, scores, failures, results)
@@ -108,7 +110,7 @@ def _put_aside(store: StageStore, recipes: dict[Cell, RowRecipes]) -> None:
     moved = {
         store.put_aside(kind, recipe)
         for r in recipes.values()
-        for kind, recipe in [*r.stages(), *([("class_scores", r.class_scores)] if r.class_scores else [])]
+        for kind, recipe in [*r.stages(), *(("class_scores", scores) for scores in r.class_scores())]
     } - {None}
     if moved:
         print(f"--fresh: {len(moved)} stages moved to {store.root / 'replaced'}; delete that folder at will")
@@ -154,11 +156,10 @@ def _run_missing(
         storage=str(store.root),
         resources=resources,
         catalog=ray.put(sources.trimmed),
-        videos={
-            sources.untrimmed_print: ray.put(sources.untrimmed),
-            sources.grounding_print: ray.put(sources.grounding),
-        },
+        data={name: ray.put(data) for name, data in sources.data.items()},
         glove=ray.put(sources.glove),
+        class_scores={name: file.path for name, file in sources.class_scores.items()},
+        weights={file.sha256: file.path for file in sources.vanilla_weights.values()},
         recipes={cell: recipes[cell] for cell in todo},
     )
     ordered = sorted(todo, key=lambda cell: _turn(cell, recipes[cell]))
@@ -188,9 +189,9 @@ def _run_missing(
 def _turn(cell: Cell, recipes: RowRecipes) -> tuple[int, int, int]:
     """Sort key: the vanilla encoder whose class scores all rows wait for comes first; within a seed, rows that
     use what others train (teachers) or train nothing come last, as they would only wait."""
-    shared = recipes.class_scores
-    if shared is not None and recipes.encoders == (shared.features.encoder,):
-        return -1, 0, 0
+    for shared in recipes.class_scores():
+        if isinstance(shared, ClassScoresRecipe) and recipes.encoders == (shared.features.encoder,):
+            return -1, 0, 0
     waits = sum(len(encoder.teachers) for encoder in recipes.encoders)
     return cell[1], waits, int(all(encoder.pretext is None for encoder in recipes.encoders))
 

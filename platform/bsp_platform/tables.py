@@ -18,6 +18,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from bsp_platform.claims import check_claims, claim_lines
 from bsp_platform.stages import as_plain, write_json
 
 _PACKAGES = ("ray", "torch", "mlflow", "numpy", "decord", "av")
@@ -35,7 +36,7 @@ def write_tables(
     reused: dict,
     seconds: dict,
     costs: dict,
-    text_note: str,
+    notes: list[str],
     duration_s: float,
 ) -> dict[str, Any]:
     """Write ``folder/table.{json,csv,md}`` and return the JSON's content."""
@@ -78,7 +79,9 @@ def write_tables(
         "seeds": seeds,
         "rows": table_rows,
         "references": [{"label": r.label, "source": r.source, "paper": r.paper} for r in experiment.references],
-        "text": text_note,
+        "claims": check_claims(experiment.claims, table_rows),
+        "note": experiment.note,
+        "notes": notes,
         "duration_s": duration_s,
         "commit": _commit(),
         "versions": {name: _version(name) for name in _PACKAGES} | {"python": platform.python_version()},
@@ -129,16 +132,21 @@ def _paper(row: dict, metric: str) -> str:
     return f"{row['paper'][metric]:.2f}" if metric in row["paper"] else ""
 
 
+def _paper_columns(content: dict) -> list[str]:
+    """Those in which the paper, or what it cites, has a number."""
+    given = [*content["rows"], *content["references"]]
+    return [c for c in content["columns"] if any(c in row["paper"] for row in given)]
+
+
 def _header(content: dict) -> list[str]:
-    columns = content["columns"]
-    return ["row", *(f"{c} (ours)" for c in columns), *(f"{c} (paper)" for c in columns)]
+    return ["row", *(f"{c} (ours)" for c in content["columns"]), *(f"{c} (paper)" for c in _paper_columns(content))]
 
 
 def _body(content: dict) -> list[list[str]]:
-    columns = content["columns"]
+    columns, of_paper = content["columns"], _paper_columns(content)
     cited = [{**reference, "scores": {}, "failures": {}} for reference in content["references"]]
     return [
-        [row["label"], *(_ours(row, c) for c in columns), *(_paper(row, c) for c in columns)]
+        [row["label"], *(_ours(row, c) for c in columns), *(_paper(row, c) for c in of_paper)]
         for row in [*[r | {"label": f"{r['label']} (cited)"} for r in cited], *content["rows"]]
     ]
 
@@ -163,27 +171,37 @@ def _csv(content: dict) -> str:
 
 
 def _markdown(content: dict) -> str:
-    header = _header(content)
     lines = [
         f"# {content['title']}",
         "",
         f"Ours: profile `{content['profile']}`, {content['seeds']} seed(s), {content['about']}.",
         f"Paper: {content['paper_data']}; shown for reference, not comparable in value.",
         "",
-        "| " + " | ".join(header) + " |",
-        "| " + " | ".join(["---"] * len(header)) + " |",
-        *("| " + " | ".join(line) + " |" for line in _body(content)),
+        *markdown_table(table_body(content)),
         "",
         f"Mean ± standard deviation over seeds, percent. {content['hardware']}; commit {content['commit']}.",
-        *([f"Text: {content['text']}."] if content["text"] else []),
+        *([content["note"]] if content["note"] else []),
+        *(f"{note[0].upper()}{note[1:]}." for note in content["notes"]),
         *(f"{reference['label']} (cited): {reference['source']}" for reference in content["references"]),
     ]
+    if content["claims"]:
+        lines += ["", "Relations (difference of two rows, mean ± standard deviation over seeds, percent points):", ""]
+        lines += markdown_table(claim_lines(content["claims"]))
     costs = _costs(content)
     if costs:
-        lines += ["", "Cost of one clip at inference, one process:", ""]
-        lines += ["| " + " | ".join(line) + " |" for line in [costs[0], ["---"] * len(costs[0]), *costs[1:]]]
+        lines += ["", "Cost of one clip at inference, one process:", "", *markdown_table(costs)]
     lines += ["", "Stages that were in the storage already:", "", *_reused(content)]
     return "\n".join(lines) + "\n"
+
+
+def table_body(content: dict) -> list[list[str]]:
+    """Header and a line per row: ours, then the paper's, cited rows first."""
+    return [_header(content), *_body(content)]
+
+
+def markdown_table(lines: list[list[str]]) -> list[str]:
+    """Header and body as the lines of a Markdown table."""
+    return ["| " + " | ".join(line) + " |" for line in [lines[0], ["---"] * len(lines[0]), *lines[1:]]]
 
 
 def _costs(content: dict) -> list[list[str]]:
@@ -191,8 +209,10 @@ def _costs(content: dict) -> list[list[str]]:
     rows = [row for row in content["rows"] if row["cost"]]
     if not rows:
         return []
-    base = next((row["cost"] for row in rows if row["cost"]["streams"] == 2), rows[0]["cost"])
-    lines = [["row", "streams", "parameters", "MFLOPs per clip", "clips/s", "FLOPs / two-stream", "time / two-stream"]]
+    # Relative to the first row with two streams, of whatever depth.
+    base_row = next((row for row in rows if row["cost"]["streams"] == 2), rows[0])
+    base, name = base_row["cost"], base_row["label"]
+    lines = [["row", "streams", "parameters", "MFLOPs per clip", "clips/s", f"FLOPs / {name}", f"time / {name}"]]
     for row in rows:
         cost = row["cost"]
         lines.append(
@@ -229,11 +249,14 @@ def print_table(content: dict) -> None:
     if not console.is_terminal:
         console = Console(width=160)
     console.print(table)
-    if content["text"]:
-        console.print(f"text: {content['text']}")
+    for note in (*([content["note"]] if content["note"] else []), *content["notes"]):
+        console.print(note)
     costs = _costs(content)
-    if costs:
-        table = Table(*costs[0], title="Cost of one clip at inference")
-        for line in costs[1:]:
+    more = {"Cost of one clip at inference": costs} if costs else {}
+    if content["claims"]:
+        more["Relations between rows (differences in percent points)"] = claim_lines(content["claims"])
+    for title, lines in more.items():
+        table = Table(*lines[0], title=title)
+        for line in lines[1:]:
             table.add_row(*line)
         console.print(table)

@@ -1,0 +1,176 @@
+"""Generic event boundary detection: Kinetics-GEBD and TAPOS in their published annotation files.
+
+A clip of some ten seconds has the boundaries of several annotators, and a number for how well they agree. Files are
+pickles, read without running anything in them, or JSON of the same content. The videos are looked for by name only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from bsp.catalog import report_skips
+from bsp.datasets.activitynet import find_videos
+from bsp.datasets.gebd_records import ProcessedRecord, read_records
+from bsp.datasets.plain_pickle import read_plain_pickle
+from bsp.datasets.results_json import read_json
+from bsp.errors import AnnotationError
+
+SUBSETS = {"training": "train", "validation": "val"}  # and how file names call them
+SUFFIXES = (".pkl", ".json", ".json.gz")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GEBDVideo:
+    """One annotated clip; ``path`` is None when no file of it was found (or looked for)."""
+
+    video_id: str
+    path: str | None
+    subset: str
+    duration_s: float  # > 0, as annotated
+    fps: float  # > 0, as annotated
+    frames: int  # >= 1, as annotated
+    boundaries_s: tuple[tuple[float, ...], ...]  # per annotator, at least one; seconds, in the order of the file
+    boundary_frames: tuple[tuple[float, ...], ...]  # the same as 0-based frames
+    consistency: tuple[float, ...]  # F1 of each annotator against the others, 0..1
+    consistency_avg: float  # their mean; clips below 0.3 are not evaluated
+    path_video: str | None  # "class/ID_start_end.mp4" as annotated; TAPOS has none
+
+    @property
+    def most_consistent_s(self) -> tuple[float, ...]:
+        """Boundaries of the annotator with the highest consistency, the first of equals: what heads learn from."""
+        return self.boundaries_s[self.consistency.index(max(self.consistency))]
+
+
+@dataclass(frozen=True)
+class GEBDDataset:
+    """The clips in the order of their files, also those without a video file."""
+
+    videos: tuple[GEBDVideo, ...]
+    missing: tuple[str, ...]  # ids of the clips without a file
+    dropped: tuple[str, ...]  # raw clips left out, as "file: id: why"
+
+    def ground_truth(self, subset: str) -> dict[str, ProcessedRecord]:
+        """The clips of a subset in the published processed layout, which is what the metric takes."""
+        return {video.video_id: _record(video) for video in self.videos if video.subset == subset}
+
+
+def load_gebd(
+    path: str | Path, video_folder: str | Path | None = None, *, subset: str, max_missing_share: float = 0.5
+) -> GEBDDataset:
+    """Read one annotation file (.pkl, .json, .json.gz) of any layout of gebd_records.py and find its videos.
+
+    video_folder: None looks for no file. Otherwise a clip is ``ID_start_end.<ext>`` (by its annotated path) in the
+        folder or in a folder of its class there, or ``<id>.<ext>`` in the folder.
+    subset: "training" or "validation"; only TAPOS' file has both, of the others it is just noted.
+    max_missing_share: 0..1; missing videos are counted, logged and listed, above this share TooManyBroken.
+    Raises AnnotationError for a malformed file, FileNotFoundError when the folder does not exist.
+    """
+    if subset not in SUBSETS:
+        raise ValueError(f"subset must be one of {', '.join(SUBSETS)}, not {subset!r}")
+    records, dropped = read_records(read_document(path), subset=subset, name=str(path))
+    report_skips(
+        [tuple(line.split(": ", 1)) for line in dropped],
+        len(records) + len(dropped),
+        1.0,
+        what=f"raw clips of {path} cannot be used",
+    )
+    if not records:
+        raise AnnotationError(f"{path}: no clip can be used ({len(dropped)} are left out); is it the right file?")
+    paths = {} if video_folder is None else _find(Path(video_folder), records)
+    missing = () if video_folder is None else tuple(clip for clip in records if clip not in paths)
+    report_skips(
+        [(clip, records[clip].get("path_video", f"{clip}.mp4")) for clip in missing],
+        len(records),
+        max_missing_share,
+        what=f"clips of {path} have no file in {video_folder}",
+    )
+    videos = tuple(_video(clip, record, paths.get(clip), subset) for clip, record in records.items())
+    return GEBDDataset(videos=videos, missing=missing, dropped=tuple(f"{Path(path).name}: {why}" for why in dropped))
+
+
+def load_gebd_folder(folder: str | Path, *, max_missing_share: float = 0.5) -> GEBDDataset:
+    """Both subsets of Kinetics-GEBD: ``k400_*train*`` and ``k400_*val*`` in a folder, videos in folder/videos.
+
+    Of processed (``k400_mr345_*``) and raw files the processed ones are taken. Raises as :func:`load_gebd`, and
+    AnnotationError when a file is absent, when several would do, and for a clip in both subsets.
+    """
+    folder = Path(folder)
+    parts = [
+        load_gebd(_annotation_file(folder, word), folder / "videos", subset=subset, max_missing_share=max_missing_share)
+        for subset, word in SUBSETS.items()
+    ]
+    shared = sorted({v.video_id for v in parts[0].videos} & {v.video_id for v in parts[1].videos})
+    if shared:
+        raise AnnotationError(f"{folder}: clips in both subsets: {', '.join(shared[:5])} ({len(shared)}); remove them")
+    return GEBDDataset(
+        videos=tuple(video for part in parts for video in part.videos),
+        missing=tuple(clip for part in parts for clip in part.missing),
+        dropped=tuple(line for part in parts for line in part.dropped),
+    )
+
+
+def read_document(path: str | Path) -> Any:
+    """The content of an annotation or prediction file: a pickle of plain data if named .pkl, else JSON (or gzipped)."""
+    return read_plain_pickle(path) if str(path).endswith(".pkl") else read_json(path)
+
+
+def _annotation_file(folder: Path, word: str) -> Path:
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: no such folder of annotations")
+    found = sorted(path for path in folder.iterdir() if path.name.endswith(SUFFIXES) and path.match(f"k400_*{word}*"))
+    found = [path for path in found if path.name.startswith("k400_mr345_")] or found
+    if len(found) != 1:
+        names = ", ".join(path.name for path in found) or "none"
+        raise AnnotationError(
+            f"{folder}: expected one file k400_*{word}* ({', '.join(SUFFIXES)}), found {names};"
+            " copy it there, or leave one"
+        )
+    return found[0]
+
+
+def _find(folder: Path, records: Mapping[str, ProcessedRecord]) -> dict[str, str]:
+    """Paths of the clips that are there: by annotated path in the folder of the class or directly, or by id."""
+    found = find_videos(folder, records)
+    annotated = {clip: PurePosixPath(record.get("path_video", "")) for clip, record in records.items()}
+    # TAPOS files of others name the whole video there, of which the clip is a part: that is not the clip's file.
+    annotated = {clip: path for clip, path in annotated.items() if path.stem.startswith(clip)}
+    places = sorted({path.parent.name for path in annotated.values()} | {""})
+    for place in places:
+        if (folder / place).is_dir():
+            stems = {path.stem: clip for clip, path in annotated.items() if place in ("", path.parent.name)}
+            found |= {stems[stem]: path for stem, path in find_videos(folder / place, stems).items()}
+    return found
+
+
+def _video(clip: str, record: ProcessedRecord, path: str | None, subset: str) -> GEBDVideo:
+    return GEBDVideo(
+        video_id=clip,
+        path=path,
+        subset=subset,
+        duration_s=record["video_duration"],
+        fps=record["fps"],
+        frames=record["num_frames"],
+        boundaries_s=tuple(map(tuple, record["substages_timestamps"])),
+        boundary_frames=tuple(map(tuple, record["substages_myframeidx"])),
+        consistency=tuple(record["f1_consis"]),
+        consistency_avg=record["f1_consis_avg"],
+        path_video=record.get("path_video"),
+    )
+
+
+def _record(video: GEBDVideo) -> ProcessedRecord:
+    record: ProcessedRecord = {
+        "num_frames": video.frames,
+        "fps": video.fps,
+        "video_duration": video.duration_s,
+        "f1_consis": list(video.consistency),
+        "f1_consis_avg": video.consistency_avg,
+        "substages_myframeidx": [list(frames) for frames in video.boundary_frames],
+        "substages_timestamps": [list(times) for times in video.boundaries_s],
+    }
+    if video.path_video is not None:
+        record |= {"path_video": video.path_video, "path_frame": video.path_video.removesuffix(".mp4")}
+    return record

@@ -1,0 +1,206 @@
+"""How other projects keep the snippet features of a data set: arrays with names, in a folder or in one HDF5 file.
+
+No array there says how it was made; what they mean is bsp/interchange.py's part. Learnt from the loaders of
+frostinassiky/gtad, sming256/OpenTAD, microsoft/VideoX (2D-TAN) and JonghwanMun/LGI4temporalgrounding:
+
+    gtad     one HDF5 file, a data set per video (its THUMOS-14 and ActivityNet loaders; the latter also takes a folder
+             with an HDF5 file per video), or a folder of CSV files as those before it used (BSN, BMN: csv_mean_100)
+    csv      a folder of <name>.csv: one line of column names, then one line per row
+    opentad  a folder of <name>.npy, [T, C]
+    2dtan    one HDF5 file, a data set per video; for ActivityNet Captions a group with the one data set c3d_features
+    lgi      a folder of <name>.npy, [T, C] or, as I3D's were published, [T, 1, 1, C]
+
+Letters: T rows (snippets or cells), C width.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import shutil
+import uuid
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+Layout = Literal["gtad", "opentad", "2dtan", "lgi", "csv"]
+_HDF5 = (".h5", ".hdf5")
+# What a folder of this layout may hold, one file per video; () = only one HDF5 file for all.
+_IN_FOLDER: dict[Layout, tuple[str, ...]] = {
+    "gtad": (*_HDF5, ".csv"), "opentad": (".npy",), "2dtan": (), "lgi": (".npy",), "csv": (".csv",),
+}  # fmt: skip
+_IN_ONE_FILE = ("gtad", "2dtan")
+LAYOUTS: tuple[Layout, ...] = tuple(_IN_FOLDER)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NamedArray:
+    """One video's array, not read yet."""
+
+    name: str  # as its project writes it, perhaps with a prefix
+    file: Path
+    key: str | None  # of the data set inside an HDF5 file; None = the file is the array
+
+    def __str__(self) -> str:
+        return str(self.file) if self.key is None else f"{self.file}:{self.key}"
+
+    def read(self, *, channel_first: bool = False) -> np.ndarray:
+        """float32 [T, C]; ``channel_first`` says that it is kept as [C, T].
+
+        ValueError, naming the file, for what is no two-dimensional array of numbers with at least one row.
+        """
+        if self.key is not None:
+            array = _read_hdf5(self)
+        elif self.file.suffix == ".csv":
+            array = _read_csv(self.file)
+        else:
+            try:
+                array = np.load(self.file, allow_pickle=False)
+            except (ValueError, EOFError) as error:
+                raise ValueError(f"{self}: not an array of numbers in NumPy's format ({error})") from None
+        if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiu" or not array.size:
+            what = f"{array.dtype} {list(array.shape)}" if isinstance(array, np.ndarray) else type(array).__name__
+            raise ValueError(f"{self}: {what}, not an array of numbers")
+        if array.ndim < 2 or sum(side > 1 for side in array.shape[1:]) > 1:
+            raise ValueError(f"{self}: an array {list(array.shape)}, not [rows, width]; pool it to one vector per row")
+        feat_TC = array.reshape(len(array), -1).astype(np.float32)
+        return np.ascontiguousarray(feat_TC.T) if channel_first else feat_TC
+
+
+def find_arrays(path: Path, layout: Layout) -> list[NamedArray]:
+    """All arrays at ``path``, by name. ValueError if there is none or the layout is another one."""
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file or folder")
+    if path.is_file():
+        if layout not in _IN_ONE_FILE:
+            raise ValueError(f"{path}: is a file, but the layout {layout} is a folder with a file per video")
+        return [NamedArray(name=key, file=path, key=key) for key in _hdf5_keys(path)]
+    suffixes = _IN_FOLDER[layout]
+    if not suffixes:
+        raise ValueError(f"{path}: is a folder, but the layout {layout} is one HDF5 file")
+    files = sorted(file for file in path.iterdir() if file.suffix in suffixes and not file.name.startswith("."))
+    kinds = sorted({file.suffix for file in files})
+    if len(kinds) != 1:
+        found = f"files of several kinds ({', '.join(kinds)}); keep one" if kinds else "none"
+        raise ValueError(f"{path}: expected one {' or '.join(f'<name>{s}' for s in suffixes)} per video, found {found}")
+    if kinds[0] in _HDF5:
+        return [NamedArray(name=file.stem, file=file, key=file.stem) for file in files]
+    return [NamedArray(name=file.name.removesuffix(kinds[0]), file=file, key=None) for file in files]
+
+
+def files_sha256(arrays: Sequence[NamedArray]) -> str:
+    """sha256 (hex) over the names and bytes of all files that the arrays are in."""
+    digest = hashlib.sha256()
+    for path in sorted({array.file for array in arrays}):
+        with path.open("rb") as file:
+            digest.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    return digest.hexdigest()
+
+
+def write_arrays(path: Path, layout: Layout, arrays: Iterable[tuple[str, np.ndarray]]) -> None:
+    """Write named arrays [T, C] in a layout; for gtad the end of the path, .h5 or not, decides between its two forms.
+
+    What is written appears complete or not at all. FileExistsError if there is something at ``path``.
+    """
+    one_file = layout == "2dtan" or (layout == "gtad" and path.suffix in _HDF5)
+    refuse_existing(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
+    try:
+        if one_file:
+            _write_hdf5(partial, arrays)
+        else:
+            partial.mkdir()
+            suffix = _IN_FOLDER[layout][-1]
+            for name, feat_TC in arrays:
+                _write_one(partial / f"{name}{suffix}", feat_TC)
+        if path.is_dir():
+            path.rmdir()  # an empty one
+        partial.replace(path)
+    finally:
+        if partial.is_dir():
+            shutil.rmtree(partial)
+        partial.unlink(missing_ok=True)
+
+
+def refuse_existing(path: Path) -> None:
+    """FileExistsError unless ``path`` is free or an empty folder."""
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise FileExistsError(f"{path}: is there already; remove it or choose another place")
+
+
+def _hdf5_keys(path: Path) -> list[str]:
+    import h5py
+
+    try:
+        with h5py.File(path, "r") as file:
+            keys = sorted(file)
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read as HDF5 ({error})") from None
+    if not keys:
+        raise ValueError(f"{path}: holds no data set")
+    return keys
+
+
+def _read_hdf5(array: NamedArray) -> np.ndarray:
+    import h5py
+
+    try:
+        with h5py.File(array.file, "r") as file:
+            found = file.get(array.key)
+            if isinstance(found, h5py.Group) and len(found) == 1:  # 2D-TAN's ActivityNet file: <id>/c3d_features
+                found = next(iter(found.values()))
+            if not isinstance(found, h5py.Dataset):
+                inside = sorted(file if found is None else found)[:5]
+                raise ValueError(f"{array}: expected one data set of this name, found {inside}")
+            return found[()]
+    except OSError as error:
+        raise ValueError(f"{array}: cannot be read as HDF5 ({error})") from None
+
+
+def _read_csv(path: Path) -> np.ndarray:
+    """The rows below the first line, which other projects skip (pandas takes it for the names of the columns)."""
+    try:
+        first, _, rest = path.read_text("utf-8").partition("\n")
+        names = first.rstrip("\r").split(",")
+        if "" in names:
+            raise ValueError("a column without a name in line 1, such as an index; write it without the index")
+        if _are_numbers(names) and names != [str(k) for k in range(len(names))]:
+            raise ValueError(
+                f"line 1 begins with {names[0]}, so it seems to be features; put a line of column names before it,"
+                " or the first row is lost"
+            )
+        if not rest.strip():
+            raise ValueError("no row below the column names")
+        rows = np.loadtxt(io.StringIO(rest), delimiter=",", dtype=np.float32, ndmin=2)
+        if rows.shape[1] != len(names):
+            raise ValueError(f"{rows.shape[1]} numbers in a row below {len(names)} column names")
+    except ValueError as error:  # also UTF-8's
+        raise ValueError(f"{path}: {error}") from None
+    return rows
+
+
+def _are_numbers(fields: Sequence[str]) -> bool:
+    try:
+        return all(np.isfinite(float(field)) for field in fields)
+    except ValueError:
+        return False
+
+
+def _write_hdf5(path: Path, arrays: Iterable[tuple[str, np.ndarray]]) -> None:
+    import h5py
+
+    with h5py.File(path, "w") as file:
+        for name, feat_TC in arrays:
+            file.create_dataset(name, data=np.asarray(feat_TC, np.float32))
+
+
+def _write_one(path: Path, feat_TC: np.ndarray) -> None:
+    if path.suffix == ".npy":
+        np.save(path, np.ascontiguousarray(feat_TC, np.float32))
+        return
+    names = ",".join(f"f{k}" for k in range(feat_TC.shape[1]))
+    np.savetxt(path, feat_TC, fmt="%.9g", delimiter=",", header=names, comments="")  # 9 digits keep every float32

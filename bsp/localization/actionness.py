@@ -1,0 +1,168 @@
+"""Step localisation on CrossTask: a linear classifier tells which moments belong to a step of the task.
+
+Section 4.1 of the paper: supervised, on frozen snippet features, one binary decision per segment of 0.2 s
+(``bsp.metrics.actionness`` has the grid and its labels). Features are interpolated at the segments' centres. That and
+a linear classifier commute, so scoring interpolates the snippets' scores. Letters: S snippets and N segments of a
+video, D feature width, B segments in a mini-batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from bsp.features import FeatureInfo
+from bsp.localization.epochs import require_finite
+from bsp.metrics.actionness import SEGMENT_S
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActionnessSettings:
+    """The linear classifier's training. Choice: binary cross-entropy, Adam, unweighted classes; the paper says
+    "a simple linear classifier" only."""
+
+    epochs: int = 10  # passes over all training segments, >= 1
+    batch_segments: int = 512  # of a mini-batch, from all videos, >= 1
+    learning_rate: float = 1e-2  # at the start, > 0; falls linearly towards 0
+    weight_decay: float = 1e-3  # L2 on the weights of standardised features, not on the bias; 0 = off
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1 or self.batch_segments < 1:
+            raise ValueError(f"epochs and batch_segments must be at least 1: {self.epochs}, {self.batch_segments}")
+        if not self.learning_rate > 0 or not self.weight_decay >= 0:
+            raise ValueError(
+                f"learning_rate must be above 0 and weight_decay not below: {self.learning_rate}, {self.weight_decay}"
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class LinearActionness:
+    """The trained classifier, for features as they are: the standardisation is folded in."""
+
+    weight_D: np.ndarray  # float64
+    bias: float
+
+    def scores(self, feat_SD: np.ndarray, position_N: np.ndarray) -> np.ndarray:
+        """Probability of a step at each position, float64 [N]; see ``segment_positions``."""
+        if feat_SD.ndim != 2 or feat_SD.shape[1] != len(self.weight_D):
+            raise ValueError(f"features {list(feat_SD.shape)}, but the classifier takes [S, {len(self.weight_D)}]")
+        logit_S = feat_SD.astype(np.float64) @ self.weight_D + self.bias
+        logit_N = np.interp(position_N, np.arange(len(logit_S)), logit_S)
+        return 0.5 + 0.5 * np.tanh(0.5 * logit_N)  # the logistic function, without overflow
+
+
+def video_seconds(info: FeatureInfo) -> float:
+    """Duration, frames / fps, rounded once: 300 frames at 30000/1001 fps are 10.01 s."""
+    return float(info.frames / Fraction(info.fps).limit_denominator(100_000))
+
+
+def segment_positions(info: FeatureInfo, segments: int, segment_s: float = SEGMENT_S) -> np.ndarray:
+    """Where the segments' centres lie among the snippets' centres, in snippets: float64 [N] in [0, S - 1].
+
+    Choice: features are interpolated linearly between the two nearest snippets; before the first snippet's centre and
+    after the last one's the features of that snippet hold.
+    """
+    centre_frames = (np.arange(segments) + 0.5) * segment_s * info.fps
+    first_centre = info.offset_frames + info.snippet_frames / 2
+    return np.clip((centre_frames - first_centre) / info.stride_frames, 0, info.snippets - 1)
+
+
+def train_actionness(
+    features: Sequence[np.ndarray],
+    positions: Sequence[np.ndarray],
+    labels: Sequence[np.ndarray],
+    settings: ActionnessSettings,
+    *,
+    seed: int,
+    on_epoch: Callable[[dict], None] | None = None,
+    device: str | torch.device = "cpu",
+) -> LinearActionness:
+    """Trains from zero on the segments of all videos.
+
+    Per video: ``features`` float32 [S, D], ``positions`` float [N] of ``segment_positions``, ``labels`` bool [N] of
+    ``segment_labels``. ``seed`` decides the order of the segments. ``on_epoch`` gets "epoch" (from 0) and "loss", the
+    mean over the segments. On a CPU the same seed and number of threads give the same bits. ValueError for inputs
+    that don't fit or labels of one kind only; RuntimeError when the loss stops being finite.
+    """
+    _check(features, positions, labels)
+    feat_SD = torch.from_numpy(np.concatenate(features))  # of all videos; stays in the main memory
+    mean_D, std_D = _mean_and_std(feat_SD)
+    lower_N, share_N = _neighbours(features, positions)
+    label_N = torch.from_numpy(np.concatenate(labels).astype(np.float32))
+
+    weight_D = torch.zeros(feat_SD.shape[1], device=device, requires_grad=True)
+    bias = torch.zeros((), device=device, requires_grad=True)
+    groups = [{"params": [weight_D], "weight_decay": settings.weight_decay}, {"params": [bias], "weight_decay": 0.0}]
+    optimiser = torch.optim.Adam(groups, lr=settings.learning_rate)
+    steps = settings.epochs * -(-len(label_N) // settings.batch_segments)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: 1 - step / steps)
+    generator = np.random.default_rng([seed, 1])
+    mean_on, std_on = mean_D.to(device), std_D.to(device)
+    for epoch in range(settings.epochs):
+        total = torch.zeros((), device=device)
+        for batch_B in torch.from_numpy(generator.permutation(len(label_N))).split(settings.batch_segments):
+            lower_B, share_B1 = lower_N[batch_B], share_N[batch_B, None]
+            feat_BD = torch.lerp(feat_SD[lower_B], feat_SD[lower_B + (share_B1[:, 0] > 0)], share_B1).to(device)
+            logit_B = ((feat_BD - mean_on) / std_on) @ weight_D + bias
+            loss = functional.binary_cross_entropy_with_logits(logit_B, label_N[batch_B].to(device))
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            schedule.step()
+            total += loss.detach() * len(batch_B)
+        record = {"epoch": epoch, "loss": float(total) / len(label_N)}
+        require_finite(record, settings.learning_rate)
+        if on_epoch is not None:
+            on_epoch(record)
+    folded_D = weight_D.detach().cpu().double() / std_D.double()
+    return LinearActionness(folded_D.numpy(), float(bias.detach()) - float(folded_D @ mean_D.double()))
+
+
+def _mean_and_std(feat_SD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of every channel over all snippets, float32 [D]; a channel that never changes gets the deviation 1.
+
+    In float64, a block of rows at a time.
+    """
+    blocks = feat_SD.split(1 << 14)
+    mean_D = sum(block.sum(0, dtype=torch.float64) for block in blocks) / len(feat_SD)
+    variance_D = sum(((block - mean_D) ** 2).sum(0) for block in blocks) / len(feat_SD)
+    std_D = variance_D.sqrt()
+    std_D[std_D <= 1e-6 * mean_D.abs()] = 1.0
+    return mean_D.float(), std_D.float()
+
+
+def _neighbours(features: Sequence[np.ndarray], positions: Sequence[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Per segment the row of the snippet before its centre, int64 [N], and the next one's share, float32 [N] in [0, 1).
+
+    Rows count through all videos.
+    """
+    first = np.cumsum([0, *(len(feat_SD) for feat_SD in features[:-1])])
+    lower = [np.floor(position_N).astype(np.int64) for position_N in positions]
+    share_N = np.concatenate([position_N - low_N for position_N, low_N in zip(positions, lower, strict=True)])
+    row_N = np.concatenate([low_N + row for low_N, row in zip(lower, first, strict=True)])
+    return torch.from_numpy(row_N), torch.from_numpy(share_N.astype(np.float32))
+
+
+def _check(features: Sequence[np.ndarray], positions: Sequence[np.ndarray], labels: Sequence[np.ndarray]) -> None:
+    if not 0 < len(features) == len(positions) == len(labels):
+        raise ValueError(f"{len(features)} features, {len(positions)} positions and {len(labels)} labels of videos")
+    for video, (feat_SD, position_N, label_N) in enumerate(zip(features, positions, labels, strict=True)):
+        if feat_SD.ndim != 2 or feat_SD.shape[1] != features[0].shape[1] or feat_SD.dtype != np.float32:
+            raise ValueError(
+                f"video {video}: features {feat_SD.dtype} {list(feat_SD.shape)} instead of float32"
+                f" [S, {features[0].shape[1]}]; use one encoder for all videos"
+            )
+        if not np.isfinite(feat_SD).all():
+            raise ValueError(f"video {video}: features are not finite; extract them again")
+        if position_N.shape != label_N.shape or position_N.ndim != 1:
+            raise ValueError(f"video {video}: {list(position_N.shape)} positions, {list(label_N.shape)} labels")
+        if len(position_N) and not 0 <= position_N.min() <= position_N.max() <= len(feat_SD) - 1:
+            raise ValueError(f"video {video}: positions outside 0..{len(feat_SD) - 1}, the snippets of its features")
+    positive, segments = sum(int(label_N.sum()) for label_N in labels), sum(map(len, labels))
+    if positive in (0, segments):
+        raise ValueError(f"{positive} of {segments} training segments are positive; both kinds are needed")

@@ -1,0 +1,53 @@
+"""Run every table and figure of the paper and write one report, results/REPORT.md.
+
+python experiments/all_tables.py                           # profile mini: embedded data; about two hours on 2 cores
+python experiments/all_tables.py --profile smoke           # minutes; the scores mean nothing
+python experiments/all_tables.py --seeds 3                 # mean and standard deviation
+
+What the storage holds already is not made again, so the tables share their encoders, and a stopped run continues.
+A script that fails is named in the report; the others go on.
+"""
+
+import importlib
+from pathlib import Path
+
+from bsp_platform.options import Options, experiment_command
+from bsp_platform.report import write_report
+
+ROOT = Path(__file__).resolve().parents[1]
+# In this order each script finds as much as possible of what it needs.
+SCRIPTS = (
+    "ablation_table4",
+    "ablation_table5",
+    "table1_activitynet",
+    "table2_charades",
+    "table3_crosstask",
+    "table_supplement_thumos_hacs",
+    "gebd",
+    "ablation_depth",
+    "figure2_synthesis",
+    "figure4_feature_difference",
+    "figure5_qualitative",
+)
+
+
+def run_all(options: Options) -> int:
+    """Run the scripts one after another; returns 1 if one of them failed."""
+    if options.rows:
+        raise ValueError("--rows belongs to a single table; run its script")
+    failures: dict[str, str] = {}
+    for name in SCRIPTS:
+        print(f"\n=== {name} ===", flush=True)
+        try:
+            if importlib.import_module(name).main(options):
+                failures[name] = "some rows failed; see above and the table"
+        except (ValueError, RuntimeError, OSError) as error:
+            print(f"error: {error}", flush=True)
+            failures[name] = str(error)
+        write_report(options.results, options.profile.name, SCRIPTS, failures)
+    print(f"\nReport: {options.results / 'REPORT.md'}")
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    experiment_command(ROOT, run_all)()

@@ -1,0 +1,62 @@
+"""What the parts of the ``bsp`` command share. Only click is imported here, as the command has to start fast."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bsp.errors import AnnotationError, TooManyBroken, VideoError
+
+INPUT_FILE = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
+INPUT_FOLDER = click.Path(exists=True, file_okay=False, readable=True, path_type=Path)
+OUTPUT_FILE = click.Path(dir_okay=False, writable=True, path_type=Path)
+
+
+class CommandGroup(click.Group):
+    """Shows errors in the user's files as one line and exit code 1; anything else keeps its traceback."""
+
+    shown: tuple[type[Exception], ...] = (AnnotationError, TooManyBroken, VideoError, OSError)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            raise  # click ends quietly when the reader of our output went away
+        except self.shown as error:
+            raise click.ClickException(str(error)) from error
+
+
+class FileCommandGroup(CommandGroup):
+    """For commands that read features and weights, whose errors (ValueError) name file, value and remedy."""
+
+    shown = (*CommandGroup.shown, ValueError)
+
+
+def a_number(ctx: click.Context, param: click.Parameter, value: float | None) -> float | None:
+    """Refuse nan, which no range does."""
+    if value is not None and math.isnan(value):
+        raise click.BadParameter("nan is not a number", ctx, param)
+    return value
+
+
+def check_output_folder(output_json: Path | None) -> None:
+    """Better now than after the work."""
+    if output_json is not None and not output_json.absolute().parent.is_dir():
+        raise click.BadParameter(f"folder {output_json.parent} does not exist", param_hint="--output-json")
+
+
+def print_percentages(title: str, rows: dict[str, float]) -> None:
+    """A title and a table of two columns on stdout."""
+    from rich.console import Console
+    from rich.table import Table
+
+    click.echo(title)
+    table = Table(show_header=False)
+    table.add_column()
+    table.add_column(justify="right")
+    for name, value in rows.items():
+        table.add_row(name, f"{value:.2f} %")
+    Console().print(table)

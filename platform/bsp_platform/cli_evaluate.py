@@ -1,0 +1,320 @@
+"""``bsp evaluate``: scores of predictions in the official file formats."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import click
+
+from bsp_platform.cli_common import INPUT_FILE, OUTPUT_FILE, a_number, check_output_folder, print_percentages
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+TIOUS = "0.5:0.05:0.95"
+
+
+class Thresholds(click.ParamType):
+    """start:step:stop with both ends, or a list with commas, as a tuple of floats in (0, 1]."""
+
+    name = "start:step:stop or list"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
+        if not isinstance(value, str):
+            return tuple(value)
+        import numpy as np
+
+        from bsp.metrics.detection import check_tious
+
+        try:
+            if ":" in value:
+                start, step, stop = (float(part) for part in value.split(":"))
+                steps = (stop - start) / step if step > 0 else -1.0
+                if not 0 <= steps < 1000 or abs(steps - round(steps)) > 1e-6:
+                    self.fail(f"{value!r}: no whole number of steps leads from start to stop", param, ctx)
+                # linspace, not repeated addition: 0.5:0.05:0.95 are exactly the official ten numbers
+                tious = np.linspace(start, stop, round(steps) + 1)
+            else:
+                tious = np.array([float(part) for part in value.split(",")])
+        except ValueError:
+            self.fail(f"{value!r} is neither start:step:stop nor numbers with commas", param, ctx)
+        try:
+            return tuple(check_tious(tious).tolist())
+        except ValueError as error:
+            self.fail(f"{value!r}: {error}", param, ctx)
+
+
+@click.group()
+def evaluate() -> None:
+    """Score predictions in the official file formats."""
+
+
+def evaluation_options(command: Callable) -> Callable:
+    """The options that both evaluations have."""
+    for option in (
+        click.option("--output-json", type=OUTPUT_FILE, help="Write all results here, in full precision."),
+        click.option("--blocked", type=INPUT_FILE, help="JSON list of video ids to leave out on both sides."),
+        click.option("--tiou", type=Thresholds(), default=TIOUS, show_default=True, help="tIoU thresholds."),
+        click.option("--subset", default="validation", show_default=True, help="Subset of the ground truth."),
+        click.option("--predictions", type=INPUT_FILE, required=True, help='JSON with "results", also .gz.'),
+        click.option("--ground-truth", type=INPUT_FILE, required=True, help='JSON with "database", also .gz.'),
+    ):
+        command = option(command)
+    return command
+
+
+@evaluate.command()
+@evaluation_options
+@click.option("--top-k", type=click.IntRange(min=1), help="Keep only the K best predictions of each video.")
+@click.option("--merge-duplicates", is_flag=True, help="Count repeated instances once (unofficial).")
+def detection(top_k: int | None, merge_duplicates: bool, **common: Any) -> None:
+    """Mean average precision of temporal action detection, by the ActivityNet protocol."""
+    from bsp.metrics.detection import evaluate_detection
+
+    settings = {"top_k": top_k, "merge_duplicates": merge_duplicates}
+    report = _evaluate(evaluate_detection, settings, **common)
+    rows = {f"mAP@{key}": 100 * value for key, value in report["mAP"].items()}
+    rows["average mAP"] = 100 * report["average_mAP"]
+    print_percentages(f"Detection, {common['subset']}, {report['videos']['used']} videos", rows)
+
+
+@evaluate.command()
+@evaluation_options
+@click.option(
+    "--max-proposals",
+    type=click.IntRange(min=1),
+    default=100,
+    show_default=True,
+    help="Average number of proposals per video at which the curve ends.",
+)
+def proposals(max_proposals: int, **common: Any) -> None:
+    """Average recall at an average number of proposals (AR@AN) and the area under that curve (AUC)."""
+    from bsp.metrics.proposals import evaluate_proposals
+
+    report = _evaluate(evaluate_proposals, {"max_proposals": max_proposals}, **common)
+    rows = {f"AR@{key}": 100 * value for key, value in report["AR@AN"].items()} | {"AUC": report["AUC"]}
+    print_percentages(f"Proposals, {common['subset']}, {report['videos']['used']} videos", rows)
+
+
+@evaluate.command()
+@click.option(
+    "--ground-truth",
+    type=INPUT_FILE,
+    required=True,
+    help="JSON list of {video, sentence, start_s, end_s, duration_s}, or a Charades-STA file (.txt); also .gz.",
+)
+@click.option(
+    "--predictions",
+    type=INPUT_FILE,
+    required=True,
+    help="JSON list of {video, sentence, moments: [[start_s, end_s, score], ...]}, also .gz.",
+)
+@click.option(
+    "--protocol",
+    type=click.Choice(["2dtan", "lgi"]),
+    required=True,
+    help="2dtan: ground truth cut at the video's end, IoU > threshold. lgi: as written, IoU >= threshold.",
+)
+@click.option(
+    "--nms",
+    type=click.FloatRange(0, 1),
+    callback=a_number,
+    help="IoU threshold of non-maximum suppression (2D-TAN on Charades-STA: 0.45).  [default: none]",
+)
+@click.option(
+    "--durations",
+    type=INPUT_FILE,
+    help="With a Charades-STA file: Charades_v1_test.csv (or _train), or JSON {video: seconds}; also .gz.",
+)
+@click.option("--output-json", type=OUTPUT_FILE, help="Write all results here, in full precision.")
+def grounding(
+    ground_truth: Path,
+    predictions: Path,
+    protocol: Literal["2dtan", "lgi"],
+    nms: float | None,
+    durations: Path | None,
+    output_json: Path | None,
+) -> None:
+    """Recall and mean IoU of video grounding, by 2D-TAN's or LGI's protocol."""
+    from bsp.datasets.results_json import read_json
+    from bsp.metrics.grounding import evaluate_grounding, ground_truth_from_charades
+
+    check_output_folder(output_json)
+    is_text = ground_truth.name.removesuffix(".gz").endswith(".txt")
+    if is_text and durations is None:
+        message = f"{ground_truth} holds no durations; give Charades_v1_test.csv (or _train) or JSON {{video: seconds}}"
+        raise click.BadParameter(message, param_hint="--durations")
+    if durations is not None and not is_text:
+        message = f"only for a ground truth in Charades-STA's text format (.txt); {ground_truth} has its own durations"
+        raise click.BadParameter(message, param_hint="--durations")
+    report = evaluate_grounding(
+        read_json(ground_truth) if durations is None else ground_truth_from_charades(ground_truth, durations),
+        read_json(predictions),
+        protocol=protocol,
+        nms=nms,
+        names=(str(ground_truth), str(predictions)),
+    )
+    inputs = {"ground_truth": ground_truth, "predictions": predictions, "durations": durations}
+    _write(output_json, report, inputs | {"protocol": protocol, "nms": nms})
+    _warn_about_queries(report["queries"])
+    title = f"Grounding, {protocol} protocol, {report['queries']['used']} queries"
+    print_percentages(title, report["percent"])
+
+
+@evaluate.command()
+@click.option(
+    "--ground-truth",
+    type=INPUT_FILE,
+    required=True,
+    help='JSON {"segment_s", "videos": {id: {"task", "duration_s", "steps": [[start_s, end_s], ...]}}}, also .gz.',
+)
+@click.option(
+    "--predictions",
+    type=INPUT_FILE,
+    required=True,
+    help='JSON {"segment_s", "scores": {id: [one per segment]}}, also .gz.',
+)
+@click.option("--output-json", type=OUTPUT_FILE, help="Write all results here, in full precision.")
+def actionness(ground_truth: Path, predictions: Path, output_json: Path | None) -> None:
+    """Average precision of step localisation as actionness (CrossTask), over segments of 0.2 s."""
+    from bsp.datasets.results_json import read_json
+    from bsp.metrics.actionness import evaluate_actionness
+
+    check_output_folder(output_json)
+    names = (str(ground_truth), str(predictions))
+    report = evaluate_actionness(read_json(ground_truth), read_json(predictions), names=names)
+    _write(output_json, report, {"ground_truth": ground_truth, "predictions": predictions})
+    _warn_about_videos(report["videos"])
+    rows = {
+        "AP, all segments": report["AP"],
+        "AP, mean over videos": report["AP_video"],
+        "AP, mean over tasks": report["AP_task"],
+        "positive segments": report["positive_rate"],
+    }
+    title = f"Actionness, {report['videos']['used']} videos, {report['segments']} segments"
+    print_percentages(title, {name: 100 * value for name, value in rows.items()})
+
+
+@evaluate.command()
+@click.option(
+    "--ground-truth",
+    type=INPUT_FILE,
+    required=True,
+    help="Annotations of Kinetics-GEBD (processed or raw) or TAPOS: .pkl, .json, .json.gz.",
+)
+@click.option("--predictions", type=INPUT_FILE, required=True, help="{id: [boundaries]}: .pkl, .json, .json.gz.")
+@click.option(
+    "--variant",
+    type=click.Choice(["challenge", "notebook", "tapos"]),
+    default="challenge",
+    show_default=True,
+    help="Official evaluation: the challenge's (predictions in seconds), or one of the notebooks (in frames).",
+)
+@click.option(
+    "--subset",
+    type=click.Choice(["training", "validation"]),
+    default="validation",
+    show_default=True,
+    help="Of TAPOS' annotation file, the only one that holds both.",
+)
+@click.option("--output-json", type=OUTPUT_FILE, help="Write all results here, in full precision.")
+def boundaries(ground_truth: Path, predictions: Path, variant: Any, subset: str, output_json: Path | None) -> None:
+    """F1 at relative distance of generic event boundaries (GEBD)."""
+    from bsp.datasets.gebd import read_document
+    from bsp.datasets.gebd_records import read_records
+    from bsp.metrics.boundaries import evaluate_boundaries
+
+    check_output_folder(output_json)
+    names = (str(ground_truth), str(predictions))
+    clips, dropped = read_records(read_document(ground_truth), subset=subset, name=names[0])
+    if dropped:
+        click.echo(f"{len(dropped)} clips of {ground_truth} cannot be used, such as {dropped[0]}", err=True)
+    report = evaluate_boundaries(clips, read_document(predictions), variant=variant, names=names)
+    inputs = {"ground_truth": ground_truth, "predictions": predictions, "variant": variant, "subset": subset}
+    _write(output_json, report, inputs)
+    _warn_about_videos(report["videos"], "clips")
+    if report["videos"]["inconsistent"]:
+        count = report["videos"]["inconsistent"]
+        click.echo(f"{count} clips whose annotators disagree (consistency below 0.3) are not evaluated.", err=True)
+    rows = {f"F1@{key}": 100 * value for key, value in report["F1"].items()}
+    rows |= {"mean F1": 100 * report["mean_F1"]}
+    rows |= {f"{name}@0.05": 100 * report[name]["0.05"] for name in ("precision", "recall")}
+    print_percentages(f"Event boundaries, {variant} variant, {report['videos']['used']} clips", rows)
+
+
+def _write(output_json: Path | None, report: dict[str, Any], settings: dict[str, Any]) -> None:
+    """The report and what it was made of; paths as text."""
+    from bsp_platform.stages import write_json
+
+    if output_json is not None:
+        story = {key: str(value) if isinstance(value, Path) else value for key, value in settings.items()}
+        write_json(output_json, report | {"settings": story})
+
+
+def _evaluate(
+    metric: Callable[..., dict[str, Any]],
+    settings: dict[str, Any],
+    *,
+    ground_truth: Path,
+    predictions: Path,
+    subset: str,
+    tiou: tuple[float, ...],
+    blocked: Path | None,
+    output_json: Path | None,
+) -> dict[str, Any]:
+    """Read the files, compute the metric, warn about what looks odd, and write the report."""
+    from bsp.datasets.results_json import check_video_ids, read_json
+
+    check_output_folder(output_json)
+    report = metric(
+        read_json(ground_truth),
+        read_json(predictions),
+        subset=subset,
+        tious=tiou,
+        blocked=() if blocked is None else check_video_ids(read_json(blocked), str(blocked)),
+        names=(str(ground_truth), str(predictions)),
+        **settings,
+    )
+    inputs = {"ground_truth": ground_truth, "predictions": predictions, "blocked": blocked}
+    _write(output_json, report, inputs | {"subset": subset, "tious": list(tiou), **settings})
+    _warn_about(report)
+    return report
+
+
+def _warn_about(report: dict[str, Any]) -> None:
+    """Say on stderr what makes scores low without being an error."""
+    videos = report["videos"]
+    if videos["missing"]:
+        click.echo(f"{videos['missing']} of {videos['used']} videos have no prediction.", err=True)
+    if videos["without_ground_truth"]:
+        click.echo(
+            f"{videos['without_ground_truth']} predicted videos have no instance in this subset; what they"
+            ' predict counts as wrong. (Ids in both files must agree: the official ones have no "v_".)',
+            err=True,
+        )
+    if report.get("ignored_predictions"):
+        ignored = report["ignored_predictions"]
+        click.echo(f"{ignored} predictions of classes that this subset lacks were ignored.", err=True)
+
+
+def _warn_about_queries(queries: dict[str, int]) -> None:
+    """The same for grounding."""
+    if queries["missing"]:
+        click.echo(f"{queries['missing']} of {queries['used']} queries have no predicted moment.", err=True)
+    if queries["unknown"]:
+        click.echo(
+            f"{queries['unknown']} predicted rows belong to no query and were ignored. (Video and sentence must be"
+            " spelt as in the ground truth, with the final period.)",
+            err=True,
+        )
+    if queries["dropped"]:
+        click.echo(f"{queries['dropped']} queries were dropped: empty after the cut at the video's end.", err=True)
+
+
+def _warn_about_videos(videos: dict[str, int], what: str = "videos") -> None:
+    """The same for actionness and boundaries."""
+    if videos["missing"]:
+        click.echo(f"{videos['missing']} {what} have no prediction.", err=True)
+    if videos["unknown"]:
+        click.echo(f"{videos['unknown']} predicted {what} are not in the ground truth and were ignored.", err=True)

@@ -1,0 +1,177 @@
+"""``bsp features`` and ``bsp weights``: features to and from other projects, and published encoder weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from bsp_platform.cli_common import INPUT_FILE, INPUT_FOLDER, OUTPUT_FILE, FileCommandGroup, a_number
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+# The names in bsp/interchange_files.py (a test compares them), written out as importing that takes seconds.
+LAYOUTS = ("gtad", "opentad", "2dtan", "lgi", "csv")
+_NAMED = 10  # videos that a report names
+
+
+@click.group(cls=FileCommandGroup)
+def features() -> None:
+    """Exchange snippet features with other projects.
+
+    \b
+    gtad     one HDF5 file (PATH ends in .h5) with a data set per video, or a folder of CSV files
+    opentad  a folder of .npy files, rows first
+    2dtan    one HDF5 file with a data set per video
+    lgi      a folder of .npy files
+    csv      a folder of CSV files with a line of column names
+    """
+
+
+def layout_options(command: Callable) -> Callable:
+    """The options that both directions have."""
+    for option in (
+        click.option("--prefix", default="", help='Begins every name there, not here; "v_" for ActivityNet.'),
+        click.option(
+            "--format",
+            "layout",
+            type=click.Choice(LAYOUTS, case_sensitive=False),
+            required=True,
+            help="Layout of the other project.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+@features.command("export")
+@layout_options
+@click.option("--features", "folder", type=INPUT_FOLDER, required=True, help="Our features: <id>.npy and <id>.json.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="File or folder to write; must be free.")
+@click.option("--cells", type=click.IntRange(min=1), help="Resize every video to so many rows.  [default: as they are]")
+def export_command(layout: Any, folder: Path, out: Path, prefix: str, cells: int | None) -> None:
+    """Write features for another project."""
+    from bsp.interchange import export_features
+
+    done = export_features(folder, out, layout=layout, prefix=prefix, cells=cells)
+    click.echo(f"{out}: {done.videos} videos, {done.rows} rows of width {done.width}")
+
+
+@features.command("import")
+@layout_options
+@click.option("--from", "path", type=click.Path(exists=True, path_type=Path), required=True, help="Their features.")
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder; must be free.")
+@click.option(
+    "--fps",
+    type=click.FloatRange(min=0, min_open=True),
+    callback=a_number,
+    help="Frames per second of the videos. Without it and the stride, rows are spread evenly over each video.",
+)
+@click.option("--stride-frames", type=click.IntRange(min=1), help="Frames from one row to the next.")
+@click.option("--snippet-frames", type=click.IntRange(min=1), help="Frames that a row looks at.  [default: the stride]")
+@click.option("--offset-frames", type=click.IntRange(min=0), default=0, show_default=True, help="Before the first row.")
+@click.option(
+    "--annotations",
+    type=INPUT_FILE,
+    multiple=True,
+    help="For the videos' durations: ActivityNet's JSON, Charades_v1_*.csv (both), or JSON {id: seconds}; also .gz.",
+)
+@click.option("--channel-first", is_flag=True, help="Their arrays are [width, rows].")
+def import_command(
+    layout: Any,
+    path: Path,
+    out: Path,
+    prefix: str,
+    fps: float | None,
+    stride_frames: int | None,
+    snippet_frames: int | None,
+    offset_frames: int,
+    annotations: tuple[Path, ...],
+    channel_first: bool,
+) -> None:
+    """Read another project's features into a folder of ours, with a record of when each row is.
+
+    Give --fps and --stride-frames, or neither and --annotations. With both, row counts that do not fit the videos'
+    durations are refused.
+    """
+    from bsp.interchange import Timing, import_features
+
+    timing = None
+    if fps is not None and stride_frames is not None:
+        timing = Timing(
+            fps=fps,
+            stride_frames=stride_frames,
+            snippet_frames=snippet_frames or stride_frames,
+            offset_frames=offset_frames,
+        )
+    elif fps is not None or stride_frames is not None or snippet_frames is not None or offset_frames:
+        raise click.UsageError("--fps and --stride-frames go together, and the other --*-frames with them")
+    elif not annotations:
+        raise click.UsageError("give --fps and --stride-frames, or --annotations to spread the rows evenly")
+    done = import_features(
+        path,
+        out,
+        layout=layout,
+        timing=timing,
+        durations=_durations(annotations) if annotations else None,
+        prefix=prefix,
+        channel_first=channel_first,
+    )
+    click.echo(f"{out}: {done.videos} videos, {done.rows} rows of width {done.width}")
+    _name_some("left out", done.left_out)
+    _name_some("in the annotations, but not among the features", done.missing)
+
+
+def _durations(files: tuple[Path, ...]) -> dict[str, float]:
+    """Seconds by video id, of all files together."""
+    from bsp.interchange import video_durations
+
+    durations: dict[str, float] = {}
+    for path in files:
+        for video_id, seconds in video_durations(path).items():
+            if durations.setdefault(video_id, seconds) != seconds:
+                raise ValueError(f"{path}: {video_id} lasts {seconds} s, but {durations[video_id]} s in another file")
+    return durations
+
+
+def _name_some(what: str, names: tuple[str, ...]) -> None:
+    if names:
+        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+        click.echo(f"{len(names)} {what}: {', '.join(names[:_NAMED])}{more}", err=True)
+
+
+@click.command()
+@click.argument("file", type=INPUT_FILE)
+@click.option("--depth", type=click.Choice(["18", "34", "50"]), help="Refuse any other.  [default: the file's]")
+@click.option("--width", type=click.IntRange(min=1), help="Channels after the stem (64 = standard); as --depth.")
+@click.option("--out", type=OUTPUT_FILE, help="Write the weights under our names here; must be free.")
+def weights(file: Path, depth: str | None, width: int | None, out: Path | None) -> None:
+    """Check a checkpoint: published TSM weights, a torchvision-style ResNet, or an encoder of ours.
+
+    Prints the architecture, and which entries of the file fill which of the encoder. A file that does not fit is
+    refused with the reason.
+    """
+    import torch
+
+    from bsp.encoder import EncoderSettings, build_encoder
+    from bsp.interchange_files import refuse_existing
+    from bsp.tsm_checkpoint import checkpoint_architecture, load_tsm_checkpoint
+
+    if out is not None:
+        refuse_existing(out)
+    try:
+        found_depth, found_width = checkpoint_architecture(file)
+        settings = EncoderSettings(depth=int(depth or found_depth), width=width or found_width)
+        encoder = build_encoder(settings, seed=0)
+        report = load_tsm_checkpoint(encoder, file)
+    except ValueError as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(f"{file}: ResNet-{found_depth} of width {found_width}, features of {settings.feature_width} numbers")
+    click.echo(report)
+    if out is not None:
+        partial = out.with_name(f".{out.name}.partial")
+        torch.save({"name": file.stem, "encoder": encoder.state_dict()}, partial)
+        partial.replace(out)
+        click.echo(f"written: {out}")

@@ -1,0 +1,221 @@
+"""``bsp train``: a localisation head on features that are there, our own or imported ones, without Ray or MLflow."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import click
+
+from bsp_platform.cli_common import INPUT_FILE, INPUT_FOLDER, FileCommandGroup, print_percentages
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+# Profiles with different heads; written out (a test compares them), as importing profiles.py takes seconds.
+PROFILE_NAMES = ("smoke", "mini", "paper")
+
+
+@click.group(cls=FileCommandGroup)
+def train() -> None:
+    """Train a localisation head on features and print its scores."""
+
+
+def training_options(command: Callable) -> Callable:
+    """The options that both heads have."""
+    for option in (
+        click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True),
+        click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Of the CPU."),
+        click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True),
+        click.option(
+            "--profile",
+            type=click.Choice(PROFILE_NAMES),
+            default="paper",
+            show_default=True,
+            help="Whose settings the head gets; mini and smoke have narrow, short ones.",
+        ),
+        click.option(
+            "--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder; must be free."
+        ),
+        click.option(
+            "--features",
+            "folders",
+            type=INPUT_FOLDER,
+            required=True,
+            multiple=True,
+            help="Folder of features; given again, a further stream, concatenated.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+@train.command()
+@training_options
+@click.option("--annotations", type=INPUT_FILE, required=True, help="ActivityNet's JSON (or of this layout); also .gz.")
+@click.option(
+    "--class-scores",
+    type=INPUT_FILE,
+    help="Published video-level class scores.  [default: a linear classifier on the first features]",
+)
+def gtad(
+    folders: tuple[Path, ...],
+    annotations: Path,
+    class_scores: Path | None,
+    out: Path,
+    profile: str,
+    seed: int,
+    threads: int,
+    device: str,
+) -> None:
+    """G-TAD: train on the subset "training", detect in "validation", evaluate by the ActivityNet protocol."""
+    from dataclasses import replace
+
+    from bsp.datasets.activitynet import load_activitynet
+    from bsp_platform.heads import CLASS_SCORES, convert_class_scores, make_class_scores, train_and_score
+    from bsp_platform.profiles import PROFILES
+    from bsp_platform.recipes import TaskRecipe
+    from bsp_platform.stages import file_sha256
+
+    _check_device(device)
+    expect = _check_features(folders)
+    data = load_activitynet(annotations, None)
+    without = _without_features(folders, [video.video_id for video in data.videos])
+    if without:
+        click.echo(
+            f"{len(without)} of {len(data.videos)} annotated videos have no features, such as {sorted(without)[0]}."
+            " Those of the validation subset count as videos without a detection.",
+            err=True,
+        )
+    present = replace(data, videos=tuple(video for video in data.videos if video.video_id not in without))
+    # No stage is made, so the recipe is only what train_and_score reads of it: the head's settings and the seed.
+    recipe = TaskRecipe(streams=(), head=PROFILES[profile]().head, annotations=file_sha256(annotations), seed=seed)
+    with _complete(out) as folder:
+        if class_scores is None:
+            make_class_scores(folder, folders[0], present, expect)
+        else:
+            convert_class_scores(folder, class_scores, present, "validation")
+        arguments = (recipe, folders, folder / CLASS_SCORES, present, expect)
+        facts = train_and_score(folder, *arguments, device=device, threads=threads)
+        _note(folder, recipe, folders, annotations=annotations, class_scores=class_scores)
+    print_percentages(f"G-TAD, {annotations.name}", facts["scores"])
+    click.echo(f"written: {out}")
+
+
+@train.command()
+@training_options
+@click.option("--head", type=click.Choice(["2dtan", "lgi"]), required=True)
+@click.option("--charades", type=INPUT_FOLDER, required=True, help="Folder with the files of Charades-STA.")
+@click.option("--glove", type=INPUT_FILE, help="GloVe text file, also .gz.  [default: words learnt from scratch]")
+def grounding(
+    folders: tuple[Path, ...],
+    head: Literal["2dtan", "lgi"],
+    charades: Path,
+    glove: Path | None,
+    out: Path,
+    profile: str,
+    seed: int,
+    threads: int,
+    device: str,
+) -> None:
+    """2D-TAN or LGI: train on Charades-STA's training split, ground the test sentences, evaluate by its protocol."""
+    from bsp.datasets.charades_sta import load_charades_sta
+    from bsp.text import load_glove
+    from bsp_platform.grounding_heads import train_and_ground
+    from bsp_platform.profiles import PROFILES
+    from bsp_platform.recipes import GroundingRecipe
+
+    _check_device(device)
+    expect = _check_features(folders)
+    data = load_charades_sta(charades)
+    settings = PROFILES[profile]()
+    vectors = None if glove is None else load_glove(glove)
+    recipe = GroundingRecipe(
+        streams=(),
+        head=settings.tan2d if head == "2dtan" else settings.lgi,
+        glove=None if vectors is None else vectors.sha256,
+        word_width=settings.word_width,
+        moments="",
+        seed=seed,
+    )
+    without = _without_features(folders, [video.video_id for video in data.videos])
+    if without:
+        click.echo(
+            f"{len(without)} of {len(data.videos)} videos have no features, such as {sorted(without)[0]}. Their test"
+            " sentences count as not found.",
+            err=True,
+        )
+    with _complete(out) as folder:
+        facts = train_and_ground(folder, recipe, folders, vectors, data, expect, device=device, threads=threads)
+        _note(folder, recipe, folders, charades=charades, glove=glove)
+    print_percentages(f"{head}, {charades}, words: {facts['words']}", facts["scores"])
+    click.echo(f"written: {out}")
+
+
+def _check_device(device: str) -> None:
+    import torch
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise click.BadParameter("this machine has no GPU that PyTorch can use", param_hint="--device")
+
+
+def _check_features(folders: tuple[Path, ...]) -> dict[str, Any]:
+    """Say what the streams are; refuse folders of mixed features. Returns what the heads may expect of every record."""
+    from bsp.interchange import uniform_record
+
+    records = []
+    for folder in folders:
+        ids, record = uniform_record(folder)
+        records.append(record)
+        click.echo(f"{folder}: {len(ids)} videos, width {record.feature_width}, stride {record.stride_frames} frames")
+    strides = {record.stride_frames for record in records}
+    if len(strides) > 1:
+        raise ValueError(
+            f"the streams have strides of {' and '.join(map(str, sorted(strides)))} frames; extract or import all"
+            " with the same one"
+        )
+    return {"stride_frames": records[0].stride_frames}
+
+
+def _without_features(folders: tuple[Path, ...], video_ids: list[str]) -> set[str]:
+    """Of these videos, those that some stream lacks; ValueError if none is left."""
+    without = {i for i in video_ids if not all((folder / f"{i}.json").exists() for folder in folders)}
+    if len(without) == len(set(video_ids)):
+        raise ValueError(
+            f"none of the {len(without)} annotated videos, such as {video_ids[0]}, has features in"
+            f" {', '.join(map(str, folders))}; are the ids the same (ActivityNet's have no v_)?"
+        )
+    return without
+
+
+@contextmanager
+def _complete(out: Path) -> Iterator[Path]:
+    """A folder to work in that becomes ``out`` at the end, or vanishes with an error."""
+    from bsp.interchange_files import refuse_existing
+    from bsp_platform.heads import PROGRESS
+
+    refuse_existing(out)
+    partial = out.with_name(f".{out.name}.{uuid.uuid4().hex}.partial")
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        (partial / PROGRESS).unlink(missing_ok=True)
+        if out.is_dir():
+            out.rmdir()  # an empty one
+        partial.replace(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _note(folder: Path, recipe: Any, folders: tuple[Path, ...], **inputs: Path | None) -> None:
+    """settings.json: all that decided the result."""
+    from bsp_platform.stages import as_plain
+
+    story = {key: None if path is None else str(path) for key, path in inputs.items()}
+    story |= {"features": [str(path) for path in folders], "head": as_plain(recipe.head), "seed": recipe.seed}
+    (folder / "settings.json").write_text(json.dumps(story, indent=1))

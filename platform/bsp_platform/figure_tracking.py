@@ -1,0 +1,83 @@
+"""What the figure scripts share: the rows they need, and writing a figure to files and to MLflow.
+
+A figure has one MLflow run per configuration, found again by its key: making it again replaces its files and
+adds no second run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from matplotlib.figure import Figure
+
+from bsp.figures import save_figure
+from bsp_platform.options import Options
+from bsp_platform.rows import Cell, Experiment, Row, RowRecipes, row_recipes
+from bsp_platform.sources import Sources, load_sources
+from bsp_platform.stages import StageStore, recipe_hash, write_json
+from bsp_platform.tables import hardware
+from bsp_platform.tracking import Tracker, mlflow_name
+
+
+def finished_rows(
+    name: str, rows: Sequence[Row], options: Options, *, need: Literal["features", "heads"]
+) -> tuple[Sources, StageStore, dict[Cell, RowRecipes]]:
+    """Sources, store, and the recipes of all ``rows`` and seeds, whose stages of kind ``need`` are there.
+
+    What is missing is made first, as the rows of an experiment called ``<name>_rows``; stages that a table has
+    left in the storage are shared. Raises RuntimeError if a row fails, ValueError for ``--rows``.
+    """
+    if options.rows:
+        raise ValueError(f"--rows {','.join(options.rows)}: a figure always needs all its rows; leave the option out")
+    store = StageStore(options.storage)
+    experiment = Experiment(name=f"{name}_rows", title=f"Rows of {name}", rows=tuple(rows))
+    sources = load_sources(options.profile, experiment.heads, options.data, storage=store.root)
+    recipes = {
+        (row.name, seed): row_recipes(row, seed, options.profile, sources, options.workers)
+        for row in rows
+        for seed in range(options.seeds)
+    }
+    if options.fresh or not all(_there(r, store, need) for r in recipes.values()):
+        from bsp_platform.sweeps import run  # Ray and Tune load only when something is to be made
+
+        if run(experiment, options):
+            raise RuntimeError(f"{name}: not all its rows could be made; see above")
+    return sources, store, recipes
+
+
+def _there(recipes: RowRecipes, store: StageStore, need: Literal["features", "heads"]) -> bool:
+    return all(store.find(kind, recipe) for kind, recipe in recipes.stages() if kind == need)
+
+
+def publish(
+    figure: Figure,
+    options: Options,
+    *,
+    name: str,
+    content: dict[str, Any],
+    key: dict[str, Any],
+    params: dict[str, Any],
+    metrics: dict[str, float],
+) -> Path:
+    """Write ``<results>/<name>/<profile>/figure.{png,pdf,json}``, log them and the numbers; returns the folder.
+
+    ``content`` becomes the JSON, with "title" and "caption"; profile and hardware are added. ``key`` (JSON values,
+    recipes) and the metrics decide which MLflow run this is, so that a run never holds two values of one metric.
+    """
+    profile = options.profile
+    folder = options.results / name / profile.name
+    paths = [*save_figure(figure, folder), folder / "figure.json"]
+    write_json(paths[-1], {"profile": profile.name, "about": profile.about, "hardware": hardware(), **content})
+    tracker = Tracker(options.tracking_uri, name, options.tracking_home)
+    rounded = {metric: round(value, 6) for metric, value in metrics.items()}
+    run_id = tracker.run(f"{profile.name}/{recipe_hash({'key': key, 'metrics': rounded})}", f"{name} {profile.name}")
+    tracker.params(run_id, {"profile": profile.name, **params})
+    tracker.metrics(run_id, {m: v for m, v in metrics.items() if not tracker.logged_steps(run_id, mlflow_name(m))})
+    for path in paths:
+        tracker.artifact(run_id, path)
+    tracker.finish(run_id)
+    tracker.close(folder / "unsent.txt")
+    print(f"{content['title']}: {folder}/figure.{{png,pdf,json}}\nMLflow: {tracker.ui_command()}")
+    return folder

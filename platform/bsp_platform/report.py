@@ -1,0 +1,94 @@
+"""One report of all tables and figures: ``results/REPORT.md``, written from the JSON files that the scripts left."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from bsp_platform.claims import claim_lines
+from bsp_platform.tables import markdown_table, table_body
+
+REPORT = "REPORT.md"
+_ORDER = ("appears", "within the noise", "reversed")
+
+
+def write_report(results: Path, profile: str, names: Sequence[str], failures: dict[str, str]) -> Path:
+    """Write the report of the scripts ``names`` for one profile; ``failures``: what went wrong, by script."""
+    parts, claims, about = [], [], ""
+    for name in names:
+        folder = results / name / profile
+        if (folder / "table.json").exists():
+            content = json.loads((folder / "table.json").read_text())
+            about = about or content["about"]
+            claims += [claim for claim in content["claims"] if claim not in claims]
+            parts += _table(name, content, folder.relative_to(results))
+        elif (folder / "figure.json").exists():
+            parts += _figure(json.loads((folder / "figure.json").read_text()), folder.relative_to(results), results)
+        if name in failures:
+            parts += [f"**{name} failed:** {failures[name]}", ""]
+    lines = [
+        "# All tables and figures",
+        "",
+        f"Profile `{profile}`: {about}.",
+        "Ours and the paper's numbers come from different data and must not be compared in value; what can be compared",
+        "is which rows are above which others.",
+        "",
+        *_summary(claims),
+        *parts,
+    ]
+    path = results / REPORT
+    path.write_text("\n".join(lines).rstrip() + "\n")
+    return path
+
+
+def _summary(claims: list[dict[str, Any]]) -> list[str]:
+    """How many of the paper's relations appear, and which do not."""
+    of_paper = [claim for claim in claims if claim["stated_by_paper"]]
+    if not of_paper:
+        return []
+    counts = Counter(claim["verdict"] for claim in of_paper)
+    told = ", ".join(f"{counts[v]} {v}" for v in (*_ORDER, *sorted(set(counts) - set(_ORDER))) if counts[v])
+    absent = [claim for claim in of_paper if claim["verdict"] not in ("appears", "higher (one seed)")]
+    lines = [
+        "## Which of the paper's relations appear",
+        "",
+        f"Of {len(of_paper)} relations that the paper states: {told}. A relation *appears* when every seed has it and",
+        "the mean difference exceeds the standard deviation of the differences; *reversed* is the same the other way",
+        "round.",
+        "",
+    ]
+    return [*lines, "Those that do not:", "", *markdown_table(claim_lines(absent)), ""] if absent else lines
+
+
+def _table(name: str, content: dict[str, Any], folder: Path) -> list[str]:
+    seeds, minutes = content["seeds"], content["duration_s"] / 60
+    failed = [(row["label"], seed, why) for row in content["rows"] for seed, why in row["failures"].items()]
+    return [
+        f"## {content['title']}",
+        "",
+        f"Ours: {seeds} seed(s), percent{', mean ± standard deviation' if seeds > 1 else ''}. "
+        f"Paper: {content['paper_data']}.",
+        "",
+        *markdown_table(table_body(content)),
+        "",
+        *([content["note"], ""] if content["note"] else []),
+        *([*markdown_table(claim_lines(content["claims"])), ""] if content["claims"] else []),
+        *(f"- {label} seed {seed} failed: {why}" for label, seed, why in failed),
+        f"`python experiments/{name}.py --profile {content['profile']} --seeds {seeds}`; last run {minutes:.1f} min",
+        f"(stages in the storage are not made again); {content['hardware']}; commit {content['commit']}.",
+        f"Files: [{folder}/]({folder}/).",
+        "",
+    ]
+
+
+def _figure(content: dict[str, Any], folder: Path, results: Path) -> list[str]:
+    pictures = sorted(path.relative_to(results) for path in (results / folder).glob("*.png"))
+    return [
+        f"## {content['title']}",
+        "",
+        *(line for line in (content.get("caption", ""), "") if line or content.get("caption")),
+        *(line for picture in pictures for line in (f"![{picture.stem}]({picture.as_posix()})", "")),
+    ]

@@ -1,0 +1,196 @@
+"""Make one row and seed of a table: encoders, features, class scores, heads, as stages in that order.
+
+``run_row`` is the function that Ray Tune calls. It makes only what the store does not hold yet and reports
+where it is; the scores lie in the store when it returns.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bsp.clips import plan_clip
+from bsp_platform.cluster import Resources
+from bsp_platform.extraction import extract_dataset
+from bsp_platform.heads import CLASS_SCORES, PROGRESS, convert_class_scores, make_class_scores
+from bsp_platform.pretraining import WEIGHTS, given_encoder, train_encoder
+from bsp_platform.recipes import ClassScoresFile, ClassScoresRecipe, EncoderRecipe, FeatureRecipe
+from bsp_platform.rows import Cell, RowRecipes
+from bsp_platform.stages import StageStore
+from bsp_platform.streaming import ClipStream
+from bsp_platform.tasks import TASKS, AnyHeadRecipe, Head
+
+REPORT_EVERY_S = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowJob:
+    """What a trial needs besides its row and seed; references, not data."""
+
+    storage: str
+    resources: Resources
+    catalog: Any  # ObjectRef of the Catalog
+    data: dict[str, Any]  # by name of the data set: ObjectRef of it
+    glove: Any  # ObjectRef of WordVectors or None
+    class_scores: dict[str, str]  # by name of the data set: path of a given classification result
+    weights: dict[str, str]  # by SHA-256: path of a given checkpoint
+    recipes: dict[Cell, RowRecipes]
+
+
+def run_row(config: dict[str, Any], job: RowJob) -> None:
+    """Tune's function for ``config["cell"]`` = (row name, seed)."""
+    from ray import tune
+
+    recipes = job.recipes[tuple(config["cell"])]
+    runner = _RowRunner(job, _throttled(tune.report))
+    # The last stream first: rows that run side by side often share the first one, and would wait for it.
+    for data, recipe in reversed(list(recipes.features())):
+        runner.features(data, recipe)
+    for name, recipe in recipes.heads.items():
+        runner.head(name, recipe)
+    tune.report({"stage": "scored"})
+
+
+class _RowRunner:
+    def __init__(self, job: RowJob, report: Callable[[dict[str, Any]], None]):
+        self.job, self.report = job, report
+        self.store = StageStore(job.storage)
+
+    def _ensure(self, kind: str, recipe: Any, stage: str, build: Callable[[Path], dict]) -> Path:
+        self.report({"stage": stage})
+        waiting = {"stage": f"waiting for {stage}"}
+        return self.store.ensure(kind, recipe, build, on_wait=lambda: self.report(waiting))[0]
+
+    def encoder(self, recipe: EncoderRecipe) -> Path:
+        if found := self.store.find("encoders", recipe):
+            return found
+        teachers = [self.weights(teacher) for teacher in reversed(recipe.teachers)][::-1]
+
+        def build(folder: Path) -> dict:
+            import ray
+            from ray.tune.integration.ray_train import TuneReportCallback
+
+            if recipe.weights:
+                return given_encoder(folder, recipe, Path(self.job.weights[recipe.weights]))
+            if recipe.pretext is None:
+                return train_encoder(folder, recipe, None, self.job.resources)
+            catalog = ray.get(self.job.catalog)
+            for index in range(max(1, len(recipe.clips.kinds))):  # refuse an impossible kind before starting
+                plan_clip(catalog, recipe.clips, recipe.seed, index)
+            stream = ClipStream(
+                catalog=self.job.catalog,
+                clips=recipe.clips,
+                augment=recipe.augment,
+                seed=recipe.seed,
+                batch_size=recipe.train.batch_size,
+                length=recipe.train.clips,
+                frame_cache_mb=self.job.resources.frame_cache_mb,
+            )
+            return train_encoder(
+                folder, recipe, stream, self.job.resources, teachers=teachers, callbacks=[TuneReportCallback()]
+            )
+
+        return self._ensure("encoders", recipe, f"pretrain {recipe.name}", build)
+
+    def weights(self, recipe: EncoderRecipe) -> Path:
+        """The weight file of a complete encoder, after checking its hash."""
+        return self.store.read_checked(self.encoder(recipe), WEIGHTS)
+
+    def features(self, data: str, recipe: FeatureRecipe) -> Path:
+        """Features of the videos of a data set."""
+        if found := self.store.find("features", recipe):
+            return found
+        weights = self.weights(recipe.encoder)
+
+        def build(folder: Path) -> dict:
+            import ray
+
+            def report(progress: dict) -> None:
+                self.report({"stage": f"features {data}", **progress})
+
+            videos = ray.get(self.job.data[data])
+            return extract_dataset(folder, recipe, weights, videos, self.job.resources, report)
+
+        return self._ensure("features", recipe, f"features {data}", build)
+
+    def class_scores(self, name: Head, recipe: ClassScoresRecipe | ClassScoresFile) -> Path:
+        """The file of class scores for the test videos of a head's data set."""
+        task, title = TASKS[name], "class scores"
+        folder = self.store.find("class_scores", recipe)
+        if folder is None:
+            data = self.job.data[task.data]
+            if isinstance(recipe, ClassScoresFile):
+                work, arguments = convert_class_scores, (Path(self.job.class_scores[task.data]), data, task.subsets[1])
+            else:
+                features = self.features(task.data, recipe.features)
+                work, arguments = make_class_scores, (features, data, _expected(recipe.features), task.subsets)
+            folder = self._ensure(
+                "class_scores", recipe, title, lambda folder: self._remote(work, title, folder, *arguments)
+            )
+        return folder / CLASS_SCORES
+
+    def head(self, name: Head, recipe: AnyHeadRecipe) -> Path:
+        task, stage = TASKS[name], f"head {TASKS[name].title}"
+        device = "cuda" if self.job.resources.gpus_per_head else "cpu"
+        features = [self.features(task.data, stream) for stream in recipe.streams]
+        expected = _expected(recipe.streams[0])
+        extra = self.class_scores(name, recipe.class_scores) if task.needs_classes else None
+        if task.data == "charades":
+            extra = self.job.glove
+
+        def build(folder: Path) -> dict:
+            data = self.job.data[task.data]
+            return self._remote(task.work, stage, folder, recipe, features, extra, data, expected, device=device)
+
+        return self._ensure("heads", recipe, stage, build)
+
+    def _remote(self, function: Callable, stage: str, folder: Path, *arguments: Any, **keywords: Any) -> Any:
+        """Run as a Ray task with the resources of a head, outside the trial's own tiny share; report how far it is."""
+        import ray
+
+        resources = self.job.resources
+        task = ray.remote(function).options(
+            num_cpus=resources.cpus_per_head, num_gpus=resources.gpus_per_head, scheduling_strategy="SPREAD"
+        )
+        (folder / PROGRESS).unlink(missing_ok=True)  # of an earlier, interrupted try
+        waiting = [task.remote(folder, *arguments, **keywords)]
+        while not ray.wait(waiting, timeout=REPORT_EVERY_S)[0]:
+            with contextlib.suppress(OSError, ValueError):  # not there yet
+                self.report({"stage": stage, **json.loads((folder / PROGRESS).read_text())})
+        return ray.get(waiting[0])
+
+
+def _expected(recipe: FeatureRecipe) -> dict[str, Any]:
+    """Sidecar fields that features of this recipe must have."""
+    return {"size_px": recipe.size_px}
+
+
+def _throttled(report: Callable[[dict[str, Any]], None]) -> Callable[[dict[str, Any]], None]:
+    """Pass on the first report of each stage, and then at most one a second."""
+    last: dict[str, Any] = {"stage": None, "at": 0.0}
+
+    def throttled(progress: dict[str, Any]) -> None:
+        now = time.monotonic()
+        if progress.get("stage") != last["stage"] or now - last["at"] >= REPORT_EVERY_S:
+            last.update(stage=progress.get("stage"), at=now)
+            report(progress)
+
+    return throttled
+
+
+def reason(error: BaseException) -> str:
+    """What a user can act on, out of Ray's wrappers: the kind of the innermost error and its message."""
+    for _ in range(10):
+        failures = getattr(error, "worker_failures", None)
+        inner = next(iter(failures.values())) if failures else None
+        inner = inner or getattr(error, "cause", None) or error.__cause__
+        if not isinstance(inner, BaseException) or inner is error:
+            break
+        error = inner
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[-1] if "Traceback" in text else text

@@ -1,0 +1,172 @@
+"""``bsp train``: a head on features in a folder, scores printed, everything that decided them kept beside them."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from bsp.datasets.activitynet import load_activitynet
+from bsp.features import FeatureInfo, write_features
+from bsp.metrics.detection import evaluate_detection
+from bsp_platform.cli import main
+from bsp_platform.cli_train import PROFILE_NAMES
+from bsp_platform.profiles import PROFILES
+
+WIDTH, SNIPPETS, DURATION_S = 16, 24, 16.0
+CLASSES = ("dig", "jump")
+
+
+def run(*args):
+    return CliRunner().invoke(main, [str(arg) for arg in args])
+
+
+def write(folder, video_id, feat_SD, stride=8):
+    info = FeatureInfo(
+        video_id=video_id, frames=stride * SNIPPETS, fps=12.0, snippet_frames=8, stride_frames=stride, offset_frames=0,
+        size_px=0, mean=(), std=(), feature_width=feat_SD.shape[1], snippets=SNIPPETS, encoder_hash="imported:x",
+        code_version=0,
+    )  # fmt: skip
+    write_features(folder, video_id, feat_SD, info)
+
+
+@pytest.fixture
+def videos(tmp_path):
+    """(features, annotations): eight training and six validation videos, the last of them without features."""
+    rng = np.random.default_rng(0)
+    database = {}
+    for k in range(14):
+        label, first = k % 2, 4 + k % 5
+        feat_SD = 0.1 * rng.normal(size=(SNIPPETS, WIDTH)).astype(np.float32)
+        feat_SD[first : first + 10, label] += 3
+        if k < 13:
+            write(tmp_path / "features", f"video{k}", feat_SD)
+        second = DURATION_S / SNIPPETS
+        instance = {"label": CLASSES[label], "segment": [first * second, (first + 10) * second]}
+        subset = "training" if k < 8 else "validation"
+        database[f"video{k}"] = {"subset": subset, "duration": DURATION_S, "annotations": [instance]}
+    path = tmp_path / "activitynet.json"
+    path.write_text(json.dumps({"database": database}))
+    return tmp_path / "features", path
+
+
+def gtad(features, annotations, out, *more):
+    options = ("--features", features, "--annotations", annotations, "--out", out, "--profile", "smoke")
+    return run("train", "gtad", *options, *more)
+
+
+def test_profiles_are_those_of_the_platform():
+    assert set(PROFILE_NAMES) <= set(PROFILES)
+
+
+def test_gtad_prints_what_the_written_detections_score(videos, tmp_path):
+    features, annotations = videos
+    out = tmp_path / "out"
+    result = gtad(features, annotations, out)
+    assert result.exit_code == 0, result.output
+    assert "13 videos, width 16, stride 8 frames" in result.output
+    assert "1 of 14 annotated videos have no features, such as video13" in result.output
+    detections = json.loads((out / "detections.json").read_text())
+    assert set(detections["results"]) == {f"video{k}" for k in range(8, 13)}
+    truth = load_activitynet(annotations, None).ground_truth
+    again = 100 * evaluate_detection(truth, detections, subset="validation")["average_mAP"]
+    assert f"{again:.2f} %" in next(line for line in result.output.splitlines() if "mAP_avg" in line)
+    assert json.loads((out / "scores.json").read_text())["scores"]["mAP_avg"] == pytest.approx(again)
+    assert len(json.loads((out / "history.json").read_text())) == 2
+    settings = json.loads((out / "settings.json").read_text())
+    assert (settings["features"], settings["seed"]) == ([str(features)], 0)
+    assert settings["head"]["cells"] == 24
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["activitynet.json", "features", "out"]
+
+
+def test_two_streams_and_published_class_scores(videos, tmp_path):
+    features, annotations = videos
+    for k in range(13):
+        write(tmp_path / "second", f"video{k}", np.ones((SNIPPETS, 4), np.float32))
+    scores = tmp_path / "cuhk.json"
+    results = {f"video{k}": [1.0, 0.0] for k in range(8, 14)}
+    scores.write_text(json.dumps({"class": ["jump", "dig"], "results": results}))
+    out = tmp_path / "out"
+    result = gtad(features, annotations, out, "--features", tmp_path / "second", "--class-scores", scores)
+    assert result.exit_code == 0, result.output
+    best = {
+        max(d, key=lambda x: x["score"])["label"]
+        for d in json.loads((out / "detections.json").read_text())["results"].values()
+    }
+    assert best == {"jump"}
+    assert json.loads((out / "settings.json").read_text())["class_scores"] == str(scores)
+
+
+def test_what_cannot_work_is_refused_before_the_training(videos, tmp_path):
+    features, annotations = videos
+    out = tmp_path / "out"
+    write(tmp_path / "sixteen", "video0", np.ones((SNIPPETS, 4), np.float32), stride=16)
+    result = gtad(features, annotations, out, "--features", tmp_path / "sixteen")
+    assert (result.exit_code, "strides of 8 and 16 frames" in result.output) == (1, True)
+    write(tmp_path / "others", "v_video0", np.ones((SNIPPETS, 4), np.float32))
+    result = gtad(tmp_path / "others", annotations, out)
+    assert (result.exit_code, "none of the 14 annotated videos" in result.output) == (1, True)
+    (tmp_path / "empty").mkdir()
+    result = gtad(tmp_path / "empty", annotations, out)
+    assert (result.exit_code, "holds no features" in result.output) == (1, True)
+    result = gtad(features, annotations, features)
+    assert (result.exit_code, "is there already" in result.output) == (1, True)
+    write(features, "video13", np.ones((SNIPPETS, WIDTH + 4), np.float32))
+    result = gtad(features, annotations, out)
+    assert (result.exit_code, "feature_width is 20, but 16" in result.output) == (1, True)
+    assert not out.exists()
+    assert not list(tmp_path.glob(".*"))
+
+
+@pytest.fixture
+def charades(tmp_path):
+    """(features, folder of Charades-STA's files): what a person does in each half of a video."""
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "charades"
+    folder.mkdir()
+    verbs = ("runs", "sits", "eats", "waves")
+    for subset, numbers in (("train", range(12)), ("test", range(12, 17))):
+        lines, table = [], ["id,length"]
+        for number in numbers:
+            feat_SD = 0.1 * rng.normal(size=(SNIPPETS, WIDTH)).astype(np.float32)
+            for half, verb in enumerate(rng.permutation(4)[:2]):
+                feat_SD[12 * half : 12 * half + 12, verb] += 2
+                lines.append(f"V{number} {half * 8.0} {half * 8.0 + 8.0}##a person {verbs[verb]}.")
+            table.append(f"V{number},{DURATION_S}")
+            if number < 16:
+                write(tmp_path / "features", f"V{number}", feat_SD)
+        (folder / f"charades_sta_{subset}.txt").write_text("\n".join(lines) + "\n")
+        (folder / f"Charades_v1_{subset}.csv").write_text("\n".join(table) + "\n")
+    return tmp_path / "features", folder
+
+
+@pytest.mark.parametrize("head", ["2dtan", "lgi"])
+def test_grounding_scores_agree_with_the_evaluation_command(head, charades, tmp_path):
+    features, folder = charades
+    out = tmp_path / "out"
+    options = ("--head", head, "--features", features, "--charades", folder, "--out", out, "--profile", "smoke")
+    result = run("train", "grounding", *options)
+    assert result.exit_code == 0, result.output
+    assert "1 of 17 videos have no features, such as V16" in result.output
+    report = tmp_path / "report.json"
+    again = run(
+        "evaluate", "grounding", "--ground-truth", folder / "charades_sta_test.txt", "--durations",
+        folder / "Charades_v1_test.csv", "--predictions", out / "predictions.json", "--protocol", head,
+        "--output-json", report,
+    )  # fmt: skip
+    assert again.exit_code == 0, again.output
+    scores = json.loads((out / "scores.json").read_text())["scores"]
+    assert scores["R1@0.5"] == pytest.approx(json.loads(report.read_text())["percent"]["R1@0.5"])
+    assert f"{scores['R1@0.5']:.2f} %" in result.output
+    assert json.loads((out / "settings.json").read_text())["charades"] == str(folder)
+
+
+def test_grounding_needs_its_files(tmp_path, charades):
+    features, folder = charades
+    (folder / "Charades_v1_test.csv").unlink()
+    options = ("--features", features, "--charades", folder, "--out", tmp_path / "out", "--profile", "smoke")
+    result = run("train", "grounding", "--head", "lgi", *options)
+    assert (result.exit_code, "Charades_v1_test.csv" in result.output) == (1, True)
+    assert run("train", "grounding", "--head", "mine", *options).exit_code == 2

@@ -1,0 +1,57 @@
+"""The report of all tables: written from the scripts' JSON files, honest about what does not appear."""
+
+import json
+from types import SimpleNamespace
+
+from bsp_platform.report import write_report
+from bsp_platform.rows import Claim, Experiment, Reference, Row
+from bsp_platform.tables import write_tables
+
+PROFILE = SimpleNamespace(name="mini", about="embedded data")
+EXPERIMENT = Experiment(
+    name="table3_crosstask",
+    title="Table 3: steps",
+    paper_data="CrossTask",
+    columns=("AP",),
+    references=(Reference(label="Other", source="a paper", paper={"AP": 56.2}),),
+    note="A note.",
+    rows=(
+        Row(name="vanilla", label="vanilla", streams=(), paper={"AP": 46.9}),
+        Row(name="bsp", label="vanilla + BSP", streams=(), paper={"AP": 48.1}),
+    ),
+    claims=(Claim(text="BSP adds to vanilla", higher="bsp", lower="vanilla", metric="AP"),),
+)
+
+
+def tables(folder, scores: dict[str, tuple[float, ...]], failures: dict | None = None):
+    write_tables(
+        folder / "table3_crosstask" / "mini", experiment=EXPERIMENT, profile=PROFILE, rows=EXPERIMENT.rows, seeds=2,
+        scores={(row, seed): {"AP": v} for row, values in scores.items() for seed, v in enumerate(values)},
+        failures=failures or {}, reused={}, seconds={}, costs={}, notes=["words learnt from scratch"], duration_s=90.0,
+    )  # fmt: skip
+
+
+def test_tables_relations_and_figures_are_in_the_report(tmp_path):
+    tables(tmp_path, {"vanilla": (50.0, 51.0), "bsp": (40.0, 43.0)})
+    figure = tmp_path / "figure4" / "mini"
+    figure.mkdir(parents=True)
+    (figure / "figure.json").write_text(json.dumps({"title": "Figure 4: differences", "caption": "What is seen."}))
+    (figure / "figure4.png").touch()
+    text = write_report(tmp_path, "mini", ["table3_crosstask", "figure4", "absent"], {"absent": "no room"}).read_text()
+    assert "| vanilla + BSP | 41.50 ± 2.12 | 48.10 |" in text
+    assert "| Other (cited) |  | 56.20 |" in text
+    # differences -10 and -8: mean -9, standard deviation 1.41, so it is reversed and listed as absent
+    assert "Of 1 relations that the paper states: 1 reversed." in text
+    assert text.count("| BSP adds to vanilla | AP | -9.00 ± 1.41 | +1.20 | reversed |") == 2
+    assert "![figure4](figure4/mini/figure4.png)" in text
+    assert "What is seen." in text
+    assert "**absent failed:** no room" in text
+    assert "A note." in text
+    assert "1.5 min" in text
+
+
+def test_failed_rows_are_named(tmp_path):
+    tables(tmp_path, {"vanilla": (50.0, 51.0)}, {("bsp", 0): "out of memory", ("bsp", 1): "out of memory"})
+    text = write_report(tmp_path, "mini", ["table3_crosstask"], {}).read_text()
+    assert "- vanilla + BSP seed 1 failed: out of memory" in text
+    assert "1 not run" in text
