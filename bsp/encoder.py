@@ -199,10 +199,11 @@ class TSMResNet(nn.Module):
         return x.mean(dim=(2, 3)).view(batch, frames, -1)
 
 
-def build_encoder(settings: EncoderSettings, seed: int) -> TSMResNet:
+def build_encoder(settings: EncoderSettings, seed: int, *, zero_residual: bool = False) -> TSMResNet:
     """A freshly initialised encoder: the same weights for the same seed, global random state untouched.
 
-    Convolutions are Kaiming normal (fan-out), batch norms 1 and 0, as torchvision initialises a ResNet.
+    Convolutions are Kaiming normal (fan-out), batch norms 1 and 0, as torchvision initialises a ResNet; with
+    ``zero_residual`` the last batch norm of every block is 0, so that each block begins as its shortcut.
     The weights are in channels-last memory format, the faster one on CPUs and GPUs alike.
     """
     with torch.random.fork_rng(devices=[]):  # the constructors draw weights that are overwritten below
@@ -211,6 +212,10 @@ def build_encoder(settings: EncoderSettings, seed: int) -> TSMResNet:
     for module in encoder.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu", generator=generator)
+    if zero_residual:
+        for name, module in encoder.named_modules():
+            if name.endswith("bn3" if settings.expansion == 4 else "bn2"):
+                nn.init.zeros_(module.weight)
     return encoder.to(memory_format=torch.channels_last)
 
 

@@ -6,6 +6,7 @@ detections cover the annotated instances. Letters: G instances, K segments, V vi
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +24,7 @@ from bsp.video import probe, read_frames
 # Choice: three, because more lines cannot be told apart and the videos hold one to three actions.
 TOP_SEGMENTS = 3
 _LABEL_IN, _STRIP_IN, _COLUMN_IN, _LANE_IN = 1.3, 9.0, 1.5, 0.24
-_STRIP_FRAMES = 14
+_STRIP_FRAMES, _COLUMN_CHARACTERS = 14, 22
 
 
 def top_segments(detections: Sequence[dict[str, Any]], count: int = TOP_SEGMENTS) -> tuple[np.ndarray, np.ndarray]:
@@ -139,7 +140,8 @@ def _name_lanes(figure: Figure, case: Case, top_in: float, colours: dict[str, st
         return top_in + (place + 0.5) * _LANE_IN
 
     figures.add_text(figure, figures.MARGIN_IN, lane(0), "annotated", color=figures.TRUTH, fontweight="bold")
-    figures.add_text(figure, right, lane(0), case.labels, fontsize=figures.SMALL_PT, color=figures.TRUTH)
+    labels = textwrap.shorten(case.labels, _COLUMN_CHARACTERS, placeholder=" …")
+    figures.add_text(figure, right, lane(0), labels, fontsize=figures.SMALL_PT, color=figures.TRUTH)
     for method, (segments_K2, score_K) in case.segments.items():
         mean = mean_best_tiou(case.truth, segments_K2)
         figures.add_text(

@@ -8,6 +8,7 @@ positions from 1 as in the paper.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import count
@@ -33,6 +34,7 @@ from bsp.datasets.activitynet import LocalizationDataset
 from bsp.synthesis import decode, synthesise
 from bsp.video import READERS, probe, read_frames
 
+_LABEL_CHARACTERS = 22
 _LABEL_IN, _CELL_IN, _UNDER_IN, _HEAD_IN, _PAD_IN = 1.75, 0.92, 0.22, 0.42, 0.3
 
 
@@ -193,7 +195,8 @@ def draw_synthesis(panels: Sequence[Panel], *, title: str, caption: str) -> Figu
                 figure, left + panel.change * _CELL_IN, top - 0.1, "▼", color=figures.CHANGE, ha="center", fontsize=12
             )
         for row, height in zip(panel.rows, rows):
-            figures.add_text(figure, figures.MARGIN_IN, top + (height - _UNDER_IN) / 2, row.label)
+            label = "\n".join(textwrap.fill(line, _LABEL_CHARACTERS) for line in row.label.splitlines())
+            figures.add_text(figure, figures.MARGIN_IN, top + (height - _UNDER_IN) / 2, label)
             axes = figures.add_axes(figure, left, top, length * _CELL_IN, height)
             _draw_row(axes, row, height, length)
             top += height

@@ -33,8 +33,8 @@ SCRIPTS = (
 
 def run_all(options: Options) -> int:
     """Run the scripts one after another; returns 1 if one of them failed."""
-    if options.rows:
-        raise ValueError("--rows belongs to a single table; run its script")
+    if options.rows or options.fresh:
+        raise ValueError("--rows and --fresh belong to a single table; to make all anew give another --storage")
     failures: dict[str, str] = {}
     for name in SCRIPTS:
         print(f"\n=== {name} ===", flush=True)

@@ -39,7 +39,9 @@ def main(options: Options, seed: int = 0) -> int:
     publish(
         draw_synthesis(panels, title=TITLE, caption=caption), options, name=NAME,
         content={"title": TITLE, "caption": caption, "seed": seed, "clips": [panel.facts for panel in panels]},
-        key={"clips": profile.clips, "trimmed": sources.trimmed_print, "untrimmed": sources.videos_prints, "seed": seed},
+        key={
+            "clips": profile.clips, "trimmed": sources.trimmed_print, "untrimmed": sources.videos_prints, "seed": seed,
+        },
         params={"seed": seed, "trimmed": sources.trimmed_print}, metrics={},
     )  # fmt: skip
     return 0

@@ -82,9 +82,10 @@ def vanilla_of(seed: int):
 def test_further_tables_share_what_the_first_ones_made():
     assert recipes("table1", "r18-bsp").heads["gtad"] == recipes("table5", "two-stream").heads["gtad"]
     assert recipes("depth", "r50-vanilla").heads == recipes("table1", "r50-vanilla").heads
-    assert recipes("table1", "r50-vanilla", profile="paper").encoders == recipes(
-        "table4", "vanilla", profile="paper-r50"
-    ).encoders
+    assert (
+        recipes("table1", "r50-vanilla", profile="paper").encoders
+        == recipes("table4", "vanilla", profile="paper-r50").encoders
+    )
     for table, row in (("table3", "bsp"), ("supplement", "thumos-bsp"), ("gebd", "head-two-stream")):
         assert recipes(table, row).encoders == recipes("table5", "two-stream").encoders
     peaks, head = (recipes("gebd", f"{way}-bsp").heads for way in ("peaks", "head"))

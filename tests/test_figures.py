@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -308,6 +309,7 @@ def test_figure_5_shows_truth_and_segments_and_keeps_its_texts_inside(tiny_untri
         "vanilla": {video.video_id: [detection(0, 2, 0.5), detection(3, 5, 0.25)]},
         "vanilla + BSP": {},
     }
+    video = replace(video, instances=(*video.instances, Instance("a class with quite a long name", 0, 1)))
     cases = [figures_qualitative.make_case(video, results, head) for head in ("Success", "Failure")]
     figure = figures_qualitative.draw_cases(
         cases, colours=dict.fromkeys(results, "black"), title="Figure 5", caption="Explained. " * 40

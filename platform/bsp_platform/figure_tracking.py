@@ -17,7 +17,7 @@ from bsp_platform.options import Options
 from bsp_platform.rows import Cell, Experiment, Row, RowRecipes, row_recipes
 from bsp_platform.sources import Sources, load_sources
 from bsp_platform.stages import StageStore, recipe_hash, write_json
-from bsp_platform.tables import hardware
+from bsp_platform.tables import commit, hardware
 from bsp_platform.tracking import Tracker, mlflow_name
 
 
@@ -63,13 +63,16 @@ def publish(
 ) -> Path:
     """Write ``<results>/<name>/<profile>/figure.{png,pdf,json}``, log them and the numbers; returns the folder.
 
-    ``content`` becomes the JSON, with "title" and "caption"; profile and hardware are added. ``key`` (JSON values,
+    ``content`` becomes the JSON, with "title" and "caption"; profile, hardware and commit are added. ``key`` (JSON values,
     recipes) and the metrics decide which MLflow run this is, so that a run never holds two values of one metric.
     """
     profile = options.profile
     folder = options.results / name / profile.name
     paths = [*save_figure(figure, folder), folder / "figure.json"]
-    write_json(paths[-1], {"profile": profile.name, "about": profile.about, "hardware": hardware(), **content})
+    write_json(
+        paths[-1],
+        {"profile": profile.name, "about": profile.about, "hardware": hardware(), "commit": commit(), **content},
+    )
     tracker = Tracker(options.tracking_uri, name, options.tracking_home)
     rounded = {metric: round(value, 6) for metric, value in metrics.items()}
     run_id = tracker.run(f"{profile.name}/{recipe_hash({'key': key, 'metrics': rounded})}", f"{name} {profile.name}")

@@ -47,7 +47,7 @@ class TrainJob:
 
 def build_model(recipe: EncoderRecipe) -> PretextModel | FusionModel:
     """The untrained network of a recipe: encoder and heads."""
-    encoder = build_encoder(recipe.encoder, recipe.seed)
+    encoder = build_encoder(recipe.encoder, recipe.seed, zero_residual=recipe.zero_residual)
     if isinstance(recipe.pretext, FusionSettings):
         widths = [teacher.encoder.feature_width for teacher in recipe.teachers]
         return FusionModel(encoder, recipe.pretext, recipe.seed, widths)

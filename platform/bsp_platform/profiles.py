@@ -104,6 +104,8 @@ class Profile:
             workers=workers,
             seed=seed,
             teachers=teachers,
+            # Choice: from random weights a bottleneck network did not leave chance otherwise (docs/findings.md).
+            zero_residual=encoder.depth == 50,
         )
 
 

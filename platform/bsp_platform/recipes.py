@@ -54,6 +54,7 @@ class EncoderRecipe:
     seed: int = 0
     teachers: tuple[EncoderRecipe, ...] = field(default=(), metadata={"later": True})  # action, boundary
     weights: str = field(default="", metadata={"later": True})  # SHA-256 of a checkpoint file; "" = none
+    zero_residual: bool = field(default=False, metadata={"later": True})  # blocks begin as their shortcuts
     code: int = 1
 
     def __post_init__(self) -> None:

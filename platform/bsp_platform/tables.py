@@ -83,7 +83,7 @@ def write_tables(
         "note": experiment.note,
         "notes": notes,
         "duration_s": duration_s,
-        "commit": _commit(),
+        "commit": commit(),
         "versions": {name: _version(name) for name in _PACKAGES} | {"python": platform.python_version()},
         "hardware": hardware(),
     }
@@ -114,7 +114,7 @@ def _version(package: str) -> str:
         return "absent"
 
 
-def _commit() -> str:
+def commit() -> str:
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return done.stdout.strip() or "unknown"

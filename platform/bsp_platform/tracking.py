@@ -35,10 +35,10 @@ class Tracker:
 
         from mlflow import MlflowClient
 
-        home = home.resolve()
-        self.uri = uri or f"sqlite:///{home / 'mlflow.db'}"
-        local = uri is None
+        self.uri = uri or f"sqlite:///{home.resolve() / 'mlflow.db'}"
+        local = self.uri.startswith("sqlite:///")  # artifacts beside the data base; a server knows its own place
         if local:
+            home = Path(self.uri.removeprefix("sqlite:///")).absolute().parent
             (home / "artifacts").mkdir(parents=True, exist_ok=True)
         try:
             self.client = MlflowClient(tracking_uri=self.uri)
