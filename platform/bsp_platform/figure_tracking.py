@@ -63,8 +63,8 @@ def publish(
 ) -> Path:
     """Write ``<results>/<name>/<profile>/figure.{png,pdf,json}``, log them and the numbers; returns the folder.
 
-    ``content`` becomes the JSON, with "title" and "caption"; profile, hardware and commit are added. ``key`` (JSON values,
-    recipes) and the metrics decide which MLflow run this is, so that a run never holds two values of one metric.
+    ``content`` becomes the JSON, with "title" and "caption"; profile, hardware and commit are added. ``key`` (JSON
+    values, recipes) and the metrics decide which MLflow run this is: a run never holds two values of one metric.
     """
     profile = options.profile
     folder = options.results / name / profile.name

@@ -26,7 +26,9 @@ def write_report(results: Path, profile: str, names: Sequence[str], failures: di
             claims += [claim for claim in content["claims"] if claim not in claims]
             parts += _table(name, content, folder.relative_to(results))
         elif (folder / "figure.json").exists():
-            parts += _figure(json.loads((folder / "figure.json").read_text()), folder.relative_to(results), results)
+            content = json.loads((folder / "figure.json").read_text())
+            claims += content.get("claims", [])
+            parts += _figure(content, folder.relative_to(results), results)
         if name in failures:
             parts += [f"**{name} failed:** {failures[name]}", ""]
     lines = [
@@ -91,4 +93,5 @@ def _figure(content: dict[str, Any], folder: Path, results: Path) -> list[str]:
         "",
         *(line for line in (content.get("caption", ""), "") if line or content.get("caption")),
         *(line for picture in pictures for line in (f"![{picture.stem}]({picture.as_posix()})", "")),
+        *([*markdown_table(claim_lines(content["claims"])), ""] if content.get("claims") else []),
     ]
