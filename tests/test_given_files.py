@@ -63,6 +63,7 @@ def test_checkpoints_are_told_apart_by_depth_and_must_fit_the_profile(tmp_path):
     found = _vanilla_weights((shallow, deep), smoke())
     assert {depth: Path(file.path).name for depth, file in found.items()} == {18: "r18.pth", 50: "r50.pth"}
     assert found[18].sha256 == file_sha256(shallow)
+    assert "module.new_fc.weight" in found[18].report
     with pytest.raises(ValueError, match=r"r18b\.pth: --vanilla-weights already has a ResNet-18"):
         _vanilla_weights((shallow, twin), smoke())
     with pytest.raises(ValueError, match=r"r18\.pth: a ResNet-18 of width 8, but profile paper uses width 64"):

@@ -9,25 +9,26 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from bsp.datasets.gebd import load_gebd_folder
-from bsp.datasets.pantomime_stories import render_stories
 
 from bsp.catalog import Catalog
 from bsp.datasets import pantomime
 from bsp.datasets.activitynet import LocalizationDataset, load_activitynet
 from bsp.datasets.charades_sta import GroundingDataset, load_charades_sta
 from bsp.datasets.crosstask import load_crosstask
+from bsp.datasets.gebd import load_gebd_folder
 from bsp.datasets.hacs import load_hacs
 from bsp.datasets.kinetics import load_class_folders, load_kinetics_csv
 from bsp.datasets.pantomime_grounding import render_grounding
+from bsp.datasets.pantomime_stories import render_stories
 from bsp.datasets.thumos14 import load_thumos14
+from bsp.encoder import build_encoder
 from bsp.text import WordVectors, load_glove, tokenise
-from bsp.tsm_checkpoint import checkpoint_architecture
+from bsp.tsm_checkpoint import checkpoint_architecture, load_tsm_checkpoint
 from bsp_platform.profiles import Profile
 from bsp_platform.stages import file_sha256
 from bsp_platform.tasks import Head, data_sets
@@ -61,6 +62,7 @@ class GivenFile:
 
     path: str
     sha256: str
+    report: str = ""  # of a checkpoint: what was loaded from it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,8 +146,8 @@ def _embedded(name: str, root: Path, profile: Profile, out: Path, progress: bool
     return load_gebd_folder(stories / "clips")
 
 
-def _given(path: Path) -> GivenFile:
-    return GivenFile(path=str(path.resolve()), sha256=file_sha256(path))
+def _given(path: Path, report: str = "") -> GivenFile:
+    return GivenFile(path=str(path.resolve()), sha256=file_sha256(path), report=report)
 
 
 def _vanilla_weights(paths: Iterable[Path], profile: Profile) -> dict[int, GivenFile]:
@@ -160,7 +162,8 @@ def _vanilla_weights(paths: Iterable[Path], profile: Profile) -> dict[int, Given
             )
         if depth in found:
             raise ValueError(f"{path}: --vanilla-weights already has a ResNet-{depth}, {found[depth].path}")
-        found[depth] = _given(path)
+        report = load_tsm_checkpoint(build_encoder(replace(profile.encoder, depth=depth), seed=0), path)
+        found[depth] = _given(path, str(report))
     return found
 
 

@@ -36,7 +36,7 @@ def run(experiment: Experiment, options: Options) -> int:
     with only_one(store.root / f"{experiment.name}.lock", f"{experiment.name} with --storage {store.root}"):
         heads = {head for row in rows for head in row.heads}
         sources = load_sources(profile, heads, options.data, storage=store.root)
-        for note in sources.notes:
+        for note in (*sources.notes, *(file.report for file in sources.vanilla_weights.values())):
             print(note, flush=True)
         recipes = {
             (row.name, seed): row_recipes(row, seed, profile, sources, options.workers)
