@@ -91,15 +91,17 @@ def load_gebd(
     return GEBDDataset(videos=videos, missing=missing, dropped=tuple(f"{Path(path).name}: {why}" for why in dropped))
 
 
-def load_gebd_folder(folder: str | Path, *, max_missing_share: float = 0.5) -> GEBDDataset:
+def load_gebd_folder(folder: str | Path, *, max_missing_share: float = 0.5, find_files: bool = True) -> GEBDDataset:
     """Both subsets of Kinetics-GEBD: ``k400_*train*`` and ``k400_*val*`` in a folder, videos in folder/videos.
 
-    Of processed (``k400_mr345_*``) and raw files the processed ones are taken. Raises as :func:`load_gebd`, and
+    Of processed (``k400_mr345_*``) and raw files the processed ones are taken. Without ``find_files`` no video is
+    looked for: features are enough. Raises as :func:`load_gebd`, and
     AnnotationError when a file is absent, when several would do, and for a clip in both subsets.
     """
     folder = Path(folder)
+    videos = folder / "videos" if find_files else None
     parts = [
-        load_gebd(_annotation_file(folder, word), folder / "videos", subset=subset, max_missing_share=max_missing_share)
+        load_gebd(_annotation_file(folder, word), videos, subset=subset, max_missing_share=max_missing_share)
         for subset, word in SUBSETS.items()
     ]
     shared = sorted({v.video_id for v in parts[0].videos} & {v.video_id for v in parts[1].videos})

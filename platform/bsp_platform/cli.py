@@ -10,7 +10,7 @@ import click
 from bsp_platform.cli_common import CommandGroup
 from bsp_platform.cli_evaluate import evaluate
 from bsp_platform.cli_features import features, weights
-from bsp_platform.cli_train import train
+from bsp_platform.cli_train_tasks import train
 
 
 @click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"]})

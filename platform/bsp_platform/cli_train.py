@@ -82,10 +82,10 @@ def gtad(
     from bsp_platform.recipes import TaskRecipe
     from bsp_platform.stages import file_sha256
 
-    _check_device(device)
-    expect = _check_features(folders)
+    check_device(device)
+    expect = check_features(folders)
     data = load_activitynet(annotations, None)
-    without = _without_features(folders, [video.video_id for video in data.videos])
+    without = videos_without_features(folders, [video.video_id for video in data.videos])
     if without:
         click.echo(
             f"{len(without)} of {len(data.videos)} annotated videos have no features, such as {sorted(without)[0]}."
@@ -95,14 +95,14 @@ def gtad(
     present = replace(data, videos=tuple(video for video in data.videos if video.video_id not in without))
     # No stage is made, so the recipe is only what train_and_score reads of it: the head's settings and the seed.
     recipe = TaskRecipe(streams=(), head=PROFILES[profile]().head, annotations=file_sha256(annotations), seed=seed)
-    with _complete(out) as folder:
+    with complete(out) as folder:
         if class_scores is None:
             make_class_scores(folder, folders[0], present, expect)
         else:
             convert_class_scores(folder, class_scores, present, "validation")
         arguments = (recipe, folders, folder / CLASS_SCORES, present, expect)
         facts = train_and_score(folder, *arguments, device=device, threads=threads)
-        _note(folder, recipe, folders, annotations=annotations, class_scores=class_scores)
+        note(folder, recipe, folders, annotations=annotations, class_scores=class_scores)
     print_percentages(f"G-TAD, {annotations.name}", facts["scores"])
     click.echo(f"written: {out}")
 
@@ -130,8 +130,8 @@ def grounding(
     from bsp_platform.profiles import PROFILES
     from bsp_platform.recipes import GroundingRecipe
 
-    _check_device(device)
-    expect = _check_features(folders)
+    check_device(device)
+    expect = check_features(folders)
     data = load_charades_sta(charades)
     settings = PROFILES[profile]()
     vectors = None if glove is None else load_glove(glove)
@@ -143,28 +143,28 @@ def grounding(
         moments="",
         seed=seed,
     )
-    without = _without_features(folders, [video.video_id for video in data.videos])
+    without = videos_without_features(folders, [video.video_id for video in data.videos])
     if without:
         click.echo(
             f"{len(without)} of {len(data.videos)} videos have no features, such as {sorted(without)[0]}. Their test"
             " sentences count as not found.",
             err=True,
         )
-    with _complete(out) as folder:
+    with complete(out) as folder:
         facts = train_and_ground(folder, recipe, folders, vectors, data, expect, device=device, threads=threads)
-        _note(folder, recipe, folders, charades=charades, glove=glove)
+        note(folder, recipe, folders, charades=charades, glove=glove)
     print_percentages(f"{head}, {charades}, words: {facts['words']}", facts["scores"])
     click.echo(f"written: {out}")
 
 
-def _check_device(device: str) -> None:
+def check_device(device: str) -> None:
     import torch
 
     if device == "cuda" and not torch.cuda.is_available():
         raise click.BadParameter("this machine has no GPU that PyTorch can use", param_hint="--device")
 
 
-def _check_features(folders: tuple[Path, ...]) -> dict[str, Any]:
+def check_features(folders: tuple[Path, ...]) -> dict[str, Any]:
     """Say what the streams are; refuse folders of mixed features. Returns what the heads may expect of every record."""
     from bsp.interchange import uniform_record
 
@@ -182,7 +182,7 @@ def _check_features(folders: tuple[Path, ...]) -> dict[str, Any]:
     return {"stride_frames": records[0].stride_frames}
 
 
-def _without_features(folders: tuple[Path, ...], video_ids: list[str]) -> set[str]:
+def videos_without_features(folders: tuple[Path, ...], video_ids: list[str]) -> set[str]:
     """Of these videos, those that some stream lacks; ValueError if none is left."""
     without = {i for i in video_ids if not all((folder / f"{i}.json").exists() for folder in folders)}
     if len(without) == len(set(video_ids)):
@@ -194,7 +194,7 @@ def _without_features(folders: tuple[Path, ...], video_ids: list[str]) -> set[st
 
 
 @contextmanager
-def _complete(out: Path) -> Iterator[Path]:
+def complete(out: Path) -> Iterator[Path]:
     """A folder to work in that becomes ``out`` at the end, or vanishes with an error."""
     from bsp.interchange_files import refuse_existing
     from bsp_platform.heads import PROGRESS
@@ -212,7 +212,7 @@ def _complete(out: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _note(folder: Path, recipe: Any, folders: tuple[Path, ...], **inputs: Path | None) -> None:
+def note(folder: Path, recipe: Any, folders: tuple[Path, ...], **inputs: Path | None) -> None:
     """settings.json: all that decided the result."""
     from bsp_platform.stages import as_plain
 
