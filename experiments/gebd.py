@@ -2,7 +2,7 @@
 
 python experiments/gebd.py                                 # profile mini: embedded data, minutes on 2 cores
 python experiments/gebd.py --seeds 3                       # mean and standard deviation
-python experiments/gebd.py --profile paper-r50 --kinetics DIR --gebd DIR      # Kinetics-GEBD or TAPOS files
+python experiments/gebd.py --profile paper-r50 --kinetics DIR --gebd DIR
 
 (a) unsupervised: boundaries are peaks of the difference between neighbouring snippets' features; only the threshold
 is chosen on training clips. (b) supervised: a linear layer on frozen features before and after a candidate. The paper
