@@ -41,6 +41,7 @@ def write_report(results: Path, profile: str, names: Sequence[str], failures: di
         *_summary(claims),
         *parts,
     ]
+    results.mkdir(parents=True, exist_ok=True)
     path = results / REPORT
     path.write_text("\n".join(lines).rstrip() + "\n")
     return path
