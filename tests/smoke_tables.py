@@ -1,0 +1,41 @@
+"""All tables and figures in the smoke profile, with some of their rows, for tests/test_all_tables.py: a program.
+
+python smoke_tables.py [the options of the scripts]. One process, so that Ray starts once.
+"""
+
+import importlib
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+EXPERIMENTS = Path(__file__).resolve().parents[1] / "experiments"
+sys.path.append(str(EXPERIMENTS))
+
+# Enough rows of every table that all heads and kinds of encoders run; their encoders are shared.
+ROWS = {
+    "ablation_table4": ("random", "vanilla"),
+    "ablation_table5": ("two-head", "distillation"),
+    "table1_activitynet": ("r18-bsp", "r50-vanilla"),
+    "table2_charades": ("2dtan-bsp", "lgi-text-blind"),
+    "table3_crosstask": ("bsp",),
+    "table_supplement_thumos_hacs": ("thumos-bsp", "hacs-bsp"),
+    "gebd": ("peaks-two-stream", "head-two-stream"),
+    "ablation_depth": ("r34-vanilla",),
+}
+
+
+def main(options) -> int:
+    """Run the scripts as all_tables.py does, with these rows; returns 1 at the first that fails."""
+    from all_tables import SCRIPTS
+
+    for name in SCRIPTS:
+        print(f"=== {name} ===", flush=True)
+        if importlib.import_module(name).main(replace(options, rows=ROWS.get(name, ()))):
+            return 1
+    return 0
+
+
+if __name__ == "__main__":
+    from bsp_platform.options import experiment_command
+
+    experiment_command(EXPERIMENTS.parent, main)()
