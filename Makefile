@@ -37,9 +37,9 @@ $(VENV)/.installed: requirements.txt pyproject.toml
 $(TARGETS): setup
 	$(BIN)/python experiments/$(patsubst $@=%,%,$(filter $@=%,$(EXPERIMENTS))).py $(ARGS)
 
-# Two processes; the tests that start Ray stay together in one of them.
+# Two processes; a file's tests stay together, as they share what they prepare.
 test: setup
-	$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 # The server binds to the loopback address only. Without the job runner it is two processes instead of ten.
 ui: setup

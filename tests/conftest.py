@@ -12,13 +12,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["BSP_TEST_MARK"] = uuid.uuid4().hex  # tells this session's Ray processes from others (ray_processes.py)
 
 
-def pytest_collection_modifyitems(items):
-    """For several processes (pytest -n): a file's tests share one, and so do all tests that start Ray."""
-    for item in items:
-        group = "ray" if item.get_closest_marker("ray") else item.path.name
-        item.add_marker(pytest.mark.xdist_group(group))
-
-
 @pytest.fixture(scope="session")
 def tiny_pantomime():
     """Settings of a data set that renders in seconds."""
