@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from bsp.datasets.pantomime_moves import ACTION_NAMES, action_pose, blend_poses, blend_ramp, idle_pose, running_phase
-from bsp.datasets.pantomime_world import draw_look, draw_shot
+from bsp.datasets.pantomime_world import draw_look, draw_shots
 
 CODE_VERSION = 3  # raise it with every change of what is rendered: cached data of other versions is not used
 SPLITS = ("trimmed_train", "trimmed_val", "untrimmed_train", "untrimmed_val")  # order enters the random keys
@@ -235,11 +235,4 @@ def draw_video(settings: PantomimeSettings, plan: VideoPlan) -> np.ndarray:
     key = (settings, plan.split, plan.label, plan.number)
     pose_TP = plan_pose(settings, plan)
     looks = {look: draw_look(_rng(*key, _LOOK, look), settings.size_px) for _, _, look in plan.shots}
-    parts = [
-        draw_shot(
-            pose_TP[first:end], looks[look], settings.size_px, _rng(*key, _SHOT, first),
-            noise=settings.noise, light=settings.light,
-        )
-        for first, end, look in plan.shots
-    ]  # fmt: skip
-    return np.concatenate(parts)
+    return draw_shots(pose_TP, plan.shots, looks, settings, lambda first: _rng(*key, _SHOT, first))

@@ -18,7 +18,7 @@ import numpy as np
 
 from bsp.datasets.pantomime_moves import ACTION_NAMES, action_pose, blend_poses, blend_ramp, idle_pose, running_phase
 from bsp.datasets.pantomime_plan import check_picture, check_ranges
-from bsp.datasets.pantomime_world import draw_look, draw_shot
+from bsp.datasets.pantomime_world import draw_look, draw_shots
 
 CODE_VERSION = 2  # raise it with every change of what is rendered or written
 SPLITS = ("games_train", "games_test", "tasks", "clips_train", "clips_val")  # order enters the random keys
@@ -347,11 +347,4 @@ def draw_video(settings: StorySettings, plan: StoryPlan) -> np.ndarray:
     key = (settings, plan.split, plan.number)
     pose_TP = plan_pose(settings, plan)
     looks = {look: draw_look(rng_of(*key, _LOOK, look), settings.size_px) for _, _, look in plan.shots}
-    parts = [
-        draw_shot(
-            pose_TP[first:end], looks[look], settings.size_px, rng_of(*key, _SHOT, first),
-            noise=settings.noise, light=settings.light,
-        )
-        for first, end, look in plan.shots
-    ]  # fmt: skip
-    return np.concatenate(parts)
+    return draw_shots(pose_TP, plan.shots, looks, settings, lambda first: rng_of(*key, _SHOT, first))

@@ -7,7 +7,9 @@ Letters: T frames, H W image (H = W), J joints.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -248,3 +250,23 @@ def draw_shot(
         np.clip(chunk, 0, 255, out=chunk)
         out_THW3[part] = chunk
     return out_THW3
+
+
+def draw_shots(
+    pose_TP: np.ndarray,
+    shots: Iterable[tuple[int, int, int]],
+    looks: Mapping[int, Look],
+    settings: Any,
+    rng_of_shot: Callable[[int], np.random.Generator],
+) -> np.ndarray:
+    """uint8 [T, size_px, size_px, 3]: a video's ``shots`` (first, end, number of the look), one after another.
+
+    ``settings`` have ``size_px``, ``noise`` and ``light``; ``rng_of_shot`` gives the generator of the shot that begins
+    with a frame.
+    """
+    amounts = {"noise": settings.noise, "light": settings.light}
+    parts = [
+        draw_shot(pose_TP[first:end], looks[look], settings.size_px, rng_of_shot(first), **amounts)
+        for first, end, look in shots
+    ]
+    return np.concatenate(parts)
