@@ -10,7 +10,7 @@ EXPERIMENTS := table4=ablation_table4 table5=ablation_table5 table1=table1_activ
     figure2=figure2_synthesis figure4=figure4_feature_difference figure5=figure5_qualitative all-tables=all_tables
 TARGETS := $(foreach pair,$(EXPERIMENTS),$(firstword $(subst =, ,$(pair))))
 
-.PHONY: setup test ui clean help $(TARGETS)
+.PHONY: setup test faults ui clean help $(TARGETS)
 
 help:
 	@echo "make TARGET [ARGS='--seeds 3 --profile mini']   one experiment on the embedded data:"
@@ -19,6 +19,7 @@ help:
 	@echo "  gebd   event boundaries        depth  R18, R34, R50         figure2 figure4 figure5"
 	@echo "make all-tables [ARGS=...]       all of them, and results/REPORT.md"
 	@echo "make test                        all tests"
+	@echo "make faults                      the tests that break something, and the fault matrix"
 	@echo "make ui                          MLflow UI on http://127.0.0.1:5000"
 
 setup: $(VENV)/.installed
@@ -40,6 +41,10 @@ $(TARGETS): setup
 # Two processes; a file's tests stay together, as they share what they prepare; in order, so that long files come early.
 test: setup
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+
+# Everything that can go wrong, done on purpose; ends with a table: fault, what happened, equal or not.
+faults: setup
+	$(BIN)/python -m pytest -m fault -n 2 --dist loadfile $(ARGS)
 
 # The server binds to the loopback address only. Without the job runner it is two processes instead of ten.
 ui: setup

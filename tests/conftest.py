@@ -1,9 +1,14 @@
 """Shared by all tests: a tiny rendered data set, and one Ray per session for the tests that need it."""
 
 import os
+import sys
 import uuid
+from pathlib import Path
 
 import pytest
+
+sys.path.append(str(Path(__file__).parent))
+from fault_report import fault_row, print_matrix  # noqa: F401 (a fixture)
 
 # Ray and MLflow read these when they are imported; importing the package sets them.
 import bsp_platform  # noqa: F401
@@ -55,3 +60,7 @@ def ray_session():
     start_ray(cpus=2, object_store_mb=256)
     yield ray
     ray.shutdown()
+
+
+def pytest_terminal_summary(terminalreporter):
+    print_matrix(terminalreporter)
