@@ -1,8 +1,9 @@
-"""The pre-training loop: clips in, encoder weights out (Section 3.3). Plain PyTorch, one process or DDP.
+"""The pre-training loop: clips in, encoder weights out (Section 3.3). Plain PyTorch, one process or several.
 
 The loop reads one long numbered stream of clips. Step s uses clips [s*B, (s+1)*B), so "where are we" is one
 number, and stopping and continuing equals never stopping. Where the clips come from (a Ray Data stream, a
-list in a test) is the caller's business, and so is where checkpoints go.
+list in a test) is the caller's business, and so is where checkpoints go. On a GPU the network computes in
+bfloat16 where autocast says so, nothing in a step waits for the device, and records are the only meeting points.
 
 Letters: B clips of a batch, T frames, H W image.
 """
@@ -18,10 +19,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from bsp.augment import normalise
 from bsp.encoder import parameter_groups
 from bsp.errors import TooManyBroken
+from bsp.prefetch import IdleClock, Prefetcher
+from bsp.workers import MeanGradient, Workers, running_statistics
 
 # (output of the model, targets) -> mean loss and statistics of a batch. Targets are "label" int64 [B],
 # "change_point" float32 [B], "plain" bool [B] and "clip", the model's input.
@@ -70,25 +74,46 @@ class TrainSettings:
 def make_optimiser(model: nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:
     """SGD with momentum, weight decay on convolution and linear weights only (TSM's recipe)."""
     groups = parameter_groups(model, settings.learning_rate, settings.weight_decay)
-    return torch.optim.SGD(groups, lr=settings.learning_rate, momentum=settings.momentum)
+    on_gpu = any(parameter.is_cuda for parameter in model.parameters())
+    # One kernel instead of several per tensor; on a CPU the default stays, whose bits results depend on.
+    return torch.optim.SGD(groups, lr=settings.learning_rate, momentum=settings.momentum, fused=on_gpu or None)
+
+
+def prepare_device(device: torch.device, threads: int) -> None:
+    """Process-wide settings for training on ``device``: threads on a CPU; TF32 and measured kernels on a GPU."""
+    if device.type == "cpu":
+        torch.set_num_threads(threads)
+        return
+    torch.cuda.set_device(device)
+    torch.backends.cudnn.benchmark = True  # sizes are fixed, so the search for the fastest kernels pays
+    torch.set_float32_matmul_precision("high")  # TF32 for what autocast leaves in float32
+    torch.backends.cudnn.allow_tf32 = True
 
 
 def training_state(model: nn.Module, optimiser: torch.optim.Optimizer, step: int, skipped: list) -> dict:
     """All that decides the rest of the run; the schedule is a function of ``step``, the stream of it too."""
-    return {
+    state = {
         "model": model.state_dict(),
         "optimiser": optimiser.state_dict(),
         "step": step,
         "skipped": list(skipped),
         "torch_generator": torch.get_rng_state(),
     }
+    if next(model.parameters()).is_cuda:
+        state["cuda_generator"] = torch.cuda.get_rng_state()
+    return state
 
 
 def restore(state: dict, model: nn.Module, optimiser: torch.optim.Optimizer) -> tuple[int, list]:
     """Put a :func:`training_state` back. Returns the next step and the clips skipped so far."""
     model.load_state_dict(state["model"])
+    fused = [group["fused"] for group in optimiser.param_groups]  # of this device, not of the one that saved
     optimiser.load_state_dict(state["optimiser"])
+    for group, value in zip(optimiser.param_groups, fused, strict=True):
+        group["fused"] = value
     torch.set_rng_state(state["torch_generator"])
+    if "cuda_generator" in state and next(model.parameters()).is_cuda:
+        torch.cuda.set_rng_state(state["cuda_generator"])
     return state["step"], list(state["skipped"])
 
 
@@ -102,96 +127,141 @@ def train_steps(
     device: torch.device,
     start_step: int = 0,
     skipped: list | None = None,
-    world_size: int = 1,
+    workers: Workers | None = None,
 ) -> Iterator[tuple[int, dict[str, float] | None]]:
     """Train from ``start_step`` on; yields (steps done, record or None) after every step.
 
-    ``batches`` are this worker's: dicts of arrays "clip" uint8 [B/world_size, T, H, W, 3], "label" int64,
+    ``batches`` are this process's: dicts of arrays "clip" uint8 [B/processes, T, H, W, 3], "label" int64,
     "change_point" float32, "plain" bool, and "error" (empty, or why a clip could not be made: such a clip weighs
     nothing, is named in ``skipped``, and above ``max_skipped_share`` of the stream :class:`TooManyBroken` is
-    raised).
+    raised). ``workers`` says which share of each step that is; all processes give the same weights, and
+    ``skipped`` and records are those of all of them whenever a record or a checkpoint is due.
     A record is made every ``log_every_steps``: loss and its statistics, clips_per_s, data_wait_share,
-    learning_rate. The caller saves, reports and stops.
+    learning_rate, on a GPU max_memory_mb. The caller saves, reports and stops.
     """
+    workers = workers or Workers()
     skipped = skipped if skipped is not None else []
     on_gpu = device.type == "cuda"
-    window = _Window()
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+    gradient = MeanGradient(model, workers, device)
+    missing: list[tuple[int, int, str]] = []  # step, virtual rank and name of clips that could not be made
+    numbered = enumerate(batches, start_step)
+    feed = Prefetcher((_good_parts(batch, step, workers, missing) for step, batch in numbered), device)
+    window = _Window(feed, workers, device)
     model.train()
-    iterator = iter(batches)
     for step in range(start_step, settings.steps):
-        began = time.perf_counter()
         try:
-            batch = next(iterator)
+            parts = next(feed)
         except StopIteration:
             raise RuntimeError(f"the clip stream ended at step {step} of {settings.steps}") from None
-        window.waited_s += time.perf_counter() - began
-        good = _good_rows(batch, skipped, settings)
+        if not all(len(part["label"]) for part in parts):
+            raise _too_many([*skipped, *(name for _, _, name in missing)], settings)
+        done = step + 1
+        logs = done % settings.log_every_steps == 0 or done == settings.steps
+        if workers.processes == 1 or logs or done % settings.checkpoint_every_steps == 0:
+            _count_skipped(missing, skipped, workers, settings)
+        window.begin_step()
         for group in optimiser.param_groups:
             group["lr"] = settings.rate_at(step)
         optimiser.zero_grad(set_to_none=True)
-        with torch.autocast("cuda", dtype=torch.bfloat16, enabled=on_gpu):
-            clip_BTCHW = normalise(_to_device(batch["clip"][good], device))
-            targets = {name: _to_device(batch[name][good], device) for name in ("label", "change_point", "plain")}
-            value, stats = loss(model(clip_BTCHW), targets | {"clip": clip_BTCHW})
-        value.backward()
+        for virtual_rank, targets in zip(workers.here, parts, strict=True):
+            workers.draw_for(step, virtual_rank)
+            with (
+                running_statistics(norms, kept=virtual_rank == 0),
+                torch.autocast("cuda", dtype=torch.bfloat16, enabled=on_gpu),
+            ):
+                clip_BTCHW = normalise(targets["clip"], torch.bfloat16 if on_gpu else torch.float32)
+                value, stats = loss(model(clip_BTCHW), targets | {"clip": clip_BTCHW})
+            value.backward()
+            gradient.add()
+            window.add({"loss": value.detach()} | stats)
+        gradient.finish()
         if settings.clip_gradient:
             nn.utils.clip_grad_norm_(model.parameters(), settings.clip_gradient)
         optimiser.step()
-        window.add(value.detach(), stats, clips=len(batch["label"]) * world_size)
-        done = step + 1
+        window.end_step(settings.batch_size)
         record = None
-        if done % settings.log_every_steps == 0 or done == settings.steps:
+        if logs:
             record = window.close(done, settings)
             if not math.isfinite(record["loss"]):
                 raise RuntimeError(f"the loss is {record['loss']} at step {done}; lower learning_rate")
-            window = _Window()
+            window = _Window(feed, workers, device)
         yield done, record
 
 
 class _Window:
     """Sums of one logging interval; tensors stay on the device until it closes."""
 
-    def __init__(self) -> None:
+    def __init__(self, feed: Prefetcher, workers: Workers, device: torch.device) -> None:
+        self.feed, self.workers, self.device = feed, workers, device
+        self.idle = IdleClock() if device.type == "cuda" else None
         self.began = time.perf_counter()
-        self.waited_s = 0.0
         self.clips = 0
-        self.losses: list[torch.Tensor] = []
-        self.stats: dict[str, list[torch.Tensor]] = {}
+        self.stats: dict[str, list[Tensor]] = {}
+        feed.waited_s = 0.0
 
-    def add(self, loss: torch.Tensor, stats: dict[str, torch.Tensor], *, clips: int) -> None:
-        self.losses.append(loss)
+    def begin_step(self) -> None:
+        if self.idle:
+            self.idle.begin_step()
+
+    def add(self, stats: dict[str, Tensor]) -> None:
+        """Of one virtual worker's part; the parts of a step in the order of their ranks."""
         for name, value in stats.items():
             self.stats.setdefault(name, []).append(value.detach())
+
+    def end_step(self, clips: int) -> None:
         self.clips += clips
+        if self.idle:
+            self.idle.end_step()
 
     def close(self, step: int, settings: TrainSettings) -> dict[str, float]:
-        record = {"step": step, "loss": float(torch.stack(self.losses).mean())}
-        record |= {name: float(torch.stack(values).float().mean()) for name, values in self.stats.items()}
+        """The record: means over the steps and all virtual workers; every process calls it."""
+        each = len(self.workers.here)
+        mine = {
+            name: [float(torch.stack(values[k::each]).float().mean()) for k in range(each)]
+            for name, values in self.stats.items()
+        }
+        everyone = self.workers.gather(mine)
+        record: dict[str, float] = {"step": step}
+        for name in mine:
+            values = [value for parts in everyone for value in parts[name]]
+            record[name] = sum(values) / len(values)
         elapsed = max(time.perf_counter() - self.began, 1e-9)
         record["clips_per_s"] = self.clips / elapsed
-        record["data_wait_share"] = self.waited_s / elapsed
+        # A GPU that still computes while the program waits loses nothing: there, only its idle time counts.
+        record["data_wait_share"] = (self.idle.take_s() if self.idle else self.feed.waited_s) / elapsed
         record["learning_rate"] = settings.rate_at(step - 1)
+        if self.device.type == "cuda":
+            record["max_memory_mb"] = torch.cuda.max_memory_allocated(self.device) / 2**20
         return record
 
 
-def _good_rows(batch: dict[str, Any], skipped: list, settings: TrainSettings) -> np.ndarray:
-    errors = batch.get("error")
-    if errors is None:
-        return np.arange(len(batch["label"]))
-    bad = np.array([bool(error) for error in errors])
-    skipped.extend(str(errors[row]) for row in np.flatnonzero(bad))
-    cap = settings.max_skipped_share * settings.clips
-    if len(skipped) > cap or bad.all():
-        names = "\n  ".join(sorted(set(skipped))[:20])
-        raise TooManyBroken(
-            f"{len(skipped)} clips could not be made, more than {settings.max_skipped_share:.0%} of "
-            f"{settings.clips} (or a whole batch). Repair or remove these videos, or raise "
-            f"max_skipped_share:\n  {names}"
-        )
-    return np.flatnonzero(~bad)
+def _good_parts(batch: dict[str, Any], step: int, workers: Workers, missing: list) -> list[dict[str, np.ndarray]]:
+    """What the network is trained on, by virtual worker; clips with an error are left out and added to ``missing``."""
+    parts = []
+    for virtual_rank, part in zip(workers.here, workers.cut(batch), strict=True):
+        arrays = {name: part[name] for name in ("clip", "label", "change_point", "plain")}
+        bad = np.array([bool(error) for error in part.get("error", ())])
+        if bad.any():
+            missing.extend((step, virtual_rank, str(part["error"][row])) for row in np.flatnonzero(bad))
+            arrays = {name: array[~bad] for name, array in arrays.items()}
+        parts.append(arrays)
+    return parts
 
 
-def _to_device(array: np.ndarray, device: torch.device) -> torch.Tensor:
-    # Batches that come out of the object store are read-only; torch wants memory that it may write.
-    tensor = torch.from_numpy(np.require(array, requirements=["C", "W"]))
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+def _count_skipped(missing: list, skipped: list, workers: Workers, settings: TrainSettings) -> None:
+    """Move what all processes missed into ``skipped``, in the order of the stream; TooManyBroken above the cap."""
+    everyone = sorted(row for rows in workers.gather(missing) for row in rows)
+    missing.clear()
+    skipped.extend(name for _, _, name in everyone)
+    if len(skipped) > settings.max_skipped_share * settings.clips:
+        raise _too_many(skipped, settings)
+
+
+def _too_many(skipped: list[str], settings: TrainSettings) -> TooManyBroken:
+    names = "\n  ".join(sorted(set(skipped))[:20])
+    return TooManyBroken(
+        f"{len(skipped)} clips could not be made, more than {settings.max_skipped_share:.0%} of "
+        f"{settings.clips} (or a whole batch). Repair or remove these videos, or raise "
+        f"max_skipped_share:\n  {names}"
+    )

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 
 from tqdm import tqdm
@@ -32,7 +33,10 @@ def probe_files(
     The arguments are those of ``catalog.build_catalog``.
     """
     with ThreadPoolExecutor(16) as pool:  # a network file system answers slowly, but in parallel
-        stats = dict(zip(paths, pool.map(lambda path: _stat(os.path.join(root, path)), paths)))
+        # Many at a time: with a million files, a pending call for each would cost more than the answers.
+        parts = [paths[first : first + 256] for first in range(0, len(paths), 256)]
+        answers = pool.map(lambda part: [_stat(os.path.join(root, path)) for path in part], parts)
+        stats = dict(zip(paths, chain.from_iterable(answers)))
     cache = _ProbeCache(root, cache_dir)
     results: dict[str, tuple[int, VideoInfo | str]] = {}
     pending = []
@@ -122,7 +126,7 @@ class _ProbeCache:
             return
         Path(cache_dir).mkdir(parents=True, exist_ok=True)
         root_hash = hashlib.blake2b(root.encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()
-        self.path = Path(cache_dir) / f"probes-v1-{root_hash}.jsonl"
+        self.path = Path(cache_dir) / f"probes-v2-{root_hash}.jsonl"
         if self.path.exists():
             text = self.path.read_text(encoding="utf-8", errors="surrogateescape")
             self.cut_off = not text.endswith("\n")

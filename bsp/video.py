@@ -1,7 +1,8 @@
 """Read videos: probe a file once, then read frames by index or the whole file in order.
 
-decord reads what it reads exactly, PyAV the rest; one probe per file decides and the name of the reader is
-kept with the file (catalog), so that reading a clip opens the file once and looks at nothing else. Frames are
+H.264 in mp4 is read through the file's own index, other files that decord reads exactly by decord, the rest by PyAV;
+one probe per file decides and the name of the reader is kept with the file (catalog), so that reading a clip opens
+the file once and looks at nothing else. Frames are
 uint8 RGB, upright (rotation metadata applied), numbered from 0 in display order. Every call has a time limit.
 Legend: T frames, H height, W width.
 """
@@ -13,19 +14,21 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import av
 import numpy as np
 import torch
 from torch.nn import functional
 
-from bsp import video_readers
 from bsp.errors import VideoDecodeError, VideoOpenError, VideoTimeout
+from bsp.mp4_reader import Mp4Reader, mp4_reads
 from bsp.time_limit import call_within
 from bsp.video_packets import PacketTable, missing_bytes
-from bsp.video_readers import PyavReader
+from bsp.video_readers import DecordReader, PyavReader, rgb
 
-READERS = ("decord", "pyav")
+READERS = ("decord", "pyav", "mp4")  # a catalog holds positions in it: append only
+READER_CLASSES = {"decord": DecordReader, "pyav": PyavReader, "mp4": Mp4Reader}
 
-# What decord 0.6 was seen to read exactly, as (container, codec); see choose_reader() for the conditions.
+# What decord 0.6 was seen to read exactly, as (container, codec); see possible_readers() for the conditions.
 # H.264 in AVI, MPEG-TS, MPEG-2 and HEVC with open groups give wrong frames without an error, AV1 no frame.
 DECORD_READS = {
     ("mp4", "h264"),
@@ -69,19 +72,18 @@ def _probe(path: str, stop: threading.Event) -> VideoInfo:
         if os.path.isfile(path) and (problem := missing_bytes(path)):
             raise VideoOpenError(path, problem)
         first = reader.first_frame(stop)
-        height, width, _ = reader.rgb(first).shape
+        height, width, _ = rgb(first).shape
         reader.rewind()
         table = reader.scan(stop)
-        choice = choose_reader(table, container=reader.container_name, codec=reader.codec_name)
+        possible = possible_readers(table, container=reader.container_name, codec=reader.codec_name)
+        choice = next(name for name in possible if name == "pyav" or _agrees(name, path, table, first, stop))
         frames = table.packets
-        if choice == "decord" and not _decord_agrees(path, frames, rotated=bool(first.rotation), stop=stop):
-            choice = "pyav"
         if choice == "pyav" and (table.pts is None or table.odd):
             reader.rewind()
-            frames = reader.count(stop)
+            frames = sum(1 for _ in reader.frames(stop))
         fps = reader.fps()
         if table.pts is not None and frames > 1:
-            seen_fps = (len(table.pts) - 1) / (float(table.pts[-1] - table.pts[0]) * reader.tick_s())
+            seen_fps = (len(table.pts) - 1) / (float(table.pts[-1] - table.pts[0]) * float(reader.tick()))
             # Choice: the container's figure (e.g. 30000/1001) unless the frames' own times say otherwise.
             fps = fps if abs(fps / seen_fps - 1) < 0.005 else seen_fps
         if fps <= 0:
@@ -92,39 +94,39 @@ def _probe(path: str, stop: threading.Event) -> VideoInfo:
     return VideoInfo(path=path, frames=frames, fps=fps, width=width, height=height, codec=codec, reader=choice)
 
 
-def choose_reader(table: PacketTable, *, container: str, codec: str) -> str:
-    """Which of READERS gives exact frames, from the packets alone (facts: tests/test_video.py).
+def possible_readers(table: PacketTable, *, container: str, codec: str) -> tuple[str, ...]:
+    """Which of READERS may give exact frames, best first, from the packets alone (facts: tests/test_video.py).
 
     decord's seeking is wrong without an error where a key packet is not a clean start (H.264 open GOP or
     intra refresh), where MPEG-4 has B pictures, and where an edit list or the codec hides packets.
     """
     if (container, codec) not in DECORD_READS or table.hidden or table.odd:
-        return "pyav"
+        return ("pyav",)
     if (codec == "h264" and not table.closed) or table.bidirectional:
-        return "pyav"
-    return "decord" if table.pts is not None or container == "avi" else "pyav"
+        return ("pyav",)
+    if table.pts is None:
+        return ("decord", "pyav") if container == "avi" else ("pyav",)
+    return ("mp4", "decord", "pyav") if (container, codec) == ("mp4", "h264") else ("decord", "pyav")
 
 
-def _decord_agrees(path: str, frames: int, *, rotated: bool, stop: threading.Event) -> bool:
-    """decord opens the file, counts the same frames, and gives a picture; in a rotated file the same as PyAV's.
+def _agrees(name: str, path: str, table: PacketTable, first: av.VideoFrame, stop: threading.Event) -> bool:
+    """The reader opens the file, counts the same frames, and gives the first one; in a rotated file the same as PyAV's.
 
-    (decord 0.6 gives none for a few widths, such as 48 and 72 px.)
+    (decord 0.6 gives none for a few widths, such as 48 and 72 px; "mp4" does not rotate.)
     """
+    if name == "mp4":
+        return not first.rotation and mp4_reads(path, table, rgb(first), stop)
     try:
-        reader = video_readers.READER_CLASSES["decord"](path, stop)
-        if reader.frames != frames:
+        reader = DecordReader(path, stop)
+        if reader.frames != table.packets:
             return False
-        ours = reader.read(np.array([0]), stop)
-        if not rotated:
-            return True
-        theirs = PyavReader(path, stop)
-        try:
-            other = theirs.read(np.array([0]), stop)
-        finally:
-            theirs.close()
-        return ours.shape == other.shape and float(np.abs(ours.astype(np.int16) - other).mean()) < 4.0
+        ours = reader.read(np.array([0]), stop)[0]
     except (VideoOpenError, VideoDecodeError):
         return False
+    if not first.rotation:
+        return True
+    theirs = rgb(first)
+    return ours.shape == theirs.shape and float(np.abs(ours.astype(np.int16) - theirs).mean()) < 4.0
 
 
 def read_frames(
@@ -150,7 +152,7 @@ def read_frames(
 
     def work(stop: threading.Event) -> np.ndarray:
         name = reader or _probe(path, stop).reader
-        source = video_readers.READER_CLASSES[name](path, stop)
+        source = READER_CLASSES[name](path, stop)
         try:
             if wanted[0] < 0:
                 raise VideoDecodeError(path, f"frame {wanted[0]} asked, but frames are numbered from 0")
@@ -182,7 +184,7 @@ def iter_frames(
     # the time that the consumer spends between two pieces must not count.
     def start(stop: threading.Event):
         name = reader or _probe(path, stop).reader
-        return video_readers.READER_CLASSES[name](path, stop)
+        return READER_CLASSES[name](path, stop)
 
     def read_piece(source):
         return lambda stop: source.chunk(chunk_frames, stop)

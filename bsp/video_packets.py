@@ -55,7 +55,7 @@ def scan_packets(
     count = 0
     hidden = bidirectional = odd = False
     closed = first = True
-    length_bytes = _nal_length_bytes(extradata)
+    length_bytes = nal_length_bytes(extradata)
     for packet in packets:
         if not packet.size:
             continue
@@ -93,7 +93,7 @@ def scan_packets(
     )
 
 
-def _nal_length_bytes(extradata: bytes | None) -> int:
+def nal_length_bytes(extradata: bytes | None) -> int:
     """Bytes of the length before each H.264 unit (ISO/IEC 14496-15 avcC), 0 for start codes (Annex B)."""
     if not extradata or len(extradata) < 7 or extradata[0] != 1:
         return 0
@@ -134,6 +134,12 @@ def _h264_start(data: memoryview, length_bytes: int) -> tuple[bool, bool]:
         if kind == 6:
             recovers = recovers or _recovers_at_once(unit)
     return False, recovers
+
+
+def is_disposable_h264(data: memoryview, length_bytes: int) -> bool:
+    """No other picture refers to that of the packet: nal_ref_idc is 0 in all its slices (ITU-T H.264, 7.4.1)."""
+    slices = [unit[0] for unit in _h264_units(data, length_bytes) if len(unit) and 1 <= unit[0] & 31 <= 5]
+    return bool(slices) and not any(header & 0x60 for header in slices)
 
 
 def _recovers_at_once(sei: memoryview) -> bool:

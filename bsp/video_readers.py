@@ -11,6 +11,7 @@ import os
 import stat
 import threading
 from collections.abc import Iterator
+from fractions import Fraction
 
 import av
 import decord
@@ -74,6 +75,19 @@ def _brief(error: BaseException | None) -> str:
     return f"{type(error).__name__}: {lines[0][-160:]}" if lines else type(error).__name__
 
 
+_thread = threading.local()  # .to_rgb: one converter for all frames, as a new one sets up its tables again
+
+
+def rgb(frame: av.VideoFrame) -> np.ndarray:
+    """Upright uint8 RGB [H, W, 3] of a decoded frame."""
+    if not hasattr(_thread, "to_rgb"):
+        _thread.to_rgb = VideoReformatter()
+    # One thread: by default the converter starts a pool of threads, which outlives the read.
+    pixels = _thread.to_rgb.reformat(frame, format="rgb24", threads=1).to_ndarray()
+    quarter_turns = round(frame.rotation / 90) % 4  # counter-clockwise, like np.rot90
+    return np.ascontiguousarray(np.rot90(pixels, quarter_turns)) if quarter_turns else pixels
+
+
 class DecordReader:
     """decord 0.6: exact for the files that :func:`bsp.video.probe` gives it; applies rotation by itself."""
 
@@ -129,7 +143,6 @@ class PyavReader:
         self.path = path
         self._open()
         check(stop)
-        self._to_rgb = VideoReformatter()  # one for all frames: a new one sets up its tables again
         self._frames: Iterator[np.ndarray] | None = None
 
     def _open(self) -> None:
@@ -157,8 +170,9 @@ class PyavReader:
         """Average frame rate that the container tells, 0 if it does not."""
         return float(self._stream.average_rate or self._stream.guessed_rate or 0)
 
-    def tick_s(self) -> float:
-        return float(self._stream.time_base or 0)
+    def tick(self) -> Fraction:
+        """Seconds of one step of the frames' times; 0 if the file does not tell."""
+        return Fraction(self._stream.time_base or 0)
 
     def scan(self, stop: threading.Event) -> PacketTable:
         """Read the packets from the present position to the end of the file; nothing is decoded."""
@@ -184,9 +198,9 @@ class PyavReader:
         self.close()
         self._open()
 
-    def count(self, stop: threading.Event) -> int:
-        """Decode everything from the present position on and count."""
-        return sum(1 for _ in self._decode(stop))
+    def frames(self, stop: threading.Event) -> Iterator[av.VideoFrame]:
+        """Decode everything from the present position on."""
+        return self._decode(stop)
 
     def read(self, wanted: np.ndarray, stop: threading.Event) -> np.ndarray:
         """Frames ``wanted`` (ascending, each once, at least one): uint8 [T, H, W, 3]."""
@@ -207,7 +221,7 @@ class PyavReader:
         """The next ``count`` frames or what is left of the file; None at its end."""
         if self._frames is None:
             # The generator outlives this call and its ``stop``: it must look at the one of the present call.
-            self._frames = (self.rgb(frame) for frame in self._decode(None))
+            self._frames = (rgb(frame) for frame in self._decode(None))
         frames = []
         for frame in self._frames:
             frames.append(frame)
@@ -215,13 +229,6 @@ class PyavReader:
             if len(frames) == count:
                 break
         return self._stack(frames) if frames else None
-
-    def rgb(self, frame: av.VideoFrame) -> np.ndarray:
-        """Upright uint8 RGB [H, W, 3] of a decoded frame."""
-        # One thread: by default the converter starts a pool of threads, which outlives the read.
-        pixels = self._to_rgb.reformat(frame, format="rgb24", threads=1).to_ndarray()
-        quarter_turns = round(frame.rotation / 90) % 4  # counter-clockwise, like np.rot90
-        return np.ascontiguousarray(np.rot90(pixels, quarter_turns)) if quarter_turns else pixels
 
     def _read_by_time(self, wanted: np.ndarray, table: PacketTable, stop: threading.Event, *, seek: bool) -> np.ndarray:
         """Find frames by their times, decoding from the entry points before them (or once from the start)."""
@@ -244,7 +251,7 @@ class PyavReader:
                         raise VideoDecodeError(self.path, f"seeking to frame {start} missed it")
                     landing = None
                 if frame.pts == target:
-                    found.append(self.rgb(frame))
+                    found.append(rgb(frame))
                     position = index
                     break
             else:
@@ -256,7 +263,7 @@ class PyavReader:
         frames, targets, position = [], wanted.tolist(), -1
         for position, frame in enumerate(self._decode(stop)):
             if position == targets[len(frames)]:
-                frames.append(self.rgb(frame))
+                frames.append(rgb(frame))
                 if len(frames) == len(targets):
                     return self._stack(frames)
         raise out_of_range(self.path, targets[-1], position + 1)
@@ -290,6 +297,3 @@ def video_stream(container: av.container.InputContainer, path: str) -> av.VideoS
         raise VideoOpenError(path, "no decoder for its video codec; encode it again, e.g. as H.264")
     stream.codec_context.thread_count = 1
     return stream
-
-
-READER_CLASSES = {"decord": DecordReader, "pyav": PyavReader}

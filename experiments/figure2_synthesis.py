@@ -11,7 +11,7 @@ import click
 
 from bsp.figures_synthesis import draw_synthesis, first_of_each_kind, real_panel, synthesis_panel
 from bsp_platform.figure_tracking import publish
-from bsp_platform.options import Options
+from bsp_platform.options import Options, storage_place
 from bsp_platform.profiles import PROFILES
 from bsp_platform.sources import DataPaths, load_sources
 from bsp_platform.stages import StageStore
@@ -50,7 +50,9 @@ def main(options: Options, seed: int = 0) -> int:
 @click.command(context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})
 @click.option("--profile", type=click.Choice(sorted(PROFILES)), default="mini", help="complete configuration")
 @click.option("--seed", type=click.IntRange(0), default=0, help="of the stream of clips")
-@click.option("--storage", type=Path, default=ROOT / "storage", envvar="BSP_STORAGE", help="of the embedded videos")
+@click.option(
+    "--storage", type=storage_place, default=ROOT / "storage", envvar="BSP_STORAGE", help="of the embedded videos"
+)
 @click.option("--results", type=Path, default=ROOT / "results", help="where figures go")
 @click.option("--tracking-uri", envvar="MLFLOW_TRACKING_URI", help="MLflow store [default: SQLite here]")
 @click.option("--kinetics", type=Path, help="folder of Kinetics-400 (profile paper)")

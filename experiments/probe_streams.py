@@ -24,6 +24,7 @@ from sklearn.preprocessing import StandardScaler
 
 from bsp.features import SNIPPET_FRAMES
 from bsp_platform.heads import load_subset
+from bsp_platform.options import storage_place
 from bsp_platform.profiles import PROFILES
 from bsp_platform.rows import Row, row_recipes
 from bsp_platform.sources import DataPaths, Sources, load_sources
@@ -75,9 +76,9 @@ def probe(row: Row, seed: int, profile, sources: Sources, store: StageStore, tru
 @click.command(context_settings={"show_default": True})
 @click.option("--profile", type=click.Choice(["smoke", "mini"]), default="mini")
 @click.option("--seeds", type=click.IntRange(1), default=1)
-@click.option("--storage", type=Path, default=ROOT / "storage", envvar="BSP_STORAGE")
+@click.option("--storage", type=storage_place, default=ROOT / "storage", envvar="BSP_STORAGE")
 @click.option("--results", type=Path, default=ROOT / "results")
-def main(profile: str, seeds: int, storage: Path, results: Path) -> None:
+def main(profile: str, seeds: int, storage: str | Path, results: Path) -> None:
     """Probe the features that Table 5 left in the storage."""
     settings, store = PROFILES[profile](), StageStore(storage)
     sources = load_sources(settings, {"gtad"}, DataPaths(), storage=store.root)

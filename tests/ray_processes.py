@@ -3,17 +3,23 @@
 from pathlib import Path
 
 MARK = "BSP_TEST_MARK"
+TRAINING = "RayTrainWorker"  # part of the title of Ray Train's workers
+CLIP_MAKER = "ClipMaker"  # part of the title of the actors that make clips
 
 
-def training_processes(mark: str) -> list[int]:
-    """Process ids of Ray Train's workers that descend from a process with MARK=``mark`` in its environment."""
+def ray_processes(mark: str, title: str = TRAINING) -> list[int]:
+    """Ids of the processes with ``title`` in theirs that descend from one with MARK=``mark`` in its environment."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            title = (folder / "cmdline").read_bytes()
+            command = (folder / "cmdline").read_bytes()
             environment = (folder / "environ").read_bytes().split(b"\0")
         except OSError:
             continue  # ended meanwhile
-        if b"RayTrainWorker" in title and f"{MARK}={mark}".encode() in environment:
+        if title.encode() in command and f"{MARK}={mark}".encode() in environment:
             found.append(int(folder.name))
     return found
+
+
+def training_processes(mark: str) -> list[int]:
+    return ray_processes(mark)

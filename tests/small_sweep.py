@@ -37,6 +37,7 @@ PRETEXTS = Experiment(
         row("vanilla", "vanilla", VANILLA, paper={"mAP_avg": 3.0}),
     ),
 )
+OTHER = replace(PRETEXTS, name="other", rows=tuple(row for row in PRETEXTS.rows if row.name in ("cls-dc", "vanilla")))
 FUSION = Experiment(
     name="small",
     title="Small fusion table for tests",
@@ -54,7 +55,7 @@ FUSION = Experiment(
 )
 
 
-def small_profile(videos_per_class: int):
+def small_profile(videos_per_class: int, clips: int = 1600):
     return replace(
         smoke(),
         name="small",
@@ -68,7 +69,9 @@ def small_profile(videos_per_class: int):
         ),
         encoder=EncoderSettings(depth=18, width=8),
         augment=AugmentSettings(size_px=32),
-        train=TrainSettings(clips=1600, batch_size=8, learning_rate=0.02, log_every_steps=5, checkpoint_every_steps=20),
+        train=TrainSettings(
+            clips=clips, batch_size=8, learning_rate=0.02, log_every_steps=5, checkpoint_every_steps=20
+        ),
         two_head_train=TrainSettings(clips=160, batch_size=8, learning_rate=0.02, log_every_steps=5),
         grounding=replace(smoke().grounding, train=4, test=3),
     )
@@ -76,12 +79,13 @@ def small_profile(videos_per_class: int):
 
 @click.command()
 @click.argument("folder", type=Path)
-@click.option("--table", type=click.Choice(["pretexts", "fusion"]), default="pretexts")
+@click.option("--table", type=click.Choice(["pretexts", "other", "fusion"]), default="pretexts")
 @click.option("--rows", default="")
 @click.option("--videos-per-class", default=2)
-def main(folder: Path, table: str, rows: str, videos_per_class: int) -> None:
+@click.option("--clips", default=1600)
+def main(folder: Path, table: str, rows: str, videos_per_class: int, clips: int) -> None:
     options = Options(
-        profile=small_profile(videos_per_class),
+        profile=small_profile(videos_per_class, clips),
         rows=tuple(filter(None, rows.split(","))),
         seeds=1,
         storage=folder / "storage",
@@ -94,7 +98,7 @@ def main(folder: Path, table: str, rows: str, videos_per_class: int) -> None:
         gpus=None,
         fresh=False,
     )
-    sys.exit(run({"pretexts": PRETEXTS, "fusion": FUSION}[table], options))
+    sys.exit(run({"pretexts": PRETEXTS, "other": OTHER, "fusion": FUSION}[table], options))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import bsp.probe_files
 from bsp.catalog import Catalog, Listed, build_catalog
 from bsp.errors import AnnotationError, TooManyBroken
 from bsp.probe_files import in_order
-from bsp.video import READERS
+from bsp.video import READERS, probe
 from bsp.video_write import write_mp4
 
 
@@ -128,7 +128,8 @@ def test_building_reads_lengths_in_the_order_of_the_listing(folder):
     assert catalog.labels.tolist() == [0, 1, 0]
     assert catalog.fps.tolist() == [10, 10, 25]
     assert catalog.first_frame.tolist() == [0, 0, 0]
-    assert [READERS[reader] for reader in catalog.readers] == ["decord"] * 3
+    expected = [probe(catalog.path(video)).reader for video in range(3)]
+    assert [READERS[reader] for reader in catalog.readers] == expected
     assert catalog.sizes.tolist() == [os.path.getsize(catalog.path(i)) for i in range(3)]
     assert catalog.path(1) == str(folder / "two" / "c.mp4")
     assert catalog.skipped == ()
@@ -284,3 +285,16 @@ def test_a_file_that_crashes_its_process_costs_only_itself():
     found = list(in_order(work, 1, eval))
     assert [found[0], *found[2:]] == [2, 4, 6]
     assert "crashed" in found[1]
+
+
+def test_every_file_of_a_long_list_gets_its_own_answer(tmp_path):
+    # More than the files that one thread is asked about at a time; each third one is there, and empty.
+    paths = [f"{number}.mp4" for number in range(600)]
+    for path in paths[::3]:
+        (tmp_path / path).touch()
+    found = bsp.probe_files.probe_files(str(tmp_path), paths, cache_dir=None, workers=0, progress=False)
+    empty = [path for path, (_, reason) in found.items() if reason == "empty file (0 bytes)"]
+    missing = [path for path, (_, reason) in found.items() if reason == "no such file"]
+    assert empty == paths[::3]
+    assert len(missing) == 400
+    assert list(found) == paths

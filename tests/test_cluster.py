@@ -22,8 +22,15 @@ def test_two_rows_fit_two_cores_and_two_workers_fit_one_row():
 
 
 def test_a_plan_that_does_not_fit_is_refused_with_the_numbers():
-    with pytest.raises(ValueError, match=r"one row needs 2\.86 CPUs.*there are 2 CPUs.*--workers"):
-        laptop_resources(3).rows_at_a_time(2)
+    with pytest.raises(ValueError, match=r"one row needs 0\.96 CPUs.*there are 0\.9 CPUs.*larger cluster"):
+        laptop_resources(3).rows_at_a_time(0.9)
+
+
+def test_a_row_that_is_too_wide_runs_on_fewer_processes():
+    # 3 * 0.95 and 0.01 CPUs do not fit on 2, but a third of them does; then there is room for nothing else.
+    assert laptop_resources(3).rows_at_a_time(2) == 1
+    assert laptop_resources(3).rows_at_a_time(2.86) == 1
+    assert laptop_resources(3).rows_at_a_time(5.73) == 2
 
 
 def test_gpus_count_too():

@@ -1,8 +1,8 @@
-"""Checks cluster.yaml without a network or a cloud account: Ray's own schema, then what the schema lets pass.
+"""Checks cluster.yaml and cluster_local.yaml without a network: Ray's own schema, then what the schema lets pass.
 
 Ray's check accepts anything inside `provider` and `node_config`, knows nothing about who may listen where,
 and fills what is missing with defaults that show the dashboard to the network. `problems` looks at those.
-Launching real machines is not tested.
+The commands run for real in test_ray_up.py; renting machines is not tested.
 """
 
 from __future__ import annotations
@@ -49,6 +49,12 @@ def prepare_and_validate(config: Config) -> Config:
 
 def problems(config: Config) -> list[str]:
     """Returns what is wrong with a cluster config although Ray's schema accepts it; an empty list is good."""
+    return _command_problems(config) + (
+        _aws_problems(config) if config["provider"].get("type") == "aws" else _local_problems(config)
+    )
+
+
+def _command_problems(config: Config) -> list[str]:
     found = []
     for name in COMMAND_LISTS:
         if name not in config:
@@ -72,7 +78,7 @@ def problems(config: Config) -> list[str]:
             found.append(f"{name} starts Ray {len(starts)} times")
         found += [f"{name}: no token asked for" for c in starts if "RAY_AUTH_MODE=token" not in c]
     setup = "\n".join(config.get("setup_commands", []))
-    if not ("export RAY_AUTH_MODE=token" in setup and "~/.bashrc" in setup):
+    if not ("'export RAY_AUTH_MODE=token'" in setup and ">> ~/.bashrc" in setup):
         found.append("login shells do not set RAY_AUTH_MODE")
     if config.get("file_mounts", {}).get("~/.ray/auth_token") != "~/.ray/auth_token":
         found.append("the token is not shipped")
@@ -82,7 +88,23 @@ def problems(config: Config) -> list[str]:
         found.append("the project is not installed")
     if ".venv/" not in config.get("rsync_exclude", []):
         found.append("rsync_exclude lacks .venv/")
+    return found
 
+
+def _local_problems(config: Config) -> list[str]:
+    """What Ray says of these only when it starts, or never."""
+    unused = {"available_node_types", "head_node_type", "head_node", "worker_nodes"} & set(config)
+    found = [f"{name}: not for machines of one's own" for name in sorted(unused)]
+    commands = [command for name in COMMAND_LISTS for command in config.get(name, [])]
+    found += [f"needs the superuser: {command}" for command in commands if re.search(r"\bsudo\b", command)]
+    key = config.get("auth", {}).get("ssh_private_key", "")
+    if not key or Path(key).name.startswith("id_"):
+        found.append(f"ssh_private_key {key!r} is missing, or one that opens other doors would be copied to the head")
+    return found
+
+
+def _aws_problems(config: Config) -> list[str]:
+    found = []
     region = config["provider"].get("region")
     zones = str(config["provider"].get("availability_zone", "")).split(",")
     if not (isinstance(region, str) and all(re.fullmatch(rf"{region}[a-f]", zone.strip()) for zone in zones)):
@@ -147,15 +169,29 @@ def test_placeholders_are_few_and_in_one_place_each(text: str) -> None:
     assert live.count("REPLACE") == 2
 
 
+def test_spot_is_a_line_to_uncomment_for_each_type_of_worker(text: str, config: Config) -> None:
+    off = "      # InstanceMarketOptions: {MarketType: spot}\n"
+    assert text.count(off) == 2
+    spot = yaml.safe_load(text.replace(off, off.replace("# ", "")))
+    for name, node in json.loads(json.dumps(spot))["available_node_types"].items():
+        market = node["node_config"].pop("InstanceMarketOptions", None)
+        assert market == (None if name == config["head_node_type"] else {"MarketType": "spot"})
+        assert node == config["available_node_types"][name]  # nothing else changed
+    prepare_and_validate(spot)
+    assert problems(spot) == []
+    notices = [command for command in config["worker_start_ray_commands"] if "bsp_platform.spot_notice" in command]
+    assert len(notices) == 1  # workers tell Ray of EC2's notice ...
+    assert "'export RAY_TRAIN_ENABLE_PREEMPTION_WATCHER=1'" in " ".join(config["setup_commands"])  # ... and Train asks
+
+
 def test_storage_is_mounted_and_mlflow_keeps_its_data_there(config: Config) -> None:
     mounts = [command for command in config["initialization_commands"] if " mount -t nfs4 " in command]
     assert len(mounts) == 1
     assert f".efs.{config['provider']['region']}.amazonaws.com:/ /mnt/bsp;" in mounts[0]
     server = [command for command in config["head_start_ray_commands"] if "mlflow server" in command]
     assert len(server) == 1
-    assert "--backend-store-uri sqlite:////mnt/bsp/mlflow/mlflow.db" in server[0]  # four: absolute
-    assert "--artifacts-destination /mnt/bsp/mlflow/" in server[0]
     assert server[0].startswith("MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false ")
+    assert not re.search(r"--(backend-store-uri|artifacts-destination|default-artifact-root)", server[0])  # settings
 
 
 def test_mounted_sources_exist_and_hold_both_packages(config: Config) -> None:
@@ -183,31 +219,131 @@ def test_commands_are_shell(config: Config) -> None:
             assert done.returncode == 0, f"{command}\n{done.stderr}"
 
 
-def test_login_shell_commands_can_be_repeated(config: Config, tmp_path: Path) -> None:
-    """Runs the commands that write ~/.bashrc twice in an empty home folder, the way Ray wraps them."""
-    bashrc = tmp_path / ".bashrc"
-    bashrc.touch()
+SETTINGS = {
+    "RAY_AUTH_MODE": "token",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "1",
+    "BSP_STORAGE": "/mnt/bsp/storage",
+    "BSP_DATA": "/mnt/bsp/data",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+}
+HEAD_SETTINGS = {
+    "RAY_ADDRESS": "auto",
+    "MLFLOW_TRACKING_URI": "http://127.0.0.1:5000",
+    "MLFLOW_BACKEND_STORE_URI": "sqlite:////mnt/bsp/mlflow/mlflow.db",  # four: absolute
+    "MLFLOW_ARTIFACTS_DESTINATION": "/mnt/bsp/mlflow/artifacts",
+}
+
+
+@pytest.mark.parametrize("which", ["cluster.yaml", "cluster_local.yaml"])
+def test_settings_arrive_in_login_shells_and_follow_a_change(which: str, tmp_path: Path) -> None:
+    """Runs the commands that write settings in an empty home folder, as Ray wraps them, for a worker and a head."""
+    config = yaml.safe_load((ROOT / which).read_text(encoding="utf-8"))
+    (tmp_path / ".bashrc").touch()
 
     def ray_runs(command: str) -> str:
         return subprocess.run(
-            [
-                "bash",
-                "-c",
-                f"source ~/.bashrc; export OMP_NUM_THREADS=1 PYTHONWARNINGS=ignore && ({command})",
-            ],
+            ["bash", "-c", f"source ~/.bashrc; export OMP_NUM_THREADS=1 PYTHONWARNINGS=ignore && ({command})"],
             env={"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"},
             capture_output=True,
             text=True,
             check=True,
         ).stdout
 
-    writers = [c for c in config["setup_commands"] + config["head_setup_commands"] if ">> ~/.bashrc" in c]
-    for command in writers + writers:
-        ray_runs(command)
-    lines = bashrc.read_text().splitlines()
-    assert len(lines) == len(set(lines)) > 0
-    shown = ray_runs('echo "$RAY_AUTH_MODE $RAY_ADDRESS $MLFLOW_TRACKING_URI ${PATH%%:*}"').split()
-    assert shown == ["token", "auto", "http://127.0.0.1:5000", f"{tmp_path}/venv/bin"]
+    def set_up(commands: list[str]) -> dict[str, str]:
+        for command in commands:
+            if "~/.bsp_settings" in command:
+                ray_runs(command)
+        shown = dict(line.partition("=")[::2] for line in ray_runs("env").splitlines())
+        assert shown["PATH"].startswith(f"{tmp_path}/venv/bin:")
+        return {name: value for name, value in shown.items() if name in SETTINGS | HEAD_SETTINGS}
+
+    worker, head = config["setup_commands"], config["setup_commands"] + config["head_setup_commands"]
+    assert set_up(worker) == SETTINGS
+    assert set_up(head) == SETTINGS | HEAD_SETTINGS
+    once = (tmp_path / ".bsp_settings").read_text(), (tmp_path / ".bashrc").read_text()
+    set_up(head)
+    assert ((tmp_path / ".bsp_settings").read_text(), (tmp_path / ".bashrc").read_text()) == once
+    moved = [command.replace("/mnt/bsp/storage", "s3://bucket/bsp") for command in head]
+    assert set_up(moved) == SETTINGS | HEAD_SETTINGS | {"BSP_STORAGE": "s3://bucket/bsp"}
+    assert "/mnt/bsp/storage" not in (tmp_path / ".bsp_settings").read_text()
+
+
+# -- machines of one's own: cluster_local.yaml --
+
+
+@pytest.fixture
+def local() -> Config:
+    return yaml.safe_load((ROOT / "cluster_local.yaml").read_text(encoding="utf-8"))
+
+
+def test_local_ray_accepts_it_and_takes_all_machines(local: Config) -> None:
+    local["provider"].update(head_ip="10.0.0.1", worker_ips=["10.0.0.2", "10.0.0.3"])
+    prepared = prepare_and_validate(local)
+    assert prepared["max_workers"] == 2
+    (machines,) = prepared["available_node_types"].values()
+    assert machines["min_workers"] == machines["max_workers"] == 2
+    for name in COMMAND_LISTS:  # ours, not Ray's defaults; the head's and workers' setup comes after everyone's
+        before = local["setup_commands"] if name in ("head_setup_commands", "worker_setup_commands") else []
+        assert prepared[name] == before + local[name]
+    assert problems(local) == []
+    local["provider"]["worker_ips"] = []
+    assert prepare_and_validate(local)["max_workers"] == 0
+
+
+def test_local_differs_from_aws_only_where_machines_differ(config: Config, local: Config) -> None:
+    """What test_ray_up.py runs of cluster.yaml, on machines of a local provider, is what this file runs."""
+    for name in ("file_mounts", "rsync_exclude", "setup_commands", "head_start_ray_commands"):
+        assert local[name] == config[name], name
+    assert local["head_setup_commands"] == [*config["head_setup_commands"], "hostname > /mnt/bsp/cluster_head"]
+    (looks_for_it,) = local["worker_setup_commands"]
+    assert looks_for_it.startswith("test -s /mnt/bsp/cluster_head ||")
+    *starts, notice = config["worker_start_ray_commands"]
+    assert local["worker_start_ray_commands"] == starts
+    assert "spot_notice" in notice
+
+
+def test_local_places_to_fill_in_are_marked(local: Config) -> None:
+    lines = (ROOT / "cluster_local.yaml").read_text(encoding="utf-8").splitlines()
+    marked = [line.split(":")[0].strip() for line in lines if "# FILL IN" in line]
+    assert marked == ["head_ip", "worker_ips", "ssh_user", "ssh_private_key"]
+    assert not [line for line in lines if "FILL-IN" in line and "# FILL IN" not in line]
+    assert any("export RAY_UP_enable_autoscaler_v2=0" in line for line in lines)
+
+
+def test_local_says_what_a_machine_lacks(local: Config, tmp_path: Path) -> None:
+    """Its first commands, on a machine that has bash's own commands and nothing else, and on one without /mnt/bsp."""
+    programs, folder = local["initialization_commands"]
+    (tmp_path / "hostname").symlink_to("/bin/hostname")
+    bare = subprocess.run(["/bin/bash", "-c", programs], env={"PATH": str(tmp_path)}, capture_output=True, text=True)
+    assert bare.returncode == 1
+    assert "lacks python3" in bare.stdout
+    (looks_for_head,) = local["worker_setup_commands"]
+    for status in (1, 0):  # before and after the head has left its name there
+        looks = looks_for_head.replace("/mnt/bsp", str(tmp_path))
+        done = subprocess.run(["bash", "-c", looks], capture_output=True, text=True)
+        assert done.returncode == status
+        assert ("not the folder that the head has" in done.stdout) == (status == 1)
+        leaves = local["head_setup_commands"][-1].replace("/mnt/bsp", str(tmp_path))
+        subprocess.run(["bash", "-c", leaves], check=True)
+    refused = folder.replace("/mnt/bsp", "/proc/bsp")
+    done = subprocess.run(["bash", "-c", refused], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "must be the shared folder" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("spoil", "complaint"),
+    [
+        (lambda c: c["auth"].pop("ssh_private_key"), "is missing"),
+        (lambda c: c["auth"].update(ssh_private_key="~/.ssh/id_ed25519"), "opens other doors"),
+        (lambda c: c["setup_commands"].insert(0, "sudo apt-get update"), "needs the superuser"),
+        (lambda c: c.update(available_node_types={}), "not for machines of one's own"),
+    ],
+)
+def test_local_checks_find_what_is_wrong(local: Config, spoil: Callable[[Config], Any], complaint: str) -> None:
+    spoil(local)
+    assert any(complaint in problem for problem in problems(local)), problems(local)
 
 
 # -- the checks can fail --

@@ -48,6 +48,17 @@ def test_fast_shift_equals_reference(layout, dtype, frames, fold):
     assert out.stride() == x.stride()
 
 
+def test_compiled_shift_is_one_graph_and_equals_reference():
+    """The graph capture of torch.compile; the compiler itself needs a GPU, or a C++ compiler on a CPU."""
+    x = torch.randn(6, 8, 2, 3, requires_grad=True)
+    compiled = torch.compile(temporal_shift, backend="aot_eager", fullgraph=True)
+    out, expected = compiled(x, 3, 2), shift_reference(x, 3, 2)
+    assert torch.equal(out, expected)
+    weight = torch.randn(6, 8, 2, 3)
+    ours = torch.autograd.grad((out * weight).sum(), x)[0]
+    assert torch.equal(ours, torch.autograd.grad((expected * weight).sum(), x)[0])
+
+
 def test_shift_gradient():
     x = torch.randn(6, 8, 2, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     assert torch.autograd.gradcheck(lambda v: temporal_shift(v, 3, 2), x.requires_grad_())

@@ -6,7 +6,7 @@ import pytest
 from bsp.augment import AugmentSettings, augment_clip
 from bsp.clips import BoundaryKind, ClipSettings, plan_clip
 from bsp.synthesis import decode, synthesise
-from bsp_platform.streaming import ClipStream, clip_dataset, iterate_batches, make_clips, worker_indices
+from bsp_platform.streaming import ClipSpans, ClipStream, clip_dataset, iterate_batches, make_clips, worker_indices
 
 
 def stream_of(catalog_ref, length=96, batch_size=16) -> ClipStream:
@@ -81,3 +81,30 @@ def test_the_second_of_two_workers_gets_the_second_half_of_each_step(ray_session
     dataset = clip_dataset(stream, rank=1, world_size=2, cpus_per_actor=0.4)
     got = [batch["index"].tolist() for batch in iterate_batches(dataset, 8)]
     assert got == [list(range(k, k + 8)) for k in (8, 24, 40)]
+
+
+def test_the_first_tasks_are_short_and_all_clips_are_in_one():
+    # Worked by hand: batches of 4, at most 4 batches a task, two makers: 1 1 2 2 batches, then 4 each.
+    spans = ClipSpans(8, 8 + 4 * 15, batch_size=4, batches=4, actors=2)
+    assert ((spans.last - spans.first) // 4).tolist() == [1, 1, 2, 2, 4, 4, 1]
+    assert spans.first.tolist() == [8, *spans.last.tolist()[:-1]]
+    assert spans.last[-1] == 8 + 4 * 15
+
+
+@pytest.mark.parametrize(("stop", "batches"), [(16, 8), (0, 8), (64, 1), (4, 1)])
+def test_short_streams_are_cut_without_gap_or_overlap(stop, batches):
+    spans = ClipSpans(0, stop, batch_size=4, batches=batches, actors=3)
+    numbers = [k for first, last in zip(spans.first, spans.last, strict=True) for k in range(first, last)]
+    assert numbers == list(range(stop))
+
+
+def test_batches_are_cut_from_blocks_of_any_size():
+    blocks = [{"index": np.arange(k, k + n)} for k, n in ((0, 8), (8, 5), (13, 1), (14, 10), (24, 3))]
+
+    class Blocks:
+        def iter_batches(self, **how):
+            assert how["batch_size"] is None
+            return iter(blocks)
+
+    got = [batch["index"].tolist() for batch in iterate_batches(Blocks(), 4)]
+    assert got == [list(range(k, min(k + 4, 27))) for k in range(0, 27, 4)]

@@ -1,5 +1,6 @@
 """The sweep as its users meet it: a program that is run, run again, killed and continued."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -12,13 +13,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from click.testing import CliRunner
 from filelock import FileLock
 
-sys.path.append(str(Path(__file__).parent))
+from bsp_platform.options import experiment_command
+
+sys.path += [str(Path(__file__).parent), str(Path(__file__).parents[1] / "experiments")]
+import ablation_table4
 from ray_processes import MARK, training_processes
 
 TABLE_4 = Path(__file__).resolve().parents[1] / "experiments" / "ablation_table4.py"
 SMALL = Path(__file__).with_name("small_sweep.py")
+ROWS = "random,cls-dc,vanilla"
 
 
 def command(folder: Path, *options: str) -> list[str]:
@@ -29,12 +35,30 @@ def run(folder: Path, *options: str) -> subprocess.CompletedProcess:
     return subprocess.run(command(folder, *options), capture_output=True, text=True, timeout=600, check=False)
 
 
-def table(folder: Path) -> dict:
-    return json.loads((folder / "results" / "small" / "small" / "table.json").read_text())
+def table(folder: Path, name: str = "small") -> dict:
+    return json.loads((folder / "results" / name / "small" / "table.json").read_text())
 
 
-def scores(folder: Path) -> dict:
-    return {row["name"]: row["scores"] for row in table(folder)["rows"]}
+def scores(folder: Path, name: str = "small") -> dict:
+    return {row["name"]: row["scores"] for row in table(folder, name)["rows"]}
+
+
+def runs_by_row(folder: Path, name: str) -> dict[str, dict]:
+    """Of MLflow's runs: status, and loss and accuracy by step of every curve; "" is the parent."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{folder / 'mlflow' / 'mlflow.db'}")
+    found = {}
+    for run in client.search_runs([client.get_experiment_by_name(name).experiment_id]):
+        row = run.data.params.get("row", "")
+        assert row not in found, f"two runs of {row}"
+        curves = {
+            metric: sorted((p.step, p.value) for p in client.get_metric_history(run.info.run_id, metric))
+            for metric in run.data.metrics
+            if metric.endswith(("loss", "accuracy"))
+        }
+        found[row] = {"status": run.info.status, "curves": curves}
+    return found
 
 
 def weights(folder: Path) -> list[dict]:
@@ -42,7 +66,7 @@ def weights(folder: Path) -> list[dict]:
     return [torch.load(file, weights_only=True)["encoder"] for file in files]
 
 
-def wait_for(condition, what: str, seconds: float = 300):
+def wait_for(condition, what: str, seconds: float = 600):
     deadline = time.time() + seconds
     while time.time() < deadline:
         found = condition()
@@ -55,7 +79,7 @@ def wait_for(condition, what: str, seconds: float = 300):
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("undisturbed")
-    done = run(folder, "--rows", "random,cls-dc,vanilla")
+    done = run(folder, "--rows", ROWS)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "random" in done.stdout
     return folder
@@ -77,8 +101,6 @@ def test_the_table_says_what_it_is(undisturbed):
 
 @pytest.mark.ray
 def test_the_detections_give_the_same_score_to_the_evaluate_command(undisturbed):
-    from click.testing import CliRunner
-
     from bsp_platform.cli import main
 
     manifests = list((undisturbed / "storage" / "heads").glob("*/manifest.json"))
@@ -98,7 +120,7 @@ def test_the_detections_give_the_same_score_to_the_evaluate_command(undisturbed)
 def test_a_second_run_makes_nothing_and_does_not_even_start_ray(undisturbed):
     made = {path: path.stat().st_mtime_ns for path in (undisturbed / "storage").rglob("manifest.json")}
     before = scores(undisturbed)
-    done = run(undisturbed, "--rows", "random,cls-dc,vanilla")
+    done = run(undisturbed, "--rows", ROWS)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "3 runs, 3 already finished" in done.stdout
     assert "at a time" not in done.stdout
@@ -161,53 +183,140 @@ def test_fusion_rows_reuse_what_the_other_table_made(undisturbed, tmp_path_facto
     markdown = (folder / "results" / "small" / "small" / "table.md").read_text()
     assert "| Other (cited) |" in markdown
     assert "learnt from scratch" in markdown
-    again = run(folder, "--table", "fusion")
-    assert "5 runs, 5 already finished" in again.stdout
-    assert "at a time" not in again.stdout
+
+
+class Driver:
+    """A sweep as a process of its own; ``mark`` finds the processes of its Ray."""
+
+    def __init__(self, folder: Path, log: Path, *options: str):
+        self.mark, self.log = uuid.uuid4().hex, log
+        with log.open("w") as out:
+            self.process = subprocess.Popen(
+                command(folder, *options), stdout=out, stderr=subprocess.STDOUT, env={**os.environ, MARK: self.mark}
+            )
+
+    def said(self, text: str) -> bool:
+        return text in self.log.read_text()
+
+    def check(self) -> bool:
+        """Whether it is over. An end that nobody wanted is an AssertionError with what it said."""
+        status = self.process.poll()
+        assert status in (None, 0, -signal.SIGKILL), self.log.read_text()
+        return status is not None
+
+    def training(self) -> list[int]:
+        return training_processes(self.mark)
+
+
+@pytest.fixture(scope="module")
+def disturbed(undisturbed, tmp_path_factory):
+    """Two sweeps that share their encoders, features and heads, on one storage; the first loses a training worker and
+    is then killed while the second waits for what it makes; the same command continues it beside the second.
+
+    Yields the folder, the steps of the checkpoints at the two kills, and when each stage was completed.
+    """
+    folder, logs, happened = tmp_path_factory.mktemp("disturbed"), tmp_path_factory.mktemp("logs"), []
+    drivers = []
+    made: dict[Path, set[int]] = {}
+
+    def watched(condition):
+        def look():
+            for driver in drivers:
+                driver.check()
+            for path in (folder / "storage").glob("*/*/manifest.json"):
+                made.setdefault(path, set()).add(path.stat().st_mtime_ns)
+            return condition()
+
+        return look
+
+    def start(*options: str) -> Driver:
+        drivers.append(Driver(folder, logs / f"{len(drivers)}.log", *options))
+        return drivers[-1]
+
+    def saved_steps() -> dict[str, int]:
+        """Step of the last checkpoint of every encoder that is being trained."""
+        found = {}
+        for path in (folder / "storage" / "encoders").glob("*/_train/run/checkpoint_manager_snapshot.json"):
+            with contextlib.suppress(OSError, ValueError, TypeError):  # just being written, or over
+                last = json.loads(path.read_text())["latest_checkpoint_result"]
+                found[path.parents[2].name] = last["metrics"]["step"]
+        return found
+
+    try:
+        first = start("--rows", ROWS)
+        wait_for(watched(saved_steps), "checkpoint")
+        workers = first.training()
+        for pid in workers:  # it stays in the middle of the work until the second has come
+            os.kill(pid, signal.SIGSTOP)
+        (encoder, step), *_ = saved_steps().items()
+        second = start("--table", "other")
+        wait_for(watched(lambda: second.said("waiting for pretrain")), "second driver that waits for the first")
+        for pid in workers:
+            os.kill(pid, signal.SIGKILL)
+        wait_for(watched(lambda: set(first.training()) - set(workers)), "restarted training process")
+        wait_for(watched(lambda: saved_steps().get(encoder, 0) > step), "later checkpoint")
+        happened += [step, saved_steps().get(encoder)]
+        first.process.kill()
+        first.process.wait()
+        assert happened[1], "the encoder was finished before the driver was killed; the test proves nothing"
+        made_by_now = folder / "storage" / "encoders" / encoder / "manifest.json"  # by what outlived the driver
+        wait_for(watched(lambda: second.training() or made_by_now.exists()), "second driver that goes on")
+        third = start("--rows", ROWS)
+        for driver in (second, third):
+            wait_for(watched(driver.check), "end of the sweep")
+        yield folder, happened, made
+    finally:
+        for driver in drivers:
+            if driver.process.poll() is None:
+                driver.process.terminate()
+                driver.process.wait()
 
 
 @pytest.mark.ray
-def test_killed_worker_then_killed_driver_then_the_same_command_gives_the_same_table(undisturbed, tmp_path):
-    mark = uuid.uuid4().hex
-    driver = subprocess.Popen(
-        command(tmp_path, "--rows", "random,cls-dc,vanilla"),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env={**os.environ, MARK: mark},
+@pytest.mark.fault
+def test_killed_worker_then_killed_driver_then_the_same_command_gives_the_same_table(undisturbed, disturbed, fault_row):
+    folder, (worker_step, driver_step), _ = disturbed
+    same = [
+        torch.equal(ours[name], theirs[name])
+        for ours, theirs in zip(weights(folder), weights(undisturbed), strict=True)
+        for name in theirs
+    ]
+    runs, expected = runs_by_row(folder, "small"), runs_by_row(undisturbed, "small")
+    assert set(runs) == set(expected)  # a parent, and one run per row
+    assert {run["status"] for run in runs.values()} == {"FINISHED"}
+    for row, run in runs.items():  # no holes, nothing twice
+        assert run["curves"] == expected[row]["curves"], row
+    assert [step for step, _ in runs["vanilla"]["curves"]["pretrain/loss"]] == list(range(5, 201, 5))
+    fault_row(
+        "SIGKILL of a training worker, then of the head's driver; then the same command",
+        f"worker restarted from step {worker_step} of 200; training continued from step {driver_step}; scores, "
+        f"{len(same)} weight tensors and the curves in MLflow compared",
+        equal=scores(folder) == scores(undisturbed) and all(same),
     )
 
-    def saved() -> list[Path]:
-        return list((tmp_path / "storage" / "encoders").glob("*/_train/run/checkpoint_manager_snapshot.json"))
 
-    wait_for(saved, "checkpoint")
-    workers = wait_for(lambda: training_processes(mark), "training process")
-    os.kill(workers[0], signal.SIGKILL)
-    wait_for(lambda: set(training_processes(mark)) - set(workers), "restarted training process")
-    time.sleep(3)
-    unfinished = not list((tmp_path / "storage" / "heads").glob("*/manifest.json"))
-    driver.kill()
-    driver.wait()
-    assert unfinished, "everything was over before the driver was killed; the test proves nothing"
-    wait_for(lambda: not training_processes(mark), "end of the killed sweep's processes", 120)
-
-    done = run(tmp_path, "--rows", "random,cls-dc,vanilla")
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert scores(tmp_path) == scores(undisturbed)
-    for ours, theirs in zip(weights(tmp_path), weights(undisturbed), strict=True):
-        assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
-
-    from mlflow import MlflowClient
-
-    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow' / 'mlflow.db'}")
-    runs = client.search_runs([client.get_experiment_by_name("small").experiment_id])
-    assert len(runs) == 4
-    assert {r.info.status for r in runs} == {"FINISHED"}
+@pytest.mark.ray
+@pytest.mark.fault
+def test_two_drivers_on_one_storage_share_what_they_make(undisturbed, disturbed, fault_row):
+    folder, (_, driver_step), made = disturbed
+    expected = {row: scores(undisturbed)[row] for row in ("cls-dc", "vanilla")}
+    stages = {path.relative_to(undisturbed) for path in (undisturbed / "storage").glob("*/*/manifest.json")}
+    assert {path.relative_to(folder) for path in made} == stages
+    runs = runs_by_row(folder, "other")
+    assert {run["status"] for run in runs.values()} == {"FINISHED"}
+    assert len(runs) == 3
+    twice = [path for path, times in made.items() if len(times) > 1]
+    fault_row(
+        "two drivers on one storage; the one that the other waits for gets SIGKILL",
+        f"the other went on from step {driver_step}; of {len(made)} stages {len(twice)} were made twice",
+        equal=scores(folder, "other") == expected and not twice,
+    )
 
 
 @pytest.mark.ray
 def test_a_failed_row_is_reported_and_does_not_take_the_others_with_it(tmp_path):
     # One video per class: same-class pairs are impossible.
-    done = run(tmp_path, "--rows", "random,reg-sc", "--videos-per-class", "1")
+    done = run(tmp_path, "--rows", "random,reg-sc", "--videos-per-class", "1", "--clips", "80")
     assert done.returncode == 1
     assert "FAILED reg-sc seed 0: " in done.stdout
     assert "SAME_CLASS needs a class with two videos" in done.stdout
@@ -242,15 +351,15 @@ def test_terminated_sweeps_say_how_to_continue(tmp_path):
     assert not list((tmp_path / "s" / "heads").glob("*/manifest.json"))
 
 
-def table4(*options: str, **more) -> subprocess.CompletedProcess:
-    script = [sys.executable, str(TABLE_4)]
-    return subprocess.run([*script, *options], capture_output=True, text=True, timeout=120, check=False, **more)
+def table4(*options: str):
+    """The script in this process: what is refused is refused before anything starts."""
+    return CliRunner().invoke(experiment_command(TABLE_4.parents[1], ablation_table4.main), options)
 
 
 def test_a_second_run_at_the_same_time_is_refused(tmp_path):
     with FileLock(str(tmp_path / "ablation_table4.lock")):
         done = table4("--profile", "smoke", "--storage", str(tmp_path), "--results", str(tmp_path / "r"))
-    assert done.returncode == 1
+    assert done.exit_code == 1
     assert "already running" in done.stderr
 
 
@@ -266,8 +375,8 @@ def test_a_second_run_at_the_same_time_is_refused(tmp_path):
     ],
 )
 def test_bad_options_are_named(tmp_path, options, status, message):
-    done = table4(*options, "--storage", str(tmp_path / "s"), "--results", str(tmp_path / "r"), cwd=tmp_path)
-    assert done.returncode == status
+    done = table4(*options, "--storage", str(tmp_path / "s"), "--results", str(tmp_path / "r"))
+    assert done.exit_code == status
     assert message in done.stderr
     assert "Traceback" not in done.stderr
 
@@ -282,6 +391,6 @@ def test_folders_without_videos_are_named(tmp_path, kind):
         (folder / "wave" / "notes.txt").write_text("no video")
     options = ["--profile", "paper", "--kinetics", str(folder), "--activitynet", str(tmp_path)]
     done = table4(*options, "--storage", str(tmp_path / "s"), "--results", str(tmp_path / "r"))
-    assert done.returncode == 1
+    assert done.exit_code == 1
     assert str(folder) in done.stderr
     assert "Traceback" not in done.stderr

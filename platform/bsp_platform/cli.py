@@ -10,6 +10,8 @@ import click
 from bsp_platform.cli_common import CommandGroup
 from bsp_platform.cli_evaluate import evaluate
 from bsp_platform.cli_features import features, weights
+from bsp_platform.cli_prepare import prepare
+from bsp_platform.cli_tracking import deliver
 from bsp_platform.cli_train_tasks import train
 
 
@@ -19,5 +21,5 @@ def main() -> None:
     """Boundary-sensitive pre-training for temporal localisation in videos."""
 
 
-for command in (evaluate, features, train, weights):
+for command in (deliver, evaluate, features, prepare, train, weights):
     main.add_command(command)

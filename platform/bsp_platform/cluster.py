@@ -7,11 +7,12 @@ from what the cluster has; a plan that cannot fit even one row is refused with t
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 TRIAL_CPUS = 0.01  # a trial only waits for others; Ray refuses 0
 
@@ -20,7 +21,9 @@ TRIAL_CPUS = 0.01  # a trial only waits for others; Ray refuses 0
 class Resources:
     """What one row of a sweep may use at a time. CPUs are Ray's logical CPUs."""
 
-    train_workers: int = 1  # data-parallel training processes
+    train_workers: int = 1  # data-parallel training processes at most; with less room, fewer (elastic.py)
+    wait_for_workers_s: float = 0.0  # with room for one of them, how long to wait for the others before starting
+    compile_training: bool = False  # torch.compile: faster on GPUs; like the kind of GPU it changes the last bits
     cpus_per_worker: float = 0.55  # CPUs of a training process
     gpus_per_worker: float = 0.0  # 0 = train on the CPU
     makers_per_worker: int = 1  # clip-making actors feeding each training process
@@ -55,15 +58,20 @@ class Resources:
         )
 
     def rows_at_a_time(self, cpus: float, gpus: float = 0.0) -> int:
-        """How many rows fit side by side. ValueError, with the numbers and the remedy, if none does."""
+        """How many rows fit side by side; 1 if a row fits with a single training process and a single extractor.
+
+        ValueError, with the numbers and the remedy, if not even that does.
+        """
         fit = int((cpus + 1e-9) // self.row_cpus)
         if self.row_gpus:
             fit = min(fit, int((gpus + 1e-9) // self.row_gpus))
+        smallest = replace(self, train_workers=1, extractors=1)
+        if fit < 1 and self != smallest:
+            return min(1, smallest.rows_at_a_time(cpus, gpus))
         if fit < 1:
             raise ValueError(
-                f"one row needs {self.row_cpus:.2f} CPUs and {self.row_gpus:.2f} GPUs ({self.train_workers} "
-                f"training workers), but there are {cpus:g} CPUs and {gpus:g} GPUs; ask for fewer --workers or "
-                f"join a larger cluster"
+                f"one row needs {self.row_cpus:.2f} CPUs and {self.row_gpus:.2f} GPUs (one training process), but "
+                f"there are {cpus:g} CPUs and {gpus:g} GPUs; join a larger cluster"
             )
         return fit
 
@@ -79,7 +87,8 @@ def laptop_resources(workers: int = 1) -> Resources:
 def start_ray(*, cpus: int | None = None, object_store_mb: int = 768, log_to_driver: bool = False) -> None:
     """Join the cluster at RAY_ADDRESS (cluster.yaml sets it on the head), or start Ray on this machine.
 
-    Ray's dashboard and all servers of this project bind to the loopback address.
+    Ray's dashboard and all servers of this project bind to the loopback address. ``log_to_driver`` passes on what
+    Ray's workers print (``ray_log.RayLog`` takes it).
     """
     import ray
 
@@ -90,6 +99,7 @@ def start_ray(*, cpus: int | None = None, object_store_mb: int = 768, log_to_dri
         ray.init(address=os.environ["RAY_ADDRESS"], log_to_driver=log_to_driver, logging_level="ERROR")
         return
     ray.init(
+        address="local",  # and never a cluster of somebody else's that runs on this machine too
         num_cpus=cpus or os.cpu_count(),
         include_dashboard=True,
         dashboard_host="127.0.0.1",
@@ -103,6 +113,35 @@ def start_ray(*, cpus: int | None = None, object_store_mb: int = 768, log_to_dri
     token = os.path.expanduser("~/.ray/auth_token")
     if os.path.exists(token):
         os.chmod(token, 0o600)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectStore:
+    """Ray's object stores, summed over the nodes; MB are 10^6 bytes."""
+
+    used_mb: float
+    capacity_mb: float
+    spilled_mb: float  # written to disk since the nodes started, because a store was full
+    objects: int
+
+
+def object_store() -> ObjectStore:
+    """What Ray's node managers count. Nodes that do not answer are left out."""
+    import ray
+    from ray._private.internal_api import node_stats  # what `ray memory --stats-only` prints
+
+    stores = []
+    for node in ray.nodes():
+        if node["Alive"]:
+            with contextlib.suppress(Exception):  # gone meanwhile; grpc has errors of its own
+                address, port = node["NodeManagerAddress"], node["NodeManagerPort"]
+                stores.append(node_stats(address, port, include_memory_info=False).store_stats)
+    return ObjectStore(
+        used_mb=sum(store.object_store_bytes_used for store in stores) / 1e6,
+        capacity_mb=sum(store.object_store_bytes_avail for store in stores) / 1e6,
+        spilled_mb=sum(store.spilled_bytes_total for store in stores) / 1e6,
+        objects=sum(store.num_local_objects for store in stores),
+    )
 
 
 def cluster_size() -> tuple[float, float]:

@@ -2,14 +2,16 @@
 
 Each video is one unit of work and appears in the stage's folder whole or not at all, so an interrupted
 extraction continues with the videos that are missing. The forward passes of a video do not depend on what
-else runs: the same features come out of one actor or fifty.
+else runs: the same features come out of one actor or fifty. With storage on S3 the actors may run on nodes that
+share no folder: each fetches the weights, and uploads a video's features as soon as it has them.
 """
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +20,21 @@ import torch
 
 from bsp.datasets.activitynet import LocalizationDataset
 from bsp.errors import TooManyBroken, VideoError
-from bsp.features import encoder_hash, extract_features, is_complete, pack_h5, write_features
+from bsp.features import (
+    SNIPPET_FRAMES,
+    encoder_hash,
+    extract_features,
+    pack_h5,
+    read_features,
+    write_features,
+)
 from bsp_platform.cluster import Resources
 from bsp_platform.pretraining import load_encoder
-from bsp_platform.recipes import FeatureRecipe
+from bsp_platform.recipes import EncoderRecipe, FeatureRecipe
+from bsp_platform.stages import StageStore
+from bsp_platform.storage_errors import retry
 
+log = logging.getLogger(__name__)
 FEATURES_H5 = "features.h5"
 MAX_BROKEN_SHARE = 0.05  # of the videos that exist; above it the extraction stops with the list
 _VIDEOS_PER_TASK = 4
@@ -33,9 +45,10 @@ class ExtractionJob:
     """What an extraction actor needs."""
 
     recipe: FeatureRecipe
-    weights: str  # path of encoder.pt, on storage that every node sees
-    folder: str  # where the features go
+    weights: Any  # path of encoder.pt, or what ``store`` made of it for other nodes
+    folder: Any  # where the features go, likewise
     use_gpu: bool
+    store: StageStore | None = None  # None: all nodes see weights and folder
 
 
 class Extractor:
@@ -45,7 +58,12 @@ class Extractor:
         torch.set_num_threads(1)
         self.job = job
         self.device = torch.device("cuda" if job.use_gpu else "cpu")
-        encoder = load_encoder(Path(job.weights), job.recipe.encoder)
+        # Snippets are 8 frames, whatever 2 * tau the encoder was trained on: the shift has no weights.
+        architecture = replace(job.recipe.encoder.encoder, frames=SNIPPET_FRAMES)
+        weights, self.folder = job.weights, job.folder
+        if job.store:
+            weights, self.folder = job.store.here(weights), job.store.place(self.folder)
+        encoder = retry(lambda: load_encoder(weights, EncoderRecipe(encoder=architecture)), weights)
         self.hash = encoder_hash(encoder)
         self.encoder = encoder.to(self.device, memory_format=torch.channels_last)
 
@@ -70,8 +88,23 @@ class Extractor:
             )
         except VideoError as error:
             return 0, str(error)
-        write_features(self.job.folder, video_id, feat_SD, info)
+        retry(lambda: write_features(self.folder, video_id, feat_SD, info), self.folder / video_id)
+        if self.job.store:
+            for name in (f"{video_id}.npy", f"{video_id}.json"):  # the record last: it means complete
+                self.job.store.keep(self.folder, [name])
         return len(feat_SD), ""
+
+
+def is_whole(folder: Path, video_id: str) -> bool:
+    """Whether a video's features are there with the content that their record states; damage is named in the log."""
+    try:
+        retry(lambda: read_features(folder, video_id), folder / video_id)
+    except FileNotFoundError:
+        return False
+    except ValueError as error:
+        log.warning("%s; this video is extracted again", error)
+        return False
+    return True
 
 
 def extract_dataset(
@@ -81,9 +114,12 @@ def extract_dataset(
     data: LocalizationDataset,
     resources: Resources,
     report: Callable[[dict[str, Any]], None],
+    *,
+    store: StageStore | None = None,
 ) -> dict[str, Any]:
     """Features of all videos that have a file, into the stage folder; returns facts for the manifest.
 
+    ``store`` is needed where that folder lies on S3. Features that are there whole are not made again.
     Raises TooManyBroken, with the list, when more than MAX_BROKEN_SHARE of the videos cannot be read.
     """
     import ray
@@ -91,15 +127,20 @@ def extract_dataset(
 
     began = time.time()
     present = [video for video in data.videos if video.path is not None]
-    todo = [v for v in present if not is_complete(folder, v.video_id)]
+    if store:
+        store.fetch_half_done(folder)
+    whole = {v.video_id for v in present if is_whole(folder, v.video_id)}
+    todo = [v for v in present if v.video_id not in whole]
     done, broken, snippets = len(present) - len(todo), [], 0
     if todo:
         context = DataContext.get_current()
         context.enable_progress_bars = False
         context.enable_operator_progress_bars = False
+        context.raise_original_map_exception = True  # so that a full disk there is known as one here
         rows = [{"video_id": v.video_id, "path": v.path} for v in todo]
         use_gpu = resources.gpus_per_extractor > 0
-        job = ExtractionJob(recipe=recipe, weights=str(weights), folder=str(folder), use_gpu=use_gpu)
+        places = (store.elsewhere(weights), store.elsewhere(folder)) if store else (weights, folder)
+        job = ExtractionJob(recipe=recipe, weights=places[0], folder=places[1], use_gpu=use_gpu, store=store)
         made = ray.data.from_items(rows, override_num_blocks=-(-len(rows) // _VIDEOS_PER_TASK)).map_batches(
             Extractor,
             fn_constructor_args=(job,),
@@ -114,12 +155,16 @@ def extract_dataset(
             snippets += int(row["snippets"])
             if row["error"]:
                 broken.append(f"{row['video_id']}: {row['error']}")
+            else:
+                whole.add(str(row["video_id"]))
             if len(broken) > MAX_BROKEN_SHARE * len(present):
                 raise TooManyBroken(
                     f"{len(broken)} of {len(present)} untrimmed videos cannot be read, more than "
                     f"{MAX_BROKEN_SHARE:.0%}; repair or remove them:\n  " + "\n  ".join(broken[:20])
                 )
             report({"at": done, "total": len(present), "rate": done / (time.time() - began)})
-    complete = [v.video_id for v in present if is_complete(folder, v.video_id)]
-    pack_h5(folder, complete, folder / FEATURES_H5)
+    if store:
+        store.fetch_half_done(folder)  # what other nodes made
+    complete = [v.video_id for v in present if v.video_id in whole]
+    retry(lambda: pack_h5(folder, complete, folder / FEATURES_H5), folder / FEATURES_H5)  # checks every hash
     return {"videos": len(complete), "broken": broken, "missing": list(data.missing), "snippets": snippets}

@@ -77,10 +77,10 @@ def publish(
     rounded = {metric: round(value, 6) for metric, value in metrics.items()}
     run_id = tracker.run(f"{profile.name}/{recipe_hash({'key': key, 'metrics': rounded})}", f"{name} {profile.name}")
     tracker.params(run_id, {"profile": profile.name, **params})
-    tracker.metrics(run_id, {m: v for m, v in metrics.items() if not tracker.logged_steps(run_id, mlflow_name(m))})
+    tracker.metrics(run_id, {m: v for m, v in metrics.items() if mlflow_name(m) not in tracker.recorded(run_id)})
     for path in paths:
         tracker.artifact(run_id, path)
     tracker.finish(run_id)
-    tracker.close(folder / "unsent.txt")
+    tracker.close()
     print(f"{content['title']}: {folder}/figure.{{png,pdf,json}}\nMLflow: {tracker.ui_command()}")
     return folder

@@ -1,30 +1,49 @@
-"""Live progress of a sweep: one line per running row on a terminal, a line per news elsewhere."""
+"""Live progress of a sweep: a table of the rows on a terminal; elsewhere a line per row and minute, and per stage.
+
+[   120 s] cls-ds seed 0: pretrain ...: step 400/800 (50%), loss 0.512, 210 clips/s, waiting for data 3%, 2 min left
+"""
 
 from __future__ import annotations
 
 import sys
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-_PLAIN_EVERY_S = 15.0  # without a terminal: at most one line per row and stage in this time
+_EVERY_S = 60.0  # without a terminal: at most one line per row and stage in this time
+_ENDS = ("finished", "FAILED")
+# Of what Tune reports: the measurements; they stay on show until the next ones of the same stage.
+_MEASURED = ("loss", "accuracy", "change_point_error", "clips_per_s", "data_wait_share", "skipped", "rate")
 
 
 class LiveView:
-    """Context manager; :meth:`update` takes what a trial reported."""
+    """Context manager; :meth:`update` takes what a trial reported. ``file`` is the console, ``clock`` in seconds."""
 
-    def __init__(self, cells: list[tuple[str, int]], at_a_time: int):
-        self.cells, self.at_a_time = cells, at_a_time
-        self.console = Console()
+    def __init__(
+        self,
+        cells: list[tuple[str, int]],
+        at_a_time: int,
+        file: TextIO | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        self.cells, self.at_a_time, self.clock = cells, at_a_time, clock
+        self.console = Console(file=file or sys.stdout)
         self.state: dict[tuple[str, int], dict[str, Any]] = {}
-        self.began = time.monotonic()
-        self.live = Live(console=self.console, get_renderable=self._table, refresh_per_second=2)
+        self.began = clock()
+        self.live = Live(
+            console=self.console,
+            get_renderable=self._table,
+            refresh_per_second=2,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
 
     def __enter__(self) -> LiveView:
-        print(f"running {len(self.cells)} rows and seeds, {self.at_a_time} at a time", flush=True)
+        self._print(f"running {len(self.cells)} rows and seeds, {self.at_a_time} at a time")
         if self.console.is_terminal:
             self.live.start()
         return self
@@ -35,43 +54,71 @@ class LiveView:
 
     def update(self, cell: tuple[str, int], news: dict[str, Any]) -> None:
         """Take news such as {"stage", "at", "total", "rate"} or a training record {"step", "steps", ...}."""
-        now = time.monotonic()
-        state = self.state.setdefault(cell, {"stage": "", "began": now, "printed": -1e9})
-        stage = news.get("stage") or ("pretrain" if "step" in news else state["stage"])
+        now = self.clock()
+        state = self.state.setdefault(cell, {"stage": "", "text": "", "printed": now})
+        # A training record carries no stage; it belongs to the encoder that is being trained.
+        stage = news.get("stage") or (f"pretrain {news['encoder']}" if "encoder" in news else state["stage"])
         if stage != state["stage"]:
-            state.update(stage=stage, began=now, printed=-1e9, text="")
-        state["text"] = _progress(news, now - state["began"])
-        if not self.console.is_terminal and (
-            now - state["printed"] >= _PLAIN_EVERY_S or stage in ("finished", "FAILED")
-        ):
-            state["printed"] = now
-            elapsed = now - self.began
-            print(f"[{elapsed:6.0f} s] {cell[0]} seed {cell[1]}: {stage} {state['text']}".rstrip(), flush=True)
-            sys.stdout.flush()
+            if state["text"]:
+                self._line(cell, state, now)  # how the stage before ended
+            state.update(stage=stage, text="", measured={}, first=None)
+            self._line(cell, state, now)
+        state["measured"] |= {name: news[name] for name in _MEASURED if name in news}
+        state["text"] = self._progress(state, news, now) or state["text"]
+        if state["text"] and now - state["printed"] >= _EVERY_S:
+            self._line(cell, state, now)
+
+    def warn(self, cell: tuple[str, int], text: str) -> None:
+        """A warning about a row, at once."""
+        self._print(f"[{self.clock() - self.began:6.0f} s] {cell[0]} seed {cell[1]}: WARNING: {text}")
+
+    def _line(self, cell: tuple[str, int], state: dict[str, Any], now: float) -> None:
+        state["printed"] = now
+        if not self.console.is_terminal:
+            text = f": {state['text']}" if state["text"] else ""
+            self._print(f"[{now - self.began:6.0f} s] {cell[0]} seed {cell[1]}: {state['stage']}{text}")
+
+    def _print(self, line: str) -> None:
+        """One line, never wrapped or coloured, above the table if there is one."""
+        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        self.console.file.flush()
+
+    def _progress(self, state: dict[str, Any], news: dict[str, Any], now: float) -> str:
+        """Words for how far a stage is; "" for news without a place."""
+        parts, has = [], state["measured"]
+        done, total = news.get("at", news.get("step")), news.get("total", news.get("steps"))
+        if done is not None and total:
+            parts.append(f"{'step ' if 'step' in news else ''}{done}/{total} ({done / total:.0%})")
+        parts += [f"{name} {has[name]:.3f}" for name in ("loss", "accuracy", "change_point_error") if name in has]
+        if "clips_per_s" in has:
+            parts.append(f"{has['clips_per_s']:.0f} clips/s, waiting for data {has['data_wait_share']:.0%}")
+        if has.get("rate"):
+            parts.append(f"{has['rate']:.1f} videos/s")
+        if has.get("skipped"):
+            parts.append(f"{has['skipped']} clips skipped")
+        if done is not None and total:
+            # From the first news on: what was done before a restart says nothing about the speed now.
+            began, done_then = state["first"] = state["first"] or (now, done)
+            if done_then < done < total and now > began:
+                parts.append(f"{_duration((now - began) / (done - done_then) * (total - done))} left")
+        return ", ".join(parts)
 
     def _table(self) -> Table:
-        finished = sum(s["stage"] in ("finished", "FAILED") for s in self.state.values())
-        title = f"{finished}/{len(self.cells)} finished, {time.monotonic() - self.began:.0f} s"
+        finished = sum(s["stage"] in _ENDS for s in self.state.values())
+        title = f"{finished}/{len(self.cells)} finished, {self.clock() - self.began:.0f} s"
         table = Table("row", "seed", "stage", "progress", title=title)
         for cell in self.cells:
             state = self.state.get(cell)
             if state:
-                table.add_row(cell[0], str(cell[1]), state["stage"], state.get("text", ""))
+                table.add_row(cell[0], str(cell[1]), state["stage"], state["text"])
         return table
 
 
-def _progress(news: dict[str, Any], elapsed_s: float) -> str:
-    parts = []
-    done, total = news.get("at", news.get("step")), news.get("total", news.get("steps"))
-    if done is not None and total:
-        parts.append(f"{done}/{total} ({done / total:.0%})")
-        if 0 < done < total and elapsed_s > 1:
-            parts.append(f"{elapsed_s / done * (total - done):.0f} s left")
-    if news.get("rate"):
-        parts.append(f"{news['rate']:.1f} videos/s")
-    if "clips_per_s" in news:
-        parts.append(f"{news['clips_per_s']:.0f} clips/s, waiting for data {news['data_wait_share']:.0%}")
-    parts += [f"{name} {news[name]:.3f}" for name in ("loss", "accuracy", "change_point_error") if name in news]
-    if news.get("skipped"):
-        parts.append(f"{news['skipped']} clips skipped")
-    return ", ".join(parts)
+def _duration(seconds: float) -> str:
+    """Two units at most: "40 s", "3 min 20 s", "5 h 12 min", "2 d 3 h"."""
+    whole = round(seconds)
+    for size, unit, smaller, part in ((86400, "d", "h", 3600), (3600, "h", "min", 60), (60, "min", "s", 1)):
+        if whole >= size:
+            rest = whole % size // part
+            return f"{whole // size} {unit}" + (f" {rest} {smaller}" if rest else "")
+    return f"{whole} s"

@@ -20,15 +20,20 @@ class Options:
     profile: Profile
     rows: tuple[str, ...]  # names; empty = all
     seeds: int  # 0 .. seeds-1
-    storage: Path
+    storage: str | Path  # a folder, or s3://bucket/prefix
     results: Path
     tracking_uri: str | None  # None = SQLite in tracking_home
     tracking_home: Path
     data: DataPaths
-    workers: int  # data-parallel training processes per row
+    workers: int  # data-parallel workers per row, on as many processes as fit (bsp/workers.py)
     cpus: int | None  # of a Ray started here, or that the joined cluster may grow to; None = what is there
     gpus: int | None  # that the joined cluster may grow to; None = what is there
     fresh: bool
+
+
+def storage_place(text: str | Path) -> str | Path:
+    """A folder, or an address that Path would spoil."""
+    return str(text) if "://" in str(text) else Path(text)
 
 
 def experiment_command(root: Path, run: Callable[[Options], int]) -> click.Command:
@@ -40,9 +45,10 @@ def experiment_command(root: Path, run: Callable[[Options], int]) -> click.Comma
     @click.option("--seeds", type=click.IntRange(1), default=1, help="how many seeds: 0 .. N-1")
     @click.option(
         "--storage",
-        type=Path,
+        type=storage_place,
         default=root / "storage",
         envvar="BSP_STORAGE",
+        metavar="FOLDER|s3://BUCKET/PREFIX",
         help="for encoders, features, heads",
     )
     @click.option("--results", type=Path, default=root / "results", help="where tables go")
@@ -61,7 +67,7 @@ def experiment_command(root: Path, run: Callable[[Options], int]) -> click.Comma
         help="published classification result; DATA is activitynet (default), thumos or hacs; may be repeated",
     )
     @click.option("--glove", type=Path, help="GloVe text file for grounding; without it words are learnt from scratch")
-    @click.option("--workers", type=click.IntRange(1), default=1, help="data-parallel training processes per row")
+    @click.option("--workers", type=click.IntRange(1), default=1, help="workers that share each training step of a row")
     @click.option("--cpus", type=click.IntRange(1), help="CPUs for a Ray started here, or that the cluster may reach")
     @click.option("--gpus", type=click.IntRange(0), help="GPUs that the cluster may reach")
     @click.option("--fresh", is_flag=True, help="make all stages of these rows again; old ones are put aside")

@@ -1,6 +1,6 @@
 """Ray Train: from the stream of clips to an encoder checkpoint.
 
-``train_worker`` is what each data-parallel worker runs. A checkpoint holds weights, optimiser, step, random
+``train_worker`` is what each training process runs. A checkpoint holds weights, optimiser, step, random
 generator and history; the learning rate and the position in the stream follow from the step. A killed worker
 restarts from the last checkpoint; so does the same command after the driver was killed, because the run's
 name and folder come from the recipe.
@@ -8,12 +8,11 @@ name and folder come from the recipe.
 
 from __future__ import annotations
 
+import io
 import json
-import os
-import shutil
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,16 +22,19 @@ import torch
 from bsp.encoder import TSMResNet, build_encoder, load_tsm_checkpoint
 from bsp.fusion import FusionModel, FusionSettings, fusion_objective
 from bsp.pretext import PretextModel, pretext_objective
-from bsp.pretrain import Loss, make_optimiser, restore, train_steps, training_state
+from bsp.pretrain import Loss, make_optimiser, prepare_device, restore, train_steps, training_state
+from bsp.workers import Workers
+from bsp_platform.bottleneck import MakerTimes
 from bsp_platform.cluster import Resources
+from bsp_platform.files import write_whole
 from bsp_platform.recipes import EncoderRecipe
-from bsp_platform.stages import file_sha256, write_json
+from bsp_platform.stages import StageStore, file_sha256, write_json
+from bsp_platform.storage_errors import named_disk_full
 from bsp_platform.streaming import ClipStream, clip_dataset, iterate_batches
 
 WEIGHTS = "encoder.pt"
 HISTORY = "history.json"
 _RUN = "_train"  # Ray Train's folder inside the stage's; the underscore keeps it out of the manifest
-_FAILURES = 3  # restarts of the worker group; Ray's default is none
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +44,9 @@ class TrainJob:
     recipe: EncoderRecipe
     stream: ClipStream
     resources: Resources
-    teachers: tuple[str, ...] = ()  # weight files of recipe.teachers, on storage that every node sees
+    teachers: tuple[Any, ...] = ()  # weight files of recipe.teachers: paths, or what ``store`` made of them
+    store: StageStore | None = None  # None: every node sees the teachers' files
+    probe: Callable[[TSMResNet, int], dict[str, float]] | None = None  # (encoder, step) -> metrics; see probe.py
 
 
 def build_model(recipe: EncoderRecipe) -> PretextModel | FusionModel:
@@ -60,7 +64,8 @@ def start_training(job: TrainJob, device: torch.device) -> tuple[PretextModel | 
     model = build_model(recipe)
     if not isinstance(recipe.pretext, FusionSettings):
         return model.to(device, memory_format=torch.channels_last), pretext_objective(recipe.pretext)
-    teachers = [load_encoder(Path(path), of) for path, of in zip(job.teachers, recipe.teachers, strict=True)]
+    paths = job.store.here(job.teachers) if job.store else job.teachers
+    teachers = [load_encoder(Path(path), of) for path, of in zip(paths, recipe.teachers, strict=True)]
     if teachers:
         # Choice: the student starts as a copy of the action teacher. From random weights it learnt the boundary
         # teacher's features within 800 steps and nothing of the action teacher's (docs/findings.md).
@@ -70,7 +75,7 @@ def start_training(job: TrainJob, device: torch.device) -> tuple[PretextModel | 
 
 
 def train_worker(config: dict[str, Any]) -> None:
-    """One data-parallel worker; called by Ray Train with ``{"job": TrainJob}``."""
+    """One training process, of as many as there was room for; called by Ray Train with ``{"job": TrainJob}``."""
     import ray.train
     import ray.train.torch
 
@@ -79,19 +84,18 @@ def train_worker(config: dict[str, Any]) -> None:
     context = ray.train.get_context()
     rank, world_size = context.get_world_rank(), context.get_world_size()
     device = ray.train.torch.get_device()
-    if device.type == "cpu":
-        torch.set_num_threads(settings.threads)
-    torch.manual_seed(recipe.seed * 1000 + rank)  # dropout; weights and clips have generators of their own
-    bare, loss = start_training(job, device)
-    optimiser = make_optimiser(bare, settings)
+    prepare_device(device, settings.threads)
+    torch.manual_seed(recipe.seed * 1000)  # dropout; weights and clips have generators of their own
+    model, loss = start_training(job, device)
+    optimiser = make_optimiser(model, settings)
     step, skipped, history = 0, [], []
     state = newest_whole_state(ray.train.get_checkpoint())
     if state is not None:
-        step, skipped = restore(state, bare, optimiser)
+        step, skipped = restore(state, model, optimiser)
         history = state["history"]
-    model = ray.train.torch.prepare_model(bare, move_to_device=False)
-
     resources = job.resources
+    if resources.compile_training:
+        model.compile()  # in place: the names of the weights stay
     dataset = clip_dataset(
         job.stream,
         start=step * settings.batch_size,
@@ -100,7 +104,8 @@ def train_worker(config: dict[str, Any]) -> None:
         actors=resources.makers_per_worker,
         cpus_per_actor=resources.cpus_per_maker,
     )
-    batches = iterate_batches(dataset, settings.batch_size // world_size)
+    makers = MakerTimes()
+    batches = makers.watch(iterate_batches(dataset, settings.batch_size // world_size))
     steps = train_steps(
         model,
         optimiser,
@@ -110,7 +115,7 @@ def train_worker(config: dict[str, Any]) -> None:
         device=device,
         start_step=step,
         skipped=skipped,
-        world_size=world_size,
+        workers=Workers(virtual=recipe.workers, processes=world_size, rank=rank, seed=recipe.seed),
     )
     for done, record in steps:
         if record:
@@ -119,11 +124,15 @@ def train_worker(config: dict[str, Any]) -> None:
         if not (record or save):
             continue
         metrics = {"encoder": recipe.name, "step": done, "steps": settings.steps, "skipped": len(skipped)}
-        metrics |= record or {}
+        metrics["processes"] = world_size
+        if record:
+            metrics |= record | makers.take()
+        if save and rank == 0 and job.probe:
+            metrics |= job.probe(model.encoder, done)
         with tempfile.TemporaryDirectory() as folder:
             checkpoint = None
             if save and rank == 0:
-                save_state({**training_state(bare, optimiser, done, skipped), "history": history}, Path(folder))
+                save_state({**training_state(model, optimiser, done, skipped), "history": history}, Path(folder))
                 checkpoint = ray.train.Checkpoint.from_directory(folder)
             ray.train.report(metrics, checkpoint=checkpoint)  # every rank must call it: it is a barrier
 
@@ -131,7 +140,9 @@ def train_worker(config: dict[str, Any]) -> None:
 def save_state(state: dict[str, Any], folder: Path) -> None:
     """``state.pt`` and, after it, ``state.json`` with its size and SHA-256."""
     path = folder / "state.pt"
-    torch.save(state, path)
+    content = io.BytesIO()  # PyTorch's own writer hides that the disk is full
+    torch.save(state, content)
+    path.write_bytes(content.getbuffer())
     write_json(folder / "state.json", {"bytes": path.stat().st_size, "sha256": file_sha256(path)})
 
 
@@ -152,14 +163,24 @@ def newest_whole_state(checkpoint) -> dict[str, Any] | None:
     """The state of Ray Train's latest checkpoint or, if that is damaged, of the newest whole one beside it."""
     if checkpoint is None:
         return None
-    latest = Path(checkpoint.path)
-    others = (p for p in latest.parent.iterdir() if p.is_dir() and (p / "state.pt").exists() and p != latest)
-    for folder in [latest, *sorted(others, key=lambda p: p.stat().st_mtime, reverse=True)]:
-        try:
-            return load_state(folder)
-        except ValueError as error:
-            print(f"checkpoint not used: {error}", flush=True)
+    for candidate in (checkpoint, *older_checkpoints(checkpoint)):
+        with candidate.as_directory() as folder:  # on S3 a copy
+            try:
+                return load_state(Path(folder))
+            except ValueError as error:
+                print(f"checkpoint not used: {candidate.path}: {error}", flush=True)
     return None
+
+
+def older_checkpoints(checkpoint) -> list:
+    """Ray Train's other checkpoints beside this one, the newest first; their names are the times they were made."""
+    from pyarrow.fs import FileSelector, FileType
+
+    storage, path = checkpoint.filesystem, checkpoint.path.rstrip("/")
+    beside = storage.get_file_info(FileSelector(path.rpartition("/")[0]))
+    names = sorted((f.path for f in beside if f.type == FileType.Directory and f.path != path), reverse=True)
+    whole = [name for name in names if storage.get_file_info(f"{name}/state.pt").type == FileType.File]
+    return [type(checkpoint)(name, storage) for name in whole]
 
 
 def train_encoder(
@@ -170,10 +191,13 @@ def train_encoder(
     *,
     teachers: Sequence[Path] = (),
     callbacks: list | None = None,
+    probe: Callable[[TSMResNet, int], dict[str, float]] | None = None,
+    store: StageStore | None = None,
 ) -> dict[str, Any]:
     """Make the encoder of ``recipe`` in the stage folder; returns facts for the manifest.
 
-    ``teachers`` are the weight files of the recipe's teachers.
+    ``teachers`` are the weight files of the recipe's teachers. What ``probe`` gives at a checkpoint is reported.
+    With ``store`` on S3 checkpoints go there. They stay beside the result: the store removes them with the manifest.
     Needs a running Ray unless the recipe is a random encoder. Continues a run that was interrupted.
     """
     began = time.time()
@@ -182,28 +206,31 @@ def train_encoder(
         write_json(folder / HISTORY, [])
         return {"name": recipe.name, "skipped_clips": []}
     import ray.train
-    from ray.train.torch import TorchTrainer
 
-    run_folder = folder / _RUN
-    job = TrainJob(recipe=recipe, stream=stream, resources=resources, teachers=tuple(map(str, teachers)))
-    trainer = TorchTrainer(
+    from bsp_platform.elastic import FAILURES, LOST_NODES, ElasticTrainer
+
+    if recipe.train.batch_size % recipe.workers:
+        raise ValueError(
+            f"batch_size {recipe.train.batch_size} cannot be shared by {recipe.workers} workers equally; "
+            f"use --workers that divides it"
+        )
+    places = store.elsewhere(list(teachers)) if store else teachers
+    job = TrainJob(recipe=recipe, stream=stream, resources=resources, teachers=tuple(places), store=store, probe=probe)
+    trainer = ElasticTrainer(
         train_worker,
         train_loop_config={"job": job},
-        scaling_config=ray.train.ScalingConfig(
-            num_workers=resources.train_workers,
-            use_gpu=resources.gpus_per_worker > 0,
-            resources_per_worker={"CPU": resources.cpus_per_worker}
-            | ({"GPU": resources.gpus_per_worker} if resources.gpus_per_worker else {}),
-        ),
+        virtual=recipe.workers,
+        resources=resources,
         run_config=ray.train.RunConfig(
             name="run",
-            storage_path=str(run_folder),
-            failure_config=ray.train.FailureConfig(max_failures=_FAILURES),
+            **(store.place_for_runs(folder / _RUN) if store else {"storage_path": str(folder / _RUN)}),
+            failure_config=ray.train.FailureConfig(max_failures=FAILURES, max_preemption_failures=LOST_NODES),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
             callbacks=callbacks,
         ),
     )
-    result = trainer.fit()
+    with named_disk_full(folder):
+        result = trainer.fit()
     state = newest_whole_state(result.checkpoint)
     if state is None or state["step"] != recipe.train.steps:
         raise RuntimeError(f"training {recipe.name} ended without its last checkpoint; run the same command again")
@@ -211,7 +238,6 @@ def train_encoder(
     model.load_state_dict(state["model"])
     save_encoder(model.encoder, recipe, folder)
     write_json(folder / HISTORY, state["history"])
-    shutil.rmtree(run_folder)
     last = state["history"][-1]
     speed = {key: last[key] for key in ("clips_per_s", "data_wait_share")}
     return {
@@ -239,9 +265,9 @@ def given_encoder(folder: Path, recipe: EncoderRecipe, checkpoint: Path) -> dict
 
 
 def save_encoder(encoder: TSMResNet, recipe: EncoderRecipe, folder: Path) -> None:
-    partial = folder / f"{WEIGHTS}.{os.getpid()}.partial"
-    torch.save({"name": recipe.name, "encoder": encoder.state_dict()}, partial)
-    partial.replace(folder / WEIGHTS)
+    content = io.BytesIO()  # a write that fails can be tried again
+    torch.save({"name": recipe.name, "encoder": encoder.state_dict()}, content)
+    write_whole(folder / WEIGHTS, lambda file: file.write(content.getbuffer()))
 
 
 def load_encoder(path: Path, recipe: EncoderRecipe) -> TSMResNet:

@@ -230,6 +230,8 @@ def paper() -> Profile:
             train_workers=workers,
             cpus_per_worker=1.0,
             gpus_per_worker=1.0,
+            wait_for_workers_s=120.0,  # an autoscaler's machines do not come at the same time
+            compile_training=True,
             makers_per_worker=12,
             cpus_per_maker=1.0,
             extractors=max(1, workers),

@@ -10,7 +10,7 @@ import contextlib
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,13 @@ from bsp.clips import plan_clip
 from bsp_platform.cluster import Resources
 from bsp_platform.extraction import extract_dataset
 from bsp_platform.heads import CLASS_SCORES, PROGRESS, convert_class_scores, make_class_scores
+from bsp_platform.manifests import result_files
 from bsp_platform.pretraining import WEIGHTS, given_encoder, train_encoder
+from bsp_platform.probe import BoundaryProbe
 from bsp_platform.recipes import ClassScoresFile, ClassScoresRecipe, EncoderRecipe, FeatureRecipe
 from bsp_platform.rows import Cell, RowRecipes
 from bsp_platform.stages import StageStore
+from bsp_platform.storage_errors import StageDamaged, StorageFull, StorageUnavailable, causes
 from bsp_platform.streaming import ClipStream
 from bsp_platform.tasks import TASKS, AnyHeadRecipe, Head
 
@@ -40,6 +43,7 @@ class RowJob:
     class_scores: dict[str, str]  # by name of the data set: path of a given classification result
     weights: dict[str, str]  # by SHA-256: path of a given checkpoint
     recipes: dict[Cell, RowRecipes]
+    probes: dict[EncoderRecipe, BoundaryProbe] = field(default_factory=dict)  # scores of encoders while they train
 
 
 def run_row(config: dict[str, Any], job: RowJob) -> None:
@@ -78,7 +82,7 @@ class _RowRunner:
             if recipe.weights:
                 return given_encoder(folder, recipe, Path(self.job.weights[recipe.weights]))
             if recipe.pretext is None:
-                return train_encoder(folder, recipe, None, self.job.resources)
+                return train_encoder(folder, recipe, None, self.job.resources, store=self.store)
             catalog = ray.get(self.job.catalog)
             for index in range(max(1, len(recipe.clips.kinds))):  # refuse an impossible kind before starting
                 plan_clip(catalog, recipe.clips, recipe.seed, index)
@@ -92,7 +96,14 @@ class _RowRunner:
                 frame_cache_mb=self.job.resources.frame_cache_mb,
             )
             return train_encoder(
-                folder, recipe, stream, self.job.resources, teachers=teachers, callbacks=[TuneReportCallback()]
+                folder,
+                recipe,
+                stream,
+                self.job.resources,
+                teachers=teachers,
+                callbacks=[TuneReportCallback()],
+                probe=self.job.probes.get(recipe),
+                store=self.store,
             )
 
         return self._ensure("encoders", recipe, f"pretrain {recipe.name}", build)
@@ -114,7 +125,7 @@ class _RowRunner:
                 self.report({"stage": f"features {data}", **progress})
 
             videos = ray.get(self.job.data[data])
-            return extract_dataset(folder, recipe, weights, videos, self.job.resources, report)
+            return extract_dataset(folder, recipe, weights, videos, self.job.resources, report, store=self.store)
 
         return self._ensure("features", recipe, f"features {data}", build)
 
@@ -153,16 +164,29 @@ class _RowRunner:
         """Run as a Ray task with the resources of a head, outside the trial's own tiny share; report how far it is."""
         import ray
 
-        resources = self.job.resources
-        task = ray.remote(function).options(
+        resources, store = self.job.resources, self.store
+        task = ray.remote(work_on_a_node).options(
             num_cpus=resources.cpus_per_head, num_gpus=resources.gpus_per_head, scheduling_strategy="SPREAD"
         )
         (folder / PROGRESS).unlink(missing_ok=True)  # of an earlier, interrupted try
-        waiting = [task.remote(folder, *arguments, **keywords)]
+        waiting = [task.remote(store, function, *map(store.elsewhere, (folder, *arguments)), **keywords)]
         while not ray.wait(waiting, timeout=REPORT_EVERY_S)[0]:
             with contextlib.suppress(OSError, ValueError):  # not there yet
                 self.report({"stage": stage, **json.loads((folder / PROGRESS).read_text())})
-        return ray.get(waiting[0])
+        facts, files = ray.get(waiting[0])
+        store.fetch(folder, files)
+        return facts
+
+
+def work_on_a_node(
+    store: StageStore, function: Callable[..., Any], folder: Any, *arguments: Any, **keywords: Any
+) -> tuple[Any, dict[str, dict]]:
+    """``function(folder, ...)`` as a Ray task on any node. What it returns, and the files that it left on S3; with
+    storage in a folder none, as they are where they belong."""
+    folder = store.place(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    facts = function(folder, *map(store.here, arguments), **keywords)
+    return facts, store.keep(folder, result_files(folder))
 
 
 def _expected(recipe: FeatureRecipe) -> dict[str, Any]:
@@ -184,13 +208,9 @@ def _throttled(report: Callable[[dict[str, Any]], None]) -> Callable[[dict[str, 
 
 
 def reason(error: BaseException) -> str:
-    """What a user can act on, out of Ray's wrappers: the kind of the innermost error and its message."""
-    for _ in range(10):
-        failures = getattr(error, "worker_failures", None)
-        inner = next(iter(failures.values())) if failures else None
-        inner = inner or getattr(error, "cause", None) or error.__cause__
-        if not isinstance(inner, BaseException) or inner is error:
-            break
-        error = inner
+    """What a user can act on, out of Ray's wrappers: the message of our own error, or of the innermost one."""
+    chain = list(causes(error))
+    own = (e for e in chain if type(e) in (StorageFull, StorageUnavailable, StageDamaged))
+    error = next(own, chain[-1])
     text = str(error).strip() or type(error).__name__
     return text.splitlines()[-1] if "Traceback" in text else text

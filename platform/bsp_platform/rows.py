@@ -108,10 +108,11 @@ class RowRecipes:
         return {k: v for folder in folders for k, v in json.loads((folder / SCORES).read_text())["scores"].items()}
 
     def seconds(self, store: StageStore) -> dict[str, float]:
-        """Seconds that the stages of each kind took when they were made."""
+        """Seconds that the stages of each kind took when they were made; stages that are there no more count none."""
         total: dict[str, float] = {}
         for kind, recipe in self.stages():
-            total[kind] = total.get(kind, 0.0) + store.facts(store.folder(kind, recipe))["seconds"]
+            seconds = store.facts(store.folder(kind, recipe))["seconds"] if store.has(kind, recipe) else 0.0
+            total[kind] = total.get(kind, 0.0) + seconds
         return total
 
 

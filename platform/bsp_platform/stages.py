@@ -3,98 +3,114 @@
 What is expensive to make (an encoder, a feature set, a trained head) is a *stage*. Its *recipe*, a frozen
 dataclass of all that decides the result, is hashed, and the hash names the stage's folder:
 ``<storage>/<kind>/<hash>``. A stage is complete when its manifest exists, names this recipe, and every file
-in it has the recorded size. A claim is a lock that the operating system frees when its holder dies, so two
-processes never make the same stage and nobody waits for a dead one.
+in it has the recorded size and SHA-256. A claim is a lock that ends with its holder, so two processes never
+make the same stage and nobody waits for a dead one.
+
+The storage is a folder that all nodes see, or ``s3://bucket/prefix``. With the latter every node keeps copies
+in a folder of its own, under the same names (``BSP_CACHE``, ``~/.cache/bsp``): callers get local paths either
+way. What S3 holds is the truth; a copy is compared with its manifest before it is used, and may be deleted.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import enum
-import errno
-import hashlib
 import json
 import logging
 import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
+from bsp_platform import leases
+from bsp_platform.files import file_sha256, in_threads, sha256_once, write_json
+from bsp_platform.manifests import (
+    MANIFEST,
+    as_plain,
+    belongs,
+    check_content,
+    check_sizes,
+    describe,
+    make_manifest,
+    parse_manifest,
+    recipe_hash,
+    result_files,
+)
+from bsp_platform.object_storage import THREADS, Bucket, is_address
+from bsp_platform.storage_errors import StageDamaged, StorageFull, StorageUnavailable, named_disk_full, retry
+
+__all__ = [
+    "MANIFEST", "StageDamaged", "StageStore", "StorageFull", "StorageUnavailable", "Stored", "as_plain",
+    "file_sha256", "named_disk_full", "recipe_hash", "write_json",
+]  # fmt: skip
 log = logging.getLogger(__name__)
-MANIFEST = "manifest.json"
+CACHE_VARIABLE = "BSP_CACHE"
+_REPLACED = "replaced"
 
 
-class StorageFull(RuntimeError):
-    """The disk is full. What is complete stays; the same command continues once there is room."""
+@dataclass(frozen=True)
+class Stored:
+    """A file or folder of a complete stage, as another node can find it: see :meth:`StageStore.elsewhere`."""
 
-
-class StageDamaged(RuntimeError):
-    """A file of a complete stage does not match its manifest."""
-
-
-def as_plain(value: Any) -> Any:
-    """A recipe as JSON types: dataclasses become dicts that carry their class name."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {f.name: as_plain(getattr(value, f.name)) for f in dataclasses.fields(value) if _counts(value, f)}
-        return {"recipe": type(value).__name__, **fields}
-    if isinstance(value, enum.Enum):
-        return value.name
-    if isinstance(value, (tuple, list)):
-        return [as_plain(item) for item in value]
-    if isinstance(value, dict):
-        return {str(key): as_plain(item) for key, item in value.items()}
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    raise TypeError(f"a recipe cannot hold {value!r} ({type(value).__name__})")
-
-
-def _counts(value: Any, field: dataclasses.Field) -> bool:
-    """Fields marked "later" came when results existed: at their default they must not change old hashes."""
-    return not field.metadata.get("later") or getattr(value, field.name) != field.default
-
-
-def recipe_hash(recipe: Any) -> str:
-    """16 hex digits of the SHA-256 of the recipe's canonical JSON."""
-    text = json.dumps(as_plain(recipe), sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def file_sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON so that readers see the old file or the whole new one."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    partial.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n")
-    partial.replace(path)
+    name: str  # "features/<hash>" or "encoders/<hash>/encoder.pt"
 
 
 class StageStore:
-    """The stages under one storage folder (local disk or a shared file system with locks, such as NFS 4)."""
+    """The stages of one storage.
+
+    ``root``: a folder (local disk, or a file system with locks that all nodes share, such as NFS 4), or
+    ``s3://bucket/prefix``. ValueError if it cannot be used. It may be sent to other nodes: there it keeps
+    copies in that node's own cache.
+    """
 
     def __init__(self, root: str | Path):
-        self.root = Path(root).expanduser().resolve()
+        self.bucket = Bucket(str(root)) if is_address(root) else None
+        if self.bucket:
+            cache = os.environ.get(CACHE_VARIABLE) or Path.home() / ".cache" / "bsp"
+            self.root = Path(cache).expanduser().resolve() / self.bucket.bucket / self.bucket.prefix
+        else:
+            self.root = Path(root).expanduser().resolve()
+        self.address = self.bucket.address if self.bucket else str(self.root)  # what one gives to --storage
         try:
             self.root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise ValueError(f"cannot use {self.root} as --storage: {error.strerror}") from error
+            what = f"as {CACHE_VARIABLE}" if self.bucket else "as --storage"
+            raise ValueError(f"cannot use {self.root} {what}: {error.strerror}") from error
+
+    def __reduce__(self):
+        return StageStore, (self.address,)
 
     def folder(self, kind: str, recipe: Any) -> Path:
         return self.root / kind / recipe_hash(recipe)
 
+    def _name(self, path: Path) -> str:
+        return path.relative_to(self.root).as_posix()
+
+    # --- find -------------------------------------------------------------------------------------------------
+
     def find(self, kind: str, recipe: Any) -> Path | None:
-        """The folder of a complete stage, or None. Damage is named in the log and counts as absent."""
-        folder = self.folder(kind, recipe)
+        """The folder of a complete stage, or None. Every file's SHA-256 has been compared with the manifest, once in
+        this process; damage is named in the log and counts as absent."""
+        return self._if_whole(self.folder(kind, recipe), recipe, self.check)
+
+    def has(self, kind: str, recipe: Any) -> bool:
+        """Whether there is a complete stage, by its manifest and sizes alone: copies nothing, hashes nothing."""
+
+        def glance(folder: Path, recipe: Any) -> None:
+            files = self._manifest(folder, recipe)["files"]
+            if not self.bucket:
+                check_sizes(folder, files)
+
+        return self._if_whole(self.folder(kind, recipe), recipe, glance) is not None
+
+    def _if_whole(self, folder: Path, recipe: Any, check: Callable[[Path, Any], Any]) -> Path | None:
         try:
-            self.check(folder, recipe)
+            check(folder, recipe)
         except FileNotFoundError:
             return None
         except StageDamaged as error:
@@ -104,46 +120,63 @@ class StageStore:
 
     def check(self, folder: Path, recipe: Any) -> dict:
         """The manifest of a complete stage. FileNotFoundError without one, StageDamaged if files differ."""
-        manifest_path = folder / MANIFEST
-        text = manifest_path.read_text()
-        try:
-            manifest = json.loads(text)
-            files = manifest["files"]
-        except (ValueError, KeyError, TypeError):
-            raise StageDamaged(f"{manifest_path} is not a whole manifest") from None
-        if manifest["recipe"] != json.loads(json.dumps(as_plain(recipe))):
-            raise StageDamaged(f"{manifest_path} belongs to another recipe")
-        for name, facts in files.items():
-            path = folder / name
-            size = path.stat().st_size if path.exists() else None
-            if size != facts["bytes"]:
-                raise StageDamaged(f"{path} has {size} bytes, its manifest says {facts['bytes']}")
+        manifest = self._manifest(folder, recipe)
+        if self.bucket:
+            with named_disk_full(self.root, self._remedy):
+                self.fetch(folder, manifest["files"])
+                write_json(folder / MANIFEST, manifest)  # for readers of the folder
+        check_content(folder, manifest["files"])
         return manifest
+
+    def _manifest(self, folder: Path, recipe: Any = None) -> dict:
+        path = folder / MANIFEST
+        if not self.bucket:
+            return parse_manifest(retry(path.read_bytes, path), path, recipe)
+        name = self._name(path)
+        text = self.bucket.read(name)
+        if text is None:
+            raise FileNotFoundError(f"{self.bucket.where(name)}: no such object")
+        return parse_manifest(text, self.bucket.where(name), recipe)
 
     def read_checked(self, folder: Path, name: str) -> Path:
         """The path of a stage's file after comparing its SHA-256 with the manifest."""
-        facts = json.loads((folder / MANIFEST).read_text())["files"][name]
         path = folder / name
-        if file_sha256(path) != facts["sha256"]:
-            raise StageDamaged(f"{path} is damaged (SHA-256 differs from its manifest); remove {folder}")
+        if file_sha256(path) != self._manifest(folder)["files"][name]["sha256"]:
+            raise StageDamaged(f"{path} is damaged (SHA-256 differs from its manifest); remove {folder}", (name,))
         return path
 
-    @contextmanager
-    def claim(self, folder: Path, on_wait: Callable[[], None] | None = None) -> Iterator[None]:
+    def facts(self, folder: Path) -> dict:
+        """What the stage's builder recorded, and "seconds" it took."""
+        manifest = self._manifest(folder)
+        return {**manifest["facts"], "seconds": manifest["seconds"]}
+
+    # --- make -------------------------------------------------------------------------------------------------
+
+    def claim(self, folder: Path, on_wait: Callable[[], None] | None = None) -> AbstractContextManager:
         """Hold the right to make the stage in ``folder``; ``on_wait`` is called once a second while waiting."""
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(str(folder) + ".lock")
-        while True:
-            try:
-                lock.acquire(timeout=1)
-                break
-            except Timeout:
-                if on_wait:
-                    on_wait()
-        try:
+        if self.bucket:
+            return leases.claim(self.bucket, self._name(folder) + ".lease", on_wait)
+        return _file_lock(folder.with_name(folder.name + ".lock"), on_wait)
+
+    @contextmanager
+    def only_one(self, name: str) -> Iterator[None]:
+        """Refuse (RuntimeError) a second run called ``name`` at the same time. A dead one is no hindrance; on S3 it
+        takes its lease time to see that."""
+        began, patience = time.monotonic(), 1.2 * leases.LEASE_S if self.bucket else 0.0
+        said: list[str] = []
+
+        def wait() -> None:
+            if time.monotonic() - began > patience:
+                raise RuntimeError(
+                    f"{name} with --storage {self.address} is already running; wait for it, stop it, or choose "
+                    f"another --storage"
+                )
+            if not said:
+                said.append(name)
+                log.warning("%s: waiting up to %.0f s to see whether an earlier run still lives", name, patience)
+
+        with self.claim(self.root / name, wait):
             yield
-        finally:
-            lock.release()
 
     def ensure(
         self,
@@ -156,66 +189,183 @@ class StageStore:
         """The folder of the stage, made by ``build(folder)`` if need be, and whether it was found.
 
         ``build`` may find its own half-done work in the folder and continue it; it returns extra facts for
-        the manifest. All files in the folder when it returns are recorded, except names starting with "_".
+        the manifest. All files in the folder when it returns are recorded, except names starting with "_",
+        which are removed once the stage is complete. Damaged files of an earlier one are put aside first.
         """
         found = self.find(kind, recipe)
         if found:
             return found, True
         folder = self.folder(kind, recipe)
-        with self.claim(folder, on_wait):
-            found = self.find(kind, recipe)
-            if found:
-                return found, True
+        with self.claim(folder, on_wait) as lease:
+            try:
+                self.check(folder, recipe)
+                return folder, True
+            except FileNotFoundError:
+                pass
+            except StageDamaged as error:
+                self._move_to(self._replaced(kind, folder), folder, [MANIFEST, *error.names])
             began = time.time()
-            with named_disk_full(self.root):
+            with named_disk_full(self.root, self._remedy):
                 folder.mkdir(parents=True, exist_ok=True)
                 facts = build(folder) or {}
-                self._publish(folder, recipe, facts, time.time() - began)
+                files = describe(folder, result_files(folder))
+                manifest = make_manifest(recipe, files, facts, time.time() - began)
+                if self.bucket:
+                    self.keep(folder, list(files), again=False)
+                    lease.check()
+                    self.bucket.write(self._name(folder / MANIFEST), json.dumps(manifest).encode())
+                write_json(folder / MANIFEST, manifest)
+            self._remove_scratch(folder)
         return folder, False
 
-    def _publish(self, folder: Path, recipe: Any, facts: dict[str, Any], seconds: float) -> None:
-        files = {}
-        for path in sorted(folder.rglob("*")):
-            name = path.relative_to(folder).as_posix()
-            if path.is_file() and not name.startswith("_") and name != MANIFEST:
-                files[name] = {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
-        made = datetime.now(UTC).isoformat(timespec="seconds")
-        manifest = {
-            "recipe": as_plain(recipe),
-            "files": files,
-            "seconds": seconds,
-            "made": made,
-            "facts": facts,
-        }
-        write_json(folder / MANIFEST, manifest)
+    def _remove_scratch(self, folder: Path) -> None:
+        """What the build left for continuing it; a storage that fails now must not fail a stage that is complete."""
+        for path in folder.glob("_*"):
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+        if self.bucket:
+            try:
+                names = self.bucket.sizes(self._name(folder))
+                scratch = [f"{self._name(folder)}/{name}" for name in names if name.startswith("_")]
+                in_threads(self.bucket.delete, scratch, THREADS)
+            except StorageUnavailable as error:
+                log.warning("left behind, to be removed by hand: %s/_*: %s", self.bucket.where(folder.name), error)
 
-    def facts(self, folder: Path) -> dict:
-        """What the stage's builder recorded, and "seconds" it took."""
-        manifest = json.loads((folder / MANIFEST).read_text())
-        return {**manifest["facts"], "seconds": manifest["seconds"]}
-
-    def put_aside(self, kind: str, recipe: Any) -> Path | None:
+    def put_aside(self, kind: str, recipe: Any) -> Path | str | None:
         """Move a stage (complete or not) to ``replaced/`` so that it is made anew; nothing is deleted."""
-        folder = self.folder(kind, recipe)
-        if not folder.exists():
+        folder, target = self.folder(kind, recipe), self._replaced(kind, self.folder(kind, recipe))
+        objects = self.bucket.sizes(self._name(folder)) if self.bucket else {}
+        if not folder.exists() and not objects:
             return None
+        self._move_to(target, folder, sorted(objects, key=lambda name: name != MANIFEST))  # that one first
+        if folder.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.move(folder, target)
+        return self.bucket.where(self._name(target)) if self.bucket else target
+
+    def _replaced(self, kind: str, folder: Path) -> Path:
         stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%f")
-        target = self.root / "replaced" / stamp / kind / folder.name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.move(folder, target)
-        return target
+        return self.root / _REPLACED / stamp / kind / folder.name
+
+    def _move_to(self, target: Path, folder: Path, names: list[str]) -> None:
+        """Move files of a stage, in this order; what is not there is passed over."""
+        for name in dict.fromkeys(names):
+            if self.bucket:
+                self.bucket.move(self._name(folder / name), self._name(target / name))
+            elif (folder / name).exists():
+                (target / name).parent.mkdir(parents=True, exist_ok=True)
+                retry(lambda name=name: (folder / name).replace(target / name), folder / name)
+
+    # --- other nodes ------------------------------------------------------------------------------------------
+
+    @property
+    def _remedy(self) -> str:
+        return f"set {CACHE_VARIABLE} to a larger disk" if self.bucket else "move the folder and pass --storage"
+
+    def elsewhere(self, value: Any) -> Any:
+        """An argument for another node: on S3, paths of this store (also in lists) become :class:`Stored`."""
+        if isinstance(value, list | tuple):
+            return type(value)(self.elsewhere(item) for item in value)
+        if self.bucket and isinstance(value, Path) and value.is_relative_to(self.root):
+            return Stored(self._name(value))
+        return value
+
+    def here(self, value: Any) -> Any:
+        """The argument back on this node; on S3 a :class:`Stored` is copied here first, checked, and becomes a path."""
+        if isinstance(value, list | tuple):
+            return type(value)(self.here(item) for item in value)
+        if not isinstance(value, Stored):
+            return value
+        kind, stage, *rest = value.name.split("/")
+        folder = self.root / kind / stage
+        files = self._manifest(folder)["files"]
+        self.fetch(folder, {name: f for name, f in files.items() if not rest or name == "/".join(rest)})
+        return folder.joinpath(*rest)
+
+    def place(self, value: Path | Stored) -> Path:
+        """The path on this node of what :meth:`elsewhere` named, as it is: nothing is copied or checked."""
+        return self.root / value.name if isinstance(value, Stored) else value
+
+    def place_for_runs(self, folder: Path) -> dict[str, Any]:
+        """Where Ray Train keeps a run of ``folder``, as arguments of its RunConfig: on S3, or the folder itself."""
+        if not self.bucket:
+            return {"storage_path": str(folder)}
+        from bsp_platform.arrow_s3 import arrow_file_system
+
+        file_system, path = arrow_file_system(self.bucket.where(self._name(folder)))
+        return {"storage_path": path, "storage_filesystem": file_system}
+
+    def fetch(self, folder: Path, files: dict[str, dict]) -> None:
+        """On S3: copy the ``files`` (name to "bytes" and "sha256") that this node lacks; StageDamaged if they differ
+        from that. In a folder: nothing."""
+        if not self.bucket:
+            return
+
+        def one(name: str) -> str | None:
+            path, sha256 = folder / name, files[name]["sha256"]
+            if path.exists():
+                if sha256_once(path) == sha256:
+                    return None
+                log.warning("%s is another one than the storage's: copied again", path)
+            for _ in range(2):
+                try:
+                    self.bucket.download(self._name(path), path)
+                except FileNotFoundError:
+                    return name
+                if sha256_once(path) == sha256:
+                    return None
+                path.unlink()
+            return name
+
+        damaged = tuple(name for name in in_threads(one, files, THREADS) if name)
+        if damaged:
+            listed = ", ".join(self.bucket.where(self._name(folder / name)) for name in damaged[:5])
+            raise StageDamaged(
+                f"{len(damaged)} files are missing or differ from their manifest (SHA-256): {listed}; remove that "
+                f"{MANIFEST}, and the stage is made again",
+                damaged,
+            )
+
+    def fetch_half_done(self, folder: Path) -> None:
+        """On S3: copy what other nodes have :meth:`kept <keep>` of a stage without a manifest and this one lacks. It is
+        for the caller to check. In a folder: nothing."""
+        if self.bucket:
+            kept = [name for name in self.bucket.sizes(self._name(folder)) if belongs(name)]
+            todo = [folder / name for name in kept if not (folder / name).exists()]
+            in_threads(lambda path: self.bucket.download(self._name(path), path), todo, THREADS)
+
+    def keep(self, folder: Path, names: list[str], *, again: bool = True) -> dict[str, dict]:
+        """On S3: upload files of a half-done stage, in threads, and return their sizes and hashes; unless ``again``,
+        not those that are there with the same content. In a folder they are kept already."""
+        if not self.bucket:
+            return {}
+        files = describe(folder, names)
+
+        def one(name: str) -> None:
+            target, sha256 = self._name(folder / name), files[name]["sha256"]
+            if again or self.bucket.sha256(target) != sha256:
+                self.bucket.upload(folder / name, target, sha256)
+
+        in_threads(one, names, THREADS)
+        return files
 
 
 @contextmanager
-def named_disk_full(root: Path) -> Iterator[None]:
-    """Turn "no space left on device" into a :class:`StorageFull` that names the folder and the remedy."""
+def _file_lock(path: Path, on_wait: Callable[[], None] | None) -> Iterator[None]:
+    """The operating system frees the lock of a dead process."""
+    retry(lambda: path.parent.mkdir(parents=True, exist_ok=True), path.parent)
+    lock = FileLock(str(path))
+
+    def acquire() -> bool:
+        try:
+            lock.acquire(timeout=1)
+        except Timeout:
+            return False
+        return True
+
+    while not retry(acquire, path):
+        if on_wait:
+            on_wait()
     try:
         yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        free = shutil.disk_usage(root).free
-        raise StorageFull(
-            f"no space left under {root} ({free / 1e6:.0f} MB free). What is finished is kept: free some "
-            f"space, or move the folder and pass --storage, and run the same command again"
-        ) from error
+    finally:
+        lock.release()

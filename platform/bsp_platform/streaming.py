@@ -1,6 +1,6 @@
 """Ray Data: the numbered stream of clips, from plan to collated uint8 batches.
 
-A pre-training run is the stream of clips 0 .. N-1. Each row of the Ray Data set is a clip's number; an actor
+A pre-training run is the stream of clips 0 .. N-1. The Ray Data set begins with spans of their numbers; an actor
 pool plans, decodes, synthesises and augments it (all pure functions of ``bsp``), so the same clip comes out
 whichever worker makes it, and resuming is starting at clip n. One data set covers all epochs: the pipeline
 starts once.
@@ -10,24 +10,33 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset
+from ray.data._internal.execution.backpressure_policy import (
+    ENABLED_BACKPRESSURE_POLICIES,
+    ENABLED_BACKPRESSURE_POLICIES_CONFIG_KEY,
+)
+from ray.data._internal.execution.backpressure_policy.backpressure_policy import BackpressurePolicy
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
-from bsp.augment import AugmentSettings
+from bsp.augment import AugmentSettings, augment_clip
 from bsp.catalog import Catalog
 from bsp.clips import ClipSettings, plan_clip
 from bsp.errors import VideoError
 from bsp.frame_cache import FrameCache
-from bsp.synthesis import collate, render_clip
+from bsp.synthesis import collate, decode, synthesise
+from bsp_platform.bottleneck import MAKER, MakerClock
 
-_BREATH_S = 0.02  # far below the time of a task (two batches), so that it delays nothing
+_BREATH_S = 0.02  # a clip maker has a second task waiting meanwhile
+_TASK_BYTES = 16 * 2**20  # of clips, at most (but a batch)
+_SPAN_BYTES = 16  # first and last
+_SPANS_AHEAD = 64  # waiting for a clip maker; far more than makers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +51,8 @@ class ClipStream:
     length: int  # clips
     time_limit_s: float = 60.0  # per video file
     frame_cache_mb: int = 0  # decoded videos kept per clip maker, 0 = off; changes no clip
+    # (catalog, plan, time_limit_s=, cache=) -> the planned frames of each video; simulations bring their own
+    decode: Callable[..., list[np.ndarray]] = decode
 
 
 def make_clips(
@@ -57,7 +68,8 @@ def make_clips(
     for index in indices:
         plan = plan_clip(catalog, stream.clips, stream.seed, int(index))
         try:
-            clip = render_clip(catalog, plan, stream.augment, time_limit_s=stream.time_limit_s, cache=cache)
+            frames = stream.decode(catalog, plan, time_limit_s=stream.time_limit_s, cache=cache)
+            clip = augment_clip(synthesise(plan, frames), stream.augment, plan.augment_seed)
             errors.append("")
         except VideoError as error:
             clip = np.zeros((2 * stream.clips.half_len, size, size, 3), np.uint8)
@@ -70,16 +82,27 @@ def make_clips(
 class ClipMaker:
     """The actor of the pool: holds the catalog (zero-copy from the object store) and makes batches."""
 
-    def __init__(self, stream: ClipStream):
+    def __init__(self, stream: ClipStream, rank: int, world_size: int):
         import torch
 
         torch.set_num_threads(1)
-        self.stream = stream
+        self.clock = MakerClock()
+        self.stream = replace(stream, decode=self.clock.timed(stream.decode))
+        self.cut = {"batch_size": stream.batch_size, "rank": rank, "world_size": world_size}
         self.catalog = ray.get(stream.catalog)
         self.cache = FrameCache(stream.frame_cache_mb * 2**20)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        return make_clips(self.catalog, self.stream, batch["index"], self.cache)
+        spans = zip(batch["first"], batch["last"], strict=True)
+        indices = np.concatenate([worker_indices(int(first), int(last), **self.cut) for first, last in spans])
+        with self.clock:
+            clips = make_clips(self.catalog, self.stream, indices, self.cache)
+        return clips | {MAKER: self.clock.column(len(indices))}
+
+
+def clip_bytes(stream: ClipStream) -> int:
+    """Bytes of one clip's pixels, uint8 [T, H, W, 3]."""
+    return 2 * stream.clips.half_len * stream.augment.size_px**2 * 3
 
 
 def worker_indices(start: int, stop: int, *, batch_size: int, rank: int, world_size: int) -> np.ndarray:
@@ -97,32 +120,51 @@ def worker_indices(start: int, stop: int, *, batch_size: int, rank: int, world_s
     return (steps[:, None] * batch_size + rank * part + np.arange(part)[None]).reshape(-1)
 
 
-class ClipNumbers(Datasource):
-    """Source of clip numbers: ``rows_per_task`` rows per read task, no list of the whole stream anywhere."""
+class ClipSpans(Datasource):
+    """Source of spans of clip numbers, a row each: "first" and "last" (exclusive), one task of a clip maker.
 
-    def __init__(self, start: int, stop: int, *, batch_size: int, rank: int, world_size: int, batches_per_task: int):
+    A span has ``batches`` batches or fewer: the first ones are short, so that training starts soon and every one of
+    ``actors`` clip makers has work at once, and each next round of spans is twice as long. One read task gives one
+    small block, which Ray Data splits into blocks of a row while the stream runs (``override_num_blocks`` = number
+    of spans). A read task per span would be made before the first clip: with twelve million clips 47,000 of them
+    (docs/scale.md).
+    """
+
+    def __init__(self, start: int, stop: int, *, batch_size: int, batches: int, actors: int):
         super().__init__()
-        self._span = (start, stop)
-        self._cut = {"batch_size": batch_size, "rank": rank, "world_size": world_size}
-        self._task_clips = batches_per_task * batch_size
+        ramp = [length for length in (1, 2, 4, 8, 16, 32) if length < batches for _ in range(actors)]
+        ends = start + batch_size * np.cumsum(ramp, dtype=np.int64)
+        first = np.concatenate([[start], ends]).astype(np.int64)
+        rest = np.arange(first[-1] + batch_size * batches, stop, batch_size * batches, dtype=np.int64)
+        self.first = np.concatenate([first[first < stop], rest])
+        self.last = np.append(self.first[1:], stop)[: len(self.first)]
+
+    def __len__(self) -> int:
+        return len(self.first)
 
     def estimate_inmemory_data_size(self) -> int:
-        return 8 * (self._span[1] - self._span[0]) // self._cut["world_size"]
+        return self.first.nbytes + self.last.nbytes
 
     def get_read_tasks(self, parallelism: int, per_task_row_limit=None, data_context=None) -> list[ReadTask]:
-        tasks = []
-        for first in range(self._span[0], self._span[1], self._task_clips):
-            last = min(first + self._task_clips, self._span[1])
-            rows = (last - first) // self._cut["world_size"]
-            facts = BlockMetadata(num_rows=rows, size_bytes=8 * rows, input_files=None, exec_stats=None)
-            tasks.append(ReadTask(functools.partial(_read_numbers, first, last, self._cut), facts))
-        return tasks
+        size = self.estimate_inmemory_data_size()
+        facts = BlockMetadata(num_rows=len(self), size_bytes=size, input_files=None, exec_stats=None)
+        return [ReadTask(functools.partial(_read_spans, self.first, self.last), facts)]
 
 
-def _read_numbers(first: int, last: int, cut: dict[str, int]) -> Iterator:
+def _read_spans(first: np.ndarray, last: np.ndarray) -> Iterator:
     import pyarrow
 
-    yield pyarrow.table({"index": worker_indices(first, last, **cut)})
+    yield pyarrow.table({"first": first, "last": last})
+
+
+class FewSpansAhead(BackpressurePolicy):
+    """Hold the spans back until clip makers need them: Ray Data's own limits count bytes, and a span has hardly any."""
+
+    def max_task_output_bytes_to_read(self, op) -> int | None:
+        if op.name != "Read" + ClipSpans.__name__ and not op.name.startswith(f"Read{ClipSpans.__name__}->"):
+            return None
+        ahead = self._topology[op].total_enqueued_output_blocks()
+        return _SPAN_BYTES * max(0, _SPANS_AHEAD - ahead)
 
 
 class Breathe(ExecutionCallback):
@@ -147,28 +189,25 @@ def clip_dataset(
 ) -> Dataset:
     """This worker's part of the stream from clip ``start`` on, as a lazy Ray Data set of rendered clips.
 
-    Reading numbers and making clips have equal resource demands, so Ray fuses them into the actor pool: the
-    set needs ``actors * cpus_per_actor`` CPUs and nothing else.
+    The set needs ``actors * cpus_per_actor`` CPUs; the task that gives out spans of numbers needs none.
     """
     context = DataContext.get_current()
     if Breathe not in context.custom_execution_callback_classes:
         context.custom_execution_callback_classes.append(Breathe)
+    context.set_config(ENABLED_BACKPRESSURE_POLICIES_CONFIG_KEY, [*ENABLED_BACKPRESSURE_POLICIES, FewSpansAhead])
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
     context.enable_operator_progress_bars = False
-    # A task is a few batches: large enough to hide the task overhead, small enough to be redone.
-    source = ClipNumbers(
-        start,
-        stream.length,
-        batch_size=stream.batch_size,
-        rank=rank,
-        world_size=world_size,
-        batches_per_task=2,
-    )
-    numbers = ray.data.read_datasource(source, num_cpus=cpus_per_actor)
+    context.memory_usage_poll_interval_s = None  # else each task starts a thread that measures memory
+    # A task costs Ray some ms: little beside decoding two batches, as much as making one of small videos that stay
+    # decoded. Longer tasks would only make the first clips late and a dead clip maker dear.
+    batches = _TASK_BYTES // (clip_bytes(stream) * stream.batch_size // world_size)
+    batches = max(1, batches if stream.frame_cache_mb else min(2, batches))
+    spans = ClipSpans(start, stream.length, batch_size=stream.batch_size, batches=batches, actors=actors)
+    numbers = ray.data.read_datasource(spans, num_cpus=0, override_num_blocks=max(1, len(spans)))
     return numbers.map_batches(
         ClipMaker,
-        fn_constructor_args=(stream,),
+        fn_constructor_args=(stream, rank, world_size),
         batch_size=None,
         batch_format="numpy",
         compute=ActorPoolStrategy(size=actors),
@@ -176,10 +215,20 @@ def clip_dataset(
     )
 
 
-def iterate_batches(dataset: Dataset, batch_size: int, *, prefetch_batches: int = 2) -> Iterator[dict]:
-    """Numpy batches of exactly ``batch_size`` clips, in the stream's order."""
-    return iter(
-        dataset.iter_batches(
-            batch_size=batch_size, batch_format="numpy", prefetch_batches=prefetch_batches, drop_last=False
-        )
-    )
+def iterate_batches(dataset: Dataset, batch_size: int) -> Iterator[dict]:
+    """Numpy batches of exactly ``batch_size`` clips (the last one may be smaller), in the stream's order; read-only.
+
+    They are views of the blocks in the object store. Blocks are taken whole, one ahead, and cut here: letting Ray
+    Data cut them costs two more threads in the training process and two hand-overs per batch.
+    """
+    rest: dict[str, np.ndarray] = {}
+    for block in dataset.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=1):
+        if rest:  # Ray Data has split a block of far more than 128 MiB
+            block = {name: np.concatenate([rest[name], array]) for name, array in block.items()}
+        clips = len(block["index"])
+        whole = clips // batch_size * batch_size
+        for first in range(0, whole, batch_size):
+            yield {name: array[first : first + batch_size] for name, array in block.items()}
+        rest = {name: array[whole:] for name, array in block.items()} if whole < clips else {}
+    if rest:
+        yield rest

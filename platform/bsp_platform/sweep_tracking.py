@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from bsp_platform.bottleneck import SHARES
 from bsp_platform.heads import HISTORY
 from bsp_platform.options import Options
 from bsp_platform.pretraining import WEIGHTS
@@ -16,8 +16,6 @@ from bsp_platform.rows import Cell, Experiment, Row, RowRecipes
 from bsp_platform.sources import Sources
 from bsp_platform.stages import MANIFEST, StageStore, as_plain, recipe_hash
 from bsp_platform.tracking import Tracker, mlflow_name
-
-log = logging.getLogger(__name__)
 
 
 class SweepTracking:
@@ -39,9 +37,10 @@ class SweepTracking:
         self.settings = {"profile": profile.name, "about": profile.about, **data}
         self.parent = ""
         self.runs: dict[Cell, str] = {}
+        self._closed: set[Cell] = set()
 
     def open(self, recipes: dict[Cell, RowRecipes], store: StageStore) -> None:
-        """Find or create all runs, before anything starts: a server that goes away later stops nothing."""
+        """Find or create all runs, before anything starts."""
         self.recipes, self.store, tracker = recipes, store, self.tracker
         self.parent = tracker.run(self.key, f"{self.experiment.name} {self.profile.name}")
         tracker.params(self.parent, self.settings)
@@ -80,9 +79,13 @@ class SweepTracking:
         prefix = _pretrain_prefix(own[result["encoder"]])
         self.tracker.history(self.runs[cell], prefix, [{"step": result["step"], **record}])
 
+    def warn(self, cell: Cell, encoder: str, text: str) -> None:
+        """A warning about the training of an encoder, as a tag of the row's run."""
+        self.tracker.tags(self.runs[cell], {f"warning.{encoder}": text})
+
     def _curve_names(self, result: dict[str, Any]) -> list[str]:
         """Of what Tune hands over, the numbers of the training record; Tune adds many of its own."""
-        known = ("loss", "clips_per_s", "data_wait_share", "learning_rate", "change_point_error")
+        known = ("loss", "clips_per_s", "data_wait_share", "learning_rate", "change_point_error", *SHARES)
         return [
             name
             for name, value in result.items()
@@ -98,28 +101,24 @@ class SweepTracking:
         if scores is None:
             tracker.finish(run_id, "FAILED")
             return
-        if not {mlflow_name(name) for name in scores} <= set(self._logged(run_id)):
+        if cell in self._closed:
+            return
+        self._closed.add(cell)
+        if not {mlflow_name(name) for name in scores} <= tracker.recorded(run_id):
             for place, encoder in enumerate(r.encoders):
-                folder, prefix = store.folder("encoders", encoder), _pretrain_prefix(place)
-                seen = tracker.logged_steps(run_id, f"{prefix}loss")
-                curve = json.loads((folder / HISTORY).read_text())
-                tracker.history(run_id, prefix, [record for record in curve if record["step"] not in seen])
-                tracker.artifact(run_id, folder / WEIGHTS, f"stream_{place + 1}" if place else None)
+                folder = store.find("encoders", encoder)
+                if folder is None:
+                    continue  # removed or damaged since (the log says so); the scores stand
+                tracker.history(run_id, _pretrain_prefix(place), json.loads((folder / HISTORY).read_text()))
+                tracker.artifact(run_id, folder / WEIGHTS, f"stream_{place + 1}" if place else None, final=True)
             for head, recipe in r.heads.items():
-                folder = store.folder("heads", recipe)
+                folder = store.find("heads", recipe)
                 tracker.history(run_id, f"{head}/", json.loads((folder / HISTORY).read_text()), axis="epoch")
                 for path in sorted(p for p in folder.glob("[!_]*.json") if p.name not in (HISTORY, MANIFEST)):
-                    tracker.artifact(run_id, path, head)
+                    tracker.artifact(run_id, path, head, final=True)
             seconds = {f"seconds/{kind}": value for kind, value in r.seconds(store).items()}
-            tracker.metrics(run_id, {**scores, **seconds})
+            tracker.metrics(run_id, {**scores, **seconds})  # last: what shows that all of it is recorded
         tracker.finish(run_id)
-
-    def _logged(self, run_id: str) -> dict[str, float]:
-        try:
-            return self.tracker.client.get_run(run_id).data.metrics
-        except Exception as error:  # server gone: log again rather than lose
-            log.warning("MLflow did not answer: %s", error)
-            return {}
 
     def costs(self, costs: dict[str, dict[str, Any]]) -> None:
         """What a row's encoders cost at inference, as metrics of its runs."""
@@ -129,6 +128,7 @@ class SweepTracking:
                 self.tracker.metrics(run_id, numbers)
 
     def close(self, rows: list[Row], scores: dict, failures: dict, results: Path) -> None:
+        """Means, tables and the state of the parent; then wait until all is sent, if the server answers."""
         for row in rows:
             of_row = [value for (name, _), value in scores.items() if name == row.name]
             if of_row:
@@ -138,7 +138,7 @@ class SweepTracking:
         for path in sorted(results.glob("table.*")):
             self.tracker.artifact(self.parent, path)
         self.tracker.finish(self.parent, "FAILED" if failures else "FINISHED")
-        self.tracker.close(results / "unsent.txt")
+        self.tracker.close()
 
     def compare_url(self) -> str:
         return self.tracker.compare_url(list(self.runs.values()))

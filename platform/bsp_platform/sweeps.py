@@ -6,23 +6,24 @@ the same command, and a failed row is reported while the others go on.
 
 from __future__ import annotations
 
+import sys
 import time
-from contextlib import contextmanager
-from pathlib import Path
+from typing import TextIO
 
 import ray
-from filelock import FileLock, Timeout
 from ray import tune
 
-from bsp_platform.cluster import cluster_size, start_ray
+from bsp_platform.bottleneck import WaitWatch
+from bsp_platform.cluster import Resources, cluster_size, object_store, start_ray
 from bsp_platform.costs import row_costs
 from bsp_platform.live import LiveView
 from bsp_platform.options import Options
+from bsp_platform.ray_log import RayLog
 from bsp_platform.recipes import ClassScoresRecipe
 from bsp_platform.row_runner import RowJob, reason, run_row
 from bsp_platform.rows import Cell, Experiment, Row, RowRecipes, row_recipes
 from bsp_platform.sources import Sources, load_sources
-from bsp_platform.stages import StageStore
+from bsp_platform.stages import StageStore, recipe_hash
 from bsp_platform.sweep_tracking import SweepTracking
 from bsp_platform.tables import print_table, write_tables
 
@@ -33,7 +34,7 @@ def run(experiment: Experiment, options: Options) -> int:
     profile = options.profile
     rows = _chosen(experiment, options.rows)
     store = StageStore(options.storage)
-    with only_one(store.root / f"{experiment.name}.lock", f"{experiment.name} with --storage {store.root}"):
+    with store.only_one(experiment.name):
         heads = {head for row in rows for head in row.heads}
         sources = load_sources(profile, heads, options.data, storage=store.root)
         for note in (*sources.notes, *(file.report for file in sources.vanilla_weights.values())):
@@ -51,7 +52,12 @@ def run(experiment: Experiment, options: Options) -> int:
         print(f"{experiment.title}: {len(recipes)} runs, {len(recipes) - len(todo)} already finished", flush=True)
         _print_reused({cell: reused[cell] for cell in todo})
         tracking.open(recipes, store)
-        failures = _run_missing(todo, recipes, store, sources, options, tracking) if todo else {}
+        folder = options.results if store.bucket else store.root
+        ray_log = RayLog(folder / "logs" / f"{experiment.name}-{time.strftime('%Y%m%d-%H%M%S')}.log")
+        failures = {}
+        if todo:
+            with tracking.tracker.system_metrics(tracking.parent):
+                failures = _run_missing(todo, recipes, store, sources, options, tracking, ray_log)
         scores, seconds = {}, {}
         for cell, r in recipes.items():
             found = r.scores(store)
@@ -81,6 +87,8 @@ def run(experiment: Experiment, options: Options) -> int:
     print(f"MLflow: {tracking.tracker.ui_command()}\n  compare: {tracking.compare_url()}")
     for (name, seed), text in failures.items():
         print(f"FAILED {name} seed {seed}: {text}")
+    if failures:
+        print(f"What Ray and its workers said: {ray_log.path}")
     return 1 if failures else 0
 
 
@@ -92,20 +100,6 @@ def _chosen(experiment: Experiment, names: tuple[str, ...]) -> list[Row]:
     return [row for row in experiment.rows if not names or row.name in names]
 
 
-@contextmanager
-def only_one(path: Path, what: str):
-    """Refuse a second run of the same sweep at the same time. The system frees the lock of a dead process."""
-    lock = FileLock(str(path))
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise RuntimeError(f"{what} is already running; wait for it, stop it, or choose another --storage") from None
-    try:
-        yield
-    finally:
-        lock.release()
-
-
 def _put_aside(store: StageStore, recipes: dict[Cell, RowRecipes]) -> None:
     moved = {
         store.put_aside(kind, recipe)
@@ -113,16 +107,15 @@ def _put_aside(store: StageStore, recipes: dict[Cell, RowRecipes]) -> None:
         for kind, recipe in [*r.stages(), *(("class_scores", scores) for scores in r.class_scores())]
     } - {None}
     if moved:
-        print(f"--fresh: {len(moved)} stages moved to {store.root / 'replaced'}; delete that folder at will")
+        print(f"--fresh: {len(moved)} stages moved to {store.address}/replaced; delete that folder at will")
 
 
 def _found_stages(store: StageStore, recipes: RowRecipes) -> dict[str, list[str]]:
     """By kind, what of a row is in the store already: encoders by name, others by hash."""
     found: dict[str, list[str]] = {}
     for kind, recipe in recipes.stages():
-        folder = store.find(kind, recipe)
-        if folder is not None:
-            found.setdefault(kind, []).append(recipe.name if kind == "encoders" else folder.name)
+        if store.has(kind, recipe):
+            found.setdefault(kind, []).append(recipe.name if kind == "encoders" else recipe_hash(recipe))
     return found
 
 
@@ -144,16 +137,35 @@ def _run_missing(
     sources: Sources,
     options: Options,
     tracking: SweepTracking,
+    ray_log: RayLog,
 ) -> dict[Cell, str]:
     """Tune over the missing cells. Returns why cells failed."""
     resources = options.profile.resources(options.workers)
     if options.cpus:
         resources.rows_at_a_time(options.cpus, 1e9)  # refuse before starting anything
-    start_ray(cpus=options.cpus)
+    try:
+        with ray_log:
+            return _tune(todo, recipes, store, sources, options, tracking, ray_log.console, resources)
+    except Exception:
+        print(f"What Ray and its workers said: {ray_log.path}", file=sys.stderr)
+        raise
+
+
+def _tune(
+    todo: list[Cell],
+    recipes: dict[Cell, RowRecipes],
+    store: StageStore,
+    sources: Sources,
+    options: Options,
+    tracking: SweepTracking,
+    console: TextIO,
+    resources: Resources,
+) -> dict[Cell, str]:
+    start_ray(cpus=options.cpus, log_to_driver=True)
     cpus, gpus = cluster_size()
     at_a_time = resources.rows_at_a_time(options.cpus or cpus, gpus if options.gpus is None else options.gpus)
     job = RowJob(
-        storage=str(store.root),
+        storage=store.address,
         resources=resources,
         catalog=ray.put(sources.trimmed),
         data={name: ray.put(data) for name, data in sources.data.items()},
@@ -163,7 +175,7 @@ def _run_missing(
         recipes={cell: recipes[cell] for cell in todo},
     )
     ordered = sorted(todo, key=lambda cell: _turn(cell, recipes[cell]))
-    with LiveView(ordered, at_a_time) as view:
+    with LiveView(ordered, at_a_time, console) as view:
         tuner = tune.Tuner(
             tune.with_resources(tune.with_parameters(run_row, job=job), {"CPU": 0.01}),
             param_space={"cell": tune.grid_search([list(cell) for cell in ordered])},
@@ -171,7 +183,7 @@ def _run_missing(
             run_config=tune.RunConfig(
                 name=time.strftime("%Y%m%d-%H%M%S"),
                 storage_path=str(store.root / "tune"),
-                callbacks=[Watch(tracking, view)],
+                callbacks=[Watch(tracking, view, WaitWatch(resources, lambda: object_store().spilled_mb))],
                 verbose=0,
             ),
         )
@@ -199,8 +211,8 @@ def _turn(cell: Cell, recipes: RowRecipes) -> tuple[int, int, int]:
 class Watch(tune.Callback):
     """Tune's news, in the driver: to the screen and to MLflow."""
 
-    def __init__(self, tracking: SweepTracking, view: LiveView):
-        self.tracking, self.view = tracking, view
+    def __init__(self, tracking: SweepTracking, view: LiveView, waits: WaitWatch):
+        self.tracking, self.view, self.waits = tracking, view, waits
 
     def __getstate__(self) -> dict:
         return {}  # Tune pickles its callbacks to restore a sweep; ours continues from the store instead
@@ -210,6 +222,10 @@ class Watch(tune.Callback):
         self.view.update(cell, result)
         if "loss" in result and "step" in result:
             self.tracking.pretrain_record(cell, result)
+            warning = self.waits.record((*cell, result["encoder"]), result)
+            if warning:
+                self.view.warn(cell, warning)
+                self.tracking.warn(cell, result["encoder"], warning)
 
     def on_trial_complete(self, iteration, trials, trial, **info):
         self.view.update(tuple(trial.config["cell"]), {"stage": "finished"})

@@ -1,0 +1,189 @@
+"""A prepared copy of a folder of videos: same names below the folder, ending in .mp4, with a record of each.
+
+``<out>/.prepared/settings.json`` says how the folder is made, ``<out>/.prepared/<video>.mp4.json`` what each file was
+made from; loaders skip hidden folders. A video is done when its record fits both files, so an interrupted
+preparation continues with what is missing or damaged.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from bsp.datasets.kinetics import VIDEO_EXTENSIONS
+from bsp.errors import AnnotationError, VideoError
+from bsp.prepare import PrepareSettings, prepare_video
+
+HIDDEN = ".prepared"
+VERSION = 1  # of what prepare_video writes; another one needs another folder
+MAX_COPIED_BYTES = 2**30  # larger files beside the videos are named, not copied
+_MAX_CRASHES = 2  # of the video reader; after that the video counts as broken
+_ABANDONED_S = 3600.0  # a partial file that nobody wrote to for so long is left over from a killed run
+
+
+def find_videos(videos: Path) -> tuple[Path, list[str], list[str]]:
+    """(root, videos, other files), relative to the root and sorted.
+
+    ``videos`` is a folder, searched to any depth but for hidden and prepared folders, or a text file with a video per
+    line, relative to the file's folder (which is the root). Raises AnnotationError for no video, for a listed one
+    outside the root, and for two that would get one name (a.avi and a.mp4).
+    """
+    if videos.is_dir():
+        root, found, others = videos, [], []
+        for folder, inner, names in os.walk(root, followlinks=True):
+            inner[:] = [name for name in sorted(inner) if not (name.startswith(".") or _is_prepared(folder, name))]
+            for name in sorted(names):
+                relative = os.path.relpath(os.path.join(folder, name), root)
+                if not name.startswith("."):
+                    (found if Path(name).suffix.lower() in VIDEO_EXTENSIONS else others).append(relative)
+    else:
+        root, others = videos.parent, []
+        lines = (line.strip() for line in videos.read_text(encoding="utf-8").splitlines())
+        found = [os.path.relpath(os.path.join(root, line), root) for line in lines if line]
+        outside = [name for name in found if name.startswith("..")]
+        if outside:
+            raise AnnotationError(f"{videos}: {outside[0]} lies outside {root}; put the list above all its videos")
+    found = sorted(set(found))
+    if not found:
+        raise AnnotationError(f"{videos}: no video; looked for {sorted(VIDEO_EXTENSIONS)} to any depth")
+    names: dict[str, str] = {}
+    for name in found:
+        if (other := names.setdefault(target_name(name), name)) != name:
+            raise AnnotationError(f"{root}: {other} and {name} would both become {target_name(name)}; move one away")
+    return root, found, others
+
+
+def target_name(name: str) -> str:
+    """The prepared video's name below its folder: loaders find videos by the name without its extension."""
+    return str(Path(name).with_suffix(".mp4"))
+
+
+def _is_prepared(folder: str, name: str) -> bool:
+    return os.path.isdir(os.path.join(folder, name, HIDDEN))
+
+
+def open_folder(root: Path, out: Path, settings: PrepareSettings) -> None:
+    """Make ``out`` a folder of these settings, or check that it is one; clear away what killed runs left.
+
+    Raises AnnotationError when it holds videos of other settings, files of another origin, or ``root``.
+    """
+    if root.resolve().is_relative_to(out.resolve()):
+        raise AnnotationError(f"--out {out} holds the videos themselves ({root}); choose a folder elsewhere")
+    wanted = {"version": VERSION, **asdict(settings)}
+    path = out / HIDDEN / "settings.json"
+    if path.exists():
+        found = json.loads(path.read_text())
+        if found != wanted:
+            different = sorted(key for key in found.keys() | wanted.keys() if found.get(key) != wanted.get(key))
+            says = ", ".join(f"{key} {found.get(key)} there, {wanted.get(key)} here" for key in different)
+            raise AnnotationError(f"{out} was prepared otherwise ({says}); choose another --out or remove it")
+    elif out.exists() and any(out.iterdir()):
+        raise AnnotationError(f"{out} holds files but was not made by bsp prepare; choose an empty --out")
+    else:
+        write_json(path, wanted)
+    for partial in out.rglob(".*.partial"):
+        if time.time() - partial.stat().st_mtime > _ABANDONED_S:
+            partial.unlink(missing_ok=True)
+
+
+def prepare_one(root: Path, out: Path, name: str, settings: PrepareSettings) -> dict[str, Any]:
+    """Prepare one video unless that is done: its record, with "kept" (bool) added; or "error" (text) alone.
+
+    The record says name, size, time of change and SHA-256 of the source; size and SHA-256 of the target; frames,
+    width, height; seconds that it took.
+    """
+    source, target = root / name, out / target_name(name)
+    record_path = out / HIDDEN / f"{target_name(name)}.json"
+    record = _read_record(record_path)
+    try:
+        if record is not None and _fits(record, source, target):
+            return {**record, "kept": True}
+        tries = record_path.with_suffix(".tries")  # survives a crash of this process, unlike anything in it
+        crashes = len(tries.read_bytes()) if tries.exists() else 0
+        if crashes >= _MAX_CRASHES:
+            tries.unlink()  # the next run tries again
+            raise VideoError(str(source), f"the video reader crashed on it {crashes} times")
+        tries.parent.mkdir(parents=True, exist_ok=True)
+        tries.write_bytes(b"." * (crashes + 1))
+        began, before = time.perf_counter(), source.stat()
+        try:
+            made = prepare_video(source, target, settings)
+        finally:
+            tries.unlink(missing_ok=True)
+    except VideoError as error:  # what was made of an older state of the source must not stay in its place
+        record_path.unlink(missing_ok=True)
+        target.unlink(missing_ok=True)
+        return {"name": name, "error": error.reason}
+    record = {
+        "name": name,
+        "source_bytes": before.st_size,
+        "source_mtime_ns": before.st_mtime_ns,
+        "source_sha256": _sha256(source),
+        "target_bytes": made.target_bytes,
+        "target_sha256": _sha256(target),
+        "frames": made.frames,
+        "width": made.width,
+        "height": made.height,
+        "seconds": round(time.perf_counter() - began, 3),
+    }
+    write_json(record_path, record)
+    return {**record, "kept": False}
+
+
+def copy_others(root: Path, out: Path, others: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Copy the files beside the videos (annotations): (copied or there already, left out as too large)."""
+    copied, left_out = [], []
+    for name in others:
+        source, target = root / name, out / name
+        found = source.stat()
+        if found.st_size > MAX_COPIED_BYTES:
+            left_out.append(name)
+            continue
+        copied.append(name)
+        if target.exists() and (target.stat().st_size, target.stat().st_mtime_ns) == (found.st_size, found.st_mtime_ns):
+            continue
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_name(f".{target.name}.partial")
+        shutil.copy2(source, partial)
+        partial.replace(target)
+    return copied, left_out
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file that appears whole or not at all; its folder is made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial.write_text(json.dumps(value, indent=1))
+    partial.replace(path)
+
+
+def _read_record(path: Path) -> dict[str, Any] | None:
+    try:
+        return json.loads(path.read_text())
+    except (FileNotFoundError, ValueError):  # not done, or damaged: done again
+        return None
+
+
+def _fits(record: dict[str, Any], source: Path, target: Path) -> bool:
+    """The source is as it was, by size and time of change, and the target is what was written, by its SHA-256."""
+    try:
+        now = source.stat()
+        return (
+            (now.st_size, now.st_mtime_ns) == (record["source_bytes"], record["source_mtime_ns"])
+            and target.stat().st_size == record["target_bytes"]
+            and _sha256(target) == record["target_sha256"]
+        )
+    except (FileNotFoundError, KeyError):
+        return False
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,85 @@
+"""How the throughput benchmark measures: wall clock, CPU time of all processes, and work in alternating rounds.
+
+On a machine that others use too, seconds say little. Candidates therefore take turns, round after round; a rate is the
+median over the rounds, and a ratio is the median of the ratios within a round.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import psutil
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One loader, watched for a while."""
+
+    clips_per_s: float
+    cpu_ms: float  # per clip, user and system time of this process and all below it, Ray's own included
+    first_s: float  # from asking for the first batch to having it
+
+
+def cpu_seconds() -> dict[int, float]:
+    """User and system time of this process and all its descendants, by process id."""
+    own = psutil.Process()
+    seconds = {}
+    for process in (own, *own.children(recursive=True)):
+        try:
+            times = process.cpu_times()
+        except psutil.Error:
+            continue  # it has ended
+        seconds[process.pid] = times.user + times.system
+    return seconds
+
+
+def used_since(before: dict[int, float]) -> float:
+    """CPU seconds since ``before``; of a process that was not there yet, all of its time."""
+    return sum(seconds - before.get(pid, 0.0) for pid, seconds in cpu_seconds().items())
+
+
+def watch(batches: Iterator[dict[str, np.ndarray]], *, warm_batches: int, seconds: float) -> Sample:
+    """Take batches as fast as they come; the first ``warm_batches`` after the first one are not counted.
+
+    Each batch is taken over into memory that PyTorch may write, as training does on a CPU.
+    """
+    began = time.perf_counter()
+    next(batches)
+    first_s = time.perf_counter() - began
+    for _ in range(warm_batches):
+        next(batches)
+    used, began, clips = cpu_seconds(), time.perf_counter(), 0
+    while (elapsed := time.perf_counter() - began) < seconds:
+        clips += len(np.require(next(batches)["clip"], requirements=["C", "W"]))
+    cpu_ms = 1000 * used_since(used) / clips
+    batches.close()
+    return Sample(clips_per_s=clips / elapsed, cpu_ms=cpu_ms, first_s=first_s)
+
+
+def in_turns(candidates: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[Any]]:
+    """What each candidate returned, round by round; every other round in reverse order."""
+    results: dict[str, list[Any]] = {name: [] for name in candidates}
+    for number in range(rounds):
+        for name in list(candidates)[:: 1 if number % 2 == 0 else -1]:
+            results[name].append(candidates[name]())
+    return results
+
+
+def seconds_per_call(work: Callable[[], Any], seconds: float) -> float:
+    """Wall-clock seconds of one call, mean over ``seconds`` (at least one call)."""
+    calls, began = 0, time.perf_counter()
+    while (elapsed := time.perf_counter() - began) < seconds or not calls:
+        work()
+        calls += 1
+    return elapsed / calls
+
+
+def ratio(ours: list[float], theirs: list[float]) -> dict[str, float]:
+    """Median, smallest and largest of ours / theirs, round by round."""
+    ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
+    return {"ratio": statistics.median(ratios), "low": min(ratios), "high": max(ratios)}

@@ -1,0 +1,214 @@
+"""The throughput benchmark's numbers as tables, as verdicts on the targets, and as a plot."""
+
+from __future__ import annotations
+
+import statistics
+from pathlib import Path
+from typing import Any
+
+from throughput_clock import ratio
+from throughput_sources import PREPARED, RAW
+from throughput_training import PIPELINE, READY
+
+Result = dict[str, Any]
+
+
+def loader_ratio(loaders: list[Result], source: str, workers: int, ours: str, theirs: str) -> dict[str, float]:
+    """Clips/s of one loader over another's, round by round."""
+    rates = {
+        row["loader"]: row["clips_per_s"] for row in loaders if (row["source"], row["workers"]) == (source, workers)
+    }
+    return ratio(rates[ours], rates[theirs])
+
+
+def targets(result: Result) -> list[Result]:
+    """Each target that was measured: what, wanted, ours (median, lowest, highest round), reached or not."""
+    rows = []
+
+    def add(what: str, wanted: float, found: dict[str, float]) -> None:
+        rows.append({"target": what, "wanted": wanted, **found, "reached": found["ratio"] >= wanted})
+
+    loaders = result["loaders"]
+    for source, workers in dict.fromkeys((row["source"], row["workers"]) for row in loaders):
+        where = f"{source}, {workers} worker{'s' * (workers > 1)}"
+        for other, wanted in (("process pool", 0.9), ("DataLoader", 1.0)):
+            add(f"Ray Data / {other}: {where}", wanted, loader_ratio(loaders, source, workers, "Ray Data", other))
+    for workers in dict.fromkeys(row["workers"] for row in loaders if row["source"] == RAW):
+        rates = {
+            row["source"]: row["clips_per_s"]
+            for row in loaders
+            if (row["loader"], row["workers"]) == ("process pool", workers)
+        }
+        what = f"prepared / raw files, process pool, {workers} worker{'s' * (workers > 1)}"
+        add(what, 8.0, ratio(rates[PREPARED], rates[RAW]))
+    steps = result["steps"]
+    for row in steps:
+        if row["network"] == "TSM":
+            plain = next(r for r in steps if r["network"] != "TSM" and r["setting"] == row["setting"])
+            wanted = 0.9 if row["memory_mb"] is not None else 0.95
+            add(f"training step, TSM / no shift: {row['setting']}", wanted, ratio(row["rates"], plain["rates"]))
+    for feed in (READY, PIPELINE):
+        if f"{feed}, 2" in result["processes"]:
+            two, one = ([r["clips_per_s"] for r in result["processes"][f"{feed}, {n}"]] for n in (2, 1))
+            add(f"two training processes / one, {feed}", 1.8, ratio(two, one))
+    return rows
+
+
+def markdown(result: Result) -> str:
+    """All tables, ready to be pasted into docs/performance.md."""
+    on_gpu = result["steps"][0]["memory_mb"] is not None
+    parts = [
+        f"{result['hardware']}; {result['date']}; `{result['command']}`. Ratios are medians over the rounds of this "
+        f"run (lowest to highest round in brackets); rates are of this machine at that time.",
+        "### Targets",
+        _table(
+            ("ratio", "wanted", "measured", ""),
+            [
+                (
+                    row["target"],
+                    f"{row['wanted']:g}",
+                    f"{row['ratio']:.2f} ({row['low']:.2f} to {row['high']:.2f})",
+                    "reached" if row["reached"] else "not reached",
+                )
+                for row in result["targets"]
+            ],
+        ),
+        "### Loaders",
+        "CPU is the time of all processes together, Ray's own included; one core gives 1000 ms a second.",
+        _table(
+            ("videos", "workers", "loader", "clips/s", "CPU ms per clip", "s to the first batch"),
+            [
+                (
+                    row["source"],
+                    row["workers"],
+                    row["loader"],
+                    _number(statistics.median(row["clips_per_s"])),
+                    _number(statistics.median(row["cpu_ms"])),
+                    _number(statistics.median(row["first_s"])),
+                )
+                for row in result["loaders"]
+            ],
+        ),
+        f"Ray's own processes used {result['ray_idle_cores']:.0%} of a core while nothing ran in it.",
+        "### Readers",
+        "CPU ms for the frames of one clip, the file opened each time; one thread.",
+        _table(
+            ("videos", *(reader for reader in next(iter(result["readers"].values())))),
+            [(name, *(_number(ms) for ms in row.values())) for name, row in result["readers"].items()],
+        ),
+        "### Stages",
+        "ms per clip in one process with one thread; training step: TSM R18, width 16.",
+        _table(
+            ("stage", *result["stages"]),
+            [
+                (stage, *(_number(row[stage]) for row in result["stages"].values()))
+                for stage in next(iter(result["stages"].values()))
+                if stage != "bytes"
+            ],
+        ),
+        "Object store: " + "; ".join(_transfer(name, row) for name, row in result["stages"].items()) + ".",
+        "### Training fed by each loader",
+        f"One training process (TSM R18, width 16, one thread), {result['waiting_workers']} loader workers.",
+        _table(
+            ("videos", "loader", "clips/s", "waiting for data"),
+            [
+                (name, loader, _number(_median(rounds, "clips_per_s")), f"{_median(rounds, 'data_wait_share'):.1%}")
+                for name, loaders in result["waiting"].items()
+                for loader, rounds in loaders.items()
+            ],
+        ),
+        "### Training steps on ready batches",
+        _table(
+            (
+                "network",
+                "setting",
+                "clips/s",
+                *(["MiB of a step"] if result["steps"][0]["memory_mb"] is not None else []),
+            ),
+            [
+                (
+                    row["network"],
+                    row["setting"],
+                    _number(statistics.median(row["rates"])),
+                    *([f"{row['memory_mb']:,.0f}"] if on_gpu else []),
+                )
+                for row in result["steps"]
+            ],
+        ),
+    ]
+    if result["processes"]:
+        parts += [
+            "### One and two training processes",
+            "The same clips per process and step; gradients are averaged at every step.",
+            _table(
+                ("fed by, processes", "clips/s", "waiting for data"),
+                [
+                    (name, _number(_median(rounds, "clips_per_s")), f"{_median(rounds, 'data_wait_share'):.1%}")
+                    for name, rounds in result["processes"].items()
+                ],
+            ),
+        ]
+    return "\n\n".join(parts) + "\n"
+
+
+def plot(result: Result, path: Path) -> None:
+    """Three panels: loaders against the pool, where the time of a clip goes, targets."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, (left, middle, right) = pyplot.subplots(1, 3, figsize=(18, 5.5), layout="constrained")
+    loaders = result["loaders"]
+    groups = list(dict.fromkeys((row["source"], row["workers"]) for row in loaders))
+    for place, loader in enumerate(("process pool", "DataLoader", "Ray Data")):
+        found = [loader_ratio(loaders, source, workers, loader, "process pool") for source, workers in groups]
+        heights = [entry["ratio"] for entry in found]
+        spread = [[h - f["low"] for h, f in zip(heights, found)], [f["high"] - h for h, f in zip(heights, found)]]
+        left.bar([k + 0.27 * (place - 1) for k in range(len(groups))], heights, 0.25, yerr=spread, label=loader)
+    left.axhline(0.9, color="black", linestyle=":", linewidth=1)
+    left.set_xticks(range(len(groups)), [f"{s}\n{w} worker{'s' * (w > 1)}" for s, w in groups], fontsize=7)
+    left.set_ylabel("clips/s, process pool = 1")
+    left.legend()
+    left.set_title("Loaders doing the same work (bars: lowest and highest round)")
+
+    names = list(result["stages"])
+    bottoms = [0.0] * len(names)
+    for stage in (s for s in result["stages"][names[0]] if s != "bytes"):
+        values = [result["stages"][name][stage] for name in names]
+        middle.bar(names, values, 0.6, bottom=bottoms, label=stage)
+        bottoms = [a + b for a, b in zip(bottoms, values)]
+    middle.set_ylabel("ms per clip, one core")
+    middle.legend()
+    middle.set_title("Where the time of a clip goes")
+
+    rows = result["targets"][::-1]
+    shares = [row["ratio"] / row["wanted"] for row in rows]
+    colours = ["tab:green" if row["reached"] else "tab:red" for row in rows]
+    right.barh(range(len(rows)), shares, color=colours)
+    right.axvline(1.0, color="black", linewidth=1)
+    right.set_yticks(range(len(rows)), [row["target"] for row in rows], fontsize=6)
+    right.set_xlabel("measured / wanted")
+    right.set_title("Targets")
+    figure.suptitle(f"{result['hardware']}, {result['date']}")
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
+
+
+def _transfer(name: str, row: dict[str, float]) -> str:
+    making = sum(ms for stage, ms in row.items() if stage not in ("bytes", "training step"))
+    share = row["object store"] / making
+    return f"{name}: {row['bytes'] / row['object store'] / 1e6:.2f} GB/s, {share:.1%} of a clip's time before training"
+
+
+def _median(rounds: list[Result], name: str) -> float:
+    return statistics.median(row[name] for row in rounds)
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _table(head: tuple, rows: list[tuple]) -> str:
+    lines = [head, ("---",) * len(head), *rows]
+    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)

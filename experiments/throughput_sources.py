@@ -1,0 +1,72 @@
+"""What the throughput benchmark reads: the embedded videos, Kinetics-like files, and their prepared copies."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import ray
+from throughput_videos import FRAMES, make_kinetics_like
+
+from bsp.augment import AugmentSettings
+from bsp.catalog import Catalog
+from bsp.clips import ClipSettings
+from bsp.datasets.kinetics import load_class_folders, load_kinetics_csv
+from bsp.datasets.pantomime import render
+from bsp.prepare import PrepareSettings, prepare_video
+from bsp_platform.profiles import mini, smoke
+from bsp_platform.streaming import ClipStream
+
+EMBEDDED = "embedded, videos kept decoded"
+RAW = "340x256, GOP 250"
+PREPARED = "prepared"
+_BATCHES = 10**5  # of a stream; more than any measurement takes
+
+
+@dataclass(frozen=True)
+class Source:
+    """A set of videos and the stream of clips made of them."""
+
+    name: str
+    catalog: Catalog
+    stream: ClipStream
+
+
+def make_sources(folder: Path, *, videos: int, frames: int = FRAMES) -> dict[str, Source]:
+    """The three sources, their files below ``folder`` (kept for the next run); needs a running Ray.
+
+    Raw and prepared files give the same plans: the same frames of the same videos, 112 px wide after augmentation.
+    """
+    profile = mini()
+    data = render(smoke().pantomime, folder / "pantomime", progress=False)
+    embedded = load_kinetics_csv(data / "trimmed" / "train.csv", data / "trimmed" / "videos", progress=False)
+    raw_folder, prepared_folder = folder / f"raw{videos}", folder / f"prepared{videos}"
+    for path in make_kinetics_like(raw_folder, videos, frames=frames):
+        target = prepared_folder / path.relative_to(raw_folder)
+        if not target.exists():
+            prepare_video(str(path), str(target), PrepareSettings())
+    raw = load_class_folders(raw_folder, progress=False)
+    prepared = load_class_folders(prepared_folder, progress=False)
+    small = ClipStream(
+        catalog=ray.put(embedded),
+        clips=profile.clips,
+        augment=profile.augment,
+        seed=0,
+        batch_size=32,
+        length=32 * _BATCHES,
+        frame_cache_mb=384,
+    )
+    large = replace(
+        small,
+        catalog=ray.put(raw),
+        clips=ClipSettings(),
+        augment=AugmentSettings(size_px=112),
+        batch_size=8,
+        length=8 * _BATCHES,
+        frame_cache_mb=0,
+    )
+    return {
+        EMBEDDED: Source(EMBEDDED, embedded, small),
+        RAW: Source(RAW, raw, large),
+        PREPARED: Source(PREPARED, prepared, replace(large, catalog=ray.put(prepared))),
+    }

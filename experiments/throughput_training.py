@@ -1,0 +1,243 @@
+"""Training steps on ready batches: with and without shift, compiled, bf16; then one and two training processes.
+
+Letters: B clips of a batch, T frames, H image side.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+from throughput_clock import in_turns
+from throughput_loaders import LOADERS
+from throughput_sources import Source
+
+from bsp.augment import normalise
+from bsp.clips import BoundaryKind
+from bsp.encoder import EncoderSettings, build_encoder
+from bsp.pretext import PretextModel, PretextSettings, pretext_objective
+from bsp.pretrain import TrainSettings, make_optimiser, prepare_device, train_steps
+from bsp.workers import Workers
+from bsp_platform.streaming import ClipStream, clip_dataset, iterate_batches
+
+READY, PIPELINE = "ready batches", "whole pipeline"  # what feeds one or two training processes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """A way to compute a training step."""
+
+    encoder: EncoderSettings
+    size_px: int
+    batch_size: int
+    compiled: bool = False
+    bf16: bool = False
+
+    @property
+    def network(self) -> str:
+        return "TSM" if self.encoder.shift else "no shift"
+
+    @property
+    def setting(self) -> str:
+        how = ", ".join([("bf16" if self.bf16 else "fp32"), *(["compiled"] if self.compiled else [])])
+        return f"R{self.encoder.depth} width {self.encoder.width}, {self.size_px} px, {how}"
+
+
+def variants(device: torch.device, *, quick: bool, size_px: int, batch_size: int) -> list[Variant]:
+    """What is compared on this device: the narrow encoder of profile mini on a CPU, R18 and R50 at 224 px on a GPU."""
+    compiler = device.type == "cuda" or any(shutil.which(name) for name in ("g++", "c++", "clang++"))
+    if device.type == "cuda":
+        encoders = [EncoderSettings(depth=18), EncoderSettings(depth=50)]
+        size_px, batch_size = 224, 32
+    else:
+        encoders = [EncoderSettings(width=16)]
+    found = []
+    for encoder in encoders:
+        for compiled, bf16 in itertools.product((False, True), repeat=2):
+            if compiled and (quick or not compiler or (bf16 and device.type == "cpu")):
+                continue
+            base = Variant(encoder=encoder, size_px=size_px, batch_size=batch_size, compiled=compiled, bf16=bf16)
+            found += [base, replace(base, encoder=replace(encoder, shift=False))]
+    return found
+
+
+class StepRunner:
+    """One variant with its network: the step of ``bsp.pretrain``, written out so that bf16 and fp32 can be chosen."""
+
+    def __init__(self, variant: Variant, device: torch.device):
+        self.variant, self.device = variant, device
+        pretext = PretextSettings(task="classification", kinds=tuple(BoundaryKind))
+        settings = TrainSettings(clips=variant.batch_size, batch_size=variant.batch_size)
+        model = PretextModel(build_encoder(variant.encoder, 0), pretext, seed=0)
+        self.model = model.to(device, memory_format=torch.channels_last).train()
+        self.optimiser = make_optimiser(self.model, settings)
+        self.loss = pretext_objective(pretext)
+        if variant.compiled:
+            self.model.compile()
+        shape = (variant.batch_size, variant.encoder.frames, variant.size_px, variant.size_px, 3)
+        generator = torch.Generator().manual_seed(0)
+        self.clip_BTHWC = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator).to(device)
+        self.targets = {
+            "label": (torch.arange(variant.batch_size) % 4).to(device),
+            "change_point": torch.full((variant.batch_size,), 3.0, device=device),
+            "plain": torch.zeros(variant.batch_size, dtype=torch.bool, device=device),
+        }
+
+    def step(self) -> None:
+        self.optimiser.zero_grad(set_to_none=True)
+        dtype = torch.bfloat16 if self.variant.bf16 else torch.float32
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.variant.bf16):
+            clip_BTCHW = normalise(self.clip_BTHWC, dtype)
+            value, _ = self.loss(self.model(clip_BTCHW), self.targets | {"clip": clip_BTCHW})
+        value.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 20.0)
+        self.optimiser.step()
+
+    def rate(self, steps: int) -> float:
+        """Clips per second over ``steps`` steps."""
+        self._wait()
+        began = time.perf_counter()
+        for _ in range(steps):
+            self.step()
+        self._wait()
+        return steps * self.variant.batch_size / (time.perf_counter() - began)
+
+    def _wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+
+
+def measure_steps(chosen: list[Variant], device: torch.device, *, steps: int, rounds: int) -> list[dict[str, Any]]:
+    """Clips per second of each variant, round by round, and on a GPU the memory of a step; one thread on a CPU."""
+    prepare_device(device, 1)
+    runners, memory = {}, {}
+    for variant in chosen:
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+            before = torch.cuda.memory_allocated()
+        runner = runners[variant] = StepRunner(variant, device)
+        for _ in range(3 if device.type == "cuda" else 1):  # compiles, searches for kernels
+            runner.step()
+        if device.type == "cuda":
+            memory[variant] = (torch.cuda.max_memory_allocated() - before) / 2**20
+    taken = in_turns({name: lambda r=runner: r.rate(steps) for name, runner in runners.items()}, rounds)
+    return [
+        {
+            "network": variant.network,
+            "setting": variant.setting,
+            "rates": taken[variant],
+            "memory_mb": memory.get(variant),
+        }
+        for variant in chosen
+    ]
+
+
+def small_training(stream: ClipStream, batch_size: int, steps: int, log_every: int) -> tuple[Any, ...]:
+    """Network of profile mini, optimiser, loss and settings for some steps of ``bsp.pretrain`` on a CPU."""
+    pretext = PretextSettings(task="classification", kinds=stream.clips.kinds)
+    settings = TrainSettings(
+        clips=batch_size * steps, batch_size=batch_size, log_every_steps=log_every, checkpoint_every_steps=10**9
+    )
+    model = PretextModel(build_encoder(EncoderSettings(width=16), 0), pretext, seed=0)
+    model = model.to(memory_format=torch.channels_last)
+    return model, make_optimiser(model, settings), pretext_objective(pretext), settings
+
+
+def timed_training(stream: ClipStream, batches: Iterator, *, batch_size: int, seconds: float, workers: Workers) -> dict:
+    """Train until ``seconds`` have passed after the first record; means of its later records."""
+    prepare_device(torch.device("cpu"), 1)
+    model, optimiser, loss, settings = small_training(stream, batch_size, 10**5, 5)
+    steps = train_steps(
+        model, optimiser, batches, loss=loss, settings=settings, device=torch.device("cpu"), workers=workers
+    )  # fmt: skip
+    records, began = [], None
+    for _, record in steps:
+        if record is None:
+            continue
+        if began is None:
+            began = time.perf_counter()  # the first record holds the start of the pipeline
+            continue
+        records.append(record)
+        # All processes must stop at the same step: the slowest one's clock, seen through a sum, decides.
+        late = workers.gather(time.perf_counter() - began > seconds)
+        if any(late):
+            break
+    return {name: float(np.mean([r[name] for r in records])) for name in ("clips_per_s", "data_wait_share")}
+
+
+def measure_waiting(source: Source, *, workers: int, seconds: float, rounds: int) -> dict[str, list[dict]]:
+    """Training (one process, one thread) fed by each loader: clips/s and share of time spent waiting, by round."""
+
+    def train(make: Callable) -> dict:
+        batches = make(source.catalog, source.stream, workers)
+        try:
+            return timed_training(
+                source.stream, batches, batch_size=source.stream.batch_size, seconds=seconds, workers=Workers()
+            )
+        finally:
+            batches.close()
+
+    return in_turns({name: lambda make=make: train(make) for name, make in LOADERS.items()}, rounds)
+
+
+_HERE = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+
+
+@ray.remote(num_cpus=0.1, max_retries=0, runtime_env={"env_vars": {"PYTHONPATH": _HERE}})
+def _train_process(rank: int, processes: int, meeting: str, stream: ClipStream, pipeline: bool, seconds: float) -> dict:
+    """One of ``processes`` training processes (gloo); its batches are ready, or come from its own Ray Data pipeline."""
+    from torch import distributed
+
+    if processes > 1:
+        distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=processes)
+    each = stream.batch_size
+    stream = replace(stream, batch_size=each * processes, length=stream.length * processes)
+    dataset = clip_dataset(stream, rank=rank, world_size=processes, actors=1, cpus_per_actor=0.1)
+    batches = iterate_batches(dataset, each)
+    if not pipeline:
+        ready = {name: np.array(array) for name, array in next(batches).items()}
+        batches.close()
+        batches = itertools.repeat(ready)
+    workers = Workers(virtual=processes, processes=processes, rank=rank)
+    try:
+        return timed_training(stream, batches, batch_size=stream.batch_size, seconds=seconds, workers=workers)
+    finally:
+        if processes > 1:
+            distributed.destroy_process_group()
+
+
+def measure_processes(source: Source, folder: Path, *, seconds: float, rounds: int) -> dict[str, list[dict]]:
+    """One and two training processes, the same clips per process and step; from ready batches, and with pipelines.
+
+    The gradients of two are averaged at every step as in training (``bsp.workers``).
+    """
+    numbers = itertools.count()
+
+    def train(processes: int, pipeline: bool) -> dict:
+        meeting = folder / f"meeting{next(numbers)}"
+        meeting.unlink(missing_ok=True)
+        parts = ray.get(
+            [
+                _train_process.remote(rank, processes, str(meeting), source.stream, pipeline, seconds)
+                for rank in range(processes)
+            ]
+        )
+        return parts[0]  # its records count the clips of all processes
+
+    return in_turns(
+        {
+            f"{feed}, {processes}": lambda n=processes, p=feed == PIPELINE: train(n, p)
+            for feed in (READY, PIPELINE)
+            for processes in (1, 2)
+        },
+        rounds,
+    )

@@ -1,0 +1,77 @@
+"""``bsp prepare``: a copy of a data set from which clips are read many times faster."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from bsp_platform.cli_common import a_number
+
+if TYPE_CHECKING:
+    from bsp_platform.preparing import Progress
+
+_EVERY_S = 10.0  # between two lines of progress
+
+
+@click.command()
+@click.argument("videos", type=click.Path(exists=True, readable=True, path_type=Path))
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder of the copy.")
+@click.option(
+    "--short-side", type=click.IntRange(min=16), default=128, show_default=True, help="Pixels; never enlarged."
+)
+@click.option(
+    "--keyframe-interval", type=click.IntRange(min=1), default=8, show_default=True, help="Frames; 1 = all key frames."
+)
+@click.option("--crf", type=click.IntRange(1, 51), default=20, show_default=True, help="x264's quality, 1 the best.")
+@click.option(
+    "--max-broken",
+    type=click.FloatRange(0, 1),
+    callback=a_number,
+    default=0.05,
+    show_default=True,
+    help="Share of the videos that may be broken.",
+)
+@click.option("--workers", type=click.IntRange(min=1), help="Processes on this machine.  [default: one per core]")
+def prepare(
+    videos: Path, out: Path, short_side: int, keyframe_interval: int, crf: int, max_broken: float, workers: int | None
+) -> None:
+    """Encode VIDEOS again, small and with frequent key frames, into a folder of the same layout.
+
+    VIDEOS is a folder, searched to any depth, or a text file with a video per line. Files beside the videos
+    (annotations) are copied, so that the new folder can be given to --kinetics and the like. Run again, only what is
+    missing, damaged or changed is done. Broken videos are left out and named.
+    """
+    import ray
+
+    from bsp.prepare import PrepareSettings
+    from bsp_platform.cluster import start_ray
+    from bsp_platform.preparing import REPORT, prepare_folder
+
+    settings = PrepareSettings(short_side_px=short_side, keyframe_interval=keyframe_interval, crf=crf)
+    shown = [time.monotonic()]
+
+    def report(progress: Progress) -> None:
+        if time.monotonic() - shown[0] >= _EVERY_S:
+            shown[0] = time.monotonic()
+            click.echo(progress.line())
+
+    joined = ray.is_initialized()
+    start_ray(cpus=workers)
+    try:
+        facts = prepare_folder(videos, out, settings, max_broken_share=max_broken, report=report)
+    finally:
+        if not joined:
+            ray.shutdown()
+    for line in facts["broken"]:
+        click.echo(f"left out: {line}", err=True)
+    for name in facts["too_large_to_copy"]:
+        click.echo(f"not copied, as it is large: {name}", err=True)
+    before, after = facts["bytes_before"], facts["bytes_after"]
+    click.echo(
+        f"{out}: {facts['videos']:,} videos ({facts['kept']:,} were there), {facts['frames']:,} frames, "
+        f"{before / 2**20:,.1f} MiB to {after / 2**20:,.1f} MiB ({after / max(before, 1):.0%}), "
+        f"{facts['seconds']:,.0f} s, {len(facts['broken'])} broken; {out / REPORT}"
+    )

@@ -1,0 +1,78 @@
+"""Files on storage that may fail now and then: whole or not at all, tried again, hashed once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import IO, Any
+
+from bsp_platform.storage_errors import retry
+
+PARTIAL = ".partial"  # ends the name of a file that is being written
+_HASHERS = 4  # threads; SHA-256 of a small file is mostly waiting for the disk
+# Choice: file times have ticks of some milliseconds (a second on old NFS), so a file that changed this recently
+# may change again without showing it; its hash is not remembered.
+_SETTLED_S = 2.0
+_known: dict[str, tuple[tuple[int, int, int], str]] = {}  # path: what it looked like when hashed, SHA-256
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 (hex) of the content."""
+
+    def digest() -> str:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    return retry(digest, path)
+
+
+def sha256_once(path: Path) -> str:
+    """As :func:`file_sha256`, but a file whose size, time and inode are as before is not read again."""
+    facts = path.stat()
+    looks = facts.st_size, facts.st_mtime_ns, facts.st_ino
+    known = _known.get(str(path))
+    if known and known[0] == looks:
+        return known[1]
+    sha256 = file_sha256(path)
+    if time.time() - facts.st_mtime > _SETTLED_S:
+        _known[str(path)] = looks, sha256
+    return sha256
+
+
+def in_threads(function: Callable[[Any], Any], items: Iterable[Any], threads: int = _HASHERS) -> list[Any]:
+    """``[function(item) for item in items]``, some at a time; the first error is raised, the rest is not begun."""
+    items = list(items)
+    if len(items) < 2:
+        return [function(item) for item in items]
+    with ThreadPoolExecutor(min(threads, len(items))) as pool:
+        try:
+            return list(pool.map(function, items))
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def write_whole(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
+    """``write`` into a file that readers see whole or not at all; tried again like all of this module."""
+
+    def attempt() -> None:
+        partial = path.with_name(f"{path.name}.{os.getpid()}{PARTIAL}")
+        try:
+            with open(partial, "wb") as file:
+                write(file)
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+    retry(attempt, path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON so that readers see the old file or the whole new one."""
+    text = json.dumps(value, indent=1, sort_keys=True) + "\n"
+    write_whole(path, lambda file: file.write(text.encode()))

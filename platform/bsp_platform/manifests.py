@@ -1,0 +1,133 @@
+"""The manifest of a stage: which recipe it is of, its files with their sizes and hashes, and how it was made.
+
+A manifest carries the SHA-256 of itself in "check" (those of earlier versions have none), so that a changed
+digit anywhere in it is noticed, not only in the hash of a file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import hashlib
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from bsp_platform.files import PARTIAL, in_threads, sha256_once
+from bsp_platform.storage_errors import StageDamaged, retry
+
+MANIFEST = "manifest.json"
+_CHECK = "check"
+_NAMED = 5  # damaged files that a message lists
+
+
+def as_plain(value: Any) -> Any:
+    """A recipe as JSON types: dataclasses become dicts that carry their class name."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {f.name: as_plain(getattr(value, f.name)) for f in dataclasses.fields(value) if _counts(value, f)}
+        return {"recipe": type(value).__name__, **fields}
+    if isinstance(value, enum.Enum):
+        return value.name
+    if isinstance(value, (tuple, list)):
+        return [as_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {str(key): as_plain(item) for key, item in value.items()}
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    raise TypeError(f"a recipe cannot hold {value!r} ({type(value).__name__})")
+
+
+def _counts(value: Any, field: dataclasses.Field) -> bool:
+    """Fields marked "later" came when results existed: at their default they must not change old hashes."""
+    return not field.metadata.get("later") or getattr(value, field.name) != field.default
+
+
+def recipe_hash(recipe: Any) -> str:
+    """16 hex digits of the SHA-256 of the recipe's canonical JSON."""
+    return _sha256_of(as_plain(recipe))[:16]
+
+
+def _sha256_of(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def belongs(name: str) -> bool:
+    """Whether a file of a stage's folder is part of its result: no scratch ("_..."), nothing half-written."""
+    return not name.startswith("_") and not name.endswith(PARTIAL) and name != MANIFEST
+
+
+def result_files(folder: Path) -> list[str]:
+    """Names of all files that belong to the result, relative to the folder, sorted."""
+    names = (path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file())
+    return [name for name in names if belongs(name)]
+
+
+def describe(folder: Path, names: list[str]) -> dict[str, dict[str, Any]]:
+    """By name, "bytes" and "sha256" of files in the folder."""
+
+    def facts(name: str) -> dict[str, Any]:
+        path = folder / name
+        return {"bytes": retry(path.stat, path).st_size, "sha256": sha256_once(path)}
+
+    return dict(zip(names, in_threads(facts, names), strict=True))
+
+
+def make_manifest(recipe: Any, files: dict, facts: dict[str, Any], seconds: float) -> dict[str, Any]:
+    made = datetime.now(UTC).isoformat(timespec="seconds")
+    content = {"recipe": as_plain(recipe), "files": files, "seconds": seconds, "made": made, "facts": facts}
+    content = json.loads(json.dumps(content))  # as it will be read
+    return {**content, _CHECK: _sha256_of(content)}
+
+
+def parse_manifest(text: bytes, where: str | Path, recipe: Any = None) -> dict[str, Any]:
+    """The manifest in ``text``. StageDamaged if it is not whole, not as written, or not that of ``recipe``."""
+    try:
+        manifest = json.loads(text)
+        check = manifest.pop(_CHECK, None)
+        whole = all(key in manifest for key in ("recipe", "files", "seconds", "facts"))
+        for facts in manifest["files"].values():
+            whole = whole and {"bytes", "sha256"} <= set(facts)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        whole = False
+    if not whole:
+        raise StageDamaged(f"{where} is not a whole manifest", (MANIFEST,))
+    if check is not None and check != _sha256_of(manifest):
+        raise StageDamaged(f"{where} is damaged (it is not as it was written)", (MANIFEST,))
+    if recipe is not None and manifest["recipe"] != json.loads(json.dumps(as_plain(recipe))):
+        raise StageDamaged(f"{where} belongs to another recipe", (MANIFEST,))
+    return manifest
+
+
+def check_sizes(folder: Path, files: dict[str, dict]) -> None:
+    """StageDamaged, naming them, if files of the manifest are missing or have another size."""
+    _refuse(folder, {name: wrong for name, facts in files.items() if (wrong := _wrong_size(folder / name, facts))})
+
+
+def check_content(folder: Path, files: dict[str, dict]) -> None:
+    """As :func:`check_sizes`, and every SHA-256; a file that was checked in this process is not read again."""
+
+    def wrong(name: str) -> str | None:
+        path, facts = folder / name, files[name]
+        return _wrong_size(path, facts) or (
+            None if sha256_once(path) == facts["sha256"] else "is damaged: its SHA-256 differs from its manifest's"
+        )
+
+    found = zip(files, in_threads(wrong, files), strict=True)
+    _refuse(folder, {name: text for name, text in found if text})
+
+
+def _wrong_size(path: Path, facts: dict) -> str | None:
+    try:
+        size = retry(path.stat, path).st_size
+    except FileNotFoundError:
+        size = None
+    return None if size == facts["bytes"] else f"has {size} bytes, its manifest says {facts['bytes']}"
+
+
+def _refuse(folder: Path, wrong: dict[str, str]) -> None:
+    if not wrong:
+        return
+    listed = [f"{folder / name} {text}" for name, text in wrong.items()]
+    more = f" and {len(listed) - _NAMED} more files" if len(listed) > _NAMED else ""
+    raise StageDamaged("; ".join(listed[:_NAMED]) + more, tuple(wrong))

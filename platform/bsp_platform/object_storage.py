@@ -1,0 +1,198 @@
+"""Objects under ``s3://bucket/prefix``: read, write, list, move, and write only if nobody else has.
+
+Any S3-compatible server will do (``AWS_ENDPOINT_URL``); it must support conditional writes, on which the claims
+of leases.py rest. Credentials come from the usual places (environment, ``~/.aws``, the machine's role).
+
+Choice: boto3 and not pyarrow's file system, which has no conditional write; one client, one set of errors.
+(Ray Train writes its checkpoints through pyarrow: arrow_s3.py.)
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+from bsp_platform.files import PARTIAL
+from bsp_platform.storage_errors import comes_and_goes, retry
+
+T = TypeVar("T")
+SCHEME = "s3://"
+THREADS = 16  # objects on their way at a time
+_BUSY_CODES = {"SlowDown", "RequestTimeout", "RequestTimeTooSkewed", "Throttling", "ServiceUnavailable"}
+_ABSENT_CODES = {"NoSuchKey", "404", "NotFound"}
+
+
+def is_address(root: str | os.PathLike) -> bool:
+    """Whether ``root`` names an object store; ValueError for one that is not supported."""
+    text = os.fspath(root)
+    scheme, sign, _ = text.partition("://")
+    if sign and scheme != "s3":
+        raise ValueError(f"--storage {text}: storage is a folder or s3://bucket/prefix; {scheme}:// is not supported")
+    if text.startswith("s3:") and not sign:
+        raise ValueError(f"--storage {text}: expected s3://bucket/prefix, with two slashes")
+    return text.startswith(SCHEME)
+
+
+def s3_comes_and_goes(error: BaseException) -> bool:
+    """No answer, a broken answer, or one that says "later"."""
+    from botocore.exceptions import ClientError, HTTPClientError, IncompleteReadError
+    from botocore.exceptions import ConnectionError as NoConnection
+    from s3transfer.exceptions import RetriesExceededError
+
+    if isinstance(error, ClientError):
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        return status >= 500 or status == 429 or _code(error) in _BUSY_CODES
+    lost = (NoConnection, HTTPClientError, IncompleteReadError, RetriesExceededError)
+    return isinstance(error, lost) or comes_and_goes(error)
+
+
+def _code(error: Exception) -> str:
+    return error.response.get("Error", {}).get("Code", "")
+
+
+class Bucket:
+    """The objects below one address. Names are relative to it, with "/" between their parts."""
+
+    def __init__(self, address: str):
+        import boto3
+        from botocore.config import Config
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        self.address = address.rstrip("/")
+        self.bucket, _, self.prefix = self.address.removeprefix(SCHEME).partition("/")
+        if not self.bucket:
+            raise ValueError(f"--storage {address}: expected s3://bucket/prefix")
+        config = Config(
+            retries={"mode": "standard", "max_attempts": 3},
+            connect_timeout=10,
+            read_timeout=60,
+            max_pool_connections=2 * THREADS,
+        )
+        try:
+            self.client = boto3.session.Session().client("s3", config=config)
+            self._call("", lambda: self.client.list_objects_v2(Bucket=self.bucket, Prefix=self._key(""), MaxKeys=1))
+        except (BotoCoreError, ClientError) as error:
+            raise ValueError(
+                f"cannot use {address} as --storage: {error}; create the bucket, or correct the address, the "
+                f"credentials (AWS_PROFILE, AWS_ACCESS_KEY_ID, the machine's role) or AWS_ENDPOINT_URL"
+            ) from error
+
+    def _key(self, name: str) -> str:
+        return f"{self.prefix}/{name}" if self.prefix else name
+
+    def where(self, name: str) -> str:
+        """The full address of an object, for messages."""
+        return f"{self.address}/{name}"
+
+    def _call(self, name: str, action: Callable[[], T]) -> T:
+        return retry(action, self.where(name), transient=s3_comes_and_goes)
+
+    def _if_there(self, name: str, action: Callable[[], T]) -> T | None:
+        from botocore.exceptions import ClientError
+
+        try:
+            return self._call(name, action)
+        except ClientError as error:
+            if _code(error) in _ABSENT_CODES:
+                return None
+            raise
+
+    def read(self, name: str) -> bytes | None:
+        """The content of a small object; None if there is none."""
+
+        def get() -> bytes:
+            return self.client.get_object(Bucket=self.bucket, Key=self._key(name))["Body"].read()
+
+        return self._if_there(name, get)
+
+    def write(self, name: str, content: bytes) -> None:
+        self._call(name, lambda: self.client.put_object(Bucket=self.bucket, Key=self._key(name), Body=content))
+
+    def write_if(self, name: str, content: bytes, etag: str | None) -> str | None:
+        """Write if the object still has this ``etag``, or with None if there is none. The new etag, or None."""
+        from botocore.exceptions import ClientError
+
+        condition = {"IfMatch": etag} if etag else {"IfNoneMatch": "*"}
+
+        def put() -> str:
+            return self.client.put_object(Bucket=self.bucket, Key=self._key(name), Body=content, **condition)["ETag"]
+
+        try:
+            return self._call(name, put)
+        except ClientError as error:
+            if _code(error) in {"PreconditionFailed", "ConditionalRequestConflict", *_ABSENT_CODES}:
+                return None
+            raise
+
+    def look(self, name: str) -> tuple[bytes, str, datetime, datetime] | None:
+        """(content, etag, when it was written, what the time is now), both times by the server's clock."""
+
+        def get() -> tuple[bytes, str, datetime, datetime]:
+            answer = self.client.get_object(Bucket=self.bucket, Key=self._key(name))
+            now = parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"])
+            return answer["Body"].read(), answer["ETag"], answer["LastModified"], now
+
+        return self._if_there(name, get)
+
+    def sha256(self, name: str) -> str | None:
+        """What :meth:`upload` noted with the object, without reading it; None if it is not there."""
+        head = self._if_there(name, lambda: self.client.head_object(Bucket=self.bucket, Key=self._key(name)))
+        return head["Metadata"].get("sha256") if head else None
+
+    def upload(self, path: Path, name: str, sha256: str) -> None:
+        def put() -> None:
+            with open(path, "rb") as file:
+                self.client.upload_fileobj(
+                    file, self.bucket, self._key(name), ExtraArgs={"Metadata": {"sha256": sha256}}
+                )
+
+        self._call(name, put)
+
+    def download(self, name: str, path: Path) -> None:
+        """Into ``path``, whole or not at all. FileNotFoundError if there is no such object."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}{PARTIAL}")
+
+        def get() -> bool:  # one request, where download_fileobj makes two; most files are small
+            body = self.client.get_object(Bucket=self.bucket, Key=self._key(name))["Body"]
+            with open(partial, "wb") as file:
+                for part in body.iter_chunks(2**20):
+                    file.write(part)
+            return True
+
+        try:
+            if self._if_there(name, get) is None:
+                raise FileNotFoundError(f"{self.where(name)}: no such object")
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+    def sizes(self, name: str) -> dict[str, int]:
+        """Bytes of all objects below ``name``/, by their names relative to it."""
+        start = self._key(f"{name}/")
+
+        def listed() -> Iterator[tuple[str, int]]:
+            for page in self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=start):
+                for entry in page.get("Contents", ()):
+                    yield entry["Key"].removeprefix(start), entry["Size"]
+
+        return self._call(name, lambda: dict(listed()))
+
+    def move(self, name: str, target: str) -> None:
+        """Copy, then delete. Nothing happens if there is no such object."""
+        source: dict[str, Any] = {"Bucket": self.bucket, "Key": self._key(name)}
+
+        def copy() -> bool:
+            self.client.copy(source, self.bucket, self._key(target))
+            return True
+
+        if self._if_there(name, copy):
+            self.delete(name)
+
+    def delete(self, name: str) -> None:
+        self._call(name, lambda: self.client.delete_object(Bucket=self.bucket, Key=self._key(name)))

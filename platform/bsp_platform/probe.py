@@ -1,0 +1,108 @@
+"""The cheap score of an encoder while it trains: a linear probe for boundaries on a few untrimmed videos.
+
+The driver decodes the videos once and puts them into the object store. At chosen steps rank 0 of a training run
+copies the encoder's weights into an encoder of its own, so training is not touched: neither modes, nor batch-norm
+statistics, nor random state. The same score is computed from a finished feature set, for encoders that were found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from bsp.boundary_probe import ProbeVideo, half_targets, load_probe_video, probe_score, snippet_features
+from bsp.datasets.activitynet import LocalizationDataset
+from bsp.encoder import build_encoder
+from bsp.errors import VideoError
+from bsp.features import SNIPPET_FRAMES, read_features
+from bsp_platform.recipes import EncoderRecipe
+
+PROBE = "probe_ap"  # boundary average precision, percent
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeSettings:
+    """Which videos the probe reads."""
+
+    videos: int = 60  # of the training subset, half of them held out; at least 4
+    # Choice: mini's videos whole; at 224 px 60 stretches of 40 snippets are 2.9 GB of object store.
+    max_snippets: int = 40  # per video, at least 2
+
+    def __post_init__(self) -> None:
+        if self.videos < 4 or self.max_snippets < 2:
+            raise ValueError(f"a probe needs 4 videos of 2 snippets, not {self.videos} of {self.max_snippets}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BoundaryProbe:
+    """What rank 0 calls after a step: ``probe(encoder, step)`` gives metrics at the chosen steps, else nothing."""
+
+    videos: Any  # ObjectRef of list[ProbeVideo]
+    recipe: EncoderRecipe
+    at_steps: tuple[int, ...]
+
+    def __call__(self, encoder: nn.Module, step: int) -> dict[str, float]:
+        if step not in self.at_steps:
+            return {}
+        import ray
+
+        return {PROBE: score_encoder(encoder, self.recipe, ray.get(self.videos)), "probe_step": step}
+
+
+def load_probe_videos(
+    data: LocalizationDataset, size_px: int, settings: ProbeSettings, *, threads: int = 2
+) -> list[ProbeVideo]:
+    """Decode the first ``settings.videos`` readable videos of the training subset, in the annotations' order.
+
+    Choice: training videos only, so that the cheap score sees none of the videos that the mAP is computed on.
+    Raises ValueError if there are fewer than 4, or none with a boundary among those to fit on or those held out.
+    """
+    candidates = [v for v in data.videos if v.subset == "training" and v.path is not None and v.instances]
+
+    def load(video) -> ProbeVideo | None:
+        try:
+            return load_probe_video(video, size_px, settings.max_snippets)
+        except VideoError:
+            return None  # extraction counts and names broken videos; the probe takes the next one
+
+    found: list[ProbeVideo] = []
+    with ThreadPoolExecutor(threads) as pool:
+        for first in range(0, len(candidates), settings.videos):
+            batch = candidates[first : first + settings.videos]
+            found += [video for video in pool.map(load, batch) if video is not None]
+            if len(found) >= settings.videos:
+                break
+    if len(found) < 4:
+        raise ValueError(f"the probe needs 4 readable training videos with instances; there are {len(found)}")
+    found = found[: settings.videos]
+    half_targets([video.boundary_S for video in found])  # refuse before anything is trained
+    return found
+
+
+def score_encoder(encoder: nn.Module, recipe: EncoderRecipe, videos: Sequence[ProbeVideo]) -> float:
+    """Boundary average precision (percent) of an encoder as it is now; the encoder is only read."""
+    device = next(encoder.parameters()).device
+    # Snippets are 8 frames, whatever 2 * tau the encoder is trained on: the shift has no weights.
+    frozen = build_encoder(replace(recipe.encoder, frames=SNIPPET_FRAMES), recipe.seed)
+    frozen.load_state_dict(encoder.state_dict())
+    frozen = frozen.to(device, memory_format=torch.channels_last).eval()
+    features = [snippet_features(frozen, video.frames_STHWC, device) for video in videos]
+    return probe_score(features, [video.boundary_S for video in videos])
+
+
+def score_features(folder: Path, videos: Sequence[ProbeVideo]) -> float:
+    """The same score from a complete feature set. ValueError if one of the videos has no features in it."""
+    features = []
+    for video in videos:
+        try:
+            feat_SD, _ = read_features(folder, video.video_id)
+        except FileNotFoundError as error:
+            raise ValueError(f"the probe's videos must have features: {error}") from None
+        features.append(feat_SD[video.first : video.first + len(video.boundary_S)])
+    return probe_score(features, [video.boundary_S for video in videos])

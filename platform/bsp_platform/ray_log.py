@@ -1,0 +1,62 @@
+"""Ray's own output goes to a file; the console shows only what this project says."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import TextIO
+
+_OURS = ("bsp", "bsp_platform")  # loggers whose warnings belong on the console
+
+
+class RayLog:
+    """While the context lasts, all that this process and Ray's workers print goes to ``path``.
+
+    File descriptors 1 and 2 themselves are turned, as Ray's core and its logging threads write to them directly;
+    ``console`` is what standard output was, for our own lines. When the program ends, they are turned once more for
+    what Ray says while it shuts down.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __enter__(self) -> RayLog:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._saved = [os.dup(1), os.dup(2)]
+        self.console = _text(self._saved[0])
+        self._warnings = logging.StreamHandler(_text(self._saved[1]))
+        self._warnings.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+        self._turn()
+        for name in _OURS:
+            logging.getLogger(name).addHandler(self._warnings)
+        return self
+
+    def __exit__(self, *exc) -> None:
+        _flush()
+        for name in _OURS:
+            logging.getLogger(name).removeHandler(self._warnings)
+        self.console.close()
+        self._warnings.stream.close()
+        for target, saved in zip((1, 2), self._saved, strict=True):
+            os.dup2(saved, target)
+            os.close(saved)
+        atexit.register(self._turn)  # runs before Ray's own, which was registered earlier
+
+    def _turn(self) -> None:
+        _flush()
+        log = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        os.close(log)
+
+
+def _text(descriptor: int) -> TextIO:
+    return open(os.dup(descriptor), "w", buffering=1, encoding="utf-8")
+
+
+def _flush() -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()

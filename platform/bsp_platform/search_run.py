@@ -1,0 +1,243 @@
+"""Run a search with Ray Tune: a searcher that asks for settings, a scheduler that stops by the probe.
+
+Each trial is a row of a table: ``run_row`` makes its stages, so what Table 4 or another trial has made is found.
+An encoder that is found complete trains nothing; there is nothing to save, so it is never stopped early.
+A trial that was stopped leaves its checkpoint in the store; a search with ``--proxy none`` continues it.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import asdict, dataclass, replace
+from typing import Any, TextIO
+
+import ray
+from ray import tune
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
+
+from bsp_platform.bottleneck import WaitWatch
+from bsp_platform.cluster import Resources, cluster_size, object_store, start_ray
+from bsp_platform.live import LiveView
+from bsp_platform.options import Options
+from bsp_platform.probe import PROBE, BoundaryProbe, load_probe_videos, score_features
+from bsp_platform.ray_log import RayLog
+from bsp_platform.row_runner import RowJob, reason, run_row
+from bsp_platform.search_space import Setting
+from bsp_platform.search_state import Search, SearchOptions, plan_of, rungs_of, searched_features
+from bsp_platform.search_tables import print_search, write_search
+from bsp_platform.search_tracking import SearchTracking
+from bsp_platform.sources import Sources, load_sources
+from bsp_platform.stages import StageStore
+
+LAST_PROBE = "last_probe_ap"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialJob:
+    """What a trial needs besides its setting."""
+
+    rows: RowJob
+    spec: SearchOptions
+    options: Options
+    sources: Sources  # without its data sets
+    videos: Any  # ObjectRef of list[ProbeVideo]
+
+
+def run_trial(config: dict[str, Any], job: TrialJob) -> None:
+    """Tune's function: all seeds of one setting; the first one's encoder is probed while it trains."""
+    setting, name = Setting.from_plain(config["setting"]), config["name"]
+    plans = [plan_of(setting, seed, job.spec, job.options, job.sources) for seed in range(job.options.seeds)]
+    searched = plans[0].searched
+    probe = BoundaryProbe(videos=job.videos, recipe=searched, at_steps=rungs_of(plans[0], job.spec))
+    for seed, plan in enumerate(plans):
+        cell = (name, seed)
+        run_row({"cell": cell}, replace(job.rows, recipes={cell: plan.recipes}, probes={searched: probe}))
+    store = StageStore(job.rows.storage)
+    folder = store.find("features", searched_features(plans[0]))
+    tune.report({"stage": "probe", LAST_PROBE: score_features(folder, ray.get(job.videos))})
+
+
+class _InDriver:
+    """Tune pickles and copies what it is given, to restore a sweep; ours lives in the driver and continues from the
+    ledger."""
+
+    def __getstate__(self) -> dict:
+        return {}
+
+    def __deepcopy__(self, memo: dict) -> _InDriver:
+        return self
+
+
+class Asker(_InDriver, Searcher):
+    """Tune's searcher: hands over the next setting."""
+
+    def __init__(self, search: Search):
+        super().__init__()
+        self.search = search
+
+    def suggest(self, trial_id: str) -> dict | str:
+        trial = self.search.next_trial()
+        if trial is None:
+            return Searcher.FINISHED
+        return {"number": trial.number, "name": trial.name, "setting": asdict(trial.setting)}
+
+    def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
+        """Watch has told the search already."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing; see _InDriver."""
+
+    restore = save
+
+
+class ProbeScheduler(_InDriver, FIFOScheduler):
+    """Tune's scheduler: stops a trial whose probe is not good enough at a rung."""
+
+    def __init__(self, search: Search):
+        super().__init__()
+        self.search = search
+
+    def on_trial_result(self, tune_controller, trial, result: dict) -> str:
+        if PROBE in result and self.search.probed(trial.config["number"], int(result["probe_step"]), result[PROBE]):
+            return TrialScheduler.STOP
+        return TrialScheduler.CONTINUE
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing; see _InDriver."""
+
+    restore = save
+
+
+class WatchSearch(_InDriver, tune.Callback):
+    """Tune's news, in the driver: to the search, to the screen and to MLflow."""
+
+    def __init__(self, search: Search, tracking: SearchTracking, view: LiveView, waits: WaitWatch):
+        self.search, self.tracking, self.view, self.waits = search, tracking, view, waits
+
+    def on_trial_start(self, iteration, trials, trial, **info):
+        self.tracking.start(self.search.trial(trial.config["number"]))
+
+    def on_trial_result(self, iteration, trials, trial, result, **info):
+        ours = self.search.trial(trial.config["number"])
+        if LAST_PROBE in result:
+            ours.last_probe = result[LAST_PROBE]
+        self.view.update((ours.name, 0), result)
+        self.tracking.record(ours, result)
+        if "loss" in result and "step" in result:
+            warning = self.waits.record((ours.number, result["encoder"]), result)
+            if warning:
+                self.view.warn((ours.name, 0), warning)
+
+    def on_trial_complete(self, iteration, trials, trial, **info):
+        ours = self.search.close(trial.config["number"])
+        if ours.status == "stopped":
+            self.view.update((ours.name, 0), {"stage": f"stopped by the probe at step {ours.stopped_at}"})
+        self.view.update((ours.name, 0), {"stage": "finished"})
+        self.tracking.close(ours, self.search.scores(ours))
+
+    def on_trial_error(self, iteration, trials, trial, **info):
+        error = trial.get_pickled_error() or trial.get_error()
+        ours = self.search.close(trial.config["number"], reason(error) if error else "its process died")
+        self.view.update((ours.name, 0), {"stage": "FAILED"})
+        self.tracking.close(ours, None)
+
+
+def run_search(spec: SearchOptions, options: Options) -> int:
+    """Run what is missing of a search, write and print its table and plots. Exit status 1 if a trial failed."""
+    began = time.time()
+    if options.rows:
+        raise ValueError(f"--rows {','.join(options.rows)}: a search has trials, not rows; use --space")
+    store = StageStore(options.storage)
+    with store.only_one(spec.name):
+        sources = load_sources(options.profile, {"gtad"}, options.data, storage=store.root)
+        search = Search(spec, options, sources, store)
+        if options.fresh:
+            _put_aside(search)
+        search.prepare()
+        decided = len(search.ledger.trials) - len(search.waiting)
+        total = max(search.total, len(search.ledger.trials))
+        print(f"{spec.name}: {spec.search} search, {total} trials, {decided} decided already", flush=True)
+        tracking = SearchTracking(search, total)
+        tracking.open()
+        if search.missing:
+            _run_missing(search, tracking)
+        results = options.results / spec.name / options.profile.name
+        content = write_search(results, search, duration_s=time.time() - began)
+        tracking.finish(results, content)
+    print_search(content)
+    print(f"Table and plots: {results}/table.{{json,csv,md}}, parallel.png, response.png")
+    print(f"MLflow: {tracking.tracker.ui_command()}\n  compare: {tracking.compare_url()}")
+    failed = [trial for trial in search.ledger.trials if trial.status == "failed"]
+    for trial in failed:
+        print(f"FAILED {trial.name} ({trial.setting}): {trial.reason}")
+    return 1 if failed else 0
+
+
+def _put_aside(search: Search) -> None:
+    """--fresh: all stages of the trials but the vanilla ones move to ``replaced/``, and the ledger is forgotten."""
+    moved = 0
+    for trial in search.ledger.trials:
+        for plan in search.plans(trial.setting):
+            stages = [("encoders", plan.searched), ("features", searched_features(plan))]
+            stages += [("heads", head) for head in plan.recipes.heads.values()]
+            moved += sum(search.store.put_aside(kind, recipe) is not None for kind, recipe in stages)
+    search.ledger.trials.clear()
+    search.ledger.save()
+    print(f"--fresh: {moved} stages moved to {search.store.address}/replaced; delete that folder at will")
+
+
+def _run_missing(search: Search, tracking: SearchTracking) -> None:
+    """Run the open trials and new ones; the search's state says what became of them."""
+    options = search.options
+    resources = options.profile.resources(options.workers)
+    if options.cpus:
+        resources.rows_at_a_time(options.cpus, 1e9)  # refuse before starting anything
+    folder = options.results if search.store.bucket else search.store.root
+    ray_log = RayLog(folder / "logs" / f"{search.spec.name}-{time.strftime('%Y%m%d-%H%M%S')}.log")
+    try:
+        with ray_log, tracking.tracker.system_metrics(tracking.parent):
+            _tune(search, tracking, resources, ray_log.console)
+    except Exception:
+        print(f"What Ray and its workers said: {ray_log.path}", file=sys.stderr)
+        raise
+
+
+def _tune(search: Search, tracking: SearchTracking, resources: Resources, console: TextIO) -> None:
+    options, spec, sources = search.options, search.spec, search.sources
+    start_ray(cpus=options.cpus, log_to_driver=True)
+    cpus, gpus = cluster_size()
+    at_a_time = resources.rows_at_a_time(options.cpus or cpus, gpus if options.gpus is None else options.gpus)
+    print(f"decoding up to {spec.probe.videos} training videos for the probe", file=console, flush=True)
+    videos = load_probe_videos(sources.data["activitynet"], options.profile.augment.size_px, spec.probe)
+    rows = RowJob(
+        storage=search.store.address,
+        resources=resources,
+        catalog=ray.put(sources.trimmed),
+        data={name: ray.put(data) for name, data in sources.data.items()},
+        glove=None,
+        class_scores={name: file.path for name, file in sources.class_scores.items()},
+        weights={file.sha256: file.path for file in sources.vanilla_weights.values()},
+        recipes={},
+    )
+    job = TrialJob(rows=rows, spec=spec, options=options, sources=replace(sources, data={}), videos=ray.put(videos))
+    numbers = [trial.number for trial in search.waiting]
+    numbers += range(len(search.ledger.trials) + 1, search.total + 1)
+    waits = WaitWatch(resources, lambda: object_store().spilled_mb)
+    with LiveView([(f"trial {number:02d}", 0) for number in numbers], at_a_time, console) as view:
+        tune.Tuner(
+            tune.with_resources(tune.with_parameters(run_trial, job=job), {"CPU": 0.01}),
+            tune_config=tune.TuneConfig(
+                search_alg=Asker(search),
+                scheduler=ProbeScheduler(search),
+                num_samples=len(numbers),
+                max_concurrent_trials=at_a_time,
+            ),
+            run_config=tune.RunConfig(
+                name=time.strftime("%Y%m%d-%H%M%S"),
+                storage_path=str(search.store.root / "tune"),
+                callbacks=[WatchSearch(search, tracking, view, waits)],
+                verbose=0,
+            ),
+        ).fit()

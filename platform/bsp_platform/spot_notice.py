@@ -1,0 +1,89 @@
+"""Pass EC2's notice that a spot machine will be taken back on to Ray, on each worker of cluster.yaml.
+
+EC2 tells it two minutes ahead, to the machine itself and to nobody else. This program asks for the notice every five
+seconds and then has Ray drain the node: nothing new is started on it, and Ray Train counts the loss as a preemption,
+for which it has a budget of its own, and not as a failure of the training. A machine that is no spot machine, or not
+at EC2, has nothing to wait for: the program says so and ends.
+
+python -m bsp_platform.spot_notice
+
+Source: "Spot Instance interruption notices" and "Use the Instance Metadata Service" in the Amazon EC2 User Guide.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+METADATA = "http://169.254.169.254"  # EC2's, on every machine of theirs
+POLL_S = 5.0
+ANSWER_S = 2.0  # how long to wait for an answer
+
+
+def metadata(path: str, server: str = METADATA) -> str | None:
+    """The value at ``path`` of the machine's metadata; None where there is none (404). OSError without an answer."""
+    ask = urllib.request.Request(f"{server}/latest/api/token", method="PUT")
+    ask.add_header("X-aws-ec2-metadata-token-ttl-seconds", "60")
+    try:
+        with urllib.request.urlopen(ask, timeout=ANSWER_S) as answer:
+            token = answer.read().decode()
+        ask = urllib.request.Request(f"{server}/latest/meta-data/{path}", headers={"X-aws-ec2-metadata-token": token})
+        with urllib.request.urlopen(ask, timeout=ANSWER_S) as answer:
+            return answer.read().decode()
+    except urllib.error.HTTPError as error:
+        if error.code == 404:
+            return None
+        raise
+
+
+def seconds_left(notice: str, now: datetime) -> int:
+    """Whole seconds until the machine goes, at least 0, from a notice such as
+    ``{"action": "terminate", "time": "2026-01-02T03:04:05Z"}``."""
+    end = datetime.fromisoformat(json.loads(notice)["time"])
+    return max(0, int((end - now).total_seconds()))
+
+
+def drain_this_node(left_s: int) -> None:
+    """Have Ray drain the node on which this runs; RuntimeError with Ray's words if it refuses."""
+    import ray
+
+    ray.init(address="auto", log_to_driver=False, logging_level="ERROR")
+    context = ray.get_runtime_context()
+    command = ["ray", "drain-node", f"--address={context.gcs_address}", f"--node-id={context.get_node_id()}"]
+    command += ["--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=EC2 takes this spot machine back"]
+    done = subprocess.run([*command, f"--deadline-remaining-seconds={left_s}"], capture_output=True, text=True)
+    ray.shutdown()
+    if done.returncode:
+        raise RuntimeError(f"Ray did not drain this node: {done.stdout}{done.stderr}")
+
+
+def watch(server: str = METADATA, *, drain: Callable[[int], None] = drain_this_node, poll_s: float = POLL_S) -> str:
+    """Wait for the notice and drain the node. Returns what happened, in words."""
+    try:
+        life_cycle = metadata("instance-life-cycle", server)
+    except OSError as error:
+        return f"not a machine at EC2 ({error}): no notice to wait for"
+    if life_cycle != "spot":
+        return f"this machine is {life_cycle}, not spot: no notice to wait for"
+    print("waiting for EC2's notice", flush=True)
+    while True:
+        try:
+            notice = metadata("spot/instance-action", server)
+        except OSError as error:  # one answer less; the next one counts
+            print(f"no answer: {error}", flush=True)
+            notice = None
+        if notice is not None:
+            left_s = seconds_left(notice, datetime.now(UTC))
+            drain(left_s)
+            return f"notice {notice}: node drained, {left_s} s before its end"
+        time.sleep(poll_s)
+
+
+if __name__ == "__main__":
+    print(watch(*sys.argv[1:2]), flush=True)

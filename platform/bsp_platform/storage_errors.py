@@ -1,0 +1,116 @@
+"""What can go wrong with a storage, and what is done about it.
+
+Errors that come and go (a file server that restarts, an object store that answers "slow down") are tried again
+a few times, with longer and longer pauses, each with a line in the log; the last one becomes
+:class:`StorageUnavailable`. A full disk becomes :class:`StorageFull`. Everything else passes unchanged: a
+missing file, a missing permission and a full disk do not go away by asking again.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from tenacity import RetryCallState, RetryError, Retrying, retry_if_exception, stop_after_attempt
+from tenacity.wait import wait_exponential, wait_random
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+# Choice: six tries within about 16 s: longer than a failover of a file server's network, shorter than anyone
+# would wait for a storage that is gone for good; what is finished is kept, so running again costs little.
+TRIES = 6
+FIRST_PAUSE_S = 0.5  # doubles each time
+
+TRANSIENT = frozenset(
+    getattr(errno, name)
+    for name in (
+        "EIO", "EREMOTEIO", "ESTALE", "ETIMEDOUT", "EAGAIN", "EBUSY", "ECONNRESET", "ECONNREFUSED", "ECONNABORTED",
+        "ENETDOWN", "ENETUNREACH", "EHOSTDOWN", "EHOSTUNREACH", "ENOTCONN", "EPIPE",
+    )
+    if hasattr(errno, name)
+)  # fmt: skip
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+class StorageUnavailable(RuntimeError):
+    """The storage failed again and again. What is complete stays; the same command continues later."""
+
+
+class StorageFull(RuntimeError):
+    """The disk is full. What is complete stays; the same command continues once there is room."""
+
+
+class StageDamaged(RuntimeError):
+    """Files of a complete stage do not match its manifest; ``names`` are theirs, relative to the stage."""
+
+    def __init__(self, message: str, names: tuple[str, ...] = ()):
+        super().__init__(message)
+        self.names = names
+
+
+def comes_and_goes(error: BaseException) -> bool:
+    """Whether an error of the operating system may be gone at the next try."""
+    return isinstance(error, OSError) and error.errno in TRANSIENT
+
+
+def retry(
+    action: Callable[[], T], what: str | Path, *, transient: Callable[[BaseException], bool] = comes_and_goes
+) -> T:
+    """``action()``, tried again while it raises errors that come and go. It must be safe to repeat.
+
+    ``what`` (a path, mostly) names it in the log. Raises StorageUnavailable after the last try, and whatever is
+    not ``transient`` at once.
+    """
+
+    def say(state: RetryCallState) -> None:
+        pause = state.next_action.sleep
+        log.warning("%s: %s; try %d of %d failed", what, state.outcome.exception(), state.attempt_number, TRIES)
+        log.info("next try in %.1f s", pause)
+
+    tries = Retrying(
+        stop=stop_after_attempt(TRIES),
+        wait=wait_exponential(multiplier=FIRST_PAUSE_S) + wait_random(0, FIRST_PAUSE_S / 2),
+        retry=retry_if_exception(transient),
+        before_sleep=say,
+    )
+    try:
+        return tries(action)
+    except RetryError as error:
+        last = error.last_attempt.exception()
+        raise StorageUnavailable(
+            f"{what}: {last}; tried {TRIES} times. What is finished is kept: see that the storage answers, then "
+            f"run the same command again"
+        ) from last
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """The error and, through the wrappers of Ray and of ``raise ... from``, what lies below it."""
+    for _ in range(10):
+        yield error
+        failures = getattr(error, "worker_failures", None)
+        inner = next(iter(failures.values())) if failures else None
+        inner = inner or getattr(error, "controller_failure", None) or getattr(error, "cause", None) or error.__cause__
+        if not isinstance(inner, BaseException) or inner is error:
+            return
+        error = inner
+
+
+@contextmanager
+def named_disk_full(root: Path, remedy: str = "move the folder and pass --storage") -> Iterator[None]:
+    """Turn "no space left on device", also from a Ray worker, into a :class:`StorageFull` with the remedy."""
+    try:
+        yield
+    except Exception as error:
+        if not any(isinstance(e, OSError) and e.errno in _FULL for e in causes(error)):
+            raise
+        free = shutil.disk_usage(root).free
+        raise StorageFull(
+            f"no space left under {root} ({free / 1e6:.0f} MB free). What is finished is kept: free some "
+            f"space, or {remedy}, and run the same command again"
+        ) from error
