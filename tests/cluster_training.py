@@ -14,6 +14,9 @@ from pathlib import Path
 sys.path.append(str(Path(__file__).parent))
 import bsp_platform  # noqa: F401  (Ray's settings)
 
+# A folder of its own: in the common one the address of this cluster would lie where any ray.init() of the machine
+# looks for a cluster to join.
+HOME = os.environ["RAY_TMPDIR"] = tempfile.mkdtemp(prefix="bsp-ray-")
 os.environ["RAY_AUTH_TOKEN"] = os.urandom(32).hex()  # of this cluster
 os.environ.update(RAY_raylet_start_wait_time_s="300")  # a busy machine
 from bsp.datasets.kinetics import load_kinetics_csv
@@ -28,14 +31,11 @@ def main(data: Path, folder: Path) -> None:
     from bsp_platform.pretraining import train_encoder
 
     store = 100 * 2**20
-    # A folder of its own: in the common one the address of this cluster would be where any ray.init() of the machine
-    # looks for a cluster to join.
-    home = tempfile.mkdtemp(prefix="bsp-ray-")
     cluster = Cluster(
         initialize_head=True,
-        head_node_args={"num_cpus": 1, "include_dashboard": False, "object_store_memory": store, "temp_dir": home},
+        head_node_args={"num_cpus": 1, "include_dashboard": False, "object_store_memory": store},
     )
-    second = cluster.add_node(num_cpus=1, object_store_memory=store, temp_dir=home)
+    second = cluster.add_node(num_cpus=1, object_store_memory=store)
     ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
 
     catalog = load_kinetics_csv(data / "trimmed" / "train.csv", data / "trimmed" / "videos", progress=False)
@@ -46,7 +46,7 @@ def main(data: Path, folder: Path) -> None:
     train_encoder(folder, RECIPE, stream_of(RECIPE, ray.put(catalog)), resources, callbacks=[callback])
     ray.shutdown()
     cluster.shutdown()
-    shutil.rmtree(home, ignore_errors=True)
+    shutil.rmtree(HOME, ignore_errors=True)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from bsp.features import SNIPPET_FRAMES, read_features
 from bsp_platform.recipes import EncoderRecipe
 
 PROBE = "probe_ap"  # boundary average precision, percent
+WORKERS = "placement_group"  # of the training workers, reported with the probe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,12 +48,27 @@ class BoundaryProbe:
     recipe: EncoderRecipe
     at_steps: tuple[int, ...]
 
-    def __call__(self, encoder: nn.Module, step: int) -> dict[str, float]:
+    def __call__(self, encoder: nn.Module, step: int) -> dict[str, Any]:
         if step not in self.at_steps:
             return {}
         import ray
+        from ray.util import get_current_placement_group
 
-        return {PROBE: score_encoder(encoder, self.recipe, ray.get(self.videos)), "probe_step": step}
+        score = score_encoder(encoder, self.recipe, ray.get(self.videos))
+        group = get_current_placement_group()
+        return {PROBE: score, "probe_step": step, WORKERS: group.id.hex() if group else ""}
+
+
+def release_workers(group: str) -> None:
+    """Give back what the training workers of a stopped trial had reserved, for whom it is no longer of use.
+
+    Ray Train leaves it to a helper that asks Ray's dashboard, and that gives up where several Rays run on a machine.
+    """
+    from ray import PlacementGroupID
+    from ray.util.placement_group import PlacementGroup, remove_placement_group
+
+    if group:
+        remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(group))))
 
 
 def load_probe_videos(

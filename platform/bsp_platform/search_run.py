@@ -21,7 +21,7 @@ from bsp_platform.bottleneck import WaitWatch
 from bsp_platform.cluster import Resources, cluster_size, object_store, start_ray
 from bsp_platform.live import LiveView
 from bsp_platform.options import Options
-from bsp_platform.probe import PROBE, BoundaryProbe, load_probe_videos, score_features
+from bsp_platform.probe import PROBE, WORKERS, BoundaryProbe, load_probe_videos, release_workers, score_features
 from bsp_platform.ray_log import RayLog
 from bsp_platform.row_runner import RowJob, reason, run_row
 from bsp_platform.search_space import Setting
@@ -115,6 +115,7 @@ class WatchSearch(_InDriver, tune.Callback):
 
     def __init__(self, search: Search, tracking: SearchTracking, view: LiveView, waits: WaitWatch):
         self.search, self.tracking, self.view, self.waits = search, tracking, view, waits
+        self.workers: dict[int, str] = {}  # by trial: what its training workers have reserved
 
     def on_trial_start(self, iteration, trials, trial, **info):
         self.tracking.start(self.search.trial(trial.config["number"]))
@@ -123,6 +124,8 @@ class WatchSearch(_InDriver, tune.Callback):
         ours = self.search.trial(trial.config["number"])
         if LAST_PROBE in result:
             ours.last_probe = result[LAST_PROBE]
+        if WORKERS in result:
+            self.workers[ours.number] = result[WORKERS]
         self.view.update((ours.name, 0), result)
         self.tracking.record(ours, result)
         if "loss" in result and "step" in result:
@@ -133,6 +136,7 @@ class WatchSearch(_InDriver, tune.Callback):
     def on_trial_complete(self, iteration, trials, trial, **info):
         ours = self.search.close(trial.config["number"])
         if ours.status == "stopped":
+            release_workers(self.workers.pop(ours.number, ""))
             self.view.update((ours.name, 0), {"stage": f"stopped by the probe at step {ours.stopped_at}"})
         self.view.update((ours.name, 0), {"stage": "finished"})
         self.tracking.close(ours, self.search.scores(ours))
