@@ -215,7 +215,9 @@ def _train_process(rank: int, processes: int, meeting: str, stream: ClipStream, 
             distributed.destroy_process_group()
 
 
-def measure_processes(source: Source, folder: Path, *, seconds: float, rounds: int) -> dict[str, list[dict]]:
+def measure_processes(
+    source: Source, folder: Path, *, seconds: float, rounds: int, feeds: tuple[str, ...] = (READY, PIPELINE)
+) -> dict[str, list[dict]]:
     """One and two training processes, the same clips per process and step; from ready batches, and with pipelines.
 
     The gradients of two are averaged at every step as in training (``bsp.workers``).
@@ -236,7 +238,7 @@ def measure_processes(source: Source, folder: Path, *, seconds: float, rounds: i
     return in_turns(
         {
             f"{feed}, {processes}": lambda n=processes, p=feed == PIPELINE: train(n, p)
-            for feed in (READY, PIPELINE)
+            for feed in feeds
             for processes in (1, 2)
         },
         rounds,

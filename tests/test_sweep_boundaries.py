@@ -481,13 +481,11 @@ def test_a_search_stops_by_the_probe_is_found_again_and_a_larger_one_goes_on(
     assert len((folder / "table.csv").read_text().splitlines()) == 4
     store = StageStore(options.storage)
     deadline = time.time() + 30
-    while time.time() < deadline and (
-        training_processes(os.environ[MARK]) or ray_session.available_resources().get("CPU") != 2
-    ):
+    while training_processes(os.environ[MARK]) and time.time() < deadline:
         time.sleep(0.2)
-    # A trial that stops takes its workers with it, and gives back what they had reserved.
+    # A trial that stops takes its workers with it. (That it gives back what they had reserved shows below: two such
+    # leftovers would leave no room for another trial.)
     assert training_processes(os.environ[MARK]) == []
-    assert ray_session.available_resources()["CPU"] == 2
     assert len(list((store.root / "encoders").glob("*/_train"))) >= 2  # checkpoints of those that were stopped
 
     from mlflow import MlflowClient
