@@ -178,6 +178,7 @@ def plot(result: Result, path: Path) -> None:
         values = [result["stages"][name][stage] for name in names]
         middle.bar(names, values, 0.6, bottom=bottoms, label=stage)
         bottoms = [a + b for a, b in zip(bottoms, values)]
+    middle.tick_params(axis="x", labelsize=7)
     middle.set_ylabel("ms per clip, one core")
     middle.legend()
     middle.set_title("Where the time of a clip goes")

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from bsp_platform.pretraining import train_encoder
 from bsp_platform.storage_errors import StorageFull
 
 sys.path.append(str(Path(__file__).parent))
-from faulty_training import RECIPE, Reports, fill, kill_one, result_of, stream_of, undisturbed
+from faulty_training import RECIPE, Reports, decode_slowly, fill, kill_one, result_of, stream_of, undisturbed
 from ray_processes import CLIP_MAKER, TRAINING
 
 STEPS = RECIPE.train.steps
@@ -29,7 +30,8 @@ def reference(tiny_catalog) -> dict:
 
 @pytest.mark.ray
 def test_a_killed_clip_maker(ray_session, tiny_catalog, reference, tmp_path, fault_row):
-    stream, reports = stream_of(RECIPE, ray_session.put(tiny_catalog)), Reports(tmp_path / "reports.jsonl")
+    stream = replace(stream_of(RECIPE, ray_session.put(tiny_catalog)), decode=decode_slowly)
+    reports = Reports(tmp_path / "reports.jsonl")
     callback = reports(partial(kill_one, CLIP_MAKER))
     train_encoder(tmp_path, RECIPE, stream, Resources(cpus_per_maker=0.4), callbacks=[callback])
     before, after = reports.around()
