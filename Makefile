@@ -10,7 +10,7 @@ EXPERIMENTS := table4=ablation_table4 table5=ablation_table5 table1=table1_activ
     figure2=figure2_synthesis figure4=figure4_feature_difference figure5=figure5_qualitative all-tables=all_tables sweep=sweep_boundaries
 TARGETS := $(foreach pair,$(EXPERIMENTS),$(firstword $(subst =, ,$(pair))))
 
-.PHONY: setup test faults ui clean help $(TARGETS)
+.PHONY: setup test test-all faults ui clean help $(TARGETS)
 
 help:
 	@echo "make TARGET [ARGS='--seeds 3 --profile mini']   one experiment on the embedded data:"
@@ -19,7 +19,8 @@ help:
 	@echo "  gebd   event boundaries        depth  R18, R34, R50         figure2 figure4 figure5"
 	@echo "make all-tables [ARGS=...]       all of them, and results/REPORT.md"
 	@echo "make sweep [ARGS=...]            search over boundary settings (epsilon, gamma, tau, stride, kinds, fusion)"
-	@echo "make test                        all tests"
+	@echo "make test                        the tests, but for some that take a minute or more each"
+	@echo "make test-all                    all tests"
 	@echo "make faults                      the tests that break something, and the fault matrix"
 	@echo "make ui                          MLflow UI on http://127.0.0.1:5000"
 
@@ -39,13 +40,17 @@ $(VENV)/.installed: requirements.txt pyproject.toml
 $(TARGETS): setup
 	$(BIN)/python experiments/$(patsubst $@=%,%,$(filter $@=%,$(EXPERIMENTS))).py $(ARGS)
 
-# Two processes; a file's tests stay together, as they share what they prepare; in order, so that long files come early.
+# Two processes; a file's tests stay together, as they share what they prepare; in order, long files first (conftest.py).
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 test: setup
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(PYTEST) -m "not slow" $(ARGS)
+
+test-all: setup
+	$(PYTEST) $(ARGS)
 
 # Everything that can go wrong, done on purpose; ends with a table: fault, what happened, equal or not.
 faults: setup
-	$(BIN)/python -m pytest -m fault -n 2 --dist loadfile $(ARGS)
+	$(PYTEST) -m fault $(ARGS)
 
 # The server binds to the loopback address only. Without the job runner it is two processes instead of ten.
 ui: setup

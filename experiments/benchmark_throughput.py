@@ -28,6 +28,7 @@ from throughput_sources import EMBEDDED, PREPARED, RAW, Source, make_sources
 from throughput_training import measure_processes, measure_steps, measure_waiting, variants
 
 from bsp_platform.cluster import start_ray
+from bsp_platform.ray_log import RayLog
 from bsp_platform.stages import write_json
 from bsp_platform.tables import hardware
 
@@ -138,23 +139,24 @@ def write(result: Result, folder: Path) -> None:
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), help="of the training steps (default: a GPU if there)")
 def main(quick: bool, video_folder: Path | None, results: Path, device: str | None) -> None:
     """Measure what the design promises about speed."""
-    console = Console(stderr=True)
     began = time.perf_counter()
     folder = results / "benchmark_throughput"
-    start_ray(cpus=4)
     chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    result = measure(
-        video_folder or folder / "videos",
-        QUICK if quick else FULL,
-        chosen,
-        quick=quick,
-        say=lambda text: console.print(f"{time.perf_counter() - began:5.0f} s  {text}"),
-    )
+    with RayLog(folder / "ray.log") as log:
+        console = Console(file=log.console)
+        start_ray(cpus=4)
+        result = measure(
+            video_folder or folder / "videos",
+            QUICK if quick else FULL,
+            chosen,
+            quick=quick,
+            say=lambda text: console.print(f"{time.perf_counter() - began:5.0f} s  {text}"),
+        )
     if chosen.type == "cuda":
         result["command"] += " --device cuda"
     write(result, folder)
     sys.stdout.write(markdown(result))
-    console.print(f"{time.perf_counter() - began:5.0f} s  written to {folder}")
+    print(f"{time.perf_counter() - began:5.0f} s  written to {folder}")
 
 
 if __name__ == "__main__":

@@ -62,5 +62,13 @@ def ray_session():
     ray.shutdown()
 
 
+LONG = ("test_sweeps", "test_all_tables", "test_ray_up", "test_faults_training", "test_sweep_boundaries")
+
+
+def pytest_collection_modifyitems(items):
+    """The longest files first, so that of two processes none is left with one of them at the end."""
+    items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
+
+
 def pytest_terminal_summary(terminalreporter):
     print_matrix(terminalreporter)

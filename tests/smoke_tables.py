@@ -16,11 +16,11 @@ ROWS = {
     "ablation_table4": ("random", "vanilla"),
     "ablation_table5": ("two-head", "distillation"),
     "table1_activitynet": ("r18-bsp",),
-    "table2_charades": ("2dtan-bsp", "lgi-text-blind"),
+    "table2_charades": ("2dtan-vanilla", "lgi-text-blind"),
     "table3_crosstask": ("bsp",),
-    "table_supplement_thumos_hacs": ("thumos-bsp", "hacs-vanilla"),
-    "gebd": ("peaks-two-stream", "head-two-stream"),
-    "ablation_depth": ("r50-vanilla",),
+    "table_supplement_thumos_hacs": ("thumos-vanilla", "hacs-vanilla"),
+    "gebd": ("peaks-vanilla", "head-vanilla"),
+    "ablation_depth": ("r18-vanilla",),
 }
 
 

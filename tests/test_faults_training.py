@@ -45,6 +45,7 @@ def test_a_killed_clip_maker(ray_session, tiny_catalog, reference, tmp_path, fau
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_a_killed_training_process_of_two(ray_session, tiny_catalog, reference, tmp_path, fault_row):
     stream, reports = stream_of(RECIPE, ray_session.put(tiny_catalog)), Reports(tmp_path / "reports.jsonl")
     resources = Resources(train_workers=2, cpus_per_worker=0.6, cpus_per_maker=0.3)
@@ -59,6 +60,7 @@ def test_a_killed_training_process_of_two(ray_session, tiny_catalog, reference, 
     )
 
 
+@pytest.mark.slow
 def test_a_lost_node_and_training_with_fewer_processes(tiny_data, reference, tmp_path, fault_row):
     """On a Ray of its own, of two nodes, in a program of its own."""
     program = Path(__file__).with_name("cluster_training.py")

@@ -263,7 +263,6 @@ def test_a_machine_that_cannot_make_hosts_says_why(monkeypatch):
     assert "not allowed here: unshare failed: not permitted" in why_not()
 
 
-@pytest.mark.slow
 def test_both_hosts_join_and_work_with_what_was_sent_to_them(story: Story):
     source = f"/home/{USER}/bsp/platform/bsp_platform/__init__.py"
     assert story.facts["found"] == [[host, source, "/mnt/bsp/storage"] for host in sorted(HOSTS)]
@@ -271,7 +270,6 @@ def test_both_hosts_join_and_work_with_what_was_sent_to_them(story: Story):
     assert used == set(HOSTS) if ROWS == "all" else used <= set(HOSTS) and used  # one row may well fit on one host
 
 
-@pytest.mark.slow
 def test_the_table_comes_out_and_mlflow_has_the_same_scores(story: Story):
     rows = story.facts["table"]["rows"]
     asked = ROWS.split(",") if ROWS != "all" else re.findall(r'_row\("([^"]+)"', SCRIPT.read_text(encoding="utf-8"))
@@ -290,7 +288,6 @@ def test_the_table_comes_out_and_mlflow_has_the_same_scores(story: Story):
         ), (row["name"], scores, logged)
 
 
-@pytest.mark.slow
 def test_servers_listen_on_loopback_and_are_reached_by_ssh(story: Story):
     assert story.facts["outside"] == {5000: 7, 8265: 7}
     assert '"FINISHED"' in story.facts["mlflow"]
@@ -298,13 +295,11 @@ def test_servers_listen_on_loopback_and_are_reached_by_ssh(story: Story):
     assert story.facts["dashboard"].split() == ["403", "200"]  # with a wrong token, with the right one
 
 
-@pytest.mark.slow
 def test_a_notice_that_the_spot_machine_goes_drains_the_worker(story: Story):
     assert "node drained" in story.facts["notice"]
     assert story.facts["preempted"] == ["worker"]  # to Ray a preemption, whether still draining or gone
 
 
-@pytest.mark.slow
 def test_ray_down_ends_ray_and_the_lab_leaves_nothing(story: Story):
     facts = story.facts
     assert not re.findall(r"gcs_server|raylet|mlflow", facts["on head"]), facts["on head"]

@@ -151,6 +151,7 @@ def test_mlflow_shows_a_parent_and_one_run_per_row_with_curves_and_scores(undist
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_fusion_rows_reuse_what_the_other_table_made(undisturbed, tmp_path_factory):
     folder = tmp_path_factory.mktemp("fusion") / "copy"
     shutil.copytree(undisturbed, folder)

@@ -15,6 +15,9 @@ import threading
 from dataclasses import dataclass, replace
 
 TRIAL_CPUS = 0.01  # a trial only waits for others; Ray refuses 0
+# Trials run on the head, where the driver is: a worker node that goes away takes no row with it, only what the row
+# had running there, which is started again elsewhere.
+TRIAL_RESOURCES = {"CPU": TRIAL_CPUS, "node:__internal_head__": 0.001}
 
 
 @dataclass(frozen=True, kw_only=True)

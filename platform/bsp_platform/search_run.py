@@ -18,7 +18,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from bsp_platform.bottleneck import WaitWatch
-from bsp_platform.cluster import Resources, cluster_size, object_store, start_ray
+from bsp_platform.cluster import TRIAL_RESOURCES, Resources, cluster_size, object_store, start_ray
 from bsp_platform.live import LiveView
 from bsp_platform.options import Options
 from bsp_platform.probe import PROBE, WORKERS, BoundaryProbe, load_probe_videos, release_workers, score_features
@@ -231,7 +231,7 @@ def _tune(search: Search, tracking: SearchTracking, resources: Resources, consol
     waits = WaitWatch(resources, lambda: object_store().spilled_mb)
     with LiveView([(f"trial {number:02d}", 0) for number in numbers], at_a_time, console) as view:
         tune.Tuner(
-            tune.with_resources(tune.with_parameters(run_trial, job=job), {"CPU": 0.01}),
+            tune.with_resources(tune.with_parameters(run_trial, job=job), TRIAL_RESOURCES),
             tune_config=tune.TuneConfig(
                 search_alg=Asker(search),
                 scheduler=ProbeScheduler(search),

@@ -14,7 +14,7 @@ import ray
 from ray import tune
 
 from bsp_platform.bottleneck import WaitWatch
-from bsp_platform.cluster import Resources, cluster_size, object_store, start_ray
+from bsp_platform.cluster import TRIAL_RESOURCES, Resources, cluster_size, object_store, start_ray
 from bsp_platform.costs import row_costs
 from bsp_platform.live import LiveView
 from bsp_platform.options import Options
@@ -177,7 +177,7 @@ def _tune(
     ordered = sorted(todo, key=lambda cell: _turn(cell, recipes[cell]))
     with LiveView(ordered, at_a_time, console) as view:
         tuner = tune.Tuner(
-            tune.with_resources(tune.with_parameters(run_row, job=job), {"CPU": 0.01}),
+            tune.with_resources(tune.with_parameters(run_row, job=job), TRIAL_RESOURCES),
             param_space={"cell": tune.grid_search([list(cell) for cell in ordered])},
             tune_config=tune.TuneConfig(max_concurrent_trials=at_a_time, reuse_actors=True),
             run_config=tune.RunConfig(
