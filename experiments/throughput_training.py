@@ -225,6 +225,9 @@ def measure_processes(
     numbers = itertools.count()
 
     def train(processes: int, pipeline: bool) -> dict:
+        # A stream that was closed early cancels its reading task by force, a moment later, and with it whatever the
+        # worker process has been given since: Ray would lose one of the processes below.
+        time.sleep(1.0)
         meeting = folder / f"meeting{next(numbers)}"
         meeting.unlink(missing_ok=True)
         parts = ray.get(
