@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import bsp_platform  # noqa: F401  isort: skip (first: it sets the environment that Ray reads)
 import ray
 from throughput_videos import FRAMES, make_kinetics_like
 
