@@ -17,7 +17,7 @@ class RayLog:
 
     File descriptors 1 and 2 themselves are turned, as Ray's core and its logging threads write to them directly;
     ``console`` is what standard output was, for our own lines. When the program ends, they are turned once more for
-    what Ray says while it shuts down.
+    what Ray says while it shuts down. An error that ends the context is followed by a line that names the file.
     """
 
     def __init__(self, path: Path):
@@ -34,7 +34,7 @@ class RayLog:
             logging.getLogger(name).addHandler(self._warnings)
         return self
 
-    def __exit__(self, *exc) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *exc) -> None:
         _flush()
         for name in _OURS:
             logging.getLogger(name).removeHandler(self._warnings)
@@ -43,6 +43,8 @@ class RayLog:
         for target, saved in zip((1, 2), self._saved, strict=True):
             os.dup2(saved, target)
             os.close(saved)
+        if kind is not None and issubclass(kind, Exception):
+            print(f"What Ray and its workers said: {self.path}", file=sys.stderr)
         atexit.register(self._turn)  # runs before Ray's own, which was registered earlier
 
     def _turn(self) -> None:

@@ -7,7 +7,6 @@ A trial that was stopped leaves its checkpoint in the store; a search with ``--p
 
 from __future__ import annotations
 
-import sys
 import time
 from dataclasses import asdict, dataclass, replace
 from typing import Any, TextIO
@@ -200,12 +199,8 @@ def _run_missing(search: Search, tracking: SearchTracking) -> None:
         resources.rows_at_a_time(options.cpus, 1e9)  # refuse before starting anything
     folder = options.results if search.store.bucket else search.store.root
     ray_log = RayLog(folder / "logs" / f"{search.spec.name}-{time.strftime('%Y%m%d-%H%M%S')}.log")
-    try:
-        with ray_log, tracking.tracker.system_metrics(tracking.parent):
-            _tune(search, tracking, resources, ray_log.console)
-    except Exception:
-        print(f"What Ray and its workers said: {ray_log.path}", file=sys.stderr)
-        raise
+    with ray_log, tracking.tracker.system_metrics(tracking.parent):
+        _tune(search, tracking, resources, ray_log.console)
 
 
 def _tune(search: Search, tracking: SearchTracking, resources: Resources, console: TextIO) -> None:

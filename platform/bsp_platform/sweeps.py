@@ -6,7 +6,6 @@ the same command, and a failed row is reported while the others go on.
 
 from __future__ import annotations
 
-import sys
 import time
 from typing import TextIO
 
@@ -143,12 +142,8 @@ def _run_missing(
     resources = options.profile.resources(options.workers)
     if options.cpus:
         resources.rows_at_a_time(options.cpus, 1e9)  # refuse before starting anything
-    try:
-        with ray_log:
-            return _tune(todo, recipes, store, sources, options, tracking, ray_log.console, resources)
-    except Exception:
-        print(f"What Ray and its workers said: {ray_log.path}", file=sys.stderr)
-        raise
+    with ray_log:
+        return _tune(todo, recipes, store, sources, options, tracking, ray_log.console, resources)
 
 
 def _tune(
