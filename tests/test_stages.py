@@ -81,12 +81,28 @@ def test_scratch_files_are_not_part_of_the_result(tmp_path):
     store = StageStore(tmp_path)
 
     def build(folder: Path) -> dict:
-        (folder / "_scratch").mkdir()
+        (folder / "_train" / "run").mkdir(parents=True)
+        (folder / "_train" / "run" / "state").write_text("s")
+        (folder / "_progress.json").write_text("{}")
         (folder / "result.txt").write_text("r")
         return {}
 
     folder, _ = store.ensure("things", Recipe(1), build)
     assert list(json.loads((folder / "manifest.json").read_text())["files"]) == ["result.txt"]
+    assert sorted(path.name for path in folder.iterdir()) == ["manifest.json", "result.txt"]
+
+
+def test_features_of_videos_whose_ids_begin_with_an_underscore_are_kept(tmp_path):
+    # One in 64 YouTube ids does.
+    store, names = StageStore(tmp_path), ["__Qx7.json", "__Qx7.npy", "_train8.npy"]
+
+    def build(folder: Path) -> None:
+        for name in names:
+            (folder / name).write_text(name)
+
+    folder, _ = store.ensure("features", Recipe(1), build)
+    assert sorted(json.loads((folder / "manifest.json").read_text())["files"]) == names
+    assert sorted(path.name for path in folder.iterdir()) == [*names, "manifest.json"]
 
 
 @pytest.mark.parametrize("damage", ["truncate", "remove", "manifest", "other recipe"])

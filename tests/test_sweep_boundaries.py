@@ -449,6 +449,28 @@ def search_of(proxy: str, epsilons: str):
 
 
 @pytest.mark.ray
+def test_a_failed_trial_is_reported_with_its_error_at_once(ray_session, tmp_path):
+    from ray import tune
+
+    from bsp_platform import search_run
+
+    reasons = []
+
+    class Keep(tune.Callback):
+        def on_trial_error(self, iteration, trials, trial, **info):
+            reasons.append(search_run._why(trial))
+
+    def dies(config: dict) -> None:
+        raise ValueError("no features of video 7")
+
+    tune.Tuner(
+        tune.with_resources(dies, {"cpu": 0.1}),
+        run_config=tune.RunConfig(storage_path=str(tmp_path), callbacks=[Keep()], verbose=0),
+    ).fit()
+    assert reasons == ["no features of video 7"]
+
+
+@pytest.mark.ray
 def test_a_search_stops_by_the_probe_is_found_again_and_a_larger_one_goes_on(
     ray_session, tiny_data, tiny_catalog, tiny_untrimmed, tmp_path, monkeypatch
 ):

@@ -197,7 +197,7 @@ def videos_without_features(folders: tuple[Path, ...], video_ids: list[str]) -> 
 def complete(out: Path) -> Iterator[Path]:
     """A folder to work in that becomes ``out`` at the end, or vanishes with an error."""
     from bsp.interchange_files import refuse_existing
-    from bsp_platform.heads import PROGRESS
+    from bsp_platform.manifests import PROGRESS
 
     refuse_existing(out)
     partial = out.with_name(f".{out.name}.{uuid.uuid4().hex}.partial")

@@ -27,6 +27,7 @@ from bsp.localization.gtad_decode import attach_classes, best_class_share
 from bsp.localization.video_classifier import fit_video_classifier
 from bsp.metrics.detection import evaluate_detection
 from bsp.metrics.proposals import evaluate_proposals
+from bsp_platform.manifests import PROGRESS
 from bsp_platform.recipes import HeadRecipe
 from bsp_platform.stages import write_json
 
@@ -36,7 +37,6 @@ DETECTIONS, SCORES, HISTORY, CLASS_SCORES = (
     "history.json",
     "class_scores.json",
 )
-PROGRESS = "_progress.json"  # how far the training of a head is; no part of its result
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,9 @@ from bsp_platform.files import PARTIAL, in_threads, sha256_once
 from bsp_platform.storage_errors import StageDamaged, retry
 
 MANIFEST = "manifest.json"
+RUN = "_train"  # Ray Train's folder inside an encoder's
+PROGRESS = "_progress.json"  # how far the training of a head is
+SCRATCH = (RUN, PROGRESS)  # whole names: a video id, and so a feature file, may begin with "_"
 _CHECK = "check"
 _NAMED = 5  # damaged files that a message lists
 
@@ -53,8 +56,8 @@ def _sha256_of(value: Any) -> str:
 
 
 def belongs(name: str) -> bool:
-    """Whether a file of a stage's folder is part of its result: no scratch ("_..."), nothing half-written."""
-    return not name.startswith("_") and not name.endswith(PARTIAL) and name != MANIFEST
+    """Whether a file of a stage's folder is part of its result: no scratch, nothing half-written."""
+    return name.split("/")[0] not in SCRATCH and not name.endswith(PARTIAL) and name != MANIFEST
 
 
 def result_files(folder: Path) -> list[str]:

@@ -27,6 +27,7 @@ from bsp.workers import Workers
 from bsp_platform.bottleneck import MakerTimes
 from bsp_platform.cluster import Resources
 from bsp_platform.files import write_whole
+from bsp_platform.manifests import RUN
 from bsp_platform.recipes import EncoderRecipe
 from bsp_platform.stages import StageStore, file_sha256, write_json
 from bsp_platform.storage_errors import named_disk_full
@@ -34,7 +35,6 @@ from bsp_platform.streaming import ClipStream, clip_dataset, iterate_batches
 
 WEIGHTS = "encoder.pt"
 HISTORY = "history.json"
-_RUN = "_train"  # Ray Train's folder inside the stage's; the underscore keeps it out of the manifest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,7 +223,7 @@ def train_encoder(
         resources=resources,
         run_config=ray.train.RunConfig(
             name="run",
-            **(store.place_for_runs(folder / _RUN) if store else {"storage_path": str(folder / _RUN)}),
+            **(store.place_for_runs(folder / RUN) if store else {"storage_path": str(folder / RUN)}),
             failure_config=ray.train.FailureConfig(max_failures=FAILURES, max_preemption_failures=LOST_NODES),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
             callbacks=callbacks,

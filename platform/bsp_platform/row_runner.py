@@ -17,8 +17,8 @@ from typing import Any
 from bsp.clips import plan_clip
 from bsp_platform.cluster import Resources
 from bsp_platform.extraction import extract_dataset
-from bsp_platform.heads import CLASS_SCORES, PROGRESS, convert_class_scores, make_class_scores
-from bsp_platform.manifests import result_files
+from bsp_platform.heads import CLASS_SCORES, convert_class_scores, make_class_scores
+from bsp_platform.manifests import PROGRESS, result_files
 from bsp_platform.pretraining import WEIGHTS, given_encoder, train_encoder
 from bsp_platform.probe import BoundaryProbe
 from bsp_platform.recipes import ClassScoresFile, ClassScoresRecipe, EncoderRecipe, FeatureRecipe

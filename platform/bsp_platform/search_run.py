@@ -7,12 +7,15 @@ A trial that was stopped leaves its checkpoint in the store; a search with ``--p
 
 from __future__ import annotations
 
+import pickle
 import time
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any, TextIO
 
 import ray
 from ray import tune
+from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
@@ -141,10 +144,16 @@ class WatchSearch(_InDriver, tune.Callback):
         self.tracking.close(ours, self.search.scores(ours))
 
     def on_trial_error(self, iteration, trials, trial, **info):
-        error = trial.get_pickled_error() or trial.get_error()
-        ours = self.search.close(trial.config["number"], reason(error) if error else "its process died")
+        ours = self.search.close(trial.config["number"], _why(trial))
         self.view.update((ours.name, 0), {"stage": "FAILED"})
         self.tracking.close(ours, None)
+
+
+def _why(trial: Trial) -> str:
+    """Why a trial has failed, from Tune's working folder: its copy in the storage is not there yet."""
+    if trial.pickled_error_file:
+        return reason(pickle.loads(Path(trial.pickled_error_file).read_bytes()))
+    return Path(trial.error_file).read_text().strip().splitlines()[-1]
 
 
 def run_search(spec: SearchOptions, options: Options) -> int:

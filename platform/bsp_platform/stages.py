@@ -31,6 +31,7 @@ from bsp_platform import leases
 from bsp_platform.files import file_sha256, in_threads, sha256_once, write_json
 from bsp_platform.manifests import (
     MANIFEST,
+    SCRATCH,
     as_plain,
     belongs,
     check_content,
@@ -189,8 +190,8 @@ class StageStore:
         """The folder of the stage, made by ``build(folder)`` if need be, and whether it was found.
 
         ``build`` may find its own half-done work in the folder and continue it; it returns extra facts for
-        the manifest. All files in the folder when it returns are recorded, except names starting with "_",
-        which are removed once the stage is complete. Damaged files of an earlier one are put aside first.
+        the manifest. All files in the folder when it returns are recorded, except ``SCRATCH``,
+        which is removed once the stage is complete. Damaged files of an earlier one are put aside first.
         """
         found = self.find(kind, recipe)
         if found:
@@ -220,15 +221,16 @@ class StageStore:
 
     def _remove_scratch(self, folder: Path) -> None:
         """What the build left for continuing it; a storage that fails now must not fail a stage that is complete."""
-        for path in folder.glob("_*"):
+        for path in (folder / name for name in SCRATCH):
             shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
         if self.bucket:
             try:
                 names = self.bucket.sizes(self._name(folder))
-                scratch = [f"{self._name(folder)}/{name}" for name in names if name.startswith("_")]
+                scratch = [f"{self._name(folder)}/{name}" for name in names if name.split("/")[0] in SCRATCH]
                 in_threads(self.bucket.delete, scratch, THREADS)
             except StorageUnavailable as error:
-                log.warning("left behind, to be removed by hand: %s/_*: %s", self.bucket.where(folder.name), error)
+                where = self.bucket.where(folder.name)
+                log.warning("left behind in %s, to be removed by hand: %s: %s", where, ", ".join(SCRATCH), error)
 
     def put_aside(self, kind: str, recipe: Any) -> Path | str | None:
         """Move a stage (complete or not) to ``replaced/`` so that it is made anew; nothing is deleted."""
