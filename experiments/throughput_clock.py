@@ -53,12 +53,31 @@ def watch(batches: Iterator[dict[str, np.ndarray]], *, warm_batches: int, second
     first_s = time.perf_counter() - began
     for _ in range(warm_batches):
         next(batches)
-    used, began, clips = cpu_seconds(), time.perf_counter(), 0
-    while (elapsed := time.perf_counter() - began) < seconds:
-        clips += len(np.require(next(batches)["clip"], requirements=["C", "W"]))
-    cpu_ms = 1000 * used_since(used) / clips
+    used, began, arrivals = cpu_seconds(), time.perf_counter(), []
+    while (asked := time.perf_counter()) - began < seconds or len(_waited_for(arrivals)) < 2:
+        batch = next(batches)["clip"]
+        now = time.perf_counter()
+        arrivals.append((now, now - asked, len(np.require(batch, requirements=["C", "W"]))))
+    elapsed, rate = time.perf_counter() - began, clips_per_second(arrivals)
+    cpu_ms = 1000 * used_since(used) / (rate * elapsed)
     batches.close()
-    return Sample(clips_per_s=clips / elapsed, cpu_ms=cpu_ms, first_s=first_s)
+    return Sample(clips_per_s=rate, cpu_ms=cpu_ms, first_s=first_s)
+
+
+def clips_per_second(arrivals: list[tuple[float, float, int]]) -> float:
+    """Rate of a loader from its batches: (time of arrival, time waited for it, both in seconds, clips).
+
+    A loader may hand over several batches at once. Counting between any two moments would add or miss part of such a
+    delivery; so it is counted from the first batch that had to be waited for (at least half as long as the mean) to
+    the last one.
+    """
+    first, *_, last = _waited_for(arrivals)
+    return sum(clips for _, _, clips in arrivals[first:last]) / (arrivals[last][0] - arrivals[first][0])
+
+
+def _waited_for(arrivals: list[tuple[float, float, int]]) -> list[int]:
+    half = sum(waited for _, waited, _ in arrivals) / max(1, len(arrivals)) / 2
+    return [k for k, (_, waited, _) in enumerate(arrivals) if waited >= half]
 
 
 def in_turns(candidates: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[Any]]:

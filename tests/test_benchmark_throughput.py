@@ -13,7 +13,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "experiments"))
 import benchmark_throughput
 import throughput_parts
 import throughput_training
-from throughput_clock import Sample, in_turns, ratio, watch
+from throughput_clock import Sample, clips_per_second, in_turns, ratio, watch
 from throughput_loaders import LOADERS
 from throughput_report import markdown, targets
 from throughput_sources import EMBEDDED, PREPARED, RAW, Source
@@ -47,6 +47,15 @@ def test_rounds_take_turns_and_every_other_one_is_reversed():
 def test_a_ratio_is_taken_within_each_round():
     # Rounds 2/1, 30/10, 400/100: the machine became a hundred times faster, the ratio did not.
     assert ratio([2.0, 30.0, 400.0], [1.0, 10.0, 100.0]) == {"ratio": 3.0, "low": 2.0, "high": 4.0}
+
+
+def test_a_rate_counts_whole_deliveries():
+    # Three batches of 8 clips every 3 s, seen from the middle of one delivery to the middle of another.
+    waits = [0.0, 0.0, 3.0, 0.0, 0.0, 3.0, 0.0, 0.0, 3.0, 0.0]
+    arrivals = [(sum(waits[: k + 1]), waited, 8) for k, waited in enumerate(waits)]
+    assert clips_per_second(arrivals) == pytest.approx(8.0)
+    # One by one, at an uneven pace.
+    assert clips_per_second([(1.0, 1.0, 4), (3.0, 2.0, 4), (4.0, 1.0, 4)]) == pytest.approx(8 / 3)
 
 
 def test_a_watched_loader_is_closed_and_warm_batches_do_not_count():

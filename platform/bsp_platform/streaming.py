@@ -33,10 +33,10 @@ from bsp.frame_cache import FrameCache
 from bsp.synthesis import collate, decode, synthesise
 from bsp_platform.bottleneck import MAKER, MakerClock
 
-_BREATH_S = 0.02  # a clip maker has a second task waiting meanwhile
+_BREATH_S = 0.02  # clip makers have tasks waiting meanwhile
 _TASK_BYTES = 16 * 2**20  # of clips, at most (but a batch)
-_SPAN_BYTES = 16  # first and last
 _SPANS_AHEAD = 64  # waiting for a clip maker; far more than makers
+_TASKS_AHEAD = 8  # running or waiting at one clip maker; more than it ends in a turn of Ray Data's loop, 0.1 s
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,8 +163,7 @@ class FewSpansAhead(BackpressurePolicy):
     def max_task_output_bytes_to_read(self, op) -> int | None:
         if op.name != "Read" + ClipSpans.__name__ and not op.name.startswith(f"Read{ClipSpans.__name__}->"):
             return None
-        ahead = self._topology[op].total_enqueued_output_blocks()
-        return _SPAN_BYTES * max(0, _SPANS_AHEAD - ahead)
+        return 0 if self._topology[op].total_enqueued_output_blocks() >= _SPANS_AHEAD else None  # None: no limit
 
 
 class Breathe(ExecutionCallback):
@@ -199,10 +198,11 @@ def clip_dataset(
     context.enable_progress_bars = False
     context.enable_operator_progress_bars = False
     context.memory_usage_poll_interval_s = None  # else each task starts a thread that measures memory
-    # A task costs Ray some ms: little beside decoding two batches, as much as making one of small videos that stay
-    # decoded. Longer tasks would only make the first clips late and a dead clip maker dear.
-    batches = _TASK_BYTES // (clip_bytes(stream) * stream.batch_size // world_size)
-    batches = max(1, batches if stream.frame_cache_mb else min(2, batches))
+    # Spans that may wait at their source; of Ray Data's default, two, a turn of its loop takes no more than two.
+    context._max_num_blocks_in_streaming_gen_buffer = _SPANS_AHEAD
+    # A task costs Ray some ms, so it makes many clips where they are small. Longer ones gain nothing: from 64 MiB on
+    # each task's memory comes fresh from the kernel, at half the speed (docs/performance.md).
+    batches = max(1, _TASK_BYTES // (clip_bytes(stream) * stream.batch_size // world_size))
     spans = ClipSpans(start, stream.length, batch_size=stream.batch_size, batches=batches, actors=actors)
     numbers = ray.data.read_datasource(spans, num_cpus=0, override_num_blocks=max(1, len(spans)))
     return numbers.map_batches(
@@ -210,7 +210,7 @@ def clip_dataset(
         fn_constructor_args=(stream, rank, world_size),
         batch_size=None,
         batch_format="numpy",
-        compute=ActorPoolStrategy(size=actors),
+        compute=ActorPoolStrategy(size=actors, max_tasks_in_flight_per_actor=_TASKS_AHEAD),
         num_cpus=cpus_per_actor,
     )
 
