@@ -117,14 +117,20 @@ class MeanGradient:
         total_P /= self.workers.virtual
         sizes = [parameter.numel() for parameter in self.parameters]
         for parameter, part in zip(self.parameters, total_P.split(sizes), strict=True):
-            parameter.grad = torch.empty_like(parameter).copy_(part.view(parameter.shape))
+            parameter.grad = part.as_strided(parameter.shape, parameter.stride())
 
     def _flat(self) -> Tensor:
-        grads = [p.grad if p.grad is not None else torch.zeros_like(p) for p in self.parameters]
-        return torch.cat([grad.reshape(-1) for grad in grads])
+        """All gradients in the order of their memory (channels last): faster than in that of their axes."""
+        grads = []
+        for parameter in self.parameters:
+            grad = parameter.grad if parameter.grad is not None else torch.zeros_like(parameter)
+            if grad.stride() != parameter.stride():
+                grad = torch.empty_like(parameter).copy_(grad)
+            grads.append(grad.as_strided((grad.numel(),), (1,)))
+        return torch.cat(grads)
 
     def _sum_in_order(self) -> Tensor:
-        parts_VP = torch.stack(self.parts)
+        parts_VP = torch.stack(self.parts) if len(self.parts) > 1 else self.parts[0][None]
         self.parts = []
         if self.workers.processes > 1:
             mine_KP, parts_VP = parts_VP, parts_VP.new_empty(self.workers.virtual, parts_VP.shape[1])

@@ -56,8 +56,8 @@ def measure_loaders(sources: dict[str, Source], scale: Scale, say: Callable[[str
     """Clips/s, CPU per clip and time to the first batch of each loader, by source and number of workers."""
     rows = []
     for name, source in sources.items():
-        # Long enough for every small video to have been decoded, and for the memory of the batches to be in use.
-        warm = 2 if name == RAW else 40
+        # Past Ray Data's first, shorter tasks; of small videos until all are decoded and the batches' memory is in use.
+        warm = 10 if name == RAW else 40
         seconds = scale.seconds * (3 if name == RAW else 1)
         for workers in scale.workers:
             say(f"loaders: {name}, {workers} worker{'s' * (workers > 1)}")

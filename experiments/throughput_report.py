@@ -8,7 +8,7 @@ from typing import Any
 
 from throughput_clock import ratio
 from throughput_sources import PREPARED, RAW
-from throughput_training import PIPELINE, READY
+from throughput_training import APART, PIPELINE, READY
 
 Result = dict[str, Any]
 
@@ -49,9 +49,14 @@ def targets(result: Result) -> list[Result]:
             add(f"training step, TSM / no shift: {row['setting']}", wanted, ratio(row["rates"], plain["rates"]))
     for feed in (READY, PIPELINE):
         if f"{feed}, 2" in result["processes"]:
-            two, one = ([r["clips_per_s"] for r in result["processes"][f"{feed}, {n}"]] for n in (2, 1))
-            add(f"two training processes / one, {feed}", 1.8, ratio(two, one))
+            add(f"two training processes / one, {feed}", 1.8, process_ratio(result, feed, "2", "1"))
     return rows
+
+
+def process_ratio(result: Result, feed: str, ours: str, theirs: str) -> dict[str, float]:
+    """Ratio of two numbers of training processes ("1", "2" or "2 apart") with the same feed."""
+    rates = ([r["clips_per_s"] for r in result["processes"][f"{feed}, {n}"]] for n in (ours, theirs))
+    return ratio(*rates)
 
 
 def markdown(result: Result) -> str:
@@ -139,7 +144,10 @@ def markdown(result: Result) -> str:
     if result["processes"]:
         parts += [
             "### One and two training processes",
-            "The same clips per process and step; gradients are averaged at every step.",
+            "The same clips per process and step; gradients are averaged at every step. Two processes that train "
+            f"{APART}, each on its own, show what two can reach on this machine: "
+            + "; ".join(_ceiling(result, feed) for feed in (READY, PIPELINE) if f"{feed}, 2" in result["processes"])
+            + ".",
             _table(
                 ("fed by, processes", "clips/s", "waiting for data"),
                 [
@@ -158,7 +166,7 @@ def plot(result: Result, path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, (left, middle, right) = pyplot.subplots(1, 3, figsize=(18, 5.5), layout="constrained")
+    figure, (left, middle, right) = pyplot.subplots(1, 3, figsize=(21, 6.5), layout="constrained")
     loaders = result["loaders"]
     groups = list(dict.fromkeys((row["source"], row["workers"]) for row in loaders))
     for place, loader in enumerate(("process pool", "DataLoader", "Ray Data")):
@@ -167,18 +175,19 @@ def plot(result: Result, path: Path) -> None:
         spread = [[h - f["low"] for h, f in zip(heights, found)], [f["high"] - h for h, f in zip(heights, found)]]
         left.bar([k + 0.27 * (place - 1) for k in range(len(groups))], heights, 0.25, yerr=spread, label=loader)
     left.axhline(0.9, color="black", linestyle=":", linewidth=1)
-    left.set_xticks(range(len(groups)), [f"{s}\n{w} worker{'s' * (w > 1)}" for s, w in groups], fontsize=7)
+    left.set_xticks(range(len(groups)), [_lines(s, f"{w} worker{'s' * (w > 1)}") for s, w in groups])
     left.set_ylabel("clips/s, process pool = 1")
-    left.legend()
+    left.tick_params(axis="x", labelsize=8)
+    left.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3)
     left.set_title("Loaders doing the same work (bars: lowest and highest round)")
 
     names = list(result["stages"])
     bottoms = [0.0] * len(names)
     for stage in (s for s in result["stages"][names[0]] if s != "bytes"):
         values = [result["stages"][name][stage] for name in names]
-        middle.bar(names, values, 0.6, bottom=bottoms, label=stage)
+        middle.bar([_lines(name) for name in names], values, 0.6, bottom=bottoms, label=stage)
         bottoms = [a + b for a, b in zip(bottoms, values)]
-    middle.tick_params(axis="x", labelsize=7)
+    middle.tick_params(axis="x", labelsize=8)
     middle.set_ylabel("ms per clip, one core")
     middle.legend()
     middle.set_title("Where the time of a clip goes")
@@ -188,12 +197,24 @@ def plot(result: Result, path: Path) -> None:
     colours = ["tab:green" if row["reached"] else "tab:red" for row in rows]
     right.barh(range(len(rows)), shares, color=colours)
     right.axvline(1.0, color="black", linewidth=1)
-    right.set_yticks(range(len(rows)), [row["target"] for row in rows], fontsize=6)
+    right.set_yticks(range(len(rows)), [row["target"] for row in rows], fontsize=8)
     right.set_xlabel("measured / wanted")
     right.set_title("Targets")
     figure.suptitle(f"{result['hardware']}, {result['date']}")
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
+
+
+def _lines(*texts: str) -> str:
+    """A label for an axis: a line per text and per part of it between commas."""
+    return "\n".join(part for text in texts for part in text.split(", "))
+
+
+def _ceiling(result: Result, feed: str) -> str:
+    apart = f"2 {APART}"
+    ceiling = process_ratio(result, feed, apart, "1")["ratio"]
+    share = process_ratio(result, feed, "2", apart)["ratio"]
+    return f"{feed}: {ceiling:.2f} of one, and two together are at {share:.0%} of that"
 
 
 def _transfer(name: str, row: dict[str, float]) -> str:

@@ -11,6 +11,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from bsp.workers import Workers
 from bsp_platform.streaming import ClipStream, clip_dataset, iterate_batches
 
 READY, PIPELINE = "ready batches", "whole pipeline"  # what feeds one or two training processes
+APART = "apart"  # two processes that train on their own: what the machine has to give
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,11 +222,12 @@ def measure_processes(
 ) -> dict[str, list[dict]]:
     """One and two training processes, the same clips per process and step; from ready batches, and with pipelines.
 
-    The gradients of two are averaged at every step as in training (``bsp.workers``).
+    The gradients of two are averaged at every step as in training (``bsp.workers``). Two that train at the same time,
+    each on its own, share nothing but the machine: no averaging can make two processes faster than that.
     """
     numbers = itertools.count()
 
-    def train(processes: int, pipeline: bool) -> dict:
+    def train(processes: int, pipeline: bool, apart: bool = False) -> dict:
         # A stream that was closed early cancels its reading task by force, a moment later, and with it whatever the
         # worker process has been given since: Ray would lose one of the processes below.
         time.sleep(1.0)
@@ -232,17 +235,21 @@ def measure_processes(
         meeting.unlink(missing_ok=True)
         parts = ray.get(
             [
-                _train_process.remote(rank, processes, str(meeting), source.stream, pipeline, seconds)
+                _train_process.remote(
+                    0 if apart else rank, 1 if apart else processes, str(meeting), source.stream, pipeline, seconds
+                )
                 for rank in range(processes)
             ]
         )
-        return parts[0]  # its records count the clips of all processes
+        if not apart:
+            return parts[0]  # its records count the clips of all processes
+        mean_wait = float(np.mean([part["data_wait_share"] for part in parts]))
+        return {"clips_per_s": sum(part["clips_per_s"] for part in parts), "data_wait_share": mean_wait}
 
-    return in_turns(
-        {
-            f"{feed}, {processes}": lambda n=processes, p=feed == PIPELINE: train(n, p)
-            for feed in feeds
-            for processes in (1, 2)
-        },
-        rounds,
-    )
+    candidates = {}
+    for feed in feeds:
+        pipeline = feed == PIPELINE
+        candidates[f"{feed}, 1"] = partial(train, 1, pipeline)
+        candidates[f"{feed}, 2"] = partial(train, 2, pipeline)
+        candidates[f"{feed}, 2 {APART}"] = partial(train, 2, pipeline, apart=True)
+    return in_turns(candidates, rounds)

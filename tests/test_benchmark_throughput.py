@@ -156,6 +156,7 @@ def handmade() -> dict:
         "processes": {
             "ready batches, 1": [{"clips_per_s": 100.0, "data_wait_share": 0.0}],
             "ready batches, 2": [{"clips_per_s": 170.0, "data_wait_share": 0.0}],
+            "ready batches, 2 apart": [{"clips_per_s": 200.0, "data_wait_share": 0.0}],
         },
     }  # fmt: skip
 
@@ -181,3 +182,5 @@ def test_the_markdown_says_what_was_measured_where_and_by_which_command():
     assert f"| {RAW} | 2 | process pool | 15 | 1 | 2 |" in text
     # 500,000 bytes in 0.25 ms; 0.25 of 100.3 ms.
     assert f"Object store: {RAW}: 2.00 GB/s, 0.2% of a clip's time before training." in text
+    # 200 / 100, 170 / 200.
+    assert "ready batches: 2.00 of one, and two together are at 85% of that." in text

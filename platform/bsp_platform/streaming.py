@@ -36,7 +36,7 @@ from bsp_platform.bottleneck import MAKER, MakerClock
 _BREATH_S = 0.02  # clip makers have tasks waiting meanwhile
 _TASK_BYTES = 16 * 2**20  # of clips, at most (but a batch)
 _SPANS_AHEAD = 64  # waiting for a clip maker; far more than makers
-_TASKS_AHEAD = 8  # running or waiting at one clip maker; more than it ends in a turn of Ray Data's loop, 0.1 s
+_TASKS_AHEAD = 8  # of 16 MiB, running or waiting at a clip maker; more than it ends in a turn of Ray Data's loop, 0.1 s
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,9 +200,12 @@ def clip_dataset(
     context.memory_usage_poll_interval_s = None  # else each task starts a thread that measures memory
     # Spans that may wait at their source; of Ray Data's default, two, a turn of its loop takes no more than two.
     context._max_num_blocks_in_streaming_gen_buffer = _SPANS_AHEAD
-    # A task costs Ray some ms, so it makes many clips where they are small. Longer ones gain nothing: from 64 MiB on
-    # each task's memory comes fresh from the kernel, at half the speed (docs/performance.md).
-    batches = max(1, _TASK_BYTES // (clip_bytes(stream) * stream.batch_size // world_size))
+    # A task costs Ray some ms, so it makes many clips where they are small. Much longer ones lose: arrays above 32 MiB
+    # come fresh from the kernel each time (docs/performance.md).
+    batch_bytes = clip_bytes(stream) * stream.batch_size // world_size
+    batches = max(1, _TASK_BYTES // batch_bytes)
+    # Fewer large ones: they take longer, and would fill the object store.
+    ahead = min(_TASKS_AHEAD, max(2, _TASKS_AHEAD * _TASK_BYTES // batch_bytes))
     spans = ClipSpans(start, stream.length, batch_size=stream.batch_size, batches=batches, actors=actors)
     numbers = ray.data.read_datasource(spans, num_cpus=0, override_num_blocks=max(1, len(spans)))
     return numbers.map_batches(
@@ -210,7 +213,7 @@ def clip_dataset(
         fn_constructor_args=(stream, rank, world_size),
         batch_size=None,
         batch_format="numpy",
-        compute=ActorPoolStrategy(size=actors, max_tasks_in_flight_per_actor=_TASKS_AHEAD),
+        compute=ActorPoolStrategy(size=actors, max_tasks_in_flight_per_actor=ahead),
         num_cpus=cpus_per_actor,
     )
 
