@@ -1,7 +1,7 @@
 """Throughput, side by side in one run: loaders, readers, stages, training steps, and the targets of the design.
 
-python experiments/benchmark_throughput.py            # 10 minutes on 2 cores; nothing else should run
-python experiments/benchmark_throughput.py --quick    # 2 minutes; wider spread, no compiled steps
+python experiments/benchmark_throughput.py            # 15 minutes on 2 cores; nothing else should run
+python experiments/benchmark_throughput.py --quick    # 5 minutes; wider spread, no compiled steps
 python experiments/benchmark_throughput.py --device cuda    # on a GPU: bf16, compiled, R18 and R50 at 224 px, memory
 
 Writes results/benchmark_throughput/table.{json,md} and plot.png. The videos that it makes are kept for the next run.
@@ -133,7 +133,7 @@ def write(result: Result, folder: Path) -> None:
 
 
 @click.command()
-@click.option("--quick", is_flag=True, help="two minutes instead of ten")
+@click.option("--quick", is_flag=True, help="five minutes instead of fifteen")
 @click.option("--videos", "video_folder", type=click.Path(path_type=Path), help="made here and kept (default: results)")
 @click.option("--results", type=click.Path(path_type=Path), default=ROOT / "results")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), help="of the training steps (default: a GPU if there)")

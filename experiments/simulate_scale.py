@@ -1,6 +1,6 @@
 """Does the platform stay small with Kinetics-400, Kinetics-700 and a million videos? Simulated, no video needed.
 
-python experiments/simulate_scale.py                 # about ten minutes on two cores; results/simulate_scale/
+python experiments/simulate_scale.py                 # about five minutes on two cores; results/simulate_scale/
 python experiments/simulate_scale.py --quick         # seconds; to see that it works
 python experiments/simulate_scale.py --cost-model    # Table 4 on 1, 8, 64 GPUs from what has been measured
 
