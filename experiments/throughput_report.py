@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -206,8 +207,8 @@ def plot(result: Result, path: Path) -> None:
 
 
 def _lines(*texts: str) -> str:
-    """A label for an axis: a line per text and per part of it between commas."""
-    return "\n".join(part for text in texts for part in text.split(", "))
+    """A label for an axis: a line per text and per part of it between commas, or more."""
+    return "\n".join(textwrap.fill(part, 12) for text in texts for part in text.split(", "))
 
 
 def _ceiling(result: Result, feed: str) -> str:
