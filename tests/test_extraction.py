@@ -9,6 +9,7 @@ import pytest
 from bsp.encoder import EncoderSettings, build_encoder
 from bsp.errors import TooManyBroken
 from bsp.features import extract_features, read_features, read_features_h5
+from bsp_platform import extraction
 from bsp_platform.cluster import Resources
 from bsp_platform.extraction import extract_dataset
 from bsp_platform.pretraining import train_encoder
@@ -80,3 +81,28 @@ def test_one_broken_video_is_counted_and_named(ray_session, tiny_untrimmed, weig
     facts = extract_dataset(tmp_path / "features", RECIPE, weights, data, Resources(), lambda progress: None)
     assert facts["videos"] == len(data.videos) - 1
     assert [line.split(":")[0] for line in facts["broken"]] == [data.videos[0].video_id]
+
+
+def test_an_extraction_that_ray_data_could_not_start_is_tried_once_more(monkeypatch, caplog, tmp_path):
+    from ray.exceptions import ActorUnschedulableError
+
+    calls = []
+
+    def fails(times: int):
+        def extract(*arguments):
+            calls.append(arguments)
+            if len(calls) <= times:
+                raise ActorUnschedulableError("the node is gone")
+            return {"videos": 3}
+
+        return extract
+
+    arguments = (tmp_path, "recipe", tmp_path / "weights", "data", "resources", print)
+    monkeypatch.setattr(extraction, "_extract", fails(1))
+    assert extraction.extract_dataset(*arguments, store="store") == {"videos": 3}
+    assert calls == [(*arguments, "store")] * 2
+    assert "the node is gone" in caplog.text
+    calls.clear()
+    monkeypatch.setattr(extraction, "_extract", fails(2))
+    with pytest.raises(ActorUnschedulableError):
+        extraction.extract_dataset(*arguments)

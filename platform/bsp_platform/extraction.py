@@ -122,6 +122,25 @@ def extract_dataset(
     ``store`` is needed where that folder lies on S3. Features that are there whole are not made again.
     Raises TooManyBroken, with the list, when more than MAX_BROKEN_SHARE of the videos cannot be read.
     """
+    from ray.exceptions import ActorUnschedulableError
+
+    arguments = (folder, recipe, weights, data, resources, report, store)
+    try:
+        return _extract(*arguments)
+    except ActorUnschedulableError as error:  # a helper of Ray Data that could not start: rare, and over the next time
+        log.warning("Ray Data stopped (%s); the extraction goes on with what is missing", error)
+        return _extract(*arguments)
+
+
+def _extract(
+    folder: Path,
+    recipe: FeatureRecipe,
+    weights: Path,
+    data: LocalizationDataset,
+    resources: Resources,
+    report: Callable[[dict[str, Any]], None],
+    store: StageStore | None,
+) -> dict[str, Any]:
     import ray
     from ray.data import ActorPoolStrategy, DataContext
 
