@@ -83,14 +83,14 @@ def test_one_broken_video_is_counted_and_named(ray_session, tiny_untrimmed, weig
     assert [line.split(":")[0] for line in facts["broken"]] == [data.videos[0].video_id]
 
 
-def test_an_extraction_that_ray_data_could_not_start_is_tried_once_more(monkeypatch, caplog, tmp_path):
+def test_an_extraction_that_ray_data_could_not_start_is_tried_once_more(caplog, tmp_path):
     from ray.exceptions import ActorUnschedulableError
 
     calls = []
 
     def fails(times: int):
-        def extract(*arguments):
-            calls.append(arguments)
+        def extract(*arguments, store=None):
+            calls.append((*arguments, store))
             if len(calls) <= times:
                 raise ActorUnschedulableError("the node is gone")
             return {"videos": 3}
@@ -98,11 +98,10 @@ def test_an_extraction_that_ray_data_could_not_start_is_tried_once_more(monkeypa
         return extract
 
     arguments = (tmp_path, "recipe", tmp_path / "weights", "data", "resources", print)
-    monkeypatch.setattr(extraction, "_extract", fails(1))
-    assert extraction.extract_dataset(*arguments, store="store") == {"videos": 3}
+    assert extraction.once_more(fails(1))(*arguments, store="store") == {"videos": 3}
     assert calls == [(*arguments, "store")] * 2
     assert "the node is gone" in caplog.text
     calls.clear()
-    monkeypatch.setattr(extraction, "_extract", fails(2))
     with pytest.raises(ActorUnschedulableError):
-        extraction.extract_dataset(*arguments)
+        extraction.once_more(fails(2))(*arguments)
+    assert hasattr(extract_dataset, "__wrapped__")

@@ -8,6 +8,7 @@ share no folder: each fetches the weights, and uploads a video's features as soo
 
 from __future__ import annotations
 
+import functools
 import logging
 import time
 from collections.abc import Callable
@@ -107,6 +108,23 @@ def is_whole(folder: Path, video_id: str) -> bool:
     return True
 
 
+def once_more(extract: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+    """``extract``, called again if a helper of Ray Data could not start: rare, and over the next time."""
+
+    @functools.wraps(extract)
+    def tried(*arguments: Any, **keywords: Any) -> dict[str, Any]:
+        from ray.exceptions import ActorUnschedulableError
+
+        try:
+            return extract(*arguments, **keywords)
+        except ActorUnschedulableError as error:
+            log.warning("Ray Data stopped (%s); the extraction goes on with what is missing", error)
+            return extract(*arguments, **keywords)
+
+    return tried
+
+
+@once_more
 def extract_dataset(
     folder: Path,
     recipe: FeatureRecipe,
@@ -122,25 +140,6 @@ def extract_dataset(
     ``store`` is needed where that folder lies on S3. Features that are there whole are not made again.
     Raises TooManyBroken, with the list, when more than MAX_BROKEN_SHARE of the videos cannot be read.
     """
-    from ray.exceptions import ActorUnschedulableError
-
-    arguments = (folder, recipe, weights, data, resources, report, store)
-    try:
-        return _extract(*arguments)
-    except ActorUnschedulableError as error:  # a helper of Ray Data that could not start: rare, and over the next time
-        log.warning("Ray Data stopped (%s); the extraction goes on with what is missing", error)
-        return _extract(*arguments)
-
-
-def _extract(
-    folder: Path,
-    recipe: FeatureRecipe,
-    weights: Path,
-    data: LocalizationDataset,
-    resources: Resources,
-    report: Callable[[dict[str, Any]], None],
-    store: StageStore | None,
-) -> dict[str, Any]:
     import ray
     from ray.data import ActorPoolStrategy, DataContext
 

@@ -55,9 +55,14 @@ def _sha256_of(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
+def is_scratch(name: str) -> bool:
+    """Whether a file of a stage's folder is there for continuing the stage only."""
+    return name.split("/")[0] in SCRATCH
+
+
 def belongs(name: str) -> bool:
     """Whether a file of a stage's folder is part of its result: no scratch, nothing half-written."""
-    return name.split("/")[0] not in SCRATCH and not name.endswith(PARTIAL) and name != MANIFEST
+    return not is_scratch(name) and not name.endswith(PARTIAL) and name != MANIFEST
 
 
 def result_files(folder: Path) -> list[str]:

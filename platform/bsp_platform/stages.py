@@ -37,6 +37,7 @@ from bsp_platform.manifests import (
     check_content,
     check_sizes,
     describe,
+    is_scratch,
     make_manifest,
     parse_manifest,
     recipe_hash,
@@ -190,8 +191,8 @@ class StageStore:
         """The folder of the stage, made by ``build(folder)`` if need be, and whether it was found.
 
         ``build`` may find its own half-done work in the folder and continue it; it returns extra facts for
-        the manifest. All files in the folder when it returns are recorded, except ``SCRATCH``,
-        which is removed once the stage is complete. Damaged files of an earlier one are put aside first.
+        the manifest. All files in the folder when it returns are recorded, except ``SCRATCH``, which is
+        removed once the stage is complete. Damaged files of an earlier one are put aside first.
         """
         found = self.find(kind, recipe)
         if found:
@@ -226,7 +227,7 @@ class StageStore:
         if self.bucket:
             try:
                 names = self.bucket.sizes(self._name(folder))
-                scratch = [f"{self._name(folder)}/{name}" for name in names if name.split("/")[0] in SCRATCH]
+                scratch = [f"{self._name(folder)}/{name}" for name in names if is_scratch(name)]
                 in_threads(self.bucket.delete, scratch, THREADS)
             except StorageUnavailable as error:
                 where = self.bucket.where(folder.name)
