@@ -1,6 +1,6 @@
 """Throughput, side by side in one run: loaders, readers, stages, training steps, and the targets of the design.
 
-python experiments/benchmark_throughput.py            # 15 minutes on 2 cores; nothing else should run
+python experiments/benchmark_throughput.py            # 20 minutes on 2 cores; nothing else should run
 python experiments/benchmark_throughput.py --quick    # 5 minutes; wider spread, no compiled steps
 python experiments/benchmark_throughput.py --device cuda    # on a GPU: bf16, compiled, R18 and R50 at 224 px, memory
 
@@ -23,9 +23,10 @@ from rich.console import Console
 from throughput_clock import cpu_seconds, in_turns, used_since, watch
 from throughput_loaders import LOADERS
 from throughput_parts import measure_readers, measure_stages
+from throughput_processes import feeds, measure_processes
 from throughput_report import Result, markdown, plot, targets
 from throughput_sources import EMBEDDED, PREPARED, RAW, Source, make_sources
-from throughput_training import measure_processes, measure_steps, measure_waiting, variants
+from throughput_training import measure_steps, measure_waiting, variants
 
 from bsp_platform.cluster import start_ray
 from bsp_platform.ray_log import RayLog
@@ -104,7 +105,8 @@ def measure(folder: Path, scale: Scale, device: torch.device, *, quick: bool, sa
     }
     say("one and two training processes")
     small = sources[EMBEDDED]
-    processes = measure_processes(small, folder, seconds=long, rounds=max(2, scale.rounds - 1))
+    fed = feeds(small, sources[PREPARED])
+    processes = measure_processes(fed, folder, seconds=long, rounds=scale.rounds)
     say("training steps")
     chosen = variants(device, quick=quick, size_px=small.stream.augment.size_px, batch_size=small.stream.batch_size)
     steps = measure_steps(chosen, device, steps=scale.steps, rounds=2 * scale.rounds + 1)

@@ -25,9 +25,9 @@ class Sample:
     first_s: float  # from asking for the first batch to having it
 
 
-def cpu_seconds() -> dict[int, float]:
-    """User and system time of this process and all its descendants, by process id."""
-    own = psutil.Process()
+def cpu_seconds(own: psutil.Process | None = None) -> dict[int, float]:
+    """User and system time of a process (this one by default) and all its descendants, by process id."""
+    own = own or psutil.Process()
     seconds = {}
     for process in (own, *own.children(recursive=True)):
         try:
@@ -38,9 +38,9 @@ def cpu_seconds() -> dict[int, float]:
     return seconds
 
 
-def used_since(before: dict[int, float]) -> float:
+def used_since(before: dict[int, float], own: psutil.Process | None = None) -> float:
     """CPU seconds since ``before``; of a process that was not there yet, all of its time."""
-    return sum(seconds - before.get(pid, 0.0) for pid, seconds in cpu_seconds().items())
+    return sum(seconds - before.get(pid, 0.0) for pid, seconds in cpu_seconds(own).items())
 
 
 def watch(batches: Iterator[dict[str, np.ndarray]], *, warm_batches: int, seconds: float) -> Sample:

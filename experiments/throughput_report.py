@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from throughput_clock import ratio
+from throughput_processes import APART
 from throughput_sources import PREPARED, RAW
-from throughput_training import APART, PIPELINE, READY
 
 Result = dict[str, Any]
 
@@ -48,9 +48,8 @@ def targets(result: Result) -> list[Result]:
             plain = next(r for r in steps if r["network"] != "TSM" and r["setting"] == row["setting"])
             wanted = 0.9 if row["memory_mb"] is not None else 0.95
             add(f"training step, TSM / no shift: {row['setting']}", wanted, ratio(row["rates"], plain["rates"]))
-    for feed in (READY, PIPELINE):
-        if f"{feed}, 2" in result["processes"]:
-            add(f"two training processes / one, {feed}", 1.8, process_ratio(result, feed, "2", "1"))
+    for feed in _feeds(result):
+        add(f"two training processes / one: {feed}", 1.8, process_ratio(result, feed, "2", "1"))
     return rows
 
 
@@ -58,6 +57,10 @@ def process_ratio(result: Result, feed: str, ours: str, theirs: str) -> dict[str
     """Ratio of two numbers of training processes ("1", "2" or "2 apart") with the same feed."""
     rates = ([r["clips_per_s"] for r in result["processes"][f"{feed}, {n}"]] for n in (ours, theirs))
     return ratio(*rates)
+
+
+def _feeds(result: Result) -> list[str]:
+    return [name.removesuffix(", 1") for name in result["processes"] if name.endswith(", 1")]
 
 
 def markdown(result: Result) -> str:
@@ -114,11 +117,18 @@ def markdown(result: Result) -> str:
         ),
         "Object store: " + "; ".join(_transfer(name, row) for name, row in result["stages"].items()) + ".",
         "### Training fed by each loader",
-        f"One training process (TSM R18, width 16, one thread), {result['waiting_workers']} loader workers.",
+        f"One training process (TSM R18, width 16, one thread), {result['waiting_workers']} loader workers. Cores "
+        f"busy: CPU time of all processes per second.",
         _table(
-            ("videos", "loader", "clips/s", "waiting for data"),
+            ("videos", "loader", "clips/s", "waiting for data", "cores busy"),
             [
-                (name, loader, _number(_median(rounds, "clips_per_s")), f"{_median(rounds, 'data_wait_share'):.1%}")
+                (
+                    name,
+                    loader,
+                    _number(_median(rounds, "clips_per_s")),
+                    f"{_median(rounds, 'data_wait_share'):.1%}",
+                    f"{_median(rounds, 'cores'):.2f}",
+                )
                 for name, loaders in result["waiting"].items()
                 for loader, rounds in loaders.items()
             ],
@@ -145,17 +155,25 @@ def markdown(result: Result) -> str:
     if result["processes"]:
         parts += [
             "### One and two training processes",
-            "The same clips per process and step; gradients are averaged at every step. Two processes that train "
-            f"{APART}, each on its own, show what two can reach on this machine: "
-            + "; ".join(_ceiling(result, feed) for feed in (READY, PIPELINE) if f"{feed}, 2" in result["processes"])
-            + ".",
+            "The same clips per process and step (TSM R18, width 16, one thread); gradients are averaged at every "
+            f"step. Two that train {APART}, each on its own, share nothing but the machine: they show what it has to "
+            "give. ms of a step: own work; waiting for the slower process; averaging, from when both are there.",
             _table(
-                ("fed by, processes", "clips/s", "waiting for data"),
+                ("fed by, processes", "clips/s", "own", "slower", "averaging", "waiting for data", "cores busy"),
                 [
-                    (name, _number(_median(rounds, "clips_per_s")), f"{_median(rounds, 'data_wait_share'):.1%}")
+                    (
+                        name,
+                        _number(_median(rounds, "clips_per_s")),
+                        *(_ms(_median(rounds, f"{part}_ms")) for part in ("own", "slower", "averaging")),
+                        f"{_median(rounds, 'data_wait_share'):.1%}",
+                        f"{_median(rounds, 'cores'):.2f}",
+                    )
                     for name, rounds in result["processes"].items()
                 ],
             ),
+            "What two apart reach, and two together of that: "
+            + "; ".join(_ceiling(result, feed) for feed in _feeds(result))
+            + ".",
         ]
     return "\n\n".join(parts) + "\n"
 
@@ -215,7 +233,7 @@ def _ceiling(result: Result, feed: str) -> str:
     apart = f"2 {APART}"
     ceiling = process_ratio(result, feed, apart, "1")["ratio"]
     share = process_ratio(result, feed, "2", apart)["ratio"]
-    return f"{feed}: {ceiling:.2f} of one, and two together are at {share:.0%} of that"
+    return f"{feed}: {ceiling:.2f} of one, {share:.0%}"
 
 
 def _transfer(name: str, row: dict[str, float]) -> str:
@@ -226,6 +244,10 @@ def _transfer(name: str, row: dict[str, float]) -> str:
 
 def _median(rounds: list[Result], name: str) -> float:
     return statistics.median(row[name] for row in rounds)
+
+
+def _ms(value: float) -> str:
+    return f"{value:.1f}" if value >= 0.1 else "0"
 
 
 def _number(value: float) -> str:

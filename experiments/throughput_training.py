@@ -1,4 +1,4 @@
-"""Training steps on ready batches: with and without shift, compiled, bf16; then one and two training processes.
+"""Training steps on ready batches, with and without shift, compiled, bf16; and training fed by each loader.
 
 Letters: B clips of a batch, T frames, H image side.
 """
@@ -6,19 +6,16 @@ Letters: B clips of a batch, T frames, H image side.
 from __future__ import annotations
 
 import itertools
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import ray
+import psutil
 import torch
-from throughput_clock import in_turns
+from throughput_clock import cpu_seconds, in_turns, used_since
 from throughput_loaders import LOADERS
 from throughput_sources import Source
 
@@ -28,10 +25,7 @@ from bsp.encoder import EncoderSettings, build_encoder
 from bsp.pretext import PretextModel, PretextSettings, pretext_objective
 from bsp.pretrain import TrainSettings, make_optimiser, prepare_device, train_steps
 from bsp.workers import Workers
-from bsp_platform.streaming import ClipStream, clip_dataset, iterate_batches
-
-READY, PIPELINE = "ready batches", "whole pipeline"  # what feeds one or two training processes
-APART = "apart"  # two processes that train on their own: what the machine has to give
+from bsp_platform.streaming import ClipStream
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,26 +154,39 @@ def small_training(stream: ClipStream, batch_size: int, steps: int, log_every: i
     return model, make_optimiser(model, settings), pretext_objective(pretext), settings
 
 
-def timed_training(stream: ClipStream, batches: Iterator, *, batch_size: int, seconds: float, workers: Workers) -> dict:
-    """Train until ``seconds`` have passed after the first record; means of its later records."""
+def timed_training(
+    stream: ClipStream,
+    batches: Iterator,
+    *,
+    batch_size: int,
+    seconds: float,
+    workers: Workers,
+    log_every: int = 5,
+    everything: psutil.Process | None = None,
+) -> dict[str, float]:
+    """Train until ``seconds`` have passed after the first record; means of the later records, and their steps.
+
+    ``cores`` is the CPU time of ``everything`` (this process by default) and all processes below it, per second.
+    """
     prepare_device(torch.device("cpu"), 1)
-    model, optimiser, loss, settings = small_training(stream, batch_size, 10**5, 5)
+    model, optimiser, loss, settings = small_training(stream, batch_size, 10**5, log_every)
     steps = train_steps(
         model, optimiser, batches, loss=loss, settings=settings, device=torch.device("cpu"), workers=workers
     )  # fmt: skip
-    records, began = [], None
+    records, began, used = [], None, {}
     for _, record in steps:
         if record is None:
             continue
         if began is None:
-            began = time.perf_counter()  # the first record holds the start of the pipeline
+            began, used = time.perf_counter(), cpu_seconds(everything)  # the first record holds the pipeline's start
             continue
         records.append(record)
+        elapsed = time.perf_counter() - began
         # All processes must stop at the same step: the slowest one's clock, seen through a sum, decides.
-        late = workers.gather(time.perf_counter() - began > seconds)
-        if any(late):
+        if any(workers.gather(elapsed > seconds)):
             break
-    return {name: float(np.mean([r[name] for r in records])) for name in ("clips_per_s", "data_wait_share")}
+    means = {name: float(np.mean([r[name] for r in records])) for name in ("clips_per_s", "data_wait_share")}
+    return means | {"steps": len(records) * log_every, "cores": used_since(used, everything) / elapsed}
 
 
 def measure_waiting(source: Source, *, workers: int, seconds: float, rounds: int) -> dict[str, list[dict]]:
@@ -195,67 +202,3 @@ def measure_waiting(source: Source, *, workers: int, seconds: float, rounds: int
             batches.close()
 
     return in_turns({name: lambda make=make: train(make) for name, make in LOADERS.items()}, rounds)
-
-
-_HERE = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
-
-
-@ray.remote(num_cpus=0.1, max_retries=0, runtime_env={"env_vars": {"PYTHONPATH": _HERE}})
-def _train_process(rank: int, processes: int, meeting: str, stream: ClipStream, pipeline: bool, seconds: float) -> dict:
-    """One of ``processes`` training processes (gloo); its batches are ready, or come from its own Ray Data pipeline."""
-    from torch import distributed
-
-    if processes > 1:
-        distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=processes)
-    each = stream.batch_size
-    stream = replace(stream, batch_size=each * processes, length=stream.length * processes)
-    dataset = clip_dataset(stream, rank=rank, world_size=processes, actors=1, cpus_per_actor=0.1)
-    batches = iterate_batches(dataset, each)
-    if not pipeline:
-        ready = {name: np.array(array) for name, array in next(batches).items()}
-        batches.close()
-        batches = itertools.repeat(ready)
-    workers = Workers(virtual=processes, processes=processes, rank=rank)
-    try:
-        return timed_training(stream, batches, batch_size=stream.batch_size, seconds=seconds, workers=workers)
-    finally:
-        if processes > 1:
-            distributed.destroy_process_group()
-
-
-def measure_processes(
-    source: Source, folder: Path, *, seconds: float, rounds: int, feeds: tuple[str, ...] = (READY, PIPELINE)
-) -> dict[str, list[dict]]:
-    """One and two training processes, the same clips per process and step; from ready batches, and with pipelines.
-
-    The gradients of two are averaged at every step as in training (``bsp.workers``). Two that train at the same time,
-    each on its own, share nothing but the machine: no averaging can make two processes faster than that.
-    """
-    numbers = itertools.count()
-
-    def train(processes: int, pipeline: bool, apart: bool = False) -> dict:
-        # A stream that was closed early cancels its reading task by force, a moment later, and with it whatever the
-        # worker process has been given since: Ray would lose one of the processes below.
-        time.sleep(1.0)
-        meeting = folder / f"meeting{next(numbers)}"
-        meeting.unlink(missing_ok=True)
-        parts = ray.get(
-            [
-                _train_process.remote(
-                    0 if apart else rank, 1 if apart else processes, str(meeting), source.stream, pipeline, seconds
-                )
-                for rank in range(processes)
-            ]
-        )
-        if not apart:
-            return parts[0]  # its records count the clips of all processes
-        mean_wait = float(np.mean([part["data_wait_share"] for part in parts]))
-        return {"clips_per_s": sum(part["clips_per_s"] for part in parts), "data_wait_share": mean_wait}
-
-    candidates = {}
-    for feed in feeds:
-        pipeline = feed == PIPELINE
-        candidates[f"{feed}, 1"] = partial(train, 1, pipeline)
-        candidates[f"{feed}, 2"] = partial(train, 2, pipeline)
-        candidates[f"{feed}, 2 {APART}"] = partial(train, 2, pipeline, apart=True)
-    return in_turns(candidates, rounds)

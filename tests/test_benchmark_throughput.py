@@ -12,6 +12,7 @@ import pytest
 sys.path.append(str(Path(__file__).resolve().parents[1] / "experiments"))
 import benchmark_throughput
 import throughput_parts
+import throughput_processes
 import throughput_training
 from throughput_clock import Sample, clips_per_second, in_turns, ratio, watch
 from throughput_loaders import LOADERS
@@ -75,6 +76,14 @@ def test_a_watched_loader_is_closed_and_warm_batches_do_not_count():
         watch(iter([{"clip": np.zeros((4, 8, 2, 2, 3), np.uint8)}]), warm_batches=1, seconds=0.01)
 
 
+def test_a_step_is_own_work_waiting_for_the_slower_process_and_averaging():
+    # Process 0 comes 2 s before the other, then 1 s after it; averaging ends half a second, then one after the last.
+    came = np.array([[10.0, 21.0], [12.0, 20.0]])
+    left = np.array([[12.5, 22.0], [12.5, 22.0]])
+    found = throughput_processes.anatomy(came, left)
+    assert found == {"own_ms": pytest.approx(8000), "slower_ms": pytest.approx(750), "averaging_ms": pytest.approx(750)}
+
+
 @pytest.mark.ray
 @pytest.mark.parametrize("loader", LOADERS)
 def test_every_loader_gives_the_stream_of_the_pure_functions(loader, source):
@@ -109,8 +118,15 @@ def test_the_parts_of_the_tool_run_and_their_result_is_written(source, tmp_path,
         ("TSM", False), ("no shift", False), ("TSM", True), ("no shift", True),
     ]  # fmt: skip
     steps = throughput_training.measure_steps(variants, device, steps=1, rounds=1)
-    feeds = (throughput_training.PIPELINE,)
-    processes = throughput_training.measure_processes(source, tmp_path, seconds=0.05, rounds=1, feeds=feeds)
+    fed = throughput_processes.feeds(source, source)[1:]
+    assert [feed.name for feed in fed] == ["ready batches, 32 px", "whole pipeline, 32 px"]
+    fed = tuple(replace(feed, batch_size=8, log_every=5) for feed in fed)
+    processes = throughput_processes.measure_processes(fed, tmp_path, seconds=0.05, rounds=1)
+    for name, (found,) in processes.items():
+        step_ms = found["own_ms"] + found["slower_ms"] + found["averaging_ms"]
+        together = 1 if name.endswith("1") else 2
+        assert step_ms == pytest.approx(1000 * together * 8 / found["clips_per_s"], rel=0.5)
+        assert (found["averaging_ms"] > 0.1) == name.endswith("2")
     result = {
         "hardware": "x", "date": "2026-11-22", "command": "c", "ray_idle_cores": 0.05, "loaders": loaders,
         "readers": readers, "stages": stages, "waiting_workers": 1, "waiting": waiting, "steps": steps,
@@ -123,7 +139,8 @@ def test_the_parts_of_the_tool_run_and_their_result_is_written(source, tmp_path,
         f"Ray Data / DataLoader: {EMBEDDED}, 1 worker",
         "training step, TSM / no shift: R18 width 16, 32 px, fp32",
         "training step, TSM / no shift: R18 width 16, 32 px, bf16",
-        "two training processes / one, whole pipeline",
+        "two training processes / one: ready batches, 32 px",
+        "two training processes / one: whole pipeline, 32 px",
     ]
     assert (tmp_path / "out" / "plot.png").stat().st_size > 10_000
 
@@ -134,6 +151,14 @@ def handmade() -> dict:
             "source": source, "workers": 2, "loader": loader,
             "clips_per_s": rates, "cpu_ms": [1.0, 1.0], "first_s": [2.0, 2.0],
         }  # fmt: skip
+
+    def process(clips_per_s, own_ms, slower_ms, averaging_ms):
+        return [
+            {
+                "clips_per_s": clips_per_s, "own_ms": own_ms, "slower_ms": slower_ms, "averaging_ms": averaging_ms,
+                "data_wait_share": 0.0, "cores": 1.5,
+            }
+        ]  # fmt: skip
 
     return {
         "hardware": "two cores", "date": "2026-11-22", "command": "the command", "ray_idle_cores": 0.06,
@@ -148,15 +173,15 @@ def handmade() -> dict:
             RAW: {"plan": 0.05, "decode": 100.0, "object store": 0.25, "training step": 5.0, "bytes": 500_000.0}
         },
         "waiting_workers": 1,
-        "waiting": {RAW: {"Ray Data": [{"clips_per_s": 10.0, "data_wait_share": 0.95}]}},
+        "waiting": {RAW: {"Ray Data": [{"clips_per_s": 10.0, "data_wait_share": 0.95, "cores": 1.25}]}},
         "steps": [
             {"network": "TSM", "setting": "R18, fp32", "rates": [95.0, 190.0, 96.0], "memory_mb": None},
             {"network": "no shift", "setting": "R18, fp32", "rates": [100.0, 200.0, 100.0], "memory_mb": None},
         ],
         "processes": {
-            "ready batches, 1": [{"clips_per_s": 100.0, "data_wait_share": 0.0}],
-            "ready batches, 2": [{"clips_per_s": 170.0, "data_wait_share": 0.0}],
-            "ready batches, 2 apart": [{"clips_per_s": 200.0, "data_wait_share": 0.0}],
+            "ready batches, 1": process(100.0, 160.0, 0.0, 0.0),
+            "ready batches, 2": process(170.0, 168.0, 9.0, 11.5),
+            "ready batches, 2 apart": process(200.0, 160.0, 0.0, 0.0),
         },
     }  # fmt: skip
 
@@ -170,7 +195,7 @@ def test_targets_of_a_result_worked_by_hand():
         f"Ray Data / DataLoader: {PREPARED}, 2 workers": (0.95, 1.0, False),  # 0.9 and 1
         "prepared / raw files, process pool, 2 workers": (8.25, 8.0, True),  # 9 and 7.5
         "training step, TSM / no shift: R18, fp32": (0.95, 0.95, True),
-        "two training processes / one, ready batches": (1.7, 1.8, False),
+        "two training processes / one: ready batches": (1.7, 1.8, False),
     }
 
 
@@ -178,9 +203,11 @@ def test_the_markdown_says_what_was_measured_where_and_by_which_command():
     result = handmade()
     text = markdown(result | {"targets": targets(result)})
     assert text.startswith("two cores; 2026-11-22; `the command`.")
-    assert "| two training processes / one, ready batches | 1.8 | 1.70 (1.70 to 1.70) | not reached |" in text
+    assert "| two training processes / one: ready batches | 1.8 | 1.70 (1.70 to 1.70) | not reached |" in text
     assert f"| {RAW} | 2 | process pool | 15 | 1 | 2 |" in text
     # 500,000 bytes in 0.25 ms; 0.25 of 100.3 ms.
     assert f"Object store: {RAW}: 2.00 GB/s, 0.2% of a clip's time before training." in text
     # 200 / 100, 170 / 200.
-    assert "ready batches: 2.00 of one, and two together are at 85% of that." in text
+    assert "What two apart reach, and two together of that: ready batches: 2.00 of one, 85%." in text
+    assert f"| {RAW} | Ray Data | 10 | 95.0% | 1.25 |" in text
+    assert "| ready batches, 2 | 170 | 168.0 | 9.0 | 11.5 | 0.0% | 1.50 |" in text

@@ -33,7 +33,7 @@ from bsp.frame_cache import FrameCache
 from bsp.synthesis import collate, decode, synthesise
 from bsp_platform.bottleneck import MAKER, MakerClock
 
-_BREATH_S = 0.02  # clip makers have tasks waiting meanwhile
+_BREATH_S = 0.05  # clip makers have tasks waiting meanwhile
 _TASK_BYTES = 16 * 2**20  # of clips, at most (but a batch)
 _SPANS_AHEAD = 64  # waiting for a clip maker; far more than makers
 _TASKS_AHEAD = 8  # of 16 MiB, running or waiting at a clip maker; more than it ends in a turn of Ray Data's loop, 0.1 s
