@@ -84,7 +84,7 @@ def open_folder(root: Path, out: Path, settings: PrepareSettings) -> None:
             different = sorted(key for key in found.keys() | wanted.keys() if found.get(key) != wanted.get(key))
             says = ", ".join(f"{key} {found.get(key)} there, {wanted.get(key)} here" for key in different)
             raise AnnotationError(f"{out} was prepared otherwise ({says}); choose another --out or remove it")
-    elif out.exists() and any(out.iterdir()):
+    elif out.exists() and any(found.name != HIDDEN for found in out.iterdir()):  # killed here, only HIDDEN is there
         raise AnnotationError(f"{out} holds files but was not made by bsp prepare; choose an empty --out")
     else:
         write_json(path, wanted)

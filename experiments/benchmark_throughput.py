@@ -1,6 +1,6 @@
 """Throughput, side by side in one run: loaders, readers, stages, training steps, and the targets of the design.
 
-python experiments/benchmark_throughput.py            # 20 minutes on 2 cores; nothing else should run
+python experiments/benchmark_throughput.py            # 17 minutes on 2 cores; nothing else should run
 python experiments/benchmark_throughput.py --quick    # 5 minutes; wider spread, no compiled steps
 python experiments/benchmark_throughput.py --device cuda    # on a GPU: bf16, compiled, R18 and R50 at 224 px, memory
 
@@ -135,7 +135,7 @@ def write(result: Result, folder: Path) -> None:
 
 
 @click.command()
-@click.option("--quick", is_flag=True, help="five minutes instead of fifteen")
+@click.option("--quick", is_flag=True, help="a first look in a third of the time")
 @click.option("--videos", "video_folder", type=click.Path(path_type=Path), help="made here and kept (default: results)")
 @click.option("--results", type=click.Path(path_type=Path), default=ROOT / "results")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), help="of the training steps (default: a GPU if there)")

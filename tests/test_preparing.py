@@ -18,7 +18,7 @@ from bsp import prepared_folder, video
 from bsp.datasets.kinetics import load_class_folders, load_kinetics_csv
 from bsp.errors import AnnotationError, TooManyBroken
 from bsp.prepare import PrepareSettings, prepare_video
-from bsp.prepared_folder import copy_others, find_videos, open_folder, prepare_one, target_name
+from bsp.prepared_folder import HIDDEN, copy_others, find_videos, open_folder, prepare_one, target_name
 
 sys.path.append(str(Path(__file__).parent))
 from make_videos import numbered_frames, read_numbers, write_video
@@ -172,7 +172,9 @@ def test_folders_that_do_not_fit_are_refused(root, tmp_path):
     shutil.copy(root / "wave/b.mkv", root / "wave/b.avi")
     with pytest.raises(AnnotationError, match=r"wave/b\.avi and wave/b\.mkv would both become wave/b\.mp4"):
         find_videos(root)
-    (tmp_path / "none").mkdir()
+    (tmp_path / "none" / HIDDEN).mkdir(parents=True)
+    open_folder(root, tmp_path / "none", SETTINGS)  # a first run was killed just before it wrote the settings
+    shutil.rmtree(tmp_path / "none" / HIDDEN)
     with pytest.raises(AnnotationError, match="no video"):
         find_videos(tmp_path / "none")
 
@@ -218,9 +220,12 @@ def test_by_ray_data(root, tmp_path, ray_session, capsys):
 
     (root / "wave/e.mp4").write_bytes(b"broken")
     seen = []
+    found = find_videos(root)
+    open_folder(root, tmp_path / "out", SETTINGS)
     facts = prepare_folder(
         root,
         tmp_path / "out",
+        *found[1:],
         SETTINGS,
         max_broken_share=0.5,
         report=lambda p: seen.append(p.done),
@@ -244,7 +249,7 @@ def test_by_ray_data(root, tmp_path, ray_session, capsys):
     assert refused.exit_code == 1
     assert "1 of 5 videos" in refused.output
     with pytest.raises(TooManyBroken, match=r"wave/e\.mp4"):
-        prepare_folder(root, tmp_path / "out", SETTINGS)
+        prepare_folder(root, tmp_path / "out", *found[1:], SETTINGS)
 
 
 def test_progress_in_a_line():

@@ -1,6 +1,5 @@
-"""The search over boundary settings: from space to recipes, the probe, halving, tables and plots; and a real one."""
+"""The search over boundary settings: proposals, halving, tables and plots; and a real one."""
 
-import dataclasses
 import json
 import sys
 import time
@@ -12,241 +11,18 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from bsp.boundary_probe import boundary_snippets, load_probe_video, probe_score, snippet_features, with_neighbours
-from bsp.clips import BoundaryKind
-from bsp.encoder import EncoderSettings, build_encoder
-from bsp.features import extract_features
+from bsp.encoder import build_encoder
 from bsp.figures_sweep import SweepTrial, draw_parallel, draw_responses
-from bsp.pretext import pretext_objective
-from bsp.pretrain import TrainSettings, make_optimiser, train_steps
 from bsp_platform.options import Options
 from bsp_platform.probe import ProbeSettings, load_probe_videos, score_encoder
-from bsp_platform.profiles import mini, smoke
-from bsp_platform.recipes import EncoderRecipe, FeatureRecipe, Stream
-from bsp_platform.rows import Row, row_recipes
 from bsp_platform.search import Halving, Ledger, Proposals, Trial, compared_with, rung_steps, sequence
-from bsp_platform.search_space import PARAMETERS, Setting, all_settings, make_setting, plan_trial, read_space
+from bsp_platform.search_space import all_settings, plan_trial, read_space
 from bsp_platform.search_tables import proxy_quality, quality_note, spearman
-from bsp_platform.sources import DataPaths, Sources
+from bsp_platform.sources import DataPaths
 
 sys.path.append(str(Path(__file__).parent))
 from ray_processes import MARK, training_processes
-
-BASE = mini().clips
-WIDTH_8 = EncoderSettings(depth=18, width=8)
-
-
-def space(**texts: str):
-    return read_space(texts, mini())
-
-
-def settings_of(**texts: str) -> list[Setting]:
-    return list(all_settings(space(**texts), BASE))
-
-
-def sources_of(catalog=None) -> Sources:
-    class Names:
-        class_names = ("walk", "wave")
-
-    return Sources(
-        trimmed=catalog or Names(), trimmed_print="t", data={}, videos_prints={"activitynet": "v"},
-        labels_prints={"activitynet": "l"},
-    )  # fmt: skip
-
-
-# From the space to recipes
-
-
-def test_a_space_is_read_from_texts_and_the_rest_is_as_in_the_profile():
-    found = space(epsilon="0, 2", gammas="2+0.5,4", kinds="ss+dc,dc+sc+ds+ss", fusion="two-stream")
-    assert found == {
-        "fusion": ("two-stream",), "kinds": (("dc", "ss"), ("dc", "sc", "ds", "ss")), "epsilon": (0, 2),
-        "gammas": ((0.5, 2.0), (4.0,)), "min_segment": (2,), "stride": (1,), "tau": (4,),
-    }  # fmt: skip
-    assert tuple(found) == PARAMETERS
-
-
-@pytest.mark.parametrize(
-    ("texts", "message"),
-    [
-        ({"epsilons": "1"}, "unknown parameter epsilons"),
-        ({"epsilon": "x"}, "epsilon=x: "),
-        ({"kinds": "dc"}, "kinds=dc: a mix is two or more"),
-        ({"kinds": "dc+xx"}, r"kinds=dc\+xx: a mix is two or more"),
-        ({"fusion": "three-head"}, "fusion=three-head: it is one of alone, two-stream, two-head, distillation"),
-    ],
-)
-def test_a_wrong_space_is_refused_by_name(texts, message):
-    with pytest.raises(ValueError, match=message):
-        space(**texts)
-
-
-def test_what_cannot_matter_makes_no_new_trial_and_what_cannot_be_is_left_out():
-    # epsilon counts only with dc, gammas only with ds: 3 + 1 + 3 * 2 of 3 * 2 * 3 combinations.
-    found = settings_of(epsilon="0,1,2", gammas="0.5+2,4", kinds="dc+ss,sc+ss,dc+ds+ss")
-    assert len(found) == len(set(found)) == 3 + 1 + 6
-    assert {s.values()["epsilon"] for s in found if "dc" not in s.kinds} == {"-"}
-    # With tau 2 neither epsilon nor min_segment may be above 2.
-    found = settings_of(tau="2,4", epsilon="1,3", min_segment="1,4", kinds="dc+ss")
-    assert {(s.tau, s.epsilon, s.min_segment) for s in found} == {(2, 1, 1), *product((4,), (1, 3), (1, 4))}
-    assert make_setting({**dict(zip(PARAMETERS, ("alone", ("dc", "ss"), 3, None, 1, 1, 2)))}, BASE) is None
-
-
-@pytest.mark.parametrize("fusion", ["alone", "two-stream", "two-head", "distillation"])
-def test_the_profiles_own_setting_gives_the_stages_of_tables_4_and_5(fusion):
-    kinds = tuple(BoundaryKind)
-    classify = Stream(method="classification", kinds=kinds)
-    streams = {
-        "alone": (classify,),
-        "two-stream": (Stream(method="action"), classify),
-        "two-head": (Stream(method="two-head", kinds=kinds),),
-        "distillation": (Stream(method="distillation", kinds=kinds),),
-    }[fusion]
-    (setting,) = settings_of(fusion=fusion)
-    plan = plan_trial(setting, 1, mini(), sources_of(), 1)
-    expected = row_recipes(Row(name="r", label="r", streams=streams), 1, mini(), sources_of(), 1)
-    assert plan.recipes == expected
-    assert plan.searched == expected.encoders[-1]
-
-
-def test_another_tau_trains_on_clips_of_that_length_and_leaves_vanilla_alone():
-    (setting,) = settings_of(fusion="two-stream", tau="2", epsilon="0", min_segment="1", stride="3")
-    (usual,) = settings_of(fusion="two-stream")
-    plan, before = (plan_trial(s, 0, mini(), sources_of(), 1, clips=6_400) for s in (setting, usual))
-    assert (plan.searched.encoder.frames, plan.searched.clips.half_len) == (4, 2)
-    assert (plan.searched.clips.epsilon, plan.searched.clips.stride_frames) == (0, 3)
-    assert plan.recipes.encoders[0] == before.recipes.encoders[0]
-    assert plan.recipes.encoders[0].train == mini().train
-    assert plan.recipes.class_scores() == before.recipes.class_scores()
-    assert (plan.searched.train.steps, plan.searched.train.warmup_steps) == (200, 12)
-    with pytest.raises(ValueError, match=r"--clips 99999.* more than the profile's 25600"):
-        plan_trial(usual, 0, mini(), sources_of(), 1, clips=99_999)
-
-
-def test_a_distilled_student_of_another_tau_has_an_action_teacher_of_that_tau():
-    setting, usual = settings_of(fusion="distillation", tau="8,4")
-    long = plan_trial(setting, 0, mini(), sources_of(), 1).searched
-    assert [t.encoder.frames for t in (long, *long.teachers)] == [16, 16, 16]
-    assert long.teachers[0].clips.kinds == ()
-    searched = plan_trial(usual, 0, mini(), sources_of(), 1).searched
-    assert searched.teachers[0] == plan_trial(usual, 0, mini(), sources_of(), 1, clips=3_200).searched.teachers[0]
-
-
-def test_features_come_from_eight_frames_whatever_tau(tiny_untrimmed, tmp_path):
-    from bsp_platform.extraction import ExtractionJob, Extractor
-    from bsp_platform.pretraining import save_encoder
-
-    video = tiny_untrimmed.videos[0]
-    recipe = EncoderRecipe(encoder=dataclasses.replace(WIDTH_8, frames=4), seed=3)
-    trained = build_encoder(recipe.encoder, 3)
-    save_encoder(trained, recipe, tmp_path)
-    features = FeatureRecipe(encoder=recipe, untrimmed="v", size_px=32)
-    job = ExtractionJob(recipe=features, weights=tmp_path / "encoder.pt", folder=tmp_path, use_gpu=False)
-    count, error = Extractor(job).extract(video.video_id, video.path)
-    same_weights = build_encoder(WIDTH_8, 99)
-    same_weights.load_state_dict(trained.state_dict())
-    expected, info = extract_features(same_weights, video.path, video_id=video.video_id, size_px=32)
-    found = np.load(tmp_path / f"{video.video_id}.npy")
-    assert (count, error, info.snippet_frames) == (len(expected), "", 8)
-    np.testing.assert_array_equal(found, expected)
-    # The shift over 8 frames is not the one over 2 x 4: the length does matter.
-    clip = torch.rand(1, 8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    halves = trained.eval()(clip.view(2, 4, 3, 32, 32)).view(1, 8, -1)
-    assert not torch.allclose(same_weights.eval()(clip), halves)
-
-
-# The probe
-
-
-def test_boundaries_fall_into_snippets_of_eight_frames():
-    # 10 fps: frame 8 opens snippet 1; 3.2 s is frame 32, snippet 4, which a video of 4 snippets lacks.
-    assert boundary_snippets([0.0, 0.8, 2.39, 3.2], fps=10, snippets=4).tolist() == [True, True, True, False]
-
-
-def test_the_probe_finds_what_is_linear_in_a_neighbour_and_nothing_in_noise():
-    generator = np.random.default_rng(0)
-    features, boundaries = [], []
-    for _ in range(12):
-        boundary = generator.random(40) < 0.15
-        feature = generator.normal(size=(40, 6)).astype(np.float32)
-        feature[1:, 0] += 8 * boundary[:-1]  # the trace of a boundary is in the snippet after it
-        features.append(feature)
-        boundaries.append(boundary)
-    assert probe_score(features, boundaries) > 95
-    chance = 100 * np.concatenate(boundaries[1::2]).mean()
-    noise = [generator.normal(size=f.shape) for f in features]
-    assert abs(probe_score(noise, boundaries) - chance) < 15
-    # What is only in the videos that are fitted does not count.
-    for k in range(1, 12, 2):
-        features[k] = noise[k]
-    assert probe_score(features, boundaries) < 50
-    np.testing.assert_array_equal(with_neighbours(np.array([[1.0], [2], [3]])), [[1, 1, 2], [1, 2, 3], [2, 3, 3]])
-
-
-def test_a_probe_without_boundaries_says_what_is_missing():
-    with pytest.raises(ValueError, match="of 4 probe videos those held out have 0 snippets with a boundary among 4"):
-        probe_score([np.zeros((2, 3))] * 4, [np.array([True, False]), np.zeros(2, bool)] * 2)
-
-
-def test_the_probe_reads_training_videos_as_extraction_does(tiny_untrimmed):
-    videos = load_probe_videos(tiny_untrimmed, 32, ProbeSettings(videos=4))
-    subsets = {video.video_id: video.subset for video in tiny_untrimmed.videos}
-    assert [subsets[video.video_id] for video in videos] == ["training"] * 4
-    path = next(v.path for v in tiny_untrimmed.videos if v.video_id == videos[0].video_id)
-    encoder = build_encoder(WIDTH_8, 1).eval()
-    expected, _ = extract_features(encoder, path, video_id="v", size_px=32)
-    np.testing.assert_array_equal(snippet_features(encoder, videos[0].frames_STHWC, "cpu"), expected)
-    source = next(v for v in tiny_untrimmed.videos if v.video_id == videos[0].video_id)
-    part = load_probe_video(source, 32, 5)
-    assert part.boundary_S.any()
-    whole = slice(part.first, part.first + 5)
-    np.testing.assert_array_equal(part.frames_STHWC, videos[0].frames_STHWC[whole])
-    np.testing.assert_array_equal(part.boundary_S, videos[0].boundary_S[whole])
-
-
-def train_plainly(recipe: EncoderRecipe, catalog, probe=None) -> dict[str, torch.Tensor]:
-    """The weights that the plain loop gives, without Ray; ``probe`` is called after every step."""
-    from bsp_platform.pretraining import build_model
-    from bsp_platform.streaming import ClipStream, make_clips
-
-    torch.manual_seed(recipe.seed * 1000)
-    model, settings = build_model(recipe), recipe.train
-    stream = ClipStream(
-        catalog=None, clips=recipe.clips, augment=recipe.augment, seed=recipe.seed,
-        batch_size=settings.batch_size, length=settings.clips,
-    )  # fmt: skip
-    batches = (
-        make_clips(catalog, stream, range(first, first + settings.batch_size))
-        for first in range(0, settings.clips, settings.batch_size)
-    )
-    steps = train_steps(
-        model, make_optimiser(model, settings), batches, loss=pretext_objective(recipe.pretext), settings=settings,
-        device=torch.device("cpu"),
-    )  # fmt: skip
-    for done, _ in steps:
-        if probe:
-            probe(model.encoder, done)
-    return model.encoder.state_dict()
-
-
-def test_probing_leaves_training_bit_identical(tiny_catalog, tiny_untrimmed):
-    profile = tiny_profile()
-    (setting,) = all_settings(read_space({"kinds": "dc+ss", "tau": "2"}, profile), profile.clips)
-    recipe = plan_trial(setting, 0, profile, sources_of(tiny_catalog), 1).searched
-    recipe = dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, clips=24, checkpoint_every_steps=1))
-    videos = load_probe_videos(tiny_untrimmed, 32, ProbeSettings(videos=4))
-    scores = []
-
-    def probe(encoder, _step):
-        before = torch.get_rng_state()
-        scores.append(score_encoder(encoder, recipe, videos))
-        assert torch.equal(torch.get_rng_state(), before)
-        assert all(module.training for module in encoder.modules())
-
-    alone, probed = train_plainly(recipe, tiny_catalog), train_plainly(recipe, tiny_catalog, probe)
-    assert len(set(scores)) == 3  # the encoder changes, and the probe sees it
-    assert all(torch.equal(value, probed[name]) for name, value in alone.items())
-
+from search_cases import BASE, settings_of, space, tiny_profile, train_plainly
 
 # What comes next, and what stops
 
@@ -414,20 +190,6 @@ def test_the_commands_options_become_a_search(monkeypatch):
 
 
 # A real search
-
-
-def tiny_profile():
-    from bsp.datasets.pantomime import PantomimeSettings
-
-    return dataclasses.replace(
-        smoke(),
-        name="tiny",
-        pantomime=PantomimeSettings(
-            trimmed_per_class=2, trimmed_val_per_class=0, untrimmed_train=4, untrimmed_val=4, untrimmed_seconds=12.0,
-            actions=("wave", "squat", "walk", "kick"),
-        ),
-        train=TrainSettings(clips=64, batch_size=8, learning_rate=0.02, log_every_steps=2, checkpoint_every_steps=4),
-    )  # fmt: skip
 
 
 def search_options(folder: Path) -> Options:

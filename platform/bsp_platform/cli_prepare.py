@@ -47,24 +47,29 @@ def prepare(
     import ray
 
     from bsp.prepare import PrepareSettings
+    from bsp.prepared_folder import find_videos, open_folder
     from bsp_platform.cluster import start_ray
-    from bsp_platform.preparing import REPORT, prepare_folder
+    from bsp_platform.preparing import RAY_LOG, REPORT, prepare_folder
+    from bsp_platform.ray_log import RayLog
 
     settings = PrepareSettings(short_side_px=short_side, keyframe_interval=keyframe_interval, crf=crf)
+    root, names, others = find_videos(videos)
+    open_folder(root, out, settings)
     shown = [time.monotonic()]
-
-    def report(progress: Progress) -> None:
-        if time.monotonic() - shown[0] >= _EVERY_S:
-            shown[0] = time.monotonic()
-            click.echo(progress.line())
-
     joined = ray.is_initialized()
-    start_ray(cpus=workers)
-    try:
-        facts = prepare_folder(videos, out, settings, max_broken_share=max_broken, report=report)
-    finally:
-        if not joined:
-            ray.shutdown()
+    with RayLog(out / RAY_LOG) as log:
+
+        def report(progress: Progress) -> None:
+            if time.monotonic() - shown[0] >= _EVERY_S:
+                shown[0] = time.monotonic()
+                click.echo(progress.line(), file=log.console)
+
+        start_ray(cpus=workers)
+        try:
+            facts = prepare_folder(root, out, names, others, settings, max_broken_share=max_broken, report=report)
+        finally:
+            if not joined:
+                ray.shutdown()
     for line in facts["broken"]:
         click.echo(f"left out: {line}", err=True)
     for name in facts["too_large_to_copy"]:

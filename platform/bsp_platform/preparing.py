@@ -7,7 +7,7 @@ stopped, and a worker that dies costs the videos it had in hand.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,9 @@ import numpy as np
 
 from bsp.errors import TooManyBroken
 from bsp.prepare import PrepareSettings
-from bsp.prepared_folder import HIDDEN, copy_others, find_videos, open_folder, prepare_one, write_json
+from bsp.prepared_folder import HIDDEN, copy_others, prepare_one, write_json
 
+RAY_LOG = f"{HIDDEN}/ray.log"
 REPORT = f"{HIDDEN}/report.json"  # not beside the annotations: loaders expect one *.json there
 _VIDEOS_PER_TASK = 8  # about three seconds of 10 s videos: large beside a task's overhead, small to do again
 
@@ -69,25 +70,26 @@ class Progress:
 
 
 def prepare_folder(
-    videos: Path,
+    root: Path,
     out: Path,
+    names: Sequence[str],
+    others: Sequence[str],
     settings: PrepareSettings,
     *,
     max_broken_share: float = 0.05,
     report: Callable[[Progress], None] = lambda progress: None,
     prepare: Callable[..., dict[str, Any]] = prepare_one,
 ) -> dict[str, Any]:
-    """Prepare all videos of a folder or list into ``out``; what is done and undamaged is kept. Ray must run.
+    """Prepare the videos ``names`` below ``root`` into ``out``; what is done and undamaged is kept. Ray must run.
 
+    ``find_videos`` gives root, names and the other files, which are copied; ``open_folder`` must have accepted ``out``.
     Returns, and writes to ``out/.prepared/report.json``: counts, bytes before and after, seconds, and the broken
-    videos by name. Raises AnnotationError for an unsuitable folder; TooManyBroken, with the list, when more than
+    videos by name. Raises TooManyBroken, with the list, when more than
     ``max_broken_share`` of the videos are broken; OSError when results cannot be written. ``prepare`` is for tests.
     """
     import ray
     from ray.data import DataContext
 
-    root, names, others = find_videos(videos)
-    open_folder(root, out, settings)
     copied, left_out = copy_others(root, out, others)
     context = DataContext.get_current()
     context.enable_progress_bars = False

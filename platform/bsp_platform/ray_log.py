@@ -6,6 +6,7 @@ import atexit
 import logging
 import os
 import sys
+import time
 from pathlib import Path
 from typing import TextIO
 
@@ -22,6 +23,11 @@ class RayLog:
 
     def __init__(self, path: Path):
         self.path = path
+
+    @classmethod
+    def of_run(cls, folder: Path, name: str) -> RayLog:
+        """To a file of its own below ``folder``, for a run that begins now."""
+        return cls(folder / "logs" / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}.log")
 
     def __enter__(self) -> RayLog:
         self.path.parent.mkdir(parents=True, exist_ok=True)

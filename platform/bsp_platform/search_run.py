@@ -207,7 +207,7 @@ def _run_missing(search: Search, tracking: SearchTracking) -> None:
     if options.cpus:
         resources.rows_at_a_time(options.cpus, 1e9)  # refuse before starting anything
     folder = options.results if search.store.bucket else search.store.root
-    ray_log = RayLog(folder / "logs" / f"{search.spec.name}-{time.strftime('%Y%m%d-%H%M%S')}.log")
+    ray_log = RayLog.of_run(folder, search.spec.name)
     with ray_log, tracking.tracker.system_metrics(tracking.parent):
         _tune(search, tracking, resources, ray_log.console)
 

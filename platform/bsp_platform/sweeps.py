@@ -52,7 +52,7 @@ def run(experiment: Experiment, options: Options) -> int:
         _print_reused({cell: reused[cell] for cell in todo})
         tracking.open(recipes, store)
         folder = options.results if store.bucket else store.root
-        ray_log = RayLog(folder / "logs" / f"{experiment.name}-{time.strftime('%Y%m%d-%H%M%S')}.log")
+        ray_log = RayLog.of_run(folder, experiment.name)
         failures = {}
         if todo:
             with tracking.tracker.system_metrics(tracking.parent):
