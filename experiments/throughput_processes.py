@@ -155,10 +155,9 @@ def measure_processes(
         meeting = folder / f"meeting{next(numbers)}"
         meeting.unlink(missing_ok=True)
         group = [(0, 1) if apart else (rank, processes) for rank in range(processes)]
-        return _together(
-            ray.get([_train_process.remote(rank, size, str(meeting), feed, seconds) for rank, size in group]),
-            apart=apart,
-        )
+        parts = ray.get([_train_process.remote(rank, size, str(meeting), feed, seconds) for rank, size in group])
+        meeting.unlink(missing_ok=True)
+        return _together(parts, apart=apart)
 
     candidates = {}
     for feed in chosen:

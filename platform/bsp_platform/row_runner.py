@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ray.exceptions import UserCodeException
+
 from bsp.clips import plan_clip
 from bsp_platform.cluster import Resources
 from bsp_platform.extraction import extract_dataset
@@ -207,10 +209,18 @@ def _throttled(report: Callable[[dict[str, Any]], None]) -> Callable[[dict[str, 
     return throttled
 
 
+_WRAPPED = "\n\nThe above exception was the direct cause of the following exception:\n"
+
+
 def reason(error: BaseException) -> str:
     """What a user can act on, out of Ray's wrappers: the message of our own error, or of the innermost one."""
     chain = list(causes(error))
     own = (e for e in chain if type(e) in (StorageFull, StorageUnavailable, StageDamaged))
     error = next(own, chain[-1])
+    if isinstance(error, UserCodeException):  # on its way here it has lost the error of our function, but not the text
+        trace = next((text for text in map(str, reversed(chain)) if _WRAPPED in text), "")
+        _, _, last_frame = trace.rpartition(_WRAPPED)[0].rpartition('\n  File "')
+        said = [line for line in last_frame.splitlines()[1:] if not line.startswith("    ")]
+        return "\n".join(said).strip() or str(error)
     text = str(error).strip() or type(error).__name__
     return text.splitlines()[-1] if "Traceback" in text else text
