@@ -137,6 +137,13 @@ def test_records_longer_than_a_minute_count_by_themselves():
     assert [at for at, _ in warnings_of([0.0, 0.0, 0.3], every_s=300)] == [600]
 
 
+@pytest.mark.parametrize(("every_s", "at_s"), [(7.0, 63.0), (40.0, 80.0), (59.0, 118.0), (0.7, 60.2)])
+def test_records_need_not_divide_the_minute(every_s, at_s):
+    ((at, text),) = warnings_of([0.97] * 100, every_s)
+    assert at == pytest.approx(at_s)
+    assert "waited for data 97%" in text
+
+
 def test_makers_say_where_their_time_went():
     clock, sums = MakerClock(), MakerTimes()
 

@@ -105,7 +105,7 @@ class WaitWatch:
             return None
         window = self._windows[key]
         window.append((window[-1][1], now, record))
-        while now - window[1][0] > _WINDOW_S and len(window) > 2:  # the oldest record must begin the minute
+        while len(window) > 2 and now - window[1][1] >= _WINDOW_S:  # those after it make a minute without it
             window.popleft()
         records = [(end - began, news) for began, end, news in list(window)[1:]]
         seconds = sum(lasted for lasted, _ in records)
