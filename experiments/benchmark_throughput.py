@@ -1,7 +1,7 @@
 """Throughput, side by side in one run: loaders, readers, stages, training steps, and the targets of the design.
 
-python experiments/benchmark_throughput.py            # 17 minutes on 2 cores; nothing else should run
-python experiments/benchmark_throughput.py --quick    # 5 minutes; wider spread, no compiled steps
+python experiments/benchmark_throughput.py            # 18 minutes on 2 cores; nothing else should run
+python experiments/benchmark_throughput.py --quick    # 8 minutes; wider spread, no compiled steps
 python experiments/benchmark_throughput.py --device cuda    # on a GPU: bf16, compiled, R18 and R50 at 224 px, memory
 
 Writes results/benchmark_throughput/table.{json,md} and plot.png. The videos that it makes are kept for the next run.
@@ -57,8 +57,9 @@ def measure_loaders(sources: dict[str, Source], scale: Scale, say: Callable[[str
     """Clips/s, CPU per clip and time to the first batch of each loader, by source and number of workers."""
     rows = []
     for name, source in sources.items():
-        # Past Ray Data's first, shorter tasks; of small videos until all are decoded and the batches' memory is in use.
-        warm = 10 if name == RAW else 40
+        # Past Ray Data's first, shorter tasks (while they grow, more clips are begun than delivered); of small videos
+        # until all are decoded and the batches' memory is in use.
+        warm = 24 if name == RAW else 40
         seconds = scale.seconds * (3 if name == RAW else 1)
         for workers in scale.workers:
             say(f"loaders: {name}, {workers} worker{'s' * (workers > 1)}")
@@ -135,7 +136,7 @@ def write(result: Result, folder: Path) -> None:
 
 
 @click.command()
-@click.option("--quick", is_flag=True, help="a first look in a third of the time")
+@click.option("--quick", is_flag=True, help="a first look in half the time")
 @click.option("--videos", "video_folder", type=click.Path(path_type=Path), help="made here and kept (default: results)")
 @click.option("--results", type=click.Path(path_type=Path), default=ROOT / "results")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), help="of the training steps (default: a GPU if there)")
