@@ -26,5 +26,5 @@ def draw_store(content: dict[str, Any], path: Path) -> None:
         axes.plot(clips, [sample["process_mb"] for sample in samples], color=VANILLA, label="reading process")
         axes.set(xlabel="thousand clips", ylabel="MB", title=f"{name}: {content['streams'][name]['size_px']} px")
         axes.set_ylim(bottom=0)
-        axes.legend(loc="center right", fontsize=8)
+        axes.legend(loc="lower center", ncols=3, fontsize=8)
     figure.savefig(path, dpi=120)
