@@ -10,7 +10,7 @@ def fails(batch):
     try:
         raise KeyError("unseen")
     except KeyError as error:
-        raise ValueError(f"features of {len(batch)} column do not fit\nremove them") from error
+        raise ValueError(f"features of {len(batch)} column do not fit\n    a.npy\nremove them") from error
 
 
 @pytest.mark.ray
@@ -24,7 +24,7 @@ def test_an_error_in_a_function_of_ray_data_is_told_with_its_message(ray_session
     for run in (rows.materialize, lambda: ray_session.get(below_a_task.remote())):
         with pytest.raises(Exception, match="UDF failed") as found:
             run()
-        assert reason(found.value) == "ValueError: features of 1 column do not fit\nremove them"
+        assert reason(found.value) == "ValueError: features of 1 column do not fit\n    a.npy\nremove them"
 
 
 def test_an_error_of_ours_is_told_wherever_it_stands_in_the_chain():

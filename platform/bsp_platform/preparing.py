@@ -84,8 +84,8 @@ def prepare_folder(
 
     ``find_videos`` gives root, names and the other files, which are copied; ``open_folder`` must have accepted ``out``.
     Returns, and writes to ``out/.prepared/report.json``: counts, bytes before and after, seconds, and the broken
-    videos by name. Raises TooManyBroken, with the list, when more than
-    ``max_broken_share`` of the videos are broken; OSError when results cannot be written. ``prepare`` is for tests.
+    videos by name. Raises TooManyBroken, with the list, when more than ``max_broken_share`` of the videos are broken;
+    OSError when results cannot be written. ``prepare`` is for tests.
     """
     import ray
     from ray.data import DataContext

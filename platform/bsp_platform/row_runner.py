@@ -11,6 +11,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import dropwhile
 from pathlib import Path
 from typing import Any
 
@@ -220,7 +221,7 @@ def reason(error: BaseException) -> str:
     if isinstance(error, UserCodeException):  # on its way here it has lost the error of our function, but not the text
         trace = next((text for text in map(str, reversed(chain)) if _WRAPPED in text), "")
         _, _, last_frame = trace.rpartition(_WRAPPED)[0].rpartition('\n  File "')
-        said = [line for line in last_frame.splitlines()[1:] if not line.startswith("    ")]
+        said = dropwhile(lambda line: line.startswith("    "), last_frame.splitlines()[1:])  # its source
         return "\n".join(said).strip() or str(error)
     text = str(error).strip() or type(error).__name__
     return text.splitlines()[-1] if "Traceback" in text else text
