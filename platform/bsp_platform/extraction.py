@@ -141,7 +141,9 @@ def extract_dataset(
     Raises TooManyBroken, with the list, when more than MAX_BROKEN_SHARE of the videos cannot be read.
     """
     import ray
-    from ray.data import ActorPoolStrategy, DataContext
+    from ray.data import ActorPoolStrategy
+
+    from bsp_platform.data_context import data_context
 
     began = time.time()
     present = [video for video in data.videos if video.path is not None]
@@ -151,23 +153,20 @@ def extract_dataset(
     todo = [v for v in present if v.video_id not in whole]
     done, broken, snippets = len(present) - len(todo), [], 0
     if todo:
-        context = DataContext.get_current()
-        context.enable_progress_bars = False
-        context.enable_operator_progress_bars = False
-        context.raise_original_map_exception = True  # so that a full disk there is known as one here
         rows = [{"video_id": v.video_id, "path": v.path} for v in todo]
         use_gpu = resources.gpus_per_extractor > 0
         places = (store.elsewhere(weights), store.elsewhere(folder)) if store else (weights, folder)
         job = ExtractionJob(recipe=recipe, weights=places[0], folder=places[1], use_gpu=use_gpu, store=store)
-        made = ray.data.from_items(rows, override_num_blocks=-(-len(rows) // _VIDEOS_PER_TASK)).map_batches(
-            Extractor,
-            fn_constructor_args=(job,),
-            batch_size=None,
-            batch_format="numpy",
-            compute=ActorPoolStrategy(size=resources.extractors),
-            num_cpus=resources.cpus_per_extractor,
-            num_gpus=resources.gpus_per_extractor,
-        )
+        with data_context():
+            made = ray.data.from_items(rows, override_num_blocks=-(-len(rows) // _VIDEOS_PER_TASK)).map_batches(
+                Extractor,
+                fn_constructor_args=(job,),
+                batch_size=None,
+                batch_format="numpy",
+                compute=ActorPoolStrategy(size=resources.extractors),
+                num_cpus=resources.cpus_per_extractor,
+                num_gpus=resources.gpus_per_extractor,
+            )
         for row in made.iter_rows():
             done += 1
             snippets += int(row["snippets"])

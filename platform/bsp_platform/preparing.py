@@ -88,18 +88,16 @@ def prepare_folder(
     OSError when results cannot be written. ``prepare`` is for tests.
     """
     import ray
-    from ray.data import DataContext
+
+    from bsp_platform.data_context import data_context
 
     copied, left_out = copy_others(root, out, others)
-    context = DataContext.get_current()
-    context.enable_progress_bars = False
-    context.enable_operator_progress_bars = False
-    context.execution_options.preserve_order = False
     job = PrepareJob(root=root.absolute(), out=out.absolute(), settings=settings, prepare=prepare)
-    rows = ray.data.from_items(
-        [{"name": name} for name in names], override_num_blocks=-(-len(names) // _VIDEOS_PER_TASK)
-    )
-    made = rows.map_batches(_prepare_batch, fn_args=(job,), batch_size=None, batch_format="numpy", num_cpus=1)
+    with data_context():
+        rows = ray.data.from_items(
+            [{"name": name} for name in names], override_num_blocks=-(-len(names) // _VIDEOS_PER_TASK)
+        )
+        made = rows.map_batches(_prepare_batch, fn_args=(job,), batch_size=None, batch_format="numpy", num_cpus=1)
     progress = Progress(total=len(names))
     for row in made.iter_rows():
         if row["fatal"]:

@@ -11,11 +11,8 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from itertools import dropwhile
 from pathlib import Path
 from typing import Any
-
-from ray.exceptions import UserCodeException
 
 from bsp.clips import plan_clip
 from bsp_platform.cluster import Resources
@@ -210,7 +207,8 @@ def _throttled(report: Callable[[dict[str, Any]], None]) -> Callable[[dict[str, 
     return throttled
 
 
-_WRAPPED = "\n\nThe above exception was the direct cause of the following exception:\n"
+_POSTSCRIPT = "\nFailed to apply UDF transform after "  # Ray Data appends advice about its own settings
+_SPEAK_FOR_THEMSELVES = (ValueError, RuntimeError, OSError)
 
 
 def reason(error: BaseException) -> str:
@@ -218,10 +216,10 @@ def reason(error: BaseException) -> str:
     chain = list(causes(error))
     own = (e for e in chain if type(e) in (StorageFull, StorageUnavailable, StageDamaged))
     error = next(own, chain[-1])
-    if isinstance(error, UserCodeException):  # on its way here it has lost the error of our function, but not the text
-        trace = next((text for text in map(str, reversed(chain)) if _WRAPPED in text), "")
-        _, _, last_frame = trace.rpartition(_WRAPPED)[0].rpartition('\n  File "')
-        said = dropwhile(lambda line: line.startswith("    "), last_frame.splitlines()[1:])  # its source
-        return "\n".join(said).strip() or str(error)
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[-1] if "Traceback" in text else text
+    text = str(error).partition(_POSTSCRIPT)[0].strip()
+    if "Traceback" in text:
+        return text.splitlines()[-1]
+    name = type(error).__name__
+    if not text:
+        return name
+    return text if isinstance(error, _SPEAK_FOR_THEMSELVES) else f"{name}: {text}"

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import ray
-from ray.data import ActorPoolStrategy, DataContext, Dataset
+from ray.data import ActorPoolStrategy, Dataset
 from ray.data._internal.execution.backpressure_policy import (
     ENABLED_BACKPRESSURE_POLICIES,
     ENABLED_BACKPRESSURE_POLICIES_CONFIG_KEY,
@@ -32,6 +32,7 @@ from bsp.errors import VideoError
 from bsp.frame_cache import FrameCache
 from bsp.synthesis import collate, decode, synthesise
 from bsp_platform.bottleneck import MAKER, MakerClock
+from bsp_platform.data_context import data_context
 
 _BREATH_S = 0.05  # clip makers have tasks waiting meanwhile
 _TASK_BYTES = 16 * 2**20  # of clips, at most (but a batch)
@@ -190,16 +191,6 @@ def clip_dataset(
 
     The set needs ``actors * cpus_per_actor`` CPUs; the task that gives out spans of numbers needs none.
     """
-    context = DataContext.get_current()
-    if Breathe not in context.custom_execution_callback_classes:
-        context.custom_execution_callback_classes.append(Breathe)
-    context.set_config(ENABLED_BACKPRESSURE_POLICIES_CONFIG_KEY, [*ENABLED_BACKPRESSURE_POLICIES, FewSpansAhead])
-    context.execution_options.preserve_order = True
-    context.enable_progress_bars = False
-    context.enable_operator_progress_bars = False
-    context.memory_usage_poll_interval_s = None  # else each task starts a thread that measures memory
-    # Spans that may wait at their source; of Ray Data's default, two, a turn of its loop takes no more than two.
-    context._max_num_blocks_in_streaming_gen_buffer = _SPANS_AHEAD
     # A task costs Ray some ms, so it makes many clips where they are small. Much longer ones lose: arrays above 32 MiB
     # come fresh from the kernel each time (docs/performance.md).
     batch_bytes = clip_bytes(stream) * stream.batch_size // world_size
@@ -207,15 +198,22 @@ def clip_dataset(
     # Fewer large ones: they take longer, and would fill the object store.
     ahead = min(_TASKS_AHEAD, max(2, _TASKS_AHEAD * _TASK_BYTES // batch_bytes))
     spans = ClipSpans(start, stream.length, batch_size=stream.batch_size, batches=batches, actors=actors)
-    numbers = ray.data.read_datasource(spans, num_cpus=0, override_num_blocks=max(1, len(spans)))
-    return numbers.map_batches(
-        ClipMaker,
-        fn_constructor_args=(stream, rank, world_size),
-        batch_size=None,
-        batch_format="numpy",
-        compute=ActorPoolStrategy(size=actors, max_tasks_in_flight_per_actor=ahead),
-        num_cpus=cpus_per_actor,
-    )
+    with data_context() as context:
+        context.custom_execution_callback_classes.append(Breathe)
+        context.set_config(ENABLED_BACKPRESSURE_POLICIES_CONFIG_KEY, [*ENABLED_BACKPRESSURE_POLICIES, FewSpansAhead])
+        context.execution_options.preserve_order = True
+        context.memory_usage_poll_interval_s = None  # else each task starts a thread that measures memory
+        # Spans that may wait at their source; of Ray Data's default, two, a turn of its loop takes no more than two.
+        context._max_num_blocks_in_streaming_gen_buffer = _SPANS_AHEAD
+        numbers = ray.data.read_datasource(spans, num_cpus=0, override_num_blocks=max(1, len(spans)))
+        return numbers.map_batches(
+            ClipMaker,
+            fn_constructor_args=(stream, rank, world_size),
+            batch_size=None,
+            batch_format="numpy",
+            compute=ActorPoolStrategy(size=actors, max_tasks_in_flight_per_actor=ahead),
+            num_cpus=cpus_per_actor,
+        )
 
 
 def iterate_batches(dataset: Dataset, batch_size: int) -> Iterator[dict]:
