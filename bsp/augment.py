@@ -1,8 +1,7 @@
-"""Augmentation and normalisation of clips, after the Kinetics recipe of TSM (Lin et al., ICCV 2019).
+"""Augmentation of clips, after the Kinetics recipe of TSM (Lin et al., ICCV 2019).
 
 One draw per clip: all frames are cropped, flipped and coloured alike, so augmentation never adds a boundary.
-Letters: B clips, T frames, H W image. Clips are uint8 RGB until ``normalise``, which runs on the training
-device.
+Letters: T frames, H W image. Clips are uint8 RGB and stay so until they are on the training device.
 """
 
 from __future__ import annotations
@@ -11,12 +10,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-import torch
 
 from bsp.video import fit_frames, resize_frames
 
-MEAN = (0.485, 0.456, 0.406)  # of ImageNet, RGB in [0, 1]
-STD = (0.229, 0.224, 0.225)
 LUMA = np.array((0.299, 0.587, 0.114), np.float32)  # grey of RGB, ITU-R BT.601
 
 # Corners, centre, edge middles and quarter points, in steps of a quarter of the free room, (x, y).
@@ -139,20 +135,3 @@ def centre_clip(clip_THWC: np.ndarray, size_px: int) -> np.ndarray:
         resized = resize_frames(clip_THWC, round(height * scale), round(width * scale))
     top, left = (resized.shape[1] - size_px) // 2, (resized.shape[2] - size_px) // 2
     return np.ascontiguousarray(resized[:, top : top + size_px, left : left + size_px])
-
-
-def normalise(clip_BTHWC: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    """uint8 [B, T, H, W, 3] on any device to ``dtype`` [B, T, 3, H, W], (x / 255 - MEAN) / STD.
-
-    The result is a channels-last view in memory; the arithmetic is float32 whatever ``dtype`` is.
-    """
-    if clip_BTHWC.dtype != torch.uint8 or clip_BTHWC.ndim != 5 or clip_BTHWC.shape[-1] != 3:
-        raise ValueError(f"expected uint8 [B, T, H, W, 3], not {clip_BTHWC.dtype} {list(clip_BTHWC.shape)}")
-    mean, scale = _statistics(clip_BTHWC.device)
-    return clip_BTHWC.float().sub_(mean).mul_(scale).to(dtype).permute(0, 1, 4, 2, 3)
-
-
-@lru_cache(maxsize=16)
-def _statistics(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """255 * MEAN and 1 / (255 * STD), kept per device so that a batch costs no transfer for them."""
-    return 255 * torch.tensor(MEAN, device=device), 1 / (255 * torch.tensor(STD, device=device))

@@ -14,9 +14,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from bsp.augment import centre_clip, normalise
+from bsp.augment import centre_clip
 from bsp.datasets.activitynet import UntrimmedVideo
 from bsp.features import SNIPPET_FRAMES
+from bsp.normalisation import normalise
 from bsp.video import iter_frames, probe
 
 STRENGTH = 0.01  # inverse regularisation, as in experiments/probe_streams.py

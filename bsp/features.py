@@ -22,8 +22,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from bsp.augment import MEAN, STD, centre_clip, normalise
+from bsp.augment import centre_clip
 from bsp.errors import VideoDecodeError
+from bsp.normalisation import MEAN, STD, normalise
 from bsp.video import iter_frames, probe
 
 SNIPPET_FRAMES = 8  # T of Section 4.1; also the stride: snippets do not overlap

@@ -16,8 +16,6 @@ from dataclasses import dataclass
 
 import av
 import numpy as np
-import torch
-from torch.nn import functional
 
 from bsp.errors import VideoDecodeError, VideoOpenError, VideoTimeout
 from bsp.mp4_reader import Mp4Reader, mp4_reads
@@ -216,6 +214,10 @@ def resize_frames(frames_THWC: np.ndarray, height: int, width: int) -> np.ndarra
         raise ValueError(f"the new size must be at least 1x1 px, not {width}x{height}")
     if frames_THWC.shape[1:3] == (height, width):
         return frames_THWC
+    # Here, as the many processes that only read or write files start two seconds sooner without PyTorch.
+    import torch
+    from torch.nn import functional
+
     if not frames_THWC.flags.writeable:  # torch wants writable memory; frames from an object store are not
         frames_THWC = frames_THWC.copy()
     frames_TCHW = torch.from_numpy(frames_THWC).permute(0, 3, 1, 2)

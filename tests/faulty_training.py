@@ -121,6 +121,12 @@ def decode_slowly(catalog, plan, **limits) -> list[np.ndarray]:
     return decode(catalog, plan, **limits)
 
 
+def decode_at_pace(catalog, plan, *, pace: Path, **limits) -> list[np.ndarray]:
+    """With a pause before each clip, of so many seconds as the file ``pace`` says; without the file none."""
+    time.sleep(float(pace.read_text() or 0) if pace.exists() else 0)
+    return decode(catalog, plan, **limits)
+
+
 def kill_one(title: str) -> None:
     """SIGKILL a process of this test session's Ray with ``title`` in its own; RuntimeError if there is none."""
     found = ray_processes(os.environ[MARK], title)

@@ -4,10 +4,9 @@ from collections import Counter
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image, ImageEnhance
 
-from bsp.augment import AugmentSettings, augment_clip, centre_clip, draw_crop, jitter_colour, normalise
+from bsp.augment import AugmentSettings, augment_clip, centre_clip, draw_crop, jitter_colour
 
 
 def noise(shape, seed=0):
@@ -215,19 +214,3 @@ def test_centre_clip_keeps_the_border_of_small_videos():
     wide = smooth(64, 96)
     assert (centre_clip(wide, 64) == wide[:, :, 16:80]).all()
     assert centre_clip(smooth(30, 40), 64).shape == (4, 64, 64, 3)
-
-
-def test_normalise_is_the_imagenet_formula():
-    clip = torch.from_numpy(noise((2, 3, 5, 7, 3)))
-    out = normalise(clip)
-    assert out.shape == (2, 3, 3, 5, 7)
-    assert out.dtype == torch.float32
-    for channel, (mean, std) in enumerate(zip((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))):
-        expected = (clip[..., channel].double() / 255 - mean) / std
-        torch.testing.assert_close(out[:, :, channel].double(), expected, rtol=0, atol=2e-6)
-    half = normalise(clip, torch.bfloat16)
-    assert half.dtype == torch.bfloat16
-    torch.testing.assert_close(half, out.to(torch.bfloat16), rtol=0, atol=0)
-    for wrong in (clip.float(), clip[0]):
-        with pytest.raises(ValueError, match="uint8"):
-            normalise(wrong)

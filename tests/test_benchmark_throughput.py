@@ -118,15 +118,15 @@ def test_the_parts_of_the_tool_run_and_their_result_is_written(source, tmp_path,
         ("TSM", False), ("no shift", False), ("TSM", True), ("no shift", True),
     ]  # fmt: skip
     steps = throughput_training.measure_steps(variants, device, steps=1, rounds=1)
-    fed = throughput_processes.feeds(source, source)[1:]
-    assert [feed.name for feed in fed] == ["ready batches, 32 px", "whole pipeline, 32 px"]
-    fed = tuple(replace(feed, batch_size=8, log_every=5) for feed in fed)
+    *ready, pipeline = throughput_processes.feeds(source, source)
+    assert [feed.name for feed in ready] == ["ready batches, 32 px"] * 2
+    fed = (replace(pipeline, batch_size=8, log_every=5),)
     processes = throughput_processes.measure_processes(fed, tmp_path, seconds=0.05, rounds=1)
+    assert list(processes) == [f"whole pipeline, 32 px, {number}" for number in ("1", "2", "2 apart")]
     for name, (found,) in processes.items():
-        step_ms = found["own_ms"] + found["slower_ms"] + found["averaging_ms"]
-        together = 1 if name.endswith("1") else 2
-        assert step_ms == pytest.approx(1000 * together * 8 / found["clips_per_s"], rel=0.5)
-        assert (found["averaging_ms"] > 0.1) == name.endswith("2")
+        assert found["clips_per_s"] > 0
+        assert min(found["own_ms"], found["averaging_ms"]) > 0
+        assert (found["slower_ms"] > 0) == name.endswith("2")  # alone, no one is waited for
     result = {
         "hardware": "x", "date": "2026-11-22", "command": "c", "ray_idle_cores": 0.05, "loaders": loaders,
         "readers": readers, "stages": stages, "waiting_workers": 1, "waiting": waiting, "steps": steps,
@@ -139,7 +139,6 @@ def test_the_parts_of_the_tool_run_and_their_result_is_written(source, tmp_path,
         f"Ray Data / DataLoader: {EMBEDDED}, 1 worker",
         "training step, TSM / no shift: R18 width 16, 32 px, fp32",
         "training step, TSM / no shift: R18 width 16, 32 px, bf16",
-        "two training processes / one: ready batches, 32 px",
         "two training processes / one: whole pipeline, 32 px",
     ]
     assert (tmp_path / "out" / "plot.png").stat().st_size > 10_000

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from bsp import features
-from bsp.augment import centre_clip, normalise
+from bsp.augment import centre_clip
 from bsp.encoder import EncoderSettings, build_encoder
 from bsp.errors import VideoDecodeError, VideoOpenError
 from bsp.features import (
@@ -28,6 +28,7 @@ from bsp.features import (
     snippet_count,
     write_features,
 )
+from bsp.normalisation import normalise
 from bsp.video_write import write_mp4
 
 TINY = EncoderSettings(width=8)

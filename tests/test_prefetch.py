@@ -3,9 +3,9 @@
 import numpy as np
 import torch
 
-from bsp.augment import normalise
 from bsp.clips import BoundaryKind
 from bsp.encoder import EncoderSettings, build_encoder
+from bsp.normalisation import normalise
 from bsp.prefetch import Prefetcher
 from bsp.pretext import PretextModel, PretextSettings, pretext_loss
 from bsp.pretrain import TrainSettings, make_optimiser, restore, training_state

@@ -8,6 +8,8 @@ cluster_hosts.py. By hand:
     BSP_RAY_UP_TRANSCRIPT=up.txt pytest tests/test_ray_up.py   # what was typed and what came out
     pip download -r requirements.txt setuptools -d wheels; BSP_RAY_UP_WHEELS=wheels pytest tests/test_ray_up.py
         # ~/venv made on each host by the setup commands, instead of a link to this test's environment
+    BSP_RAY_UP_CLOUD=1 pytest tests/test_ray_up.py
+        # storage and MLflow's files on S3, its database PostgreSQL: cluster_services.py says what that needs
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ import psutil
 import pytest
 import yaml
 from cluster_hosts import ADDRESSES, HOSTS, USER, Lab, why_not
+from cluster_services import BUCKET, CREDENTIALS, start_services, use_services, why_no_services
 
 from bsp_platform.tracking import mlflow_name
 
@@ -33,6 +36,8 @@ SCRIPT = ROOT / "experiments" / "ablation_table4.py"
 SWAPPED = {"cluster_name", "provider", "auth", "max_workers", "available_node_types", "head_node_type"}
 CONFIG = "/mnt/lab/cluster.yaml"  # on the laptop
 ROWS = os.environ.get("BSP_RAY_UP_ROWS", "random")
+CLOUD = "BSP_RAY_UP_CLOUD" in os.environ
+STORAGE = f"{BUCKET}/storage" if CLOUD else "/mnt/bsp/storage"
 LIMIT_S = 3600 if ROWS == "all" or "BSP_RAY_UP_WHEELS" in os.environ else 900  # of one command
 
 
@@ -130,10 +135,16 @@ http.server.HTTPServer(("169.254.169.254", 80), Handler).serve_forever()
 """
 
 
+LIST_OBJECTS = f"""
+export {" ".join(f"{name}={value}" for name, value in CREDENTIALS.items())}
+python -c 'import boto3; [print(o.key) for o in boto3.resource("s3").Bucket("bsp").objects.all()]'
+"""
+
+
 @pytest.fixture(scope="module")
 def story(tmp_path_factory):
     """The whole run, from bare hosts to nothing; its facts are what the tests below look at."""
-    if reason := why_not():
+    if reason := why_not() or (CLOUD and why_no_services()):
         pytest.skip(f"ray up is not tried on hosts of the test's own: {reason}")
     scratch = tmp_path_factory.mktemp("ray_up")
     wheels = os.environ.get("BSP_RAY_UP_WHEELS")
@@ -154,7 +165,11 @@ def start_cluster(story: Story) -> None:
     """Write the configuration, start what stands in for EC2 on the worker, and `ray up` until both hosts are there."""
     lab = story.lab
     aws = yaml.safe_load((ROOT / "cluster.yaml").read_text(encoding="utf-8"))
-    (lab.scratch / "cluster.yaml").write_text(yaml.safe_dump(local_config(aws), sort_keys=False, width=10**6))
+    config = local_config(aws)
+    if CLOUD:
+        start_services(lab)
+        config = use_services(config)
+    (lab.scratch / "cluster.yaml").write_text(yaml.safe_dump(config, sort_keys=False, width=10**6))
     (lab.scratch / "metadata.py").write_text(_METADATA)
     serve = "ip address add 169.254.169.254/32 dev lo; setsid ~/bin/python3 /mnt/lab/metadata.py > /dev/null 2>&1 &"
     assert lab.on("worker", serve).returncode == 0
@@ -200,7 +215,9 @@ def look_at_servers(story: Story) -> None:
         "for token in wrong $(cat ~/.ray/auth_token); do curl -s -o /dev/null -w '%{http_code} ' "
         '-H "Authorization: Bearer $token" http://127.0.0.1:8265/api/version; done'
     )
-    facts["shared"] = {path.name for path in (lab.shared / "mlflow").iterdir()}
+    facts["shared"] = {path.relative_to(lab.shared).as_posix() for path in lab.shared.glob("*/*")}
+    if CLOUD:
+        facts["objects"] = lab.run(LIST_OBJECTS).stdout.split()
 
 
 def give_notice(story: Story) -> None:
@@ -265,7 +282,7 @@ def test_a_machine_that_cannot_make_hosts_says_why(monkeypatch):
 
 def test_both_hosts_join_and_work_with_what_was_sent_to_them(story: Story):
     source = f"/home/{USER}/bsp/platform/bsp_platform/__init__.py"
-    assert story.facts["found"] == [[host, source, "/mnt/bsp/storage"] for host in sorted(HOSTS)]
+    assert story.facts["found"] == [[host, source, STORAGE] for host in sorted(HOSTS)]
     used = {host for host, actors in story.facts["actors"].items() if actors}
     assert used == set(HOSTS) if ROWS == "all" else used <= set(HOSTS) and used  # one row may well fit on one host
 
@@ -291,8 +308,18 @@ def test_the_table_comes_out_and_mlflow_has_the_same_scores(story: Story):
 def test_servers_listen_on_loopback_and_are_reached_by_ssh(story: Story):
     assert story.facts["outside"] == {5000: 7, 8265: 7}
     assert '"FINISHED"' in story.facts["mlflow"]
-    assert story.facts["shared"] >= {"mlflow.db", "artifacts"}  # what MLFLOW_... in the settings say
     assert story.facts["dashboard"].split() == ["403", "200"]  # with a wrong token, with the right one
+
+
+def test_stages_and_records_are_where_the_settings_say(story: Story):
+    """A row's G-TAD scores, as a stage and as an artifact."""
+    objects, shared = story.facts.get("objects", []), story.facts["shared"]
+    in_bucket = [
+        [name for name in objects if re.fullmatch(pattern, name)]
+        for pattern in (r"storage/heads/\w+/scores\.json", r"mlflow/.*/gtad/scores\.json")
+    ]
+    on_disk = shared & {"mlflow/mlflow.db", "mlflow/artifacts", "storage/heads"}
+    assert (all(in_bucket), len(on_disk)) == ((True, 0) if CLOUD else (False, 3)), (objects, shared)
 
 
 def test_a_notice_that_the_spot_machine_goes_drains_the_worker(story: Story):

@@ -156,5 +156,8 @@ def test_linear_rows_is_a_matrix_product(rows):
     torch.testing.assert_close(out, expected)
     pull = torch.randn(out.shape, generator=generator)
     torch.testing.assert_close(
-        torch.autograd.grad(out, (x, weight), pull), torch.autograd.grad(expected, (x, weight), pull)
+        torch.autograd.grad(out, (x, weight), pull),
+        torch.autograd.grad(expected, (x, weight), pull),
+        rtol=1e-5,
+        atol=1e-4,  # the weights' gradients are sums of up to 400 terms, which each library adds in an order of its own
     )

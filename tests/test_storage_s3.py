@@ -15,10 +15,12 @@ import torch
 sys.path.append(str(Path(__file__).parent))
 from row_without_ray import another_node, row, undisturbed  # noqa: F401 (fixtures)
 from s3_server import BUCKET, s3_server
+from search_cases import settings_of
 from stage_worker import Recipe
 from test_storage_faults import BUILT_ONCE, expected, run_two_drivers, start
 
 from bsp_platform import leases
+from bsp_platform.search import Ledger
 from bsp_platform.stages import StageStore
 
 
@@ -71,6 +73,20 @@ def test_a_row_on_s3_has_the_scores_of_a_folder_and_is_found_from_anywhere(row, 
     store.put_aside("heads", row.recipes.heads["gtad"])
     assert row.run(address) == undisturbed[1]
     assert (row.made, row.extracted) == (["heads"], [])
+
+
+def test_a_search_is_continued_by_a_driver_whose_disk_is_new(address, tmp_path):
+    first = Ledger(StageStore(address), "searches/a/trials.json")
+    assert first.trials == []
+    (setting,) = settings_of(epsilon="2", kinds="dc+ss")
+    first.add(setting).probes[0] = 41.5
+    first.save()
+    shutil.rmtree(tmp_path / "cache")
+    (trial,) = Ledger(StageStore(address), "searches/a/trials.json").trials
+    assert (trial.number, trial.setting, trial.probes) == (1, setting, {0: 41.5})
+    StageStore(address).write_note("searches/b/trials.json", b"{")
+    with pytest.raises(ValueError, match=rf"{address}/searches/b/trials\.json is damaged"):
+        Ledger(StageStore(address), "searches/b/trials.json")
 
 
 @pytest.mark.fault

@@ -19,6 +19,7 @@ from bsp_platform.search import Halving, Ledger, Proposals, Trial, compared_with
 from bsp_platform.search_space import all_settings, plan_trial, read_space
 from bsp_platform.search_tables import proxy_quality, quality_note, spearman
 from bsp_platform.sources import DataPaths
+from bsp_platform.stages import StageStore
 
 sys.path.append(str(Path(__file__).parent))
 from ray_processes import MARK, training_processes
@@ -79,7 +80,7 @@ def test_a_search_goes_on_from_its_ledger_without_repeating_a_setting(search, tm
     everything = set(all_settings(found, BASE))
     assert len(everything) == 3 + 4 + 2  # epsilon 4 is too long for tau 2
     for part in (4, 9):
-        ledger = Ledger(tmp_path / "trials.json")
+        ledger = Ledger(StageStore(tmp_path), "trials.json")
         proposals = Proposals(search, found, BASE, 0, ledger)
         while len(ledger.trials) < part and (setting := proposals.next()):
             trial = ledger.add(setting)
@@ -88,14 +89,14 @@ def test_a_search_goes_on_from_its_ledger_without_repeating_a_setting(search, tm
                 trial.status, trial.value, trial.probes = "stopped", None, {0: 3.5}
             ledger.save()
             proposals.tell(trial)
-    ledger = Ledger(tmp_path / "trials.json")
+    ledger = Ledger(StageStore(tmp_path), "trials.json")
     assert [trial.number for trial in ledger.trials] == list(range(1, 10))
     assert {trial.setting for trial in ledger.trials} == everything
     assert ledger.trials[1].probes == {0: 3.5}
     assert Proposals(search, found, BASE, 0, ledger).next() is None
 
 
-def test_optuna_prefers_what_scored_well():
+def test_optuna_prefers_what_scored_well(tmp_path):
     """60 settings, one parameter decides: after 25 trials most proposals have its best value; at random 1/4 would."""
     found = space(epsilon="0,1,2,4", kinds="dc+ss", stride="1,2,3,4,5", min_segment="1,2,4")
 
@@ -103,7 +104,7 @@ def test_optuna_prefers_what_scored_well():
         def save(self):
             pass
 
-    ledger = Memory(Path("nowhere.json"))
+    ledger = Memory(StageStore(tmp_path), "trials.json")
     proposals = Proposals("optuna", found, BASE, 1, ledger)
     for _ in range(25):
         trial = ledger.add(proposals.next())
@@ -116,7 +117,7 @@ def test_optuna_prefers_what_scored_well():
 def test_a_damaged_ledger_is_named(tmp_path):
     (tmp_path / "trials.json").write_text('[{"number": 1')
     with pytest.raises(ValueError, match=r"trials\.json is damaged"):
-        Ledger(tmp_path / "trials.json")
+        Ledger(StageStore(tmp_path), "trials.json")
 
 
 # Table and plots
@@ -239,7 +240,6 @@ def test_a_search_stops_by_the_probe_is_found_again_and_a_larger_one_goes_on(
     import os
 
     from bsp_platform import search_run
-    from bsp_platform.stages import StageStore
 
     (tmp_path / "storage").mkdir()
     (tmp_path / "storage" / "pantomime").symlink_to(tiny_data.parent)

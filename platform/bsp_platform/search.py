@@ -1,7 +1,7 @@
 """What a search remembers and decides: which setting comes next, and which trial stops early. No Ray in here.
 
-The ledger, one JSON file per search, is written by the driver after every piece of news. From it the same command
-continues a search that was interrupted, and a larger ``--trials`` extends it: decided trials stay decided.
+The ledger, a JSON file of the storage per search, is written by the driver after every piece of news. From it the same
+command continues a search that was interrupted, and a larger ``--trials`` extends it: decided trials stay decided.
 """
 
 from __future__ import annotations
@@ -10,14 +10,13 @@ import itertools
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from bsp.clips import ClipSettings
 from bsp_platform.search_space import Setting, Space, all_settings, make_setting, shown
-from bsp_platform.stages import write_json
+from bsp_platform.stages import StageStore
 
 Status = Literal["open", "finished", "stopped", "failed"]
 _TRIES = 200  # proposals in a row that are impossible or known, after which a search has nothing new
@@ -43,25 +42,25 @@ class Trial:
 
 
 class Ledger:
-    """The trials of one search in a file."""
+    """The trials of one search, in a note of the storage."""
 
-    def __init__(self, path: Path):
-        self.path = path
+    def __init__(self, store: StageStore, name: str):
+        self.store, self.name = store, name
         self.trials: list[Trial] = []
-        if path.exists():
+        text = store.read_note(name)
+        if text is not None:
             try:
-                for record in json.loads(path.read_text()):
+                for record in json.loads(text):
                     setting = Setting.from_plain(record.pop("setting"))
                     record["probes"] = {int(rung): score for rung, score in record["probes"].items()}
                     self.trials.append(Trial(setting=setting, **record))
             except (ValueError, TypeError, KeyError, AttributeError) as error:
                 raise ValueError(
-                    f"{path} is damaged ({error}); remove it: stages that were made are found again"
+                    f"{store.where(name)} is damaged ({error}); remove it: stages that were made are found again"
                 ) from None
 
     def save(self) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(self.path, [asdict(trial) for trial in self.trials])
+        self.store.write_note(self.name, json.dumps([asdict(trial) for trial in self.trials], indent=1).encode())
 
     def add(self, setting: Setting) -> Trial:
         self.trials.append(Trial(number=len(self.trials) + 1, setting=setting))

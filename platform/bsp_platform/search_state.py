@@ -58,7 +58,7 @@ class Search:
         given |= {f"vanilla R{depth}": file.sha256 for depth, file in sources.vanilla_weights.items()}
         seeds = {"seeds": options.seeds, "workers": options.workers}
         self.key = recipe_hash({"profile": settings, "search": names, "data": prints, "given": given, **seeds})
-        self.ledger = Ledger(store.root / "searches" / self.key / "trials.json")
+        self.ledger = Ledger(store, f"searches/{self.key}/trials.json")
         self.halving = Halving(eta=spec.eta)
         size = len(list(all_settings(spec.space, options.profile.clips))) if spec.search == "grid" else None
         if size is not None and spec.trials is not None and spec.trials < size:

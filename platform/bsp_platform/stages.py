@@ -28,7 +28,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from bsp_platform import leases
-from bsp_platform.files import file_sha256, in_threads, sha256_once, write_json
+from bsp_platform.files import file_sha256, in_threads, sha256_once, write_json, write_whole
 from bsp_platform.manifests import (
     MANIFEST,
     SCRATCH,
@@ -257,6 +257,27 @@ class StageStore:
             elif (folder / name).exists():
                 (target / name).parent.mkdir(parents=True, exist_ok=True)
                 retry(lambda name=name: (folder / name).replace(target / name), folder / name)
+
+    # --- notes ------------------------------------------------------------------------------------------------
+
+    def where(self, name: str) -> str:
+        """The full path or address of what is called ``name``, for messages."""
+        return self.bucket.where(name) if self.bucket else str(self.root / name)
+
+    def read_note(self, name: str) -> bytes | None:
+        """A small file that belongs to no stage, such as the record of a search; None if there is none."""
+        if self.bucket:
+            return self.bucket.read(name)
+        path = self.root / name
+        return retry(path.read_bytes, path) if path.exists() else None
+
+    def write_note(self, name: str, content: bytes) -> None:
+        """Write or replace it, whole or not at all."""
+        if self.bucket:
+            return self.bucket.write(name, content)
+        path = self.root / name
+        retry(lambda: path.parent.mkdir(parents=True, exist_ok=True), path.parent)
+        write_whole(path, lambda file: file.write(content))
 
     # --- other nodes ------------------------------------------------------------------------------------------
 
