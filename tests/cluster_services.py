@@ -1,7 +1,7 @@
 """What a cloud sells and the test of `ray up` can use instead of NFS and SQLite: S3 (moto) and PostgreSQL, both on the
 laptop of a lab (cluster_hosts.py), reached by the hosts through the lab's network.
 
-    apt-get install postgresql; pip install psycopg2-binary
+    apt-get install postgresql; pip install 'psycopg[binary]'
     BSP_RAY_UP_CLOUD=1 pytest tests/test_ray_up.py
 """
 
@@ -55,8 +55,8 @@ def why_no_services() -> str | None:
     """What is missing here, in one sentence with the remedy; None if nothing is."""
     if not glob.glob("/usr/lib/postgresql/*/bin/postgres"):
         return "PostgreSQL is missing: apt-get install postgresql"
-    if importlib.util.find_spec("psycopg2") is None:
-        return "its driver is missing in this environment: pip install psycopg2-binary"
+    if importlib.util.find_spec("psycopg") is None:
+        return "its driver is missing in this environment: pip install 'psycopg[binary]'"
     return None
 
 

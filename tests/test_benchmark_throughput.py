@@ -96,6 +96,7 @@ def test_every_loader_gives_the_stream_of_the_pure_functions(loader, source):
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_the_parts_of_the_tool_run_and_their_result_is_written(source, tmp_path, monkeypatch):
     def quickly(catalog, stream, workers):  # the real loaders have a test of their own
         for first in itertools.count(0, stream.batch_size):

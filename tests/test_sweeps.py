@@ -315,6 +315,7 @@ def test_two_drivers_on_one_storage_share_what_they_make(undisturbed, disturbed,
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_a_failed_row_is_reported_and_does_not_take_the_others_with_it(tmp_path):
     # One video per class: same-class pairs are impossible.
     done = run(tmp_path, "--rows", "random,reg-sc", "--videos-per-class", "1", "--clips", "80")
@@ -336,6 +337,7 @@ def test_a_failed_row_is_reported_and_does_not_take_the_others_with_it(tmp_path)
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_terminated_sweeps_say_how_to_continue(tmp_path):
     script = [sys.executable, str(TABLE_4), "--profile", "smoke", "--rows", "random"]
     places = ["--storage", str(tmp_path / "s"), "--results", str(tmp_path / "r"), "--tracking-uri"]
