@@ -39,7 +39,7 @@ def is_hidden(name: str | os.PathLike[str]) -> bool:
 
 
 def clean_label(text: str) -> str:
-    """A label as everything compares it: composed accents (NFC), no outer blanks, each inner run of blanks one blank."""
+    """A label as all comparisons take it: composed accents (NFC), no outer blanks, inner runs of blanks as one."""
     return " ".join(unicodedata.normalize("NFC", text).split())
 
 
