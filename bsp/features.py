@@ -25,6 +25,7 @@ from torch import nn
 from bsp.augment import centre_clip
 from bsp.errors import VideoDecodeError
 from bsp.normalisation import MEAN, STD, normalise
+from bsp.text_files import safe_name
 from bsp.video import iter_frames, probe
 
 SNIPPET_FRAMES = 8  # T of Section 4.1; also the stride: snippets do not overlap
@@ -274,8 +275,7 @@ def read_features_h5(
 
 
 def _paths(folder: str | os.PathLike[str], video_id: str) -> tuple[Path, Path]:
-    if not video_id or video_id.startswith(".") or "/" in video_id or "\\" in video_id or "\0" in video_id:
-        raise ValueError(f"video id {video_id!r} cannot be a file name")
+    safe_name(video_id, f"{folder}: video id")
     return Path(folder) / f"{video_id}.npy", Path(folder) / f"{video_id}.json"
 
 

@@ -1,4 +1,4 @@
-"""The one way to open other people's text: bytes to text, JSON and CSV rows, labels, and which files to pass over.
+"""The one way to open other people's text: bytes to text, JSON and CSV rows, labels, ids, and which files to pass over.
 
 People's programs write byte-order marks, UTF-16, Windows line ends, semicolons, blanks around labels, decomposed
 accents, and leave ``._name`` beside ``name``. All readers of text in this project come through here, so that each of
@@ -14,15 +14,20 @@ import io
 import os
 import unicodedata
 import zlib
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import IO, Any
 
 import jiter
 
 from bsp.errors import AnnotationError
 
 MAX_TEXT_BYTES = 4 * 2**30  # after unpacking; the largest published result file is below 1 GB
+DELIMITERS = ",;\t"
+VIDEO_EXTENSIONS = (  # in order of preference, should a video be there twice
+    ".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".flv", ".mpg", ".mpeg", ".wmv", ".3gp", ".ts", ".ogv",
+)  # fmt: skip
 _MARKS = (  # the longer ones first: UTF-32's little-endian mark begins with UTF-16's
     (codecs.BOM_UTF8, "utf-8"),
     (codecs.BOM_UTF32_LE, "utf-32-le"),
@@ -38,48 +43,128 @@ def is_hidden(name: str | os.PathLike[str]) -> bool:
     return name.startswith(".") or name == "__MACOSX"
 
 
+@lru_cache(2**16)
 def clean_label(text: str) -> str:
-    """A label as all comparisons take it: composed accents (NFC), no outer blanks, inner runs of blanks as one."""
-    return " ".join(unicodedata.normalize("NFC", text).split())
+    """A label as all comparisons take it: composed accents (NFC), no outer blanks, inner runs of blanks as one.
+
+    ValueError if nothing is left.
+    """
+    label = " ".join(unicodedata.normalize("NFC", text).split())
+    if not label:
+        raise ValueError("a label has at least one character that is not blank")
+    return label
 
 
-def read_bytes(path: str | os.PathLike[str], *, max_bytes: int = MAX_TEXT_BYTES) -> bytes:
-    """The content of a file, unpacked if it is gzip (by its first two bytes), at most ``max_bytes`` of it.
+@lru_cache(2**16)
+def clean_id(text: str) -> str:
+    """A video's id as everything compares it: composed accents (NFC), no outer blanks, no ``.mp4`` or the like.
 
-    Raises AnnotationError for a file that cannot be read, is damaged, or holds more.
+    ValueError if nothing is left. A ``v_`` stays: some ids begin so.
+    """
+    name = unicodedata.normalize("NFC", text.strip())
+    stem, extension = os.path.splitext(name)
+    name = stem if extension.lower() in VIDEO_EXTENSIONS else name
+    if not name:
+        raise ValueError("an id has at least one character that is not blank")
+    return name
+
+
+def safe_name(name: str, where: str | os.PathLike[str]) -> str:
+    """The name, if it can be one file's name in a folder that we choose; ``where`` it stands begins the error.
+
+    AnnotationError for an absolute name, ``..``, a separator of any system, a control character, a hidden name (which
+    no listing would find) and one of more than 250 bytes, which leaves room for an ending.
+    """
+    why = None
+    if not name or name != name.strip():
+        why = "is empty or has blanks around it"
+    elif "/" in name or "\\" in name:
+        why = "contains a separator of folders"
+    elif any(unicodedata.category(character) in ("Cc", "Cs") for character in name):
+        why = "contains a control character"
+    elif is_hidden(name):
+        why = "is a hidden name"
+    elif len(name.encode()) > 250:
+        why = "is longer than 250 bytes"
+    if why:
+        shown = repr(name if len(name) <= 80 else name[:77] + "...")
+        raise AnnotationError(f"{where}: {shown} cannot be a file name: it {why}; rename it in the list")
+    return name
+
+
+def refuse_alike(names: Iterable[tuple[str, str]], what: str) -> None:
+    """AnnotationError for two of the (cleaned name, where it stands) that differ only in case; names both places."""
+    first: dict[str, tuple[str, str]] = {}
+    for name, where in names:
+        other, place = first.setdefault(name.casefold(), (name, where))
+        if other != name:
+            raise AnnotationError(
+                f"{where}: {what} {name!r}, but {other!r} in {place}: they differ only in case; write one of them"
+            )
+
+
+@contextmanager
+def open_bytes(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
+    """A file's content as a stream, unpacked if it is gzip (by its first two bytes).
+
+    Raises AnnotationError, also while it is read, for a file that cannot be read or is damaged.
     """
     try:
         with open(path, "rb") as raw:
             packed = raw.read(2) == b"\x1f\x8b"
             raw.seek(0)
             with gzip.GzipFile(fileobj=raw) if packed else raw as file:
-                content = file.read(max_bytes + 1)
+                yield file
+    except AnnotationError:
+        raise
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise AnnotationError(f"{path}: damaged gzip file ({error}); download it again") from None
     except FileNotFoundError:
         raise AnnotationError(f"{path}: no such file") from None
-    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
-        raise AnnotationError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
+    except OSError as error:
+        raise AnnotationError(f"{path}: cannot be read ({error.strerror or error})") from None
+
+
+def read_bytes(path: str | os.PathLike[str], *, max_bytes: int = MAX_TEXT_BYTES) -> bytes:
+    """The content of a file, unpacked if it is gzip, at most ``max_bytes`` of it.
+
+    Raises AnnotationError as :func:`open_bytes`, and for a file that holds more.
+    """
+    if "\0" in os.fspath(path):
+        raise AnnotationError(f"{path!r}: a file's name has no zero byte")
+    with open_bytes(path) as file:
+        content = file.read(max_bytes + 1)
     if len(content) > max_bytes:
         raise AnnotationError(f"{path}: more than {max_bytes:,} bytes of content; it is not such a file")
     return content
 
 
-def decode(content: bytes, name: str | os.PathLike[str]) -> str:
-    """Text from UTF-8, or from UTF-16 or UTF-32 with a byte-order mark (removed). ``name`` stands in the error."""
-    encoding = "utf-8"
-    for mark, of in _MARKS:
-        if content.startswith(mark):
-            content, encoding = content[len(mark) :], of
-            break
+def split_mark(content: bytes) -> tuple[str, int]:
+    """(encoding, bytes of the byte-order mark) of the beginning of a text; UTF-8 where there is no mark."""
+    return next(((name, len(mark)) for mark, name in _MARKS if content.startswith(mark)), ("utf-8", 0))
+
+
+def decode(content: bytes, name: str | os.PathLike[str], *, first_line: int = 1) -> str:
+    """Text from UTF-8, or from UTF-16 or UTF-32 with a byte-order mark (removed).
+
+    ``name`` and the line, counted from ``first_line``, stand in the AnnotationError.
+    """
+    encoding, skip = split_mark(content)
     try:
-        return content.decode(encoding)
+        text = content[skip:].decode(encoding)
     except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
+        line = first_line + content.count(b"\n", 0, skip + error.start)
         raise AnnotationError(
-            f"{name}, line {line}: not {encoding.upper()} text (byte 0x{content[error.start]:02x}); if it comes from "
-            f"an older Windows program: iconv -f WINDOWS-1252 -t UTF-8 IN > OUT"
+            f"{name}: line {line}: not {encoding.upper()} text (byte 0x{error.object[error.start]:02x}); if it comes "
+            "from an older Windows program: iconv -f WINDOWS-1252 -t UTF-8 IN > OUT"
         ) from None
+    if "\0" in text:
+        line = first_line + text.count("\n", 0, text.index("\0"))
+        raise AnnotationError(
+            f"{name}: line {line}: a zero byte, so it is no text, or UTF-16 without its mark: "
+            "iconv -f UTF-16LE -t UTF-8 IN > OUT"
+        )
+    return text
 
 
 def read_text(path: str | os.PathLike[str], *, max_bytes: int = MAX_TEXT_BYTES) -> str:
@@ -101,10 +186,8 @@ def read_json(path: str | os.PathLike[str], *, max_bytes: int = MAX_TEXT_BYTES) 
 
 def parse_json(content: bytes, name: str | os.PathLike[str]) -> Any:
     """JSON from bytes; ``name`` stands in the AnnotationError."""
-    if content.startswith(codecs.BOM_UTF8):
-        content = content[len(codecs.BOM_UTF8) :]
-    elif content.startswith(tuple(mark for mark, _ in _MARKS)):
-        content = decode(content, name).encode()
+    encoding, skip = split_mark(content)
+    content = content[skip:] if encoding == "utf-8" else decode(content, name).encode()
     try:
         # The parser under pydantic: three times as fast as json.loads on 100 MB, and bounds the depth itself. A key
         # that stands twice would otherwise lose the first one's value without a word.
@@ -113,19 +196,51 @@ def parse_json(content: bytes, name: str | os.PathLike[str]) -> Any:
         raise AnnotationError(f"{name}: malformed JSON, {error}") from None
 
 
-def read_csv(path: str | os.PathLike[str], *, delimiters: str = ",;\t") -> Iterator[tuple[int, list[str]]]:
+def delimiter_of(line: str) -> str:
+    """The one of comma, semicolon and tab that a line has most of; the comma if it has none."""
+    return max(DELIMITERS, key=line.count)
+
+
+def read_csv(path: str | os.PathLike[str]) -> Iterator[tuple[int, list[str]]]:
     """Rows of a plain or gzipped CSV file: (line from 1, fields without outer blanks); empty lines are left out.
 
-    The delimiter is the one of ``delimiters`` that the first line has most of. Raises AnnotationError for text that
-    is no CSV (an open quote, a field above 128 kB).
+    Its first line says what separates the fields, see :func:`delimiter_of`. Raises AnnotationError for text that is
+    no CSV (an open quote, a field above 128 kB).
     """
     text = read_text(path)
-    first_line = text.partition("\n")[0]
-    delimiter = max(delimiters, key=first_line.count)
+    delimiter = delimiter_of(text.partition("\n")[0])
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
         for fields in reader:
-            if any(field.strip() for field in fields):
-                yield reader.line_num, [field.strip() for field in fields]
+            fields = [field.strip() for field in fields]
+            if any(fields):
+                yield reader.line_num, fields
     except csv.Error as error:
-        raise AnnotationError(f"{Path(path)}, line {reader.line_num}: not valid CSV ({error})") from None
+        raise AnnotationError(f"{path}: line {reader.line_num}: not valid CSV ({error}); correct the line") from None
+
+
+def read_table(
+    path: str | os.PathLike[str], columns: Iterable[str], *, remedy: str = "copy the file again"
+) -> Iterator[tuple[int, dict[str, str]]]:
+    """Rows of a CSV file whose first line names its columns: (line from 1, field by column).
+
+    Empty columns after the last named one, which spreadsheets leave, are passed over. AnnotationError with file, line
+    and ``remedy`` for an absent or repeated column and for a row that has not one field per column.
+    """
+    rows = read_csv(path)
+    line, names = next(rows, (1, []))
+    while names and not names[-1]:
+        names = names[:-1]
+    absent = [column for column in columns if column not in names]
+    twice = [name for name in names if names.count(name) > 1]
+    if absent or twice:
+        what = f"no column {', '.join(absent)}" if absent else f"the column {twice[0]!r} twice"
+        found = ", ".join(names) or "nothing"
+        found = found if len(found) <= 80 else found[:77] + "..."
+        raise AnnotationError(f"{path}: line {line}: {what}, found {found!r}; {remedy}")
+    for line, fields in rows:
+        if len(fields) < len(names) or any(fields[len(names) :]):
+            raise AnnotationError(
+                f"{path}: line {line}: {len(fields)} fields, not {len(names)}: {','.join(fields)[:80]!r}; correct it"
+            )
+        yield line, dict(zip(names, fields, strict=False))
