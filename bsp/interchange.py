@@ -18,12 +18,13 @@ from pathlib import Path
 
 import numpy as np
 
-from bsp.datasets.charades_sta import read_durations
-from bsp.datasets.results_json import check_ground_truth, read_json
+from bsp.datasets.charades_sta import durations_from_document, read_durations
+from bsp.datasets.results_json import check_ground_truth, with_clean_ids
 from bsp.errors import AnnotationError, TooManyBroken
 from bsp.features import FeatureInfo, read_features, write_features
 from bsp.interchange_files import LAYOUTS, Layout, NamedArray, files_sha256, find_arrays, refuse_existing, write_arrays
 from bsp.localization.gtad import resize_features
+from bsp.text_files import is_hidden, read_json
 
 __all__ = ["LAYOUTS", "Timing", "Transfer", "export_features", "import_features", "uniform_record", "video_durations"]
 
@@ -68,7 +69,7 @@ def uniform_record(folder: Path) -> tuple[list[str], FeatureInfo]:
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder of features")
-    ids = sorted(file.stem for file in folder.glob("*.npy"))
+    ids = sorted(file.stem for file in folder.glob("*.npy") if not is_hidden(file))
     if not ids:
         raise ValueError(f"{folder}: holds no features (<id>.npy with <id>.json); extract or import them first")
     incomplete = [i for i in ids if not (folder / f"{i}.json").exists()]
@@ -195,8 +196,10 @@ def video_durations(path: Path) -> dict[str, float]:
     if not path.name.removesuffix(".gz").endswith(".json"):
         return read_durations(path)
     document = read_json(path)
-    if not isinstance(document, dict) or "database" not in document:
-        return read_durations(path)
+    if not isinstance(document, dict):
+        raise AnnotationError(f"{path}: expected an object of seconds by video, found {str(document)[:60]!r}")
+    if "database" not in document:
+        return durations_from_document(document, path)
     database = check_ground_truth(document, str(path))
     found = {video_id: float(record["duration"]) for video_id, record in database.items() if "duration" in record}
     wrong = [video_id for video_id, seconds in found.items() if not seconds > 0]
@@ -210,7 +213,7 @@ def _by_id(arrays: list[NamedArray], prefix: str) -> dict[str, NamedArray]:
     without = [array.name for array in arrays if not array.name.startswith(prefix)]
     if without:
         raise ValueError(f"{len(without)} of {len(arrays)} names do not begin with {prefix!r}, such as {without[0]!r}")
-    return {array.name.removeprefix(prefix): array for array in arrays}
+    return with_clean_ids({array.name.removeprefix(prefix): array for array in arrays}, str(arrays[0].file.parent))
 
 
 def _different_width(array: NamedArray, feat_SD: np.ndarray, width: int, channel_first: bool) -> str:

@@ -26,6 +26,9 @@ from typing import Literal
 
 import numpy as np
 
+from bsp.errors import AnnotationError
+from bsp.text_files import delimiter_of, is_hidden, read_text, safe_name
+
 Layout = Literal["gtad", "opentad", "2dtan", "lgi", "csv"]
 _HDF5 = (".h5", ".hdf5")
 # What a folder of this layout may hold, one file per video; () = only one HDF5 file for all.
@@ -77,11 +80,11 @@ def find_arrays(path: Path, layout: Layout) -> list[NamedArray]:
     if path.is_file():
         if layout not in _IN_ONE_FILE:
             raise ValueError(f"{path}: is a file, but the layout {layout} is a folder with a file per video")
-        return [NamedArray(name=key, file=path, key=key) for key in _hdf5_keys(path)]
+        return [NamedArray(name=key, file=path, key=key) for key in _hdf5_keys(path) if not is_hidden(key)]
     suffixes = _IN_FOLDER[layout]
     if not suffixes:
         raise ValueError(f"{path}: is a folder, but the layout {layout} is one HDF5 file")
-    files = sorted(file for file in path.iterdir() if file.suffix in suffixes and not file.name.startswith("."))
+    files = sorted(file for file in path.iterdir() if file.suffix in suffixes and not is_hidden(file))
     kinds = sorted({file.suffix for file in files})
     if len(kinds) != 1:
         found = f"files of several kinds ({', '.join(kinds)}); keep one" if kinds else "none"
@@ -116,7 +119,7 @@ def write_arrays(path: Path, layout: Layout, arrays: Iterable[tuple[str, np.ndar
             partial.mkdir()
             suffix = _IN_FOLDER[layout][-1]
             for name, feat_TC in arrays:
-                _write_one(partial / f"{name}{suffix}", feat_TC)
+                _write_one(partial / f"{safe_name(name, str(path))}{suffix}", feat_TC)
         if path.is_dir():
             path.rmdir()  # an empty one
         partial.replace(path)
@@ -163,31 +166,34 @@ def _read_hdf5(array: NamedArray) -> np.ndarray:
 
 def _read_csv(path: Path) -> np.ndarray:
     """The rows below the first line, which other projects skip (pandas takes it for the names of the columns)."""
+    first, _, rest = read_text(path).partition("\n")
+    delimiter = delimiter_of(first)
+    names = [name.strip() for name in first.split(delimiter)]
+    if "" in names:
+        raise AnnotationError(f"{path}: line 1: a column without a name, such as an index; write it without the index")
+    if any(map(_is_number, names)) and names != [str(k) for k in range(len(names))]:
+        raise AnnotationError(
+            f"{path}: line 1 begins with {names[0]}, so it seems to be features; put a line of column names before it,"
+            " or the first row is lost"
+        )
+    if not rest.strip():
+        raise AnnotationError(f"{path}: no row below the column names")
     try:
-        first, _, rest = path.read_text("utf-8").partition("\n")
-        names = first.rstrip("\r").split(",")
-        if "" in names:
-            raise ValueError("a column without a name in line 1, such as an index; write it without the index")
-        if _are_numbers(names) and names != [str(k) for k in range(len(names))]:
-            raise ValueError(
-                f"line 1 begins with {names[0]}, so it seems to be features; put a line of column names before it,"
-                " or the first row is lost"
-            )
-        if not rest.strip():
-            raise ValueError("no row below the column names")
-        rows = np.loadtxt(io.StringIO(rest), delimiter=",", dtype=np.float32, ndmin=2)
-        if rows.shape[1] != len(names):
-            raise ValueError(f"{rows.shape[1]} numbers in a row below {len(names)} column names")
-    except ValueError as error:  # also UTF-8's
-        raise ValueError(f"{path}: {error}") from None
+        rows = np.loadtxt(io.StringIO(rest), delimiter=delimiter, dtype=np.float32, ndmin=2, comments=None)
+    except ValueError as error:
+        raise AnnotationError(f"{path}: {error} (rows are counted from the line below the column names)") from None
+    if rows.shape[1] != len(names):
+        raise AnnotationError(f"{path}: {rows.shape[1]} numbers in a row below {len(names)} column names")
     return rows
 
 
-def _are_numbers(fields: Sequence[str]) -> bool:
+def _is_number(field: str) -> bool:
+    """Also nan and inf, which no column is called."""
     try:
-        return all(np.isfinite(float(field)) for field in fields)
+        float(field)
     except ValueError:
         return False
+    return True
 
 
 def _write_hdf5(path: Path, arrays: Iterable[tuple[str, np.ndarray]]) -> None:

@@ -17,9 +17,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from bsp.datasets.kinetics import VIDEO_EXTENSIONS
 from bsp.errors import AnnotationError, VideoError
 from bsp.prepare import PrepareSettings, prepare_video
+from bsp.text_files import VIDEO_EXTENSIONS, is_hidden, read_text
 
 HIDDEN = ".prepared"
 VERSION = 1  # of what prepare_video writes; another one needs another folder
@@ -38,14 +38,14 @@ def find_videos(videos: Path) -> tuple[Path, list[str], list[str]]:
     if videos.is_dir():
         root, found, others = videos, [], []
         for folder, inner, names in os.walk(root, followlinks=True):
-            inner[:] = [name for name in sorted(inner) if not (name.startswith(".") or _is_prepared(folder, name))]
+            inner[:] = [name for name in sorted(inner) if not (is_hidden(name) or _is_prepared(folder, name))]
             for name in sorted(names):
                 relative = os.path.relpath(os.path.join(folder, name), root)
-                if not name.startswith("."):
+                if not is_hidden(name):
                     (found if Path(name).suffix.lower() in VIDEO_EXTENSIONS else others).append(relative)
     else:
         root, others = videos.parent, []
-        lines = (line.strip() for line in videos.read_text(encoding="utf-8").splitlines())
+        lines = (line.strip() for line in read_text(videos).split("\n"))
         found = [os.path.relpath(os.path.join(root, line), root) for line in lines if line]
         outside = [name for name in found if name.startswith("..")]
         if outside:

@@ -8,13 +8,11 @@ Letters: B sentences, L words of a sentence, V vectors or rows of a table, W wid
 from __future__ import annotations
 
 import contextlib
-import gzip
 import hashlib
 import json
 import logging
 import os
 import string
-import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,6 +24,7 @@ import torch
 from torch import nn
 
 from bsp.errors import AnnotationError
+from bsp.text_files import decode_as, open_utf8
 
 logger = logging.getLogger(__name__)
 
@@ -212,32 +211,20 @@ def _parse_glove(path: Path) -> tuple[tuple[str, ...], np.ndarray]:
 
 def _lines(path: Path) -> Iterator[list[str]]:
     """The lines of a plain or gzipped text file, some MB at a time."""
-    with path.open("rb") as raw:
-        packed = raw.read(2) == b"\x1f\x8b"
     rest, before = b"", 0
-    with gzip.open(path) if packed else path.open("rb") as file:
-        try:
-            while data := file.read(_BYTES_AT_ONCE):
-                whole, newline, rest = (rest + data).rpartition(b"\n")
-                if newline:
-                    lines = _decoded(whole, before, path)
-                    yield lines
-                    before += len(lines)
-        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-            raise AnnotationError(f"{path}: damaged gzip file ({error}); download it again") from error
+    with open_utf8(path) as file:
+        while data := file.read(_BYTES_AT_ONCE):
+            whole, newline, rest = (rest + data).rpartition(b"\n")
+            if newline:
+                lines = _decoded(whole, before, path)
+                yield lines
+                before += len(lines)
     if rest:
         yield _decoded(rest, before, path)
 
 
 def _decoded(data: bytes, before: int, path: Path) -> list[str]:
-    try:
-        text = data.decode()
-    except UnicodeDecodeError as error:
-        line = before + data.count(b"\n", 0, error.start)
-        found = data[error.start : error.start + 12]
-        _fail(path, line, f"{found!r} is not UTF-8", "convert the file to UTF-8 or download it again")
-    if not before:
-        text = text.removeprefix("\ufeff")  # some editors write a byte order mark
+    text = decode_as("utf-8", data, path, first_line=before + 1)
     return text.replace("\r\n", "\n").split("\n")  # not splitlines: some words are odd kinds of line ends
 
 

@@ -125,6 +125,21 @@ def open_bytes(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
         raise AnnotationError(f"{path}: cannot be read ({error.strerror or error})") from None
 
 
+@contextmanager
+def open_utf8(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
+    """As :func:`open_bytes`, the bytes of UTF-8 without mark whatever the encoding: for texts too large at once.
+
+    UTF-8 itself is not checked here; a broken UTF-16 is an AnnotationError.
+    """
+    with open_bytes(path) as file:
+        encoding, skip = split_mark(file.read(4))
+        file.seek(skip)
+        try:
+            yield file if encoding == "utf-8" else codecs.EncodedFile(file, "utf-8", encoding)
+        except UnicodeDecodeError as error:
+            raise AnnotationError(f"{path}: not {encoding.upper()} text ({error.reason}); copy it again") from None
+
+
 def read_bytes(path: str | os.PathLike[str], *, max_bytes: int = MAX_TEXT_BYTES) -> bytes:
     """The content of a file, unpacked if it is gzip, at most ``max_bytes`` of it.
 
@@ -144,18 +159,23 @@ def split_mark(content: bytes) -> tuple[str, int]:
     return next(((name, len(mark)) for mark, name in _MARKS if content.startswith(mark)), ("utf-8", 0))
 
 
-def decode(content: bytes, name: str | os.PathLike[str], *, first_line: int = 1) -> str:
+def decode(content: bytes, name: str | os.PathLike[str]) -> str:
     """Text from UTF-8, or from UTF-16 or UTF-32 with a byte-order mark (removed).
 
-    ``name`` and the line, counted from ``first_line``, stand in the AnnotationError.
+    ``name`` and the line stand in the AnnotationError.
     """
     encoding, skip = split_mark(content)
+    return decode_as(encoding, content[skip:], name)
+
+
+def decode_as(encoding: str, content: bytes, name: str | os.PathLike[str], *, first_line: int = 1) -> str:
+    """As :func:`decode`, of an encoding that is known and a content without mark that begins with ``first_line``."""
     try:
-        text = content[skip:].decode(encoding)
+        text = content.decode(encoding)
     except UnicodeDecodeError as error:
-        line = first_line + content.count(b"\n", 0, skip + error.start)
+        line = first_line + content.count(b"\n", 0, error.start)
         raise AnnotationError(
-            f"{name}: line {line}: not {encoding.upper()} text (byte 0x{error.object[error.start]:02x}); if it comes "
+            f"{name}: line {line}: not {encoding.upper()} text (byte 0x{content[error.start]:02x}); if it comes "
             "from an older Windows program: iconv -f WINDOWS-1252 -t UTF-8 IN > OUT"
         ) from None
     if "\0" in text:

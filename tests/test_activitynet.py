@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from bsp.datasets.activitynet import Instance, load_activitynet
-from bsp.datasets.results_json import check_video_ids, read_json
+from bsp.datasets.results_json import read_video_ids
 from bsp.errors import AnnotationError, TooManyBroken
+from bsp.text_files import read_json
 
 FIXTURES = Path(__file__).parent / "fixtures"
 SMALL = FIXTURES / "activitynet_small.json"
@@ -150,7 +151,7 @@ def test_no_annotation_file_at_all(tmp_path, content, message):
 
 
 def test_missing_file_is_named(tmp_path):
-    with pytest.raises(AnnotationError, match=r"absent\.json.*No such file"):
+    with pytest.raises(AnnotationError, match=r"absent\.json: no such file"):
         read_json(tmp_path / "absent.json")
 
 
@@ -186,12 +187,17 @@ def test_impossible_arguments(settings):
         load_activitynet(SMALL, None, **settings)
 
 
-def test_blocked_list_must_be_a_list_of_ids():
-    assert check_video_ids(["a", "b"]) == ["a", "b"]
+def test_blocked_list_must_be_a_list_of_ids(tmp_path):
+    path = tmp_path / "ids.json"
+    for content in ('["a", "b"]', '\ufeff[" a", "b.mp4"]', "a\r\nb\r\n", "a.mp4\n\nb \n"):
+        path.write_text(content)
+        assert read_video_ids(path) == ["a", "b"]
+    path.write_text('{"validation": ["a"]}')
     with pytest.raises(AnnotationError, match=r"list of video ids, found an object with the keys 'validation'"):
-        check_video_ids({"validation": ["a"]})
+        read_video_ids(path)
+    path.write_text('["a", 7]')
     with pytest.raises(AnnotationError, match=r"ids\.json: \[1\]: .*string, found 7"):
-        check_video_ids(["a", 7], "ids.json")
+        read_video_ids(path)
 
 
 def test_a_link_to_a_video_counts(tmp_path):

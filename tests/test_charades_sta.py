@@ -84,7 +84,6 @@ def test_moments_as_written(tmp_path, change):
         ("AB1XY 0.0 6.9##a person##runs.", "is not '<video id>"),
         ("AB1XY 0.0##a person runs.", "is not '<video id>"),
         ("AB1XY 0.0 6.9 7##a person runs.", "is not '<video id>"),
-        ("AB1XY  0.0 6.9##a person runs.", "is not '<video id>"),
         (" 0.0 6.9##a person runs.", "is not '<video id>"),
         ("", "is not '<video id>"),
         ("AB1XY 0.0 6.9##", "has no sentence"),
@@ -107,9 +106,9 @@ def test_broken_moments(tmp_path, line, problem):
 
 def test_unreadable_files(tmp_path):
     for read in (read_moments, read_durations):
-        with pytest.raises(AnnotationError, match=r"absent: cannot be read"):
+        with pytest.raises(AnnotationError, match=r"absent: no such file"):
             read(tmp_path / "absent")
-        with pytest.raises(AnnotationError, match=r"line 2: b'\\xff.*UTF-8"):
+        with pytest.raises(AnnotationError, match=r"line 2: not UTF-8 text \(byte 0xff\)"):
             read(write(tmp_path / "latin", b"AB1XY 0.0 6.9##good.\nAB1XY 0.0 6.9##\xff.\n"))
         with pytest.raises(AnnotationError, match="damaged gzip"):
             read(write(tmp_path / "cut", gzip.compress(TRAIN.encode())[:-12]))
@@ -138,16 +137,16 @@ def test_durations(tmp_path, content, pack):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("id,seconds\nA,1\n", "line 1: the header has no column length, found 'id, seconds'"),
-        ("", "line 1: the header has no column id and length, found 'nothing'"),
+        ("id,seconds\nA,1\n", "line 1: no column length, found 'id, seconds'"),
+        ("", "line 1: no column id, length, found 'nothing'"),
         ("id,length\n", "has no video"),
         ("id,length\nA,1\nB,\n", "line 3: video 'B' has the length ''"),
-        ("id,length\nA,1\nB\n", "line 3: video 'B' has the length None"),
+        ("id,length\nA,1\nB\n", "line 3: 1 fields, not 2"),
         ("id,length\n,1\n", "line 2: video '' has"),
         ("id,length\nA,-1\n", "line 2: video 'A' has the length '-1'"),
         ("id,length\nA,nan\n", "line 2: video 'A' has the length 'nan'"),
         ("id,length\nA,1\nA,2\n", "line 3: video 'A' is 2.0 s here and 1.0 s before"),
-        ('id,length\nA,"' + "x" * 200_000 + '"\n', "malformed CSV (field larger"),
+        ('id,length\nA,"' + "x" * 200_000 + '"\n', "line 2: not valid CSV (field larger"),
         ('{"A": 1', "malformed JSON"),
         ("{}", "has no video"),
         ('{"A": true}', "A: video 'A' has the length True"),

@@ -180,7 +180,7 @@ def test_a_video_without_steps_and_steps_without_a_video_are_refused(release):
         load_crosstask(release)
     extra.unlink()
     (release / "annotations" / "22_tireVideo_1.csv").unlink()
-    with pytest.raises(AnnotationError, match=r"22_tireVideo_1\.csv: cannot be read"):
+    with pytest.raises(AnnotationError, match=r"22_tireVideo_1\.csv: no such file"):
         load_crosstask(release)
 
 
@@ -192,7 +192,7 @@ def test_a_video_in_two_primary_tasks_is_refused(release):
 
 
 def test_a_folder_that_is_no_release_is_refused(release, tmp_path):
-    with pytest.raises(AnnotationError, match=r"tasks_primary\.txt: cannot be read"):
+    with pytest.raises(AnnotationError, match=r"tasks_primary\.txt: no such file"):
         load_crosstask(tmp_path)
     (release / "videos.csv").write_text("33,coffeeVideo,http://tube\n")
     with pytest.raises(AnnotationError, match="has no video of a task"):

@@ -184,11 +184,11 @@ def table(text: str):
     ("layout", "name", "content", "reason"),
     [
         (*table("0.25,1.5\n1,2\n"), "begins with 0.25, so it seems to be features"),
-        (*table(",f0\n0,2\n"), "without a name in line 1"),
+        (*table(",f0\n0,2\n"), "line 1: a column without a name"),
         (*table("f0,f1\n1,2,3\n"), "3 numbers in a row below 2 column names"),
         (*table("f0,f1\n1,x\n"), r"a\.csv: .*x"),
         (*table("f0,f1\n"), "no row below"),
-        ("csv", "a.csv", b"f0\n\xff\n", r"a\.csv: .*utf-8"),
+        ("csv", "a.csv", b"f0\n\xff\n", r"a\.csv: line 2: not UTF-8"),
         ("lgi", "a.npy", b"hello", "not an array of numbers in NumPy's format"),
         ("lgi", "a.npy", np.zeros(7), r"\[7\], not \[rows, width\]"),
         ("lgi", "a.npy", np.zeros((2, 3, 4)), r"\[2, 3, 4\], not \[rows, width\]"),

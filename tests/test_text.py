@@ -141,7 +141,7 @@ GOOD = "a 1 2\nb 3 4\n"
         (GOOD + "c 5 #6\n", 3, "'#6' is not a finite number"),
         (GOOD + "c  6\n", 3, "'' is not a finite number"),
         ("a 1\n\nb 2\n", 2, "an empty line"),
-        (GOOD.encode() + b"\xff\xfe 5 6\n", 3, "is not UTF-8"),
+        (GOOD.encode() + b"\xff\xfe 5 6\n", 3, "not UTF-8 text"),
     ],
 )
 @pytest.mark.parametrize("bytes_at_once", [1, 1 << 20])

@@ -135,7 +135,7 @@ def test_finds_the_videos_of_both_splits(folder):
         ("test_Annotation.csv", "v,Diving,26,3.0,3.0,0,0", r"test_Annotation\.csv: line 7: 'v', 'Diving' from 3\.0"),
         ("test_Annotation.csv", "v,Diving,26,x,3.0,0,0", r"line 7: start: 'x' is no number"),
         ("test_Annotation.csv", "v,Diving,26,0,nan,0,0", r"line 7: end: 'nan' is no number"),
-        ("test_Annotation.csv", "v,Diving,26", "line 7: has too few fields"),
+        ("test_Annotation.csv", "v,Diving,26", "line 7: 3 fields, not 7"),
         ("test_Annotation.csv", ",Diving,26,1,2,0,0", "line 7: '', 'Diving'"),
         ("test_Annotation.csv", "v,Diving,0,1,2,0,0", "line 7: type_idx '0' of 'Diving'"),
         ("test_Annotation.csv", "v,Ambiguous,3,1,2,0,0", "line 7: type_idx '3' of 'Ambiguous'"),
@@ -166,7 +166,7 @@ def test_wrong_files_are_named(folder):
         load_thumos14(folder)
     (folder / "old_thumos_gt.json").unlink()
     (folder / "test_Annotation.csv").write_text("video,start\n")
-    with pytest.raises(AnnotationError, match="line 1: no column type, type_idx, end, found video, start"):
+    with pytest.raises(AnnotationError, match="line 1: no column type, type_idx, end, found 'video, start'"):
         load_thumos14(folder)
     (folder / "test_Annotation.csv").unlink()
     (folder / "test_Annotation.csv.gz").write_bytes(gzip.compress(TEST.encode())[:40])

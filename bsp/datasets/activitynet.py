@@ -9,18 +9,17 @@ from __future__ import annotations
 
 import logging
 import os
+import unicodedata
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bsp.datasets.results_json import VideoRecord, check_ground_truth, read_json, require_subset
+from bsp.datasets.results_json import VideoRecord, check_ground_truth, require_subset, without_blocked
 from bsp.errors import AnnotationError, TooManyBroken
+from bsp.text_files import VIDEO_EXTENSIONS, is_hidden, read_json, safe_name
 
 logger = logging.getLogger(__name__)
-
-# The first one is taken, should a video be there twice.
-VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".flv", ".mpg", ".mpeg", ".wmv", ".3gp")
 
 
 @dataclass(frozen=True)
@@ -65,10 +64,10 @@ def load_activitynet(
     """Read an annotation file (plain or gzipped) and find its videos, ``v_<id>.<ext>`` or ``<id>.<ext>``.
 
     video_folder: None looks for no file; then every path is None and nothing is missing.
-    subsets: which to keep, exact names; the testing subset has no annotations.
+    subsets: which to keep, exact names; the testing subset has no annotations, and need not have the key.
     max_missing_share: 0..1; missing videos are counted, logged and listed, and above this share of all that
         were looked for TooManyBroken names them.
-    blocked: video ids to leave out.
+    blocked: video ids to leave out, also with "v_" before them.
     Raises AnnotationError for malformed JSON (file, line and column), a wrong or missing field (its place and
     value) or an unknown subset; FileNotFoundError when the folder does not exist.
     """
@@ -102,12 +101,9 @@ def localization_dataset(
     database = check_ground_truth(document, name)
     for subset in subsets:
         require_subset(database, subset, name)
-    wanted, removed = frozenset(subsets), frozenset(blocked)
-    chosen = {
-        video_id: record
-        for video_id, record in database.items()
-        if record["subset"] in wanted and video_id not in removed
-    }
+    of_subsets = [video_id for video_id, record in database.items() if record["subset"] in subsets]
+    kept = without_blocked(of_subsets, blocked)
+    chosen = {safe_name(video_id, f"{name}: database"): database[video_id] for video_id in kept}
     paths: dict[str, str] = {}
     missing: tuple[str, ...] = ()
     if video_folder is not None:
@@ -132,23 +128,32 @@ def _untrimmed_video(video_id: str, record: VideoRecord, path: str | None, name:
 
 
 def find_videos(folder: str | Path, video_ids: Collection[str]) -> dict[str, str]:
-    """Paths of the videos that are in the folder (not below it), found in one listing of it."""
+    """Paths of the videos that are in the folder (not below it), found in one listing of it.
+
+    A video is ``v_<id>.<ext>``, ``<id>.<ext>`` or, of an id with "v_", the name without it; accents of names on disk
+    may be decomposed. AnnotationError for two ids that would be one file.
+    """
     if not os.path.isdir(folder):
         raise FileNotFoundError(f"{folder}: no such folder of videos")
-    # An id may itself begin with "v_", so both names are looked up instead of cutting a prefix off.
-    preference = {suffix: rank for rank, suffix in enumerate(VIDEO_SUFFIXES)}
+    preference = {suffix: rank for rank, suffix in enumerate(VIDEO_EXTENSIONS)}
     by_stem: dict[str, tuple[int, str]] = {}
     with os.scandir(folder) as entries:
         for entry in entries:
-            stem, suffix = os.path.splitext(entry.name)
+            stem, suffix = os.path.splitext(unicodedata.normalize("NFC", entry.name))
             rank = preference.get(suffix.lower())
-            if rank is not None and (stem not in by_stem or (rank, entry.name) < by_stem[stem]):
+            if rank is None or is_hidden(entry.name):
+                continue
+            if stem not in by_stem or (rank, entry.name) < by_stem[stem]:
                 by_stem[stem] = (rank, entry.name)
-    found = {}
+    # An id may itself begin with "v_", so all names are looked up instead of cutting a prefix off.
+    found, owner = {}, {}
     for video_id in video_ids:
-        hit = by_stem.get(f"v_{video_id}") or by_stem.get(video_id)
+        stem = unicodedata.normalize("NFC", video_id)
+        hit = by_stem.get(f"v_{stem}") or by_stem.get(stem) or by_stem.get(stem.removeprefix("v_"))
         if hit is not None:
             found[video_id] = os.path.join(folder, hit[1])
+            if owner.setdefault(hit[1], video_id) != video_id:
+                raise AnnotationError(f"{found[video_id]}: would be both {owner[hit[1]]!r} and {video_id!r}; rename it")
     return found
 
 

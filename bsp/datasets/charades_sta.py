@@ -7,21 +7,18 @@ what is empty then (``clamped``), LGI takes them as written.
 
 from __future__ import annotations
 
-import csv
-import gzip
-import io
 import logging
 import math
-import os
 import re
-import zlib
+import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
-from bsp.datasets.results_json import read_json
+from bsp.datasets.activitynet import find_videos
 from bsp.errors import AnnotationError
+from bsp.text_files import clean_id, parse_json, read_table, read_text, safe_name
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +60,7 @@ class GroundingDataset:
 
 
 def load_charades_sta(folder: str | Path, video_folder: str | Path | None = None) -> GroundingDataset:
-    """Read the official files of a folder and find the videos, ``<id>.mp4``.
+    """Read the official files of a folder and find the videos, ``<id>.<ext>``.
 
     folder holds charades_sta_train.txt and charades_sta_test.txt, and either Charades_v1_train.csv and
         Charades_v1_test.csv or charades_durations.json; all may be gzipped (with ".gz" at the end of the name).
@@ -88,7 +85,11 @@ def load_charades_sta(folder: str | Path, video_folder: str | Path | None = None
     shared = sorted({moment.video_id for moment in moments["train"] if subset_of[moment.video_id] == "test"})
     if shared:
         raise AnnotationError(f"{folder}: videos in both splits: {', '.join(shared[:5])} ({len(shared)}); remove them")
-    found = _find_videos(folder, video_folder)
+    for video_id in subset_of:
+        safe_name(video_id, f"{folder}: charades_sta_{subset_of[video_id]}.txt")
+    if video_folder is None:
+        video_folder = folder / "videos" if (folder / "videos").is_dir() else folder
+    found = find_videos(video_folder, subset_of)
     videos = tuple(
         GroundingVideo(video_id, found.get(video_id), durations[video_id], subset)
         for video_id, subset in subset_of.items()
@@ -105,12 +106,12 @@ def read_moments(path: str | Path) -> list[Moment]:
 
     Raises AnnotationError with file, line (from 1), text and remedy for anything that is no moment.
     """
-    lines = _read_text(path).split("\n")
+    lines = read_text(path).split("\n")
     while lines and not lines[-1].strip():
         lines.pop()
     if not lines:
         raise AnnotationError(f"{path}: the file is empty; download it again")
-    return [_moment(line.rstrip("\r"), number, str(path)) for number, line in enumerate(lines)]
+    return [_moment(line, number, str(path)) for number, line in enumerate(lines)]
 
 
 def read_durations(path: str | Path) -> dict[str, float]:
@@ -118,10 +119,9 @@ def read_durations(path: str | Path) -> dict[str, float]:
 
     Also gzipped. A content that begins with a brace is JSON. Raises AnnotationError with file and line or field.
     """
-    text = _read_text(path)
-    return (
-        _durations_from_json(path) if text.lstrip("\ufeff \t\r\n").startswith("{") else _durations_from_csv(text, path)
-    )
+    text = read_text(path).lstrip()
+    document = parse_json(text.encode(), path) if text.startswith("{") else None
+    return _durations_from_csv(path) if document is None else durations_from_document(document, path)
 
 
 def clamped(
@@ -151,10 +151,10 @@ def clamped(
 
 def _moment(line: str, number: int, path: str) -> Moment:
     place, separator, sentence = line.partition("##")
-    fields = place.split(" ")
-    if not separator or "##" in sentence or len(fields) != 3 or not fields[0]:
+    fields = place.split()
+    if not separator or "##" in sentence or len(fields) != 3:
         _fail(path, number, line, "is not '<video id> <start> <end>##<sentence>'")
-    sentence = sentence.strip()
+    sentence = unicodedata.normalize("NFC", sentence.strip())
     if not re.search(r"\w", sentence):
         _fail(path, number, line, "has no sentence")
     times = []
@@ -163,7 +163,7 @@ def _moment(line: str, number: int, path: str) -> Moment:
         if seconds is None or seconds < 0:
             _fail(path, number, line, f"has {field!r} where seconds (a number, not below 0) should be")
         times.append(seconds)
-    return Moment(fields[0], sentence, times[0], times[1], number)
+    return Moment(clean_id(fields[0]), sentence, times[0], times[1], number)
 
 
 def _fail(path: str, number: int, line: str, problem: str) -> NoReturn:
@@ -175,33 +175,14 @@ def _seconds(field: Any) -> float | None:
     """A finite number, or None for anything else."""
     try:
         seconds = float(field)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     return seconds if math.isfinite(seconds) else None
 
 
-def _read_text(path: str | Path) -> str:
-    """The content of a plain or gzipped text file, line ends as they are."""
-    try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise AnnotationError(f"{path}: cannot be read ({error.strerror or error})") from error
-    if data[:2] == b"\x1f\x8b":
-        try:
-            data = gzip.decompress(data)
-        except (OSError, EOFError, zlib.error) as error:
-            raise AnnotationError(f"{path}: damaged gzip file ({error}); download it again") from error
-    try:
-        return data.decode().removeprefix("\ufeff")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        found = data[error.start : error.start + 12]
-        raise AnnotationError(f"{path}: line {line}: {found!r} is not UTF-8; convert the file to UTF-8") from error
-
-
-def _durations_from_json(path: str | Path) -> dict[str, float]:
-    document = read_json(path)
-    tables = {"": document}
+def durations_from_document(document: Mapping[str, Any], path: str | Path) -> dict[str, float]:
+    """As :func:`read_durations`, of a JSON object that was read from ``path``."""
+    tables: dict[str, Any] = {"": document}
     if any(isinstance(value, dict) for value in document.values()):
         tables = {f"{key}.": value for key, value in document.items()}
     durations: dict[str, float] = {}
@@ -213,28 +194,19 @@ def _durations_from_json(path: str | Path) -> dict[str, float]:
     return _not_empty(durations, path)
 
 
-def _durations_from_csv(text: str, path: str | Path) -> dict[str, float]:
-    rows = csv.DictReader(io.StringIO(text, newline=""))  # the descriptions contain commas and line ends in quotes
+def _durations_from_csv(path: str | Path) -> dict[str, float]:
     durations: dict[str, float] = {}
-    try:
-        missing = {"id", "length"}.difference(rows.fieldnames or ())
-        if missing:
-            header = ", ".join(rows.fieldnames or ()) or "nothing"
-            raise AnnotationError(
-                f"{path}: line 1: the header has no column {' and '.join(sorted(missing))}, found {header[:80]!r};"
-                " give Charades_v1_train.csv or _test.csv, or a JSON object of seconds"
-            )
-        for row in rows:
-            _add_duration(durations, row["id"], row["length"], f"{path}: line {rows.line_num}")
-    except csv.Error as error:
-        raise AnnotationError(f"{path}: line {rows.line_num}: malformed CSV ({error}); {_REMEDY}") from error
+    remedy = "give Charades_v1_train.csv or _test.csv, or a JSON object of seconds"
+    for line, row in read_table(path, ("id", "length"), remedy=remedy):
+        _add_duration(durations, row["id"], row["length"], f"{path}: line {line}")
     return _not_empty(durations, path)
 
 
 def _add_duration(durations: dict[str, float], video_id: str | None, value: Any, where: str) -> None:
     seconds = None if isinstance(value, bool) else _seconds(value)
-    if not video_id or seconds is None or seconds <= 0:
+    if not (video_id and video_id.strip()) or seconds is None or seconds <= 0:
         raise AnnotationError(f"{where}: video {video_id!r} has the length {value!r}, not seconds above 0; correct it")
+    video_id = clean_id(video_id)
     if durations.setdefault(video_id, seconds) != seconds:
         raise AnnotationError(f"{where}: video {video_id!r} is {seconds} s here and {durations[video_id]} s before")
 
@@ -271,14 +243,3 @@ def _durations_of(folder: Path) -> dict[str, float]:
         for video_id, seconds in read_durations(path).items():
             _add_duration(durations, video_id, seconds, str(path))
     return durations
-
-
-def _find_videos(folder: Path, video_folder: str | Path | None) -> dict[str, str]:
-    """Paths of all mp4 files of the folder by their name without suffix."""
-    if video_folder is None:
-        video_folder = folder / "videos" if (folder / "videos").is_dir() else folder
-    if not os.path.isdir(video_folder):
-        raise FileNotFoundError(f"{video_folder}: no such folder of videos")
-    with os.scandir(video_folder) as entries:
-        stems = (os.path.splitext(entry.name) for entry in entries)
-        return {stem: os.path.join(video_folder, stem + suffix) for stem, suffix in stems if suffix == ".mp4"}

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from bsp.datasets.results_json import read_json
+from bsp.datasets.results_json import with_clean_ids
 from bsp.errors import AnnotationError
+from bsp.text_files import clean_label, read_json, refuse_alike
 
 # Columns (1-based, of the 101 UCF classes) of the THUMOS14 classes in UntrimmedNet's array.
 UNTRIMMEDNET_COLUMNS = {
@@ -62,6 +63,12 @@ def _from_json(path: Path, class_names: Sequence[str], video_ids: Iterable[str])
     if not (isinstance(results, dict) and isinstance(names, list) and all(isinstance(name, str) for name in names)):
         found = f"the keys {list(content)[:5]}" if isinstance(content, dict) else f"a {type(content).__name__}"
         raise AnnotationError(f"{path}: expected {_LAYOUTS}; found {found}")
+    names = [_cleaned(name, f"{path}: class[{number}]") for number, name in enumerate(names)]
+    refuse_alike(((name, f"{path}: class[{number}]") for number, name in enumerate(names)), "the class")
+    twice = next((name for number, name in enumerate(names) if name in names[:number]), None)
+    if twice is not None:
+        raise AnnotationError(f"{path}: class: {twice!r} stands twice; which of its columns is right?")
+    results = with_clean_ids(results, f"{path}: results")
     _require(path, "classes", class_names, names)
     _require(path, "videos", video_ids, results)
     order = [names.index(name) for name in class_names]
@@ -95,6 +102,13 @@ def _from_untrimmednet(path: Path, class_names: Sequence[str], video_ids: Iterab
             )
         scores[video_id] = table[int(number[1]) - 1, columns].astype(np.float64)
     return scores
+
+
+def _cleaned(name: str, where: str) -> str:
+    try:
+        return clean_label(name)
+    except ValueError as error:
+        raise AnnotationError(f"{where}: {name!r}: {error}") from None
 
 
 def _require(path: Path, what: str, wanted: Iterable[str], present: Collection[str]) -> None:

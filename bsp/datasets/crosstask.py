@@ -8,7 +8,6 @@ the videos, or from the record of their features.
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import math
 from collections import Counter
@@ -20,6 +19,7 @@ from typing import Literal, NoReturn
 from bsp.catalog import report_skips
 from bsp.datasets.activitynet import find_videos
 from bsp.errors import AnnotationError
+from bsp.text_files import clean_id, clean_label, is_hidden, read_csv, read_text, refuse_alike, safe_name
 
 Subset = Literal["training", "test"]
 
@@ -126,7 +126,7 @@ def held_out_videos(video_ids: Sequence[str]) -> frozenset[str]:
 
 def read_tasks(path: str | Path) -> tuple[Task, ...]:
     """The tasks of tasks_primary.txt or tasks_related.txt. Raises AnnotationError with file and line."""
-    lines = [line.strip() for line in _read_text(path).splitlines()]
+    lines = [line.strip() for line in read_text(path).split("\n")]
     starts = [n for n, line in enumerate(lines) if line and (n == 0 or not lines[n - 1])]
     tasks: list[Task] = []
     for start in starts:
@@ -135,12 +135,13 @@ def read_tasks(path: str | Path) -> tuple[Task, ...]:
         if len(block) < _BLOCK or not all(block) or any(after):
             _fail(path, start, lines[start], "does not begin a task: id, title, URL, number of steps, names of steps")
         task_id, title, url, count, names = block
-        steps = tuple(name.strip() for name in names.split(","))
-        if count != str(len(steps)) or not all(steps):
+        steps = tuple(clean_label(name) for name in names.split(",") if name.strip())
+        if count != str(len(steps)) or len(steps) != names.count(",") + 1:
             _fail(path, start + 3, count, f"is not the number of step names in the next line, {len(steps)}")
         if any(task.task_id == task_id for task in tasks):
             _fail(path, start, task_id, "is a task for the second time")
-        tasks.append(Task(task_id, title, url, steps))
+        refuse_alike(((step, f"{path}: line {start + 5}") for step in steps), "the step")
+        tasks.append(Task(safe_name(task_id, f"{path}: line {start + 1}"), title, url, steps))
     if not tasks:
         raise AnnotationError(f"{path}: has no task; {_REMEDY}")
     return tuple(tasks)
@@ -171,7 +172,8 @@ def _read_video_list(path: Path) -> list[tuple[str, str, str]]:
     for number, row in _rows(path, columns=3):
         if not (row[0] and row[1]):
             _fail(path, number, ",".join(row), "is not '<task id>,<video id>,<URL>'")
-        rows.append((row[0], row[1], row[2]))
+        where = f"{path}: line {number + 1}"
+        rows.append((safe_name(row[0], where), safe_name(clean_id(row[1]), where), row[2]))
     return rows
 
 
@@ -179,7 +181,8 @@ def _check_no_other_files(folder: Path, expected: set[str]) -> None:
     """AnnotationError if the folder holds a CSV file that belongs to none of the listed videos."""
     if not folder.is_dir():
         raise AnnotationError(f"{folder}: no such folder; {_REMEDY}")
-    other = sorted(path.name for path in folder.glob("*.csv") if path.stem not in expected)
+    names = [path.name for path in folder.glob("*.csv") if not is_hidden(path)]
+    other = sorted(name for name in names if name.removesuffix(".csv") not in expected)
     if other:
         raise AnnotationError(
             f"{folder}: {len(other)} files belong to no video of a primary task in videos.csv, for example"
@@ -189,24 +192,13 @@ def _check_no_other_files(folder: Path, expected: set[str]) -> None:
 
 def _rows(path: str | Path, *, columns: int) -> list[tuple[int, list[str]]]:
     """(line from 0, fields without outer blanks) of every line that is not blank; at least one."""
-    lines = _read_text(path).splitlines()
-    rows = [(n, [field.strip() for field in row]) for n, row in enumerate(csv.reader(lines))]
-    rows = [(n, row) for n, row in rows if any(row)]
+    rows = [(line - 1, row) for line, row in read_csv(path)]
     if not rows:
         raise AnnotationError(f"{path}: has no row; {_REMEDY}")
     for number, row in rows:
         if len(row) != columns:
             _fail(path, number, ",".join(row), f"has {len(row)} fields, not {columns}")
     return rows
-
-
-def _read_text(path: str | Path) -> str:
-    try:
-        return Path(path).read_text("utf-8-sig")
-    except OSError as error:
-        raise AnnotationError(f"{path}: cannot be read ({error.strerror or error}); {_REMEDY}") from error
-    except UnicodeDecodeError as error:
-        raise AnnotationError(f"{path}: is not UTF-8 text ({error.reason}); {_REMEDY}") from error
 
 
 def _fail(path: str | Path, number: int, value: str, problem: str) -> NoReturn:

@@ -15,8 +15,8 @@ from bsp.catalog import report_skips
 from bsp.datasets.activitynet import find_videos
 from bsp.datasets.gebd_records import ProcessedRecord, read_records
 from bsp.datasets.plain_pickle import read_plain_pickle
-from bsp.datasets.results_json import read_json
 from bsp.errors import AnnotationError
+from bsp.text_files import is_hidden, read_json, safe_name
 
 SUBSETS = {"training": "train", "validation": "val"}  # and how file names call them
 SUFFIXES = (".pkl", ".json", ".json.gz")
@@ -77,6 +77,7 @@ def load_gebd(
         1.0,
         what=f"raw clips of {path} cannot be used",
     )
+    records = {safe_name(clip, str(path)): record for clip, record in records.items()}
     if not records:
         raise AnnotationError(f"{path}: no clip can be used ({len(dropped)} are left out); is it the right file?")
     paths = {} if video_folder is None else _find(Path(video_folder), records)
@@ -116,13 +117,14 @@ def load_gebd_folder(folder: str | Path, *, max_missing_share: float = 0.5, find
 
 def read_document(path: str | Path) -> Any:
     """The content of an annotation or prediction file: a pickle of plain data if named .pkl, else JSON (or gzipped)."""
-    return read_plain_pickle(path) if str(path).endswith(".pkl") else read_json(path)
+    return read_plain_pickle(path) if str(path).lower().endswith(".pkl") else read_json(path)
 
 
 def _annotation_file(folder: Path, word: str) -> Path:
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder of annotations")
-    found = sorted(path for path in folder.iterdir() if path.name.endswith(SUFFIXES) and path.match(f"k400_*{word}*"))
+    found = sorted(path for path in folder.iterdir() if path.name.endswith(SUFFIXES) and not is_hidden(path))
+    found = [path for path in found if path.match(f"k400_*{word}*")]
     found = [path for path in found if path.name.startswith("k400_mr345_")] or found
     if len(found) != 1:
         names = ", ".join(path.name for path in found) or "none"

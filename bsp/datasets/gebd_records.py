@@ -17,7 +17,7 @@ from typing import Annotated, Any, NotRequired, TypeVar
 from pydantic import FailFast, Field, TypeAdapter
 from typing_extensions import TypedDict
 
-from bsp.datasets.results_json import Number, validated
+from bsp.datasets.results_json import Number, validated, with_clean_ids
 from bsp.errors import AnnotationError
 
 MIN_CHANGE_S = 0.3  # the published minimum duration of what lies between two changes, on either side of each
@@ -90,7 +90,7 @@ def read_records(document: Any, *, subset: str, name: str) -> tuple[dict[str, Pr
 
 def check_processed(document: Any, name: str = "ground truth") -> dict[str, ProcessedRecord]:
     """The checked clips of a document in the processed layout; raises AnnotationError for a wrong field."""
-    records = validated(_PROCESSED, document, name)
+    records = with_clean_ids(validated(_PROCESSED, document, name), name)
     for clip, record in records.items():
         annotators = len(record["substages_timestamps"])
         for field in ("f1_consis", "substages_myframeidx"):
@@ -123,7 +123,7 @@ def boundaries_of(changes: Iterable[Change], duration_s: float, name: str = "cha
     for change in changes:
         start_s, end_s = sorted((change["start_time"], change["end_time"]))
         middle_s = (start_s + end_s) / 2
-        kind = change["label"].partition(" ")[0].rstrip(":")
+        kind = change["label"].strip().partition(" ")[0].rstrip(":")
         if kind not in ("EventChange", "ShotChangeGradualRange", "ShotChangeImmediateTimestamp"):
             raise AnnotationError(
                 f"{name}: the label {change['label']!r} begins with none of EventChange, ShotChangeGradualRange and"
@@ -166,7 +166,7 @@ def _from_raw(document: Mapping[str, Any], name: str) -> tuple[dict[str, Process
             continue
         kept[clip] = record
     records: dict[str, ProcessedRecord] = {}
-    for clip, raw in validated(_RAW, kept, name).items():
+    for clip, raw in with_clean_ids(validated(_RAW, kept, name), name).items():
         annotators = raw.pop("substages_timestamps")
         if len(raw["f1_consis"]) < len(annotators):
             raise AnnotationError(
@@ -186,9 +186,9 @@ def _from_tapos(document: Any, subset: str, name: str) -> dict[str, ProcessedRec
     """Every instance of the subset is a clip ``<video>_<shot>``; its boundaries are the inner borders."""
     wanted = {"training": "train", "validation": "val"}.get(subset, subset)
     records: dict[str, ProcessedRecord] = {}
-    for video, shots in validated(_TAPOS, document, name).items():
+    for video, shots in with_clean_ids(validated(_TAPOS, document, name), name).items():
         for shot, instance in shots.items():
-            if instance["subset"] != wanted:
+            if instance["subset"].strip() != wanted:
                 continue
             place = re.fullmatch(r"s\d+_(\d+_\d+)_(\d+_\d+)", shot)
             start_s, end_s = (float(part.replace("_", ".")) for part in place.groups()) if place else (0.0, 0.0)

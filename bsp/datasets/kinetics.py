@@ -6,8 +6,6 @@ Both give a ``Catalog`` of trimmed videos with action labels, the only annotatio
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import os
 import re
@@ -18,10 +16,8 @@ from typing import NamedTuple
 
 from bsp.catalog import Catalog, Listed, build_catalog, report_skips
 from bsp.errors import AnnotationError
+from bsp.text_files import VIDEO_EXTENSIONS, clean_id, clean_label, is_hidden, read_table, refuse_alike
 
-VIDEO_EXTENSIONS = frozenset(
-    (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".flv", ".mpg", ".mpeg", ".wmv", ".3gp", ".ts", ".ogv")
-)
 REQUIRED_COLUMNS = ("label", "youtube_id", "time_start", "time_end")
 OPTIONAL_COLUMNS = ("split", "is_cc")
 
@@ -58,13 +54,13 @@ def load_kinetics_csv(
     above a cap. The rest is as in ``build_catalog``.
     """
     rows = read_kinetics_csv(csv_path)
-    names = tuple(sorted({row.label for row in rows}) if class_names is None else class_names)
+    names = tuple(sorted({row.label for row in rows}) if class_names is None else map(clean_label, class_names))
     number = {name: label for label, name in enumerate(names)}
-    files = {(_folder_key(folder), stem): path for folder, stem, path in _walk(video_root)}
+    files = {(_folder_key(folder), clean_id(stem)): path for folder, stem, path in _walk(video_root)}
     listing, missing = [], []
     for row in rows:
         if row.label not in number:
-            raise AnnotationError(f"{csv_path}, line {row.line}: label {row.label!r} is not in class_names")
+            raise AnnotationError(f"{csv_path}: line {row.line}: label {row.label!r} is not in class_names")
         cut_name = f"{row.youtube_id}_{int(row.start_s):06d}_{int(row.end_s):06d}"
         folders = (_folder_key(row.label), "")
         cut = [files[folder, cut_name] for folder in folders if (folder, cut_name) in files]
@@ -116,13 +112,14 @@ def load_class_folders(
             f"{video_root}: {len(loose)} videos lie outside a class folder, for example {loose[0]}; "
             "expected <folder>/<class name>/<video>"
         )
-    folders = sorted({folder for folder, _, _ in found})
-    names = tuple(folders if class_names is None else class_names)
+    folders = sorted({clean_label(folder) for folder, _, _ in found})
+    refuse_alike(((folder, f"{video_root}/{folder}") for folder in folders), "the class folder")
+    names = tuple(folders if class_names is None else map(clean_label, class_names))
     unknown = sorted(set(folders) - set(names))
     if unknown:
         raise AnnotationError(f"{video_root}: folders {unknown[:5]} are not among the class_names given")
     number = {name: label for label, name in enumerate(names)}
-    listing = [Listed(path, number[folder]) for folder, _, path in found]
+    listing = [Listed(path, number[clean_label(folder)]) for folder, _, path in found]
     return build_catalog(
         video_root,
         listing,
@@ -135,64 +132,36 @@ def load_class_folders(
 
 
 def read_kinetics_csv(csv_path: str | Path) -> list[KineticsRow]:
-    """All rows of an official train or val list; AnnotationError names file, line, field and value."""
-    try:
-        text = Path(csv_path).read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise AnnotationError(f"{csv_path}: no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise AnnotationError(f"{csv_path}: cannot be read as UTF-8 text: {error}") from error
-    reader = csv.reader(io.StringIO(text), strict=True)
-    columns: list[str] = []
+    """All rows of an official train or val list, plain or gzipped; AnnotationError names file, line, field, value."""
     rows: list[KineticsRow] = []
     seen: dict[tuple, int] = {}
-    try:
-        for fields in reader:
-            if not fields:
-                continue
-            if not columns:
-                columns = _checked_columns(csv_path, fields)
-                continue
-            row = _parse_row(csv_path, reader.line_num, columns, fields)
-            clip = (row.youtube_id, row.start_s, row.end_s)
-            if clip in seen:  # would serve as two different videos of one class
-                raise AnnotationError(
-                    f"{csv_path}, line {row.line}: {row.youtube_id} {row.start_s:g}-{row.end_s:g} s is "
-                    f"listed twice, first in line {seen[clip]}"
-                )
-            seen[clip] = row.line
-            rows.append(row)
-    except csv.Error as error:
-        raise AnnotationError(f"{csv_path}, line {reader.line_num}: not valid CSV: {error}") from error
+    labels: dict[str, str] = {}  # and where the first of each stands
+    remedy = f"the columns are {', '.join(REQUIRED_COLUMNS + OPTIONAL_COLUMNS)} (the last two may be left out)"
+    for line, fields in read_table(csv_path, REQUIRED_COLUMNS, remedy=remedy):
+        row = _parse_row(csv_path, line, fields)
+        clip = (row.youtube_id, row.start_s, row.end_s)
+        if clip in seen:  # would serve as two different videos of one class
+            raise AnnotationError(
+                f"{csv_path}: line {line}: {row.youtube_id} {row.start_s:g}-{row.end_s:g} s is "
+                f"listed twice, first in line {seen[clip]}; keep one"
+            )
+        seen[clip] = line
+        labels.setdefault(row.label, f"{csv_path}: line {line}")
+        rows.append(row)
     if not rows:
-        raise AnnotationError(f"{csv_path}: {'lists no video' if columns else 'is empty'}")
+        raise AnnotationError(f"{csv_path}: lists no video; download it again")
+    refuse_alike(labels.items(), "the label")
     return rows
 
 
-def _checked_columns(csv_path: str | Path, header: list[str]) -> list[str]:
-    columns = [name.strip() for name in header]
-    unknown = [name for name in columns if name not in REQUIRED_COLUMNS + OPTIONAL_COLUMNS]
-    absent = [name for name in REQUIRED_COLUMNS if name not in columns]
-    if unknown or absent or len(set(columns)) != len(columns):
-        raise AnnotationError(
-            f"{csv_path}, line 1: the columns must be {','.join(REQUIRED_COLUMNS + OPTIONAL_COLUMNS)} "
-            f"(the last two may be left out), not {','.join(columns)}; unknown {unknown}, absent {absent}"
-        )
-    return columns
-
-
-def _parse_row(csv_path: str | Path, line: int, columns: list[str], fields: list[str]) -> KineticsRow:
-    if len(fields) != len(columns):
-        raise AnnotationError(f"{csv_path}, line {line}: {len(fields)} fields, not {len(columns)}: {fields}")
-    values = dict(zip(columns, fields))
+def _parse_row(csv_path: str | Path, line: int, values: dict[str, str]) -> KineticsRow:
     for name in ("label", "youtube_id"):
-        values[name] = values[name].strip()
         if not values[name]:
-            raise AnnotationError(f"{csv_path}, line {line}: {name} is empty")
+            raise AnnotationError(f"{csv_path}: line {line}: {name} is empty; correct the line")
     start_s, end_s = (_seconds(csv_path, line, name, values[name]) for name in ("time_start", "time_end"))
     if end_s <= start_s:
-        raise AnnotationError(f"{csv_path}, line {line}: time_end {end_s:g} is not after time_start {start_s:g}")
-    return KineticsRow(line, values["label"], values["youtube_id"], start_s, end_s)
+        raise AnnotationError(f"{csv_path}: line {line}: time_end {end_s:g} is not after time_start {start_s:g}")
+    return KineticsRow(line, clean_label(values["label"]), clean_id(values["youtube_id"]), start_s, end_s)
 
 
 def _seconds(csv_path: str | Path, line: int, name: str, text: str) -> float:
@@ -201,13 +170,13 @@ def _seconds(csv_path: str | Path, line: int, name: str, text: str) -> float:
     except ValueError:
         value = math.nan
     if not (math.isfinite(value) and value >= 0):
-        raise AnnotationError(f"{csv_path}, line {line}: {name} must be seconds from 0 up, not {text!r}")
+        raise AnnotationError(f"{csv_path}: line {line}: {name} must be seconds from 0 up, not {text!r}")
     return value
 
 
 def _folder_key(folder: str) -> str:
-    """One spelling for a class in the CSV and its folder: "_" for blanks, no quotes, no parentheses."""
-    return re.sub(r"[\"'()]", "", folder.replace(" ", "_"))
+    """One spelling for a class in the CSV and its folder: lower case, "_" for blanks, no quotes, no parentheses."""
+    return re.sub(r"[\"'()]", "", clean_label(folder).replace(" ", "_")).casefold() if folder else ""
 
 
 def _walk(video_root: str | Path) -> Iterator[tuple[str, str, str]]:
@@ -220,12 +189,12 @@ def _walk(video_root: str | Path) -> Iterator[tuple[str, str, str]]:
         raise AnnotationError(f"{root}: the folder is empty")
     videos = 0
     for entry in entries:
-        if entry.name.startswith("."):
+        if is_hidden(entry.name):
             continue
         inside = sorted(os.listdir(entry.path)) if entry.is_dir() else [None]
         for name in inside:
             stem, extension = os.path.splitext(entry.name if name is None else name)
-            if extension.lower() not in VIDEO_EXTENSIONS or stem.startswith("."):
+            if extension.lower() not in VIDEO_EXTENSIONS or (name and is_hidden(name)):
                 continue
             videos += 1
             yield ("", stem, entry.name) if name is None else (entry.name, stem, f"{entry.name}/{name}")

@@ -7,19 +7,17 @@ truth (a detection there is a false positive, as in all Python evaluators).
 
 from __future__ import annotations
 
-import csv
-import gzip
 import logging
 import math
-import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from bsp.datasets.activitynet import LocalizationDataset, localization_dataset
-from bsp.datasets.results_json import check_ground_truth, read_json
+from bsp.datasets.results_json import check_ground_truth
 from bsp.errors import AnnotationError
+from bsp.text_files import clean_id, clean_label, is_hidden, read_json, read_table, refuse_alike
 
 logger = logging.getLogger(__name__)
 
@@ -90,20 +88,23 @@ Row = tuple[str, float, float, int]  # label, start and end in seconds, line of 
 def _read_instances(path: Path) -> dict[str, list[Row]]:
     """Rows of an annotation CSV by video, in the order of the file."""
     videos: dict[str, list[Row]] = {}
-    for line, row in _rows(path, ("video", "type", "type_idx", "start", "end")):
-        label = row["type"]
+    labels: dict[str, str] = {}  # and where the first of each stands
+    for line, row in read_table(path, ("video", "type", "type_idx", "start", "end")):
         start_s, end_s = (_number(row[key], f"{path}: line {line}: {key}") for key in ("start", "end"))
-        if not row["video"] or not label or not 0 <= start_s < end_s:
+        if not row["video"] or not row["type"] or not 0 <= start_s < end_s:
             raise AnnotationError(
-                f"{path}: line {line}: {row['video']!r}, {label!r} from {start_s} to {end_s} s is no instance "
+                f"{path}: line {line}: {row['video']!r}, {row['type']!r} from {start_s} to {end_s} s is no instance "
                 "(a video, a class, 0 <= start < end); correct the line or remove it"
             )
+        label = clean_label(row["type"])
+        labels.setdefault(label, f"{path}: line {line}")
         if (row["type_idx"] == "0") != (label == AMBIGUOUS):
             raise AnnotationError(
                 f"{path}: line {line}: type_idx {row['type_idx']!r} of {label!r}, but 0 means {AMBIGUOUS} and nothing "
                 "else does; correct the line"
             )
-        videos.setdefault(row["video"], []).append((label, start_s, end_s, line))
+        videos.setdefault(clean_id(row["video"]), []).append((label, start_s, end_s, line))
+    refuse_alike(labels.items(), "the class")
     if not videos:
         raise AnnotationError(f"{path}: has no instance; copy the file again")
     return videos
@@ -111,8 +112,11 @@ def _read_instances(path: Path) -> dict[str, list[Row]]:
 
 def _read_durations(path: Path) -> dict[str, float]:
     durations: dict[str, float] = {}
-    for line, row in _rows(path, ("video-name", "video-duration")):
-        video_id, where = row["video-name"], f"{path}: line {line}: video-duration"
+    for line, row in read_table(path, ("video-name", "video-duration")):
+        where = f"{path}: line {line}: video-duration"
+        if not row["video-name"]:
+            raise AnnotationError(f"{path}: line {line}: video-name is empty; correct the line")
+        video_id = clean_id(row["video-name"])
         duration_s = _number(row["video-duration"], where)
         if duration_s <= 0 or durations.setdefault(video_id, duration_s) != duration_s:
             raise AnnotationError(
@@ -149,26 +153,6 @@ def _record(rows: Sequence[Row], subset: str, duration_s: float | None) -> dict[
     }
 
 
-def _rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, dict[str, str]]]:
-    """(line from 1, row) of a CSV file with these columns, plain or gzipped."""
-    opened = gzip.open if path.suffix == ".gz" else open
-    try:
-        with opened(path, "rt", encoding="utf-8-sig", newline="") as file:
-            rows = csv.DictReader(file)
-            absent = [column for column in columns if column not in (rows.fieldnames or ())]
-            if absent:
-                found = ", ".join(rows.fieldnames or ()) or "nothing"
-                raise AnnotationError(
-                    f"{path}: line 1: no column {', '.join(absent)}, found {found[:80]}; copy it again"
-                )
-            for row in rows:
-                if any(row[column] is None for column in columns):
-                    raise AnnotationError(f"{path}: line {rows.line_num}: has too few fields; correct the line")
-                yield rows.line_num, row
-    except (OSError, EOFError, zlib.error, csv.Error, UnicodeDecodeError) as error:
-        raise AnnotationError(f"{path}: cannot be read as CSV ({error}); copy the file again") from error
-
-
 def _number(text: str, where: str) -> float:
     try:
         value = float(text)
@@ -184,7 +168,7 @@ def _find(folder: Path, ending: str, *, optional: bool = False) -> Path | None:
     if not folder.is_dir():
         raise AnnotationError(f"{folder}: no such folder of THUMOS14 annotations")
     for suffix in ("", ".gz"):
-        found = sorted(path for path in folder.iterdir() if path.name.endswith(ending + suffix))
+        found = sorted(p for p in folder.iterdir() if p.name.endswith(ending + suffix) and not is_hidden(p))
         if len(found) > 1:
             names = ", ".join(path.name for path in found)
             raise AnnotationError(f"{folder}: {len(found)} files end with {ending}{suffix}: {names}; keep one")

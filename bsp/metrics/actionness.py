@@ -18,7 +18,7 @@ import numpy as np
 from pydantic import FailFast, Field, StringConstraints, TypeAdapter
 from typing_extensions import TypedDict
 
-from bsp.datasets.results_json import validated
+from bsp.datasets.results_json import validated, with_clean_ids
 from bsp.errors import AnnotationError
 
 logger = logging.getLogger(__name__)
@@ -101,19 +101,20 @@ def evaluate_actionness(
         raise AnnotationError(
             f"{names[1]}: segment_s: is {found['segment_s']} but {length} in {names[0]}; score segments of {length} s"
         )
-    scores = found["scores"]
-    missing = [video_id for video_id in truth["videos"] if video_id not in scores]
+    scores = with_clean_ids(found["scores"], f"{names[1]}: scores")
+    truth_videos = with_clean_ids(truth["videos"], f"{names[0]}: videos")
+    missing = [video_id for video_id in truth_videos if video_id not in scores]
     if missing:
         shown = ", ".join(missing[:20]) + (f" and {len(missing) - 20} more" if len(missing) > 20 else "")
         count = f"{len(missing)} of {len(truth['videos'])} videos"
         logger.warning("%s: %s have no scores and rank last: %s", names[1], count, shown)
-    known = [score for video_id in truth["videos"] for score in scores.get(video_id, ())]
+    known = [score for video_id in truth_videos for score in scores.get(video_id, ())]
     lowest = min(known, default=0.0)
     last = min(lowest - 1, math.nextafter(lowest, -math.inf))  # also where 1 is lost in rounding
 
     videos: list[tuple[np.ndarray, np.ndarray]] = []
     of_task: dict[str, list[tuple[np.ndarray, np.ndarray]]] = defaultdict(list)
-    for video_id, video in truth["videos"].items():
+    for video_id, video in truth_videos.items():
         label_N = _labels(video, length, f"{names[0]}: videos.{video_id}")
         score_N = np.asarray(scores.get(video_id, np.full(len(label_N), last)), float)
         if len(score_N) != len(label_N):
@@ -138,7 +139,7 @@ def evaluate_actionness(
             "used": len(videos),
             "missing": len(missing),
             "without_positive": sum(not label_N.any() for label_N, _ in videos),
-            "unknown": len(scores.keys() - truth["videos"].keys()),
+            "unknown": len(scores.keys() - truth_videos.keys()),
         },
     }
 

@@ -20,7 +20,7 @@ import numpy as np
 from pydantic import FailFast, TypeAdapter
 
 from bsp.datasets.gebd_records import ProcessedRecord, check_processed
-from bsp.datasets.results_json import Number, validated
+from bsp.datasets.results_json import Number, validated, with_clean_ids
 from bsp.errors import AnnotationError
 
 Variant = Literal["challenge", "notebook", "tapos"]
@@ -90,7 +90,7 @@ def evaluate_boundaries(
     if not keys or len(set(keys)) < len(keys) or not all(0 < distance <= 1 for distance in distances):
         raise ValueError(f"distances must be different fractions in (0, 1], not {list(distances)}")
     truth = check_processed(ground_truth, names[0])
-    found = validated(_PREDICTIONS, predictions, names[1])
+    found = with_clean_ids(validated(_PREDICTIONS, predictions, names[1]), names[1])
     counts = {"used": 0, "missing": 0, "inconsistent": 0, "without_boundary": 0}
     clips = []
     for clip_id, record in truth.items():

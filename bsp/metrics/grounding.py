@@ -24,6 +24,7 @@ from typing_extensions import TypedDict
 from bsp.datasets.charades_sta import read_durations, read_moments
 from bsp.datasets.results_json import Number, validated
 from bsp.errors import AnnotationError
+from bsp.text_files import clean_id, clean_label
 
 Protocol = Literal["2dtan", "lgi"]
 RECALL_AT = (1, 5)
@@ -225,7 +226,7 @@ def _match(truth: list[GroundTruthRow], found: list[PredictionRow], names: tuple
 def _by_query(rows: Sequence[GroundTruthRow | PredictionRow]) -> dict[tuple[str, str], list[int]]:
     positions: dict[tuple[str, str], list[int]] = defaultdict(list)
     for position, row in enumerate(rows):
-        positions[row["video"], row["sentence"]].append(position)
+        positions[clean_id(row["video"]), clean_label(row["sentence"])].append(position)
     return positions
 
 

@@ -137,8 +137,8 @@ def grounding(
     output_json: Path | None,
 ) -> None:
     """Recall and mean IoU of video grounding, by 2D-TAN's or LGI's protocol."""
-    from bsp.datasets.results_json import read_json
     from bsp.metrics.grounding import evaluate_grounding, ground_truth_from_charades
+    from bsp.text_files import read_json
 
     check_output_folder(output_json)
     is_text = ground_truth.name.removesuffix(".gz").endswith(".txt")
@@ -178,8 +178,8 @@ def grounding(
 @click.option("--output-json", type=OUTPUT_FILE, help="Write all results here, in full precision.")
 def actionness(ground_truth: Path, predictions: Path, output_json: Path | None) -> None:
     """Average precision of step localisation as actionness (CrossTask), over segments of 0.2 s."""
-    from bsp.datasets.results_json import read_json
     from bsp.metrics.actionness import evaluate_actionness
+    from bsp.text_files import read_json
 
     check_output_folder(output_json)
     names = (str(ground_truth), str(predictions))
@@ -264,7 +264,8 @@ def _evaluate(
     output_json: Path | None,
 ) -> dict[str, Any]:
     """Read the files, compute the metric, warn about what looks odd, and write the report."""
-    from bsp.datasets.results_json import check_video_ids, read_json
+    from bsp.datasets.results_json import read_video_ids
+    from bsp.text_files import read_json
 
     check_output_folder(output_json)
     report = metric(
@@ -272,7 +273,7 @@ def _evaluate(
         read_json(predictions),
         subset=subset,
         tious=tiou,
-        blocked=() if blocked is None else check_video_ids(read_json(blocked), str(blocked)),
+        blocked=() if blocked is None else read_video_ids(blocked),
         names=(str(ground_truth), str(predictions)),
         **settings,
     )
