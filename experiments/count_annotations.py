@@ -7,10 +7,8 @@ Files are recognised by their usual names (docs/datasets.md), plain or gzipped. 
 named, and so is every file of the folder that none of them reads.
 """
 
-import gzip
 import hashlib
 import logging
-import shutil
 import tarfile
 import tempfile
 from collections import Counter
@@ -32,6 +30,7 @@ from bsp.datasets.kinetics import read_kinetics_csv
 from bsp.datasets.thumos14 import load_thumos14
 from bsp.errors import AnnotationError
 from bsp.metrics.boundaries import MIN_CONSISTENCY
+from bsp.text_files import is_hidden
 from bsp_platform.stages import write_json
 
 
@@ -53,7 +52,7 @@ class Folder:
 
     def __init__(self, path: Path, scratch: Path):
         self.path, self.scratch = path, scratch
-        self.unread = sorted(p.name for p in path.iterdir() if not p.name.startswith("."))
+        self.unread = sorted(p.name for p in path.iterdir() if not is_hidden(p))
 
     def take(self, *patterns: str) -> list[Path]:
         """The files whose name matches one of the patterns, also gzipped; they count as read from now on."""
@@ -61,19 +60,10 @@ class Folder:
         self.unread = [name for name in self.unread if name not in found]
         return [self.path / name for name in found]
 
-    def plain(self, path: Path) -> Path:
-        """The same file unzipped, for what reads no gzip."""
-        if path.suffix != ".gz":
-            return path
-        target = self.scratch / path.stem
-        with gzip.open(path) as source, open(target, "wb") as file:
-            shutil.copyfileobj(source, file)
-        return target
-
 
 def count_kinetics(folder: Folder) -> Iterator[Count]:
     for path in folder.take("kinetics*.csv"):
-        rows = read_kinetics_csv(folder.plain(path))
+        rows = read_kinetics_csv(path)
         videos, classes = len({row.youtube_id for row in rows}), len({row.label for row in rows})
         yield Count(data="Kinetics", subset=path.name, videos=videos, instances=len(rows), classes=classes)
 

@@ -1,12 +1,23 @@
-"""Where data come from: missing options and videos are named, GloVe is cut to the words that occur."""
+"""Where data come from: the layouts of each option, missing ones named, GloVe cut to the words that occur."""
 
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from bsp.datasets.activitynet import load_activitynet
+from bsp.datasets.charades_sta import load_charades_sta
+from bsp.datasets.crosstask import load_crosstask
+from bsp.datasets.gebd import load_gebd
+from bsp.datasets.hacs import load_hacs
+from bsp.datasets.kinetics import load_kinetics_csv
 from bsp.datasets.pantomime import PantomimeSettings
 from bsp.datasets.pantomime_grounding import GroundingWorldSettings
+from bsp.datasets.pantomime_stories import StorySettings
+from bsp.datasets.thumos14 import load_thumos14
+from bsp.errors import AnnotationError
 from bsp_platform.profiles import paper, smoke
 from bsp_platform.sources import DataPaths, load_sources
 
@@ -20,7 +31,144 @@ def tiny():
             actions=("wave", "squat"),
         ),
         grounding=GroundingWorldSettings(train=2, test=1, size_px=32),
+        stories=StorySettings(
+            seed=5, size_px=32, games_train=3, games_test=2, tasks=1, clips_train=2, clips_val=1,
+            game_seconds=(8.0, 10.0), task_seconds=(15.0, 17.0), clip_seconds=(8.0, 9.0), instances=(1, 2),
+            act_seconds=(1.0, 3.0),
+        ),
     )  # fmt: skip
+
+
+HEADS = {"gtad", "lgi", "thumos", "hacs", "actionness", "boundary-peaks"}
+
+
+@pytest.fixture(scope="module")
+def rendered(tiny, tmp_path_factory):
+    """Every embedded data set as its folder on disk, by option, and as the embedded profile loads it."""
+    storage = tmp_path_factory.mktemp("rendered")
+    embedded = load_sources(tiny, HEADS, DataPaths(), storage=storage, progress=False)
+    world = next((storage / "pantomime").glob("*/trimmed")).parent
+    stories = next((storage / "pantomime").glob("*/games")).parent
+    folders = {
+        "kinetics": world / "trimmed",
+        "activitynet": world / "untrimmed",
+        "charades": next((storage / "pantomime").glob("*/charades_sta_train.txt")).parent,
+        "thumos": stories / "games",
+        "hacs": stories / "games",
+        "crosstask": stories / "tasks",
+        "gebd": stories / "clips",
+    }
+    return folders, embedded
+
+
+def by_name(data):
+    """All that a data set says, with the name of each video's file in the place of its path."""
+    videos = [replace(video, path=Path(video.path).name) for video in data.videos]
+    classes = getattr(data, "class_names", None), getattr(data, "tasks", None), getattr(data, "moments", None)
+    return videos, classes, data.missing
+
+
+def from_their_files(folders):
+    """The same data sets by their loaders, each file and folder named."""
+    games, clips, tasks = folders["hacs"], folders["gebd"], folders["crosstask"]
+    return {
+        "activitynet": load_activitynet(folders["activitynet"] / "activitynet.json", folders["activitynet"] / "videos"),
+        "charades": load_charades_sta(folders["charades"], folders["charades"] / "videos"),
+        "thumos": load_thumos14(games / "thumos14", games / "videos"),
+        "hacs": load_hacs(games / "hacs.json", games / "videos"),
+        "crosstask": load_crosstask(tasks / "crosstask_release", tasks / "videos"),
+        "gebd": [
+            load_gebd(next(clips.glob(f"k400_*{word}*")), clips / "videos", subset=subset)
+            for word, subset in (("train", "training"), ("val", "validation"))
+        ],
+    }
+
+
+def as_it_is(folder, _):
+    return folder
+
+
+def without_videos_folder(folder, target):
+    """A copy with the videos beside the annotations."""
+    shutil.copytree(folder, target)
+    for entry in list((target / "videos").iterdir()):
+        entry.rename(target / entry.name)
+    (target / "videos").rmdir()
+    return target
+
+
+def as_macos_leaves_it(folder, target):
+    """A copy with a ``._name`` beside every file and an archive's __MACOSX."""
+    shutil.copytree(folder, target)
+    for path in [path for path in target.rglob("*") if path.is_file()]:
+        path.with_name(f"._{path.name}").write_bytes(b"\0\5\26\7\0\2\0\0\231")
+    shutil.copytree(target, target / "__MACOSX")
+    return target
+
+
+@pytest.mark.parametrize("layout", [as_it_is, without_videos_folder, as_macos_leaves_it])
+def test_the_embedded_data_sets_can_be_given_back_to_profile_paper(rendered, tiny, tmp_path, layout):
+    folders, embedded = rendered
+    given = {name: layout(folder, tmp_path / name) for name, folder in folders.items()}
+    back = load_sources(paper(), HEADS, DataPaths(**given), storage=tmp_path / "s", progress=False)
+    assert back.trimmed.class_names == embedded.trimmed.class_names == ("squat", "wave")
+    assert [Path(p.decode()).name for p in back.trimmed.paths] == [
+        Path(p.decode()).name for p in embedded.trimmed.paths
+    ]
+    assert np.array_equal(back.trimmed.frames, embedded.trimmed.frames)
+    assert back.labels_prints == embedded.labels_prints
+    assert back.videos_prints == embedded.videos_prints
+    assert set(back.data) == set(folders) - {"kinetics"}
+    for name, expected in from_their_files(folders).items():
+        parts = expected if isinstance(expected, list) else [expected]
+        videos = [video for part in parts for video in by_name(part)[0]]
+        assert by_name(back.data[name])[0] == by_name(embedded.data[name])[0] == videos
+        assert by_name(back.data[name])[1:] == by_name(parts[0])[1:]
+        assert not back.data[name].missing
+        files = [path for path in (folders[name] / "videos").rglob("*.mp4")]
+        assert 0 < len(videos) <= len(files)
+
+
+@pytest.mark.parametrize("name", ["train.csv", "train.csv.gz", "kinetics-400_train.csv"])
+@pytest.mark.parametrize("inside", [True, False])
+def test_kinetics_with_and_without_its_list(rendered, tmp_path, name, inside):
+    """The list beside the videos under its usual names; without it, the folders are the classes."""
+    import gzip
+
+    from bsp.datasets.kinetics import load_kinetics_folder
+
+    source = rendered[0]["kinetics"]
+    expected = load_kinetics_csv(source / "train.csv", source / "videos", workers=0, progress=False)
+    folder = tmp_path / "kinetics"
+    shutil.copytree(source / "videos", folder / "videos" if inside else folder)
+    classes = load_kinetics_folder(folder, workers=0, progress=False)
+    assert classes.class_names == expected.class_names
+    assert sorted(classes.paths) == sorted(expected.paths)
+    content = (source / "train.csv").read_bytes()
+    (folder / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    listed = load_kinetics_folder(folder, workers=0, progress=False)
+    assert listed.fingerprint() == expected.fingerprint()
+    (folder / "other_train.csv").write_bytes(content)
+    if name == "kinetics-400_train.csv":
+        with pytest.raises(AnnotationError, match=r": kinetics-400_train.csv, other_train.csv; keep"):
+            load_kinetics_folder(folder, workers=0, progress=False)
+
+
+def test_what_was_looked_for_is_named(tmp_path):
+    from bsp_platform.sources import _LOADERS
+
+    for name, loader in _LOADERS.items():
+        with pytest.raises((ValueError, FileNotFoundError)) as error:
+            loader(tmp_path / "absent")
+        assert str(tmp_path / "absent") in str(error.value), name
+    for name, looked_for in (("activitynet", "activity*net*.json"), ("hacs", "hacs*.json")):
+        with pytest.raises(ValueError, match="found none") as error:
+            _LOADERS[name](tmp_path)
+        assert looked_for in str(error.value)
+    for name in ("a.json", "b.json"):
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(ValueError, match=r"found a\.json, b\.json"):
+        _LOADERS["hacs"](tmp_path)
 
 
 def test_only_what_the_heads_need_is_loaded(tiny, tmp_path):

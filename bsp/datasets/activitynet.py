@@ -127,6 +127,12 @@ def _untrimmed_video(video_id: str, record: VideoRecord, path: str | None, name:
     return UntrimmedVideo(video_id, path, record["duration"], record["subset"], instances)
 
 
+def videos_folder(folder: str | Path) -> Path:
+    """Where a data set's videos lie: ``folder/videos`` if there is such a folder, else the folder itself."""
+    inside = Path(folder) / "videos"
+    return inside if inside.is_dir() else Path(folder)
+
+
 def find_videos(folder: str | Path, video_ids: Collection[str]) -> dict[str, str]:
     """Paths of the videos that are in the folder (not below it), found in one listing of it.
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
-from bsp.datasets.activitynet import find_videos
+from bsp.datasets.activitynet import find_videos, videos_folder
 from bsp.errors import AnnotationError
 from bsp.text_files import clean_id, parse_json, read_table, read_text, safe_name
 
@@ -87,9 +87,7 @@ def load_charades_sta(folder: str | Path, video_folder: str | Path | None = None
         raise AnnotationError(f"{folder}: videos in both splits: {', '.join(shared[:5])} ({len(shared)}); remove them")
     for video_id in subset_of:
         safe_name(video_id, f"{folder}: charades_sta_{subset_of[video_id]}.txt")
-    if video_folder is None:
-        video_folder = folder / "videos" if (folder / "videos").is_dir() else folder
-    found = find_videos(video_folder, subset_of)
+    found = find_videos(videos_folder(folder) if video_folder is None else video_folder, subset_of)
     videos = tuple(
         GroundingVideo(video_id, found.get(video_id), durations[video_id], subset)
         for video_id, subset in subset_of.items()

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from bsp.catalog import report_skips
-from bsp.datasets.activitynet import find_videos
+from bsp.datasets.activitynet import find_videos, videos_folder
 from bsp.datasets.gebd_records import ProcessedRecord, read_records
 from bsp.datasets.plain_pickle import read_plain_pickle
 from bsp.errors import AnnotationError
@@ -93,14 +93,14 @@ def load_gebd(
 
 
 def load_gebd_folder(folder: str | Path, *, max_missing_share: float = 0.5, find_files: bool = True) -> GEBDDataset:
-    """Both subsets of Kinetics-GEBD: ``k400_*train*`` and ``k400_*val*`` in a folder, videos in folder/videos.
+    """Both subsets of Kinetics-GEBD: ``k400_*train*`` and ``k400_*val*`` in a folder, videos as ``videos_folder``.
 
     Of processed (``k400_mr345_*``) and raw files the processed ones are taken. Without ``find_files`` no video is
     looked for: features are enough. Raises as :func:`load_gebd`, and
     AnnotationError when a file is absent, when several would do, and for a clip in both subsets.
     """
     folder = Path(folder)
-    videos = folder / "videos" if find_files else None
+    videos = videos_folder(folder) if find_files else None
     parts = [
         load_gebd(_annotation_file(folder, word), videos, subset=subset, max_missing_share=max_missing_share)
         for subset, word in SUBSETS.items()

@@ -12,9 +12,10 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from bsp.catalog import Catalog, Listed, build_catalog, report_skips
+from bsp.datasets.activitynet import videos_folder
 from bsp.errors import AnnotationError
 from bsp.text_files import VIDEO_EXTENSIONS, clean_id, clean_label, is_hidden, read_table, refuse_alike
 
@@ -129,6 +130,27 @@ def load_class_folders(
         workers=workers,
         progress=progress,
     )
+
+
+def load_kinetics_folder(folder: str | Path, **options: Any) -> Catalog:
+    """A folder with the official training list and the videos, or without a list and with one folder per class.
+
+    The list is ``train.csv`` or the only ``*train*.csv`` in ``folder``, plain or gzipped. Videos lie in
+    ``folder/videos`` if there is such a folder, else in ``folder``. ``options`` and errors as of the two loaders.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise AnnotationError(f"{folder}: no such folder of Kinetics (train.csv and videos, or one folder per class)")
+    names = sorted(path.name for path in folder.glob("*train*.csv*") if not is_hidden(path))
+    lists = [name for name in names if name.endswith((".csv", ".csv.gz"))]
+    lists = next(([name] for name in ("train.csv", "train.csv.gz") if name in lists), lists)
+    if len(lists) > 1:
+        raise AnnotationError(
+            f"{folder}: {len(lists)} training lists: {', '.join(lists)}; keep one or name it train.csv"
+        )
+    if not lists:
+        return load_class_folders(videos_folder(folder), **options)
+    return load_kinetics_csv(folder / lists[0], videos_folder(folder), **options)
 
 
 def read_kinetics_csv(csv_path: str | Path) -> list[KineticsRow]:

@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +18,18 @@ import numpy as np
 
 from bsp.catalog import Catalog
 from bsp.datasets import pantomime
-from bsp.datasets.activitynet import LocalizationDataset, load_activitynet
+from bsp.datasets.activitynet import LocalizationDataset, load_activitynet, videos_folder
 from bsp.datasets.charades_sta import GroundingDataset, load_charades_sta
 from bsp.datasets.crosstask import load_crosstask
 from bsp.datasets.gebd import load_gebd_folder
 from bsp.datasets.hacs import load_hacs
-from bsp.datasets.kinetics import load_class_folders, load_kinetics_csv
+from bsp.datasets.kinetics import load_kinetics_folder
 from bsp.datasets.pantomime_grounding import render_grounding
 from bsp.datasets.pantomime_stories import render_stories
 from bsp.datasets.thumos14 import load_thumos14
 from bsp.encoder import build_encoder
 from bsp.text import WordVectors, load_glove, tokenise
+from bsp.text_files import is_hidden
 from bsp.tsm_checkpoint import checkpoint_architecture, load_tsm_checkpoint
 from bsp_platform.profiles import Profile
 from bsp_platform.stages import file_sha256
@@ -105,16 +107,16 @@ def load_sources(
                 f"profile {profile.name} renders its own videos; {' and '.join(given)} go with --profile paper"
             )
         root = pantomime.render(profile.pantomime, storage / "pantomime", progress=progress)
-        trimmed = load_kinetics_csv(
-            root / "trimmed" / "train.csv", root / "trimmed" / "videos", cache_dir=storage / "catalogs"
-        )
-        data = {name: _embedded(name, root, profile, storage / "pantomime", progress) for name in wanted}
+        folders = {name: _embedded(name, root, profile, storage / "pantomime", progress) for name in wanted}
+        kinetics = root / "trimmed"
     else:
         missing = [f"--{name} DIR" for name in ("kinetics", *wanted) if not getattr(paths, name)]
         if missing:
             raise ValueError(f"profile {profile.name} needs {' and '.join(missing)}")
-        trimmed = _load_kinetics(paths.kinetics, storage / "catalogs")
-        data = {name: _LOADERS[name](getattr(paths, name)) for name in wanted}
+        folders = {name: getattr(paths, name) for name in wanted}
+        kinetics = paths.kinetics
+    trimmed = load_kinetics_folder(kinetics, cache_dir=storage / "catalogs")
+    data = {name: _LOADERS[name](folder) for name, folder in folders.items()}
     glove = None
     if "charades" in data and paths.glove is not None:
         glove = _only_words_of(load_glove(paths.glove, cache_dir=storage / "glove"), data["charades"])
@@ -130,20 +132,14 @@ def load_sources(
     )
 
 
-def _embedded(name: str, root: Path, profile: Profile, out: Path, progress: bool) -> Any:
-    """One data set of the embedded world; ActivityNet's videos lie beside the trimmed ones in ``root``."""
+def _embedded(name: str, root: Path, profile: Profile, out: Path, progress: bool) -> Path:
+    """The folder of one data set of the embedded world; ActivityNet's lies beside the trimmed videos in ``root``."""
     if name == "activitynet":
-        return load_activitynet(root / "untrimmed" / "activitynet.json", root / "untrimmed" / "videos")
+        return root / "untrimmed"
     if name == "charades":
-        return load_charades_sta(render_grounding(profile.grounding, out, progress=progress))
+        return render_grounding(profile.grounding, out, progress=progress)
     stories = render_stories(profile.stories, out, progress=progress)
-    if name == "thumos":
-        return load_thumos14(stories / "games" / "thumos14", stories / "games" / "videos")
-    if name == "hacs":
-        return load_hacs(stories / "games" / "hacs.json", stories / "games" / "videos")
-    if name == "crosstask":
-        return load_crosstask(stories / "tasks" / "crosstask_release", stories / "tasks" / "videos")
-    return load_gebd_folder(stories / "clips")
+    return stories / {"thumos": "games", "hacs": "games", "crosstask": "tasks", "gebd": "clips"}[name]
 
 
 def _given(path: Path, report: str = "") -> GivenFile:
@@ -180,17 +176,8 @@ def _only_words_of(glove: WordVectors, data: GroundingDataset) -> WordVectors:
     )
 
 
-def _load_kinetics(folder: Path, cache_dir: Path) -> Catalog:
-    """``folder/train.csv`` (official) with the videos below the folder, or one folder per class."""
-    csv_path = folder / "train.csv"
-    if csv_path.exists():
-        return load_kinetics_csv(csv_path, folder, cache_dir=cache_dir)
-    return load_class_folders(folder, cache_dir=cache_dir)
-
-
 def _load_activitynet(folder: Path) -> LocalizationDataset:
-    """The one JSON file in ``folder``, with the videos in ``folder/videos`` or in the folder itself."""
-    return load_activitynet(_only_json(folder, "--activitynet"), _videos_folder(folder))
+    return load_activitynet(_one_json(folder, "--activitynet", "activity*net*"), videos_folder(folder))
 
 
 def _load_charades(folder: Path) -> GroundingDataset:
@@ -205,29 +192,34 @@ def _load_charades(folder: Path) -> GroundingDataset:
 
 
 def _load_thumos(folder: Path) -> LocalizationDataset:
-    return load_thumos14(folder, _videos_folder(folder))
+    return load_thumos14(_inside(folder, "thumos14"), videos_folder(folder))
 
 
 def _load_hacs(folder: Path) -> LocalizationDataset:
-    return load_hacs(_only_json(folder, "--hacs"), _videos_folder(folder))
+    return load_hacs(_one_json(folder, "--hacs", "hacs*"), videos_folder(folder))
 
 
 def _load_crosstask(folder: Path) -> Any:
-    release = folder / "crosstask_release"
-    return load_crosstask(release if release.is_dir() else folder, _videos_folder(folder))
+    return load_crosstask(_inside(folder, "crosstask_release"), videos_folder(folder))
 
 
-def _videos_folder(folder: Path) -> Path:
-    """``folder/videos`` if there is one, else the folder itself."""
-    return folder / "videos" if (folder / "videos").is_dir() else folder
+def _inside(folder: Path, name: str) -> Path:
+    """``folder/name`` if there is such a folder of annotations, else the folder itself."""
+    return folder / name if (folder / name).is_dir() else folder
 
 
-def _only_json(folder: Path, option: str) -> Path:
+def _one_json(folder: Path, option: str, pattern: str) -> Path:
+    """The annotation file in ``folder``: the one that is called like the data set, else the only ``*.json``."""
     if not folder.is_dir():
         raise ValueError(f"{option} {folder}: no such folder")
-    files = sorted(p for p in folder.iterdir() if p.name.endswith((".json", ".json.gz")))
+    files = sorted(p for p in folder.iterdir() if p.name.endswith((".json", ".json.gz")) and not is_hidden(p))
+    files = [p for p in files if fnmatch(p.name.lower(), pattern)] or files
     if len(files) != 1:
-        raise ValueError(f"{option} {folder}: expected one annotation file (*.json), found {len(files)}")
+        found = ", ".join(p.name for p in files[:5]) or "none"
+        raise ValueError(
+            f"{option} {folder}: expected one annotation file, {pattern}.json or the only *.json (or .json.gz) in the "
+            f"folder, found {found}"
+        )
     return files[0]
 
 
