@@ -178,7 +178,7 @@ def test_clamped_by_hand():
     kept, dropped = clamped(moments, {"A": 10.0}, name="train.txt")
     assert kept == [moments[0], Moment("A", "over the end.", 1.0, 10.0, 1)]
     assert dropped == [
-        "train.txt:5: A from 10.0 to 11.0 s lies after the video's 10.0 s",
+        "train.txt:5: A from 10.0 to 11.0 s lies after the video's 10 s",
         "train.txt:6: A from 5.0 to 4.0 s is empty or runs backwards",
         "train.txt:7: A from 5.0 to 5.0 s is empty or runs backwards",
     ]

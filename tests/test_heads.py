@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from bsp.datasets.label_times import LabelTimes
 from bsp.errors import AnnotationError
 from bsp.features import FeatureInfo, write_features
 from bsp.localization.gtad import GTADSettings
@@ -44,7 +45,7 @@ def test_segments_are_fractions_of_what_the_features_cover(tiny_untrimmed):
     # 150 frames hold 18 whole snippets = 144 frames: the features end at 96% of the video.
     subset = heads.FeatureSet([video], [np.zeros((18, 8), np.float32)], [info_of(video.video_id, 150, 18, 8)])
     expected = [(i.start_s / (0.96 * video.duration_s), i.end_s / (0.96 * video.duration_s)) for i in video.instances]
-    np.testing.assert_allclose(subset.segments()[0], np.clip(expected, 0, 1))
+    np.testing.assert_allclose(subset.segments(LabelTimes())[0], np.clip(expected, 0, 1))
 
 
 def test_features_of_another_size_are_refused(features, tiny_untrimmed):

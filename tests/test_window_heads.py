@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from bsp.datasets.activitynet import Instance, LocalizationDataset, UntrimmedVideo
+from bsp.datasets.label_times import LabelTimes
 from bsp.encoder import EncoderSettings
 from bsp.errors import AnnotationError
 from bsp.features import FeatureInfo, write_features
@@ -69,9 +70,11 @@ def test_segments_are_in_snippets_and_cut_at_the_features_end():
     video = UntrimmedVideo("v", None, 7.0, "validation", instances)
     # 10 snippets of 0.64 s end at 6.4 s: the second instance is cut there, the third lies after it
     subset = heads.FeatureSet([video], [np.zeros((10, 8), np.float32)], [info_of("v", 10)])
-    (segments,), outside = window_heads.cell_segments(subset)
+    times = LabelTimes()
+    (segments,) = window_heads.cell_segments(subset, times)
     np.testing.assert_allclose(segments, [[1, 5], [7.8125, 10]])
-    assert outside == ["v: kick from 6.5 to 7.0 s is outside its 10 snippets"]
+    assert times.dropped == ["v: 6.5 to 7 s lies after the end of its video's features"]
+    assert (times.instances, times.cut) == (3, ["v: 5 to 9 s of 6.64 s"])
 
 
 def test_cells_to_seconds():

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 from bsp.datasets.activitynet import find_videos, videos_folder
+from bsp.datasets.label_times import cut_to_extent, why_nothing_is_left
 from bsp.errors import AnnotationError
 from bsp.text_files import clean_id, parse_json, read_table, read_text, safe_name
 
@@ -134,16 +135,14 @@ def clamped(
     _check_videos_known(moments, durations, name)
     kept, dropped = [], []
     for moment in moments:
-        end_s = min(moment.end_s, durations[moment.video_id])
-        if moment.start_s < end_s:
-            kept.append(replace(moment, end_s=end_s))
+        duration_s = durations[moment.video_id]
+        inside_K2, _ = cut_to_extent([[moment.start_s, moment.end_s]], duration_s)
+        if len(inside_K2):
+            start_s, end_s = inside_K2[0].tolist()
+            kept.append(replace(moment, start_s=start_s, end_s=end_s))
             continue
-        why = f"{moment.video_id} from {moment.start_s} to {moment.end_s} s"
-        if moment.start_s < moment.end_s:
-            why += f" lies after the video's {durations[moment.video_id]} s"
-        else:
-            why += " is empty or runs backwards"
-        dropped.append(f"{name}:{moment.line + 1}: {why}")
+        why = why_nothing_is_left(moment.start_s, moment.end_s, duration_s)
+        dropped.append(f"{name}:{moment.line + 1}: {moment.video_id} from {moment.start_s} to {moment.end_s} s {why}")
     return kept, dropped
 
 

@@ -56,8 +56,12 @@ class Weights(NamedTuple):
 def check_segments(segments: np.ndarray) -> np.ndarray:
     """Segments as float64 [G, 2], clipped to [0, 1]; ValueError where an end is not after its start."""
     array = np.asarray(segments, dtype=np.float64).reshape(-1, 2)
-    if not np.isfinite(array).all() or (array[:, 1] <= array[:, 0]).any():
-        raise ValueError(f"segments must be finite with end > start (fractions of the video), got {array.tolist()}")
+    wrong = array[~(np.isfinite(array).all(1) & (array[:, 1] > array[:, 0]))]
+    if len(wrong):
+        raise ValueError(
+            f"{len(wrong)} of {len(array)} segments (fractions of the video) are not finite or don't end after their"
+            f" start, such as {wrong[0].tolist()}; cut them first (bsp.datasets.label_times)"
+        )
     return np.clip(array, 0.0, 1.0)
 
 

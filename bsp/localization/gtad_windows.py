@@ -137,8 +137,12 @@ def training_windows(
     for video, (feat_SC, listed) in enumerate(zip(features, segments)):
         segments_G2 = np.asarray(listed, dtype=np.float64).reshape(-1, 2)
         begin, end = segments_G2.T
-        if not np.isfinite(segments_G2).all() or (end <= begin).any():
-            raise ValueError(f"segments of video {video} must be finite with end > start, got {segments_G2.tolist()}")
+        wrong = segments_G2[~(np.isfinite(segments_G2).all(1) & (end > begin))]
+        if len(wrong):
+            raise ValueError(
+                f"video {video}: {len(wrong)} of {len(segments_G2)} segments (cells) are not finite or don't end after"
+                f" their start, such as {wrong[0].tolist()}; cut them first (bsp.datasets.label_times)"
+            )
         for start in window_starts(len(feat_SC), settings.cells, settings.stride_cells):
             inside = np.minimum(end, start + settings.cells) - np.maximum(begin, start)
             if (inside > settings.min_inside * (end - begin)).any():

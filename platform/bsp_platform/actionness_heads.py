@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from bsp.datasets.crosstask import CrossTaskDataset, CrossTaskVideo
+from bsp.datasets.label_times import LabelTimes
 from bsp.errors import AnnotationError
 from bsp.localization.actionness import segment_positions, train_actionness, video_seconds
 from bsp.metrics.actionness import SEGMENT_S, evaluate_actionness, segment_count, segment_labels
@@ -47,11 +48,13 @@ def train_and_score_actionness(
     began = time.time()
     without: list[str] = []
     feats, positions, labels = [], [], []
+    times = LabelTimes()
     for video, feat_SD, position_N, duration_s in _segments(data, "training", features, expect, without):
         feats.append(feat_SD)
         positions.append(position_N)
-        labels.append(segment_labels(_times(video), duration_s))
+        labels.append(segment_labels(times.inside(video.video_id, _times(video), duration_s), duration_s))
     _require_some(feats, "training", features)
+    times.report("training steps")
     history: list[dict] = []
     on_epoch = recorder(folder, recipe.head.epochs, history)
     classifier = train_actionness(
@@ -76,6 +79,7 @@ def train_and_score_actionness(
         "score_seconds": time.time() - began - trained_s,
         "scores": percent,
         "positive_rate": report["positive_rate"],
+        "labels": times.facts(),
         "videos": {"training": len(feats), "test": len(truth["videos"])},
         "videos_without_features": without,
     }

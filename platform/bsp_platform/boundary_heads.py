@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from bsp.datasets.gebd import GEBDDataset, GEBDVideo
+from bsp.datasets.label_times import LabelTimes
 from bsp.errors import AnnotationError, TooManyBroken
 from bsp.localization.boundaries import PeakSettings, fit_peaks, gap_times_s, train_boundary_head
 from bsp.metrics.boundaries import evaluate_boundaries
@@ -58,16 +59,25 @@ def train_and_score_boundaries(
         if not part.clips:
             raise AnnotationError(f"no clip of subset {subset!r} has features in {features[0]}; extract them first")
     history: list[dict] = []
+    labels = LabelTimes()
     if isinstance(recipe.head, PeakSettings):
-        annotated = [clip.boundaries_s for clip in training.clips]
+        annotated = [
+            [labels.moments_inside(clip.video_id, times_s, clip.duration_s) for times_s in clip.boundaries_s]
+            for clip in training.clips
+        ]
+        labels.report("training boundaries")
         durations = [clip.duration_s for clip in training.clips]
         detector, f1 = fit_peaks(training.features, training.times_s, annotated, durations, recipe.head)
         recorder(folder, 1, history)({"epoch": 0, "loss": 1 - f1, "threshold": detector.threshold})
     else:
+        boundaries = [
+            labels.moments_inside(clip.video_id, clip.most_consistent_s, clip.duration_s) for clip in training.clips
+        ]
+        labels.report("training boundaries")
         detector = train_boundary_head(
             training.features,
             training.times_s,
-            [clip.most_consistent_s for clip in training.clips],
+            boundaries,
             recipe.head,
             seed=recipe.seed,
             on_epoch=recorder(folder, recipe.head.epochs, history),
@@ -91,6 +101,7 @@ def train_and_score_boundaries(
         "clips": {"training": len(training.clips), "validation": len(validation.clips)},
         "clips_without_features": training.without + validation.without,
         "clips_of_other_length": wrong,
+        "labels": labels.facts(),
         "dropped": list(data.dropped),
     }
 

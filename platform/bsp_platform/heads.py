@@ -19,6 +19,7 @@ import torch
 
 from bsp.datasets.activitynet import LocalizationDataset, UntrimmedVideo
 from bsp.datasets.class_scores import read_class_scores as read_published_scores
+from bsp.datasets.label_times import LabelTimes
 from bsp.errors import AnnotationError
 from bsp.features import FeatureInfo, read_features
 from bsp.fusion import concatenate_streams
@@ -47,13 +48,16 @@ class FeatureSet:
     features: list[np.ndarray]  # [S, D] float32 each
     infos: list[FeatureInfo]
 
-    def segments(self) -> list[np.ndarray]:
-        """[G, 2] per video: instances as fractions of what the features cover (gtad.md's corrected duration)."""
+    def segments(self, times: LabelTimes) -> list[np.ndarray]:
+        """[K, 2] per video: instances as fractions of what the features cover (gtad.md's corrected duration).
+
+        ``times`` cuts them, and counts.
+        """
         out = []
         for video, info in zip(self.videos, self.infos, strict=True):
             covered_s = video.duration_s * min(1.0, info.snippets * info.stride_frames / info.frames)
-            times = np.array([(i.start_s, i.end_s) for i in video.instances], float).reshape(-1, 2)
-            out.append(np.clip(times / covered_s, 0.0, 1.0))
+            seconds = np.array([(i.start_s, i.end_s) for i in video.instances], float).reshape(-1, 2)
+            out.append(times.inside(video.video_id, seconds, video.duration_s, places=seconds / covered_s, extent=1.0))
         return out
 
 
@@ -166,12 +170,16 @@ def train_and_score(
     training, validation = (load_subset(features, data, subset, expect) for subset in ("training", "validation"))
     settings = replace(recipe.head, feature_width=training.features[0].shape[1])
     history: list[dict] = []
+    labels, held_out = LabelTimes(), LabelTimes()
+    segments = training.segments(labels), validation.segments(held_out)
+    labels.report("training instances")
+    held_out.report("validation instances (for choosing the epoch; the ground truth stays as it is)")
     head = train_gtad(
         training.features,
-        training.segments(),
+        segments[0],
         settings,
         seed=recipe.seed,
-        validation=(validation.features, validation.segments()),
+        validation=(validation.features, segments[1]),
         on_epoch=recorder(folder, settings.epochs, history),
         device=device,
     )
@@ -206,4 +214,9 @@ def train_and_score(
     write_json(folder / DETECTIONS, detections)
     write_json(folder / HISTORY, history)
     write_json(folder / SCORES, {"scores": percent, "detection": detection, "proposals": recall})
-    return {"train_seconds": trained_s, "score_seconds": time.time() - began - trained_s, "scores": percent}
+    return {
+        "train_seconds": trained_s,
+        "score_seconds": time.time() - began - trained_s,
+        "scores": percent,
+        "labels": labels.facts(),
+    }

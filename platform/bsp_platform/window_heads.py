@@ -17,6 +17,7 @@ import torch
 
 from bsp.datasets.activitynet import LocalizationDataset
 from bsp.datasets.class_scores import read_class_scores
+from bsp.datasets.label_times import LabelTimes
 from bsp.datasets.thumos14 import TEST, TRAINING
 from bsp.features import FeatureInfo
 from bsp.localization.gtad_decode import attach_classes
@@ -49,7 +50,9 @@ def train_and_score_windows(
     names = data.class_names
     scores = read_class_scores(class_scores, names, [video.video_id for video in test.videos])
     settings = replace(recipe.head, feature_width=training.features[0].shape[1])
-    segments, outside = cell_segments(training)
+    labels = LabelTimes()
+    segments = cell_segments(training, labels)
+    labels.report("training instances")
     history: list[dict] = []
     head = train_windows(
         training.features,
@@ -81,7 +84,8 @@ def train_and_score_windows(
         "score_seconds": time.time() - began - trained_s,
         "scores": percent,
         "training_windows": len(training_windows(training.features, segments, settings)),
-        "dropped": [*data.dropped, *outside],
+        "labels": labels.facts(),
+        "dropped": list(data.dropped),
     }
 
 
@@ -90,20 +94,13 @@ def cells_to_seconds(cells: np.ndarray, info: FeatureInfo) -> np.ndarray:
     return (cells * info.stride_frames + info.offset_frames) / info.fps
 
 
-def cell_segments(subset: FeatureSet) -> tuple[list[np.ndarray], list[str]]:
-    """Instances of every video, [G, 2] in cells, cut at the features' ends; and the names of those with no part left.
-
-    All instances count, whatever their class.
-    """
-    segments, outside = [], []
+def cell_segments(subset: FeatureSet, times: LabelTimes) -> list[np.ndarray]:
+    """Instances of every video, whatever their class: [K, 2] in cells. ``times`` cuts them at the features' ends."""
+    segments = []
     for video, info in zip(subset.videos, subset.infos, strict=True):
-        times_G2 = np.array([(i.start_s, i.end_s) for i in video.instances], float).reshape(-1, 2)
-        cells_G2 = np.clip((times_G2 * info.fps - info.offset_frames) / info.stride_frames, 0, info.snippets)
-        kept = cells_G2[:, 0] < cells_G2[:, 1]
-        segments.append(cells_G2[kept])
-        outside += [
-            f"{video.video_id}: {i.label} from {i.start_s} to {i.end_s} s is outside its {info.snippets} snippets"
-            for i, is_kept in zip(video.instances, kept)
-            if not is_kept
-        ]
-    return segments, outside
+        seconds = np.array([(i.start_s, i.end_s) for i in video.instances], float).reshape(-1, 2)
+        cells = (seconds * info.fps - info.offset_frames) / info.stride_frames
+        # The annotation files do not say how long the training videos are.
+        duration_s = info.frames / info.fps
+        segments.append(times.inside(video.video_id, seconds, duration_s, places=cells, extent=info.snippets))
+    return segments

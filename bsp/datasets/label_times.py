@@ -1,0 +1,94 @@
+"""Annotated times as labels to learn from: cut at the video's ends, left out where nothing remains, and counted.
+
+Published annotations hold instances that are empty, run backwards or leave their video (docs/datasets.md has the
+numbers). Every head that makes labels from instances passes them through here. The metrics must not: they take the
+ground truth as it is written. Letters: G instances of a video, K of them kept.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+logger = logging.getLogger(__name__)
+_SHOWN = 3  # examples in the line that tells of them
+
+
+def cut_to_extent(times_G2: Sequence[Sequence[float]] | np.ndarray, extent: float) -> tuple[np.ndarray, np.ndarray]:
+    """Intervals cut to [0, extent], float64 [K, 2], and which have a part left, bool [G]; any unit.
+
+    Choice: one that runs backwards is left out and not turned round, as nobody knows which of its times is wrong.
+    """
+    times_G2 = np.clip(np.asarray(times_G2, np.float64).reshape(-1, 2), 0.0, extent)
+    kept_G = times_G2[:, 0] < times_G2[:, 1]
+    return times_G2[kept_G], kept_G
+
+
+def why_nothing_is_left(start_s: float, end_s: float, duration_s: float) -> str:
+    """In words, what is wrong with an interval of which ``cut_to_extent`` leaves nothing."""
+    if start_s >= end_s:
+        return "is empty or runs backwards"
+    if start_s >= duration_s or end_s <= 0:
+        return f"lies {'after' if start_s >= duration_s else 'before'} the video's {duration_s:g} s"
+    return "lies after the end of its video's features"
+
+
+@dataclass
+class LabelTimes:
+    """Counts, over the videos of a subset, what becomes of their instances."""
+
+    instances: int = 0  # all of them
+    cut: list[str] = field(default_factory=list)  # those that leave their video, as "video: start to end s"
+    dropped: list[str] = field(default_factory=list)  # those of which nothing is left, as "video: start to end s why"
+
+    def inside(
+        self,
+        video_id: str,
+        times_s: Sequence[Sequence[float]] | np.ndarray,
+        duration_s: float,
+        *,
+        places: np.ndarray | None = None,
+        extent: float | None = None,
+    ) -> np.ndarray:
+        """What can be learnt of a video's instances, float64 [K, 2]; ``times_s`` [G, 2] are their seconds as annotated.
+
+        places: the same [G, 2] in the unit of the labels (cells, fractions), which end at ``extent``; by default
+            seconds, which end with the video.
+        """
+        times_G2 = np.asarray(times_s, np.float64).reshape(-1, 2)
+        kept_K2, kept_G = cut_to_extent(*((times_G2, duration_s) if places is None else (places, extent)))
+        self.instances += len(times_G2)
+        for (start_s, end_s), kept in zip(times_G2.tolist(), kept_G, strict=True):
+            if not kept:
+                why = why_nothing_is_left(start_s, end_s, duration_s)
+                self.dropped.append(f"{video_id}: {start_s:g} to {end_s:g} s {why}")
+            elif start_s < 0 or end_s > duration_s:
+                self.cut.append(f"{video_id}: {start_s:g} to {end_s:g} s of {duration_s:g} s")
+        return kept_K2
+
+    def moments_inside(self, video_id: str, times_s: Sequence[float], duration_s: float) -> list[float]:
+        """Of single moments (boundaries) those within the video, [0, duration_s], in their order."""
+        self.instances += len(times_s)
+        self.dropped += [
+            f"{video_id}: {time_s:g} s is outside its {duration_s:g} s"
+            for time_s in times_s
+            if not 0 <= time_s <= duration_s
+        ]
+        return [time_s for time_s in times_s if 0 <= time_s <= duration_s]
+
+    def report(self, what: str) -> None:
+        """One line in the log about what was cut or dropped, if anything; ``what``: "training instances"."""
+        parts = [
+            f"{len(lines)} {verb} ({'; '.join(lines[:_SHOWN])}{'; ...' if len(lines) > _SHOWN else ''})"
+            for verb, lines in (("dropped", self.dropped), ("cut at their video's end", self.cut))
+            if lines
+        ]
+        if parts:
+            logger.warning("labels of %d %s: %s", self.instances, what, ", ".join(parts))
+
+    def facts(self) -> dict[str, int | list[str]]:
+        """For a record: how many there are, how many were cut, and which were dropped (the first hundred)."""
+        return {"instances": self.instances, "cut": len(self.cut), "dropped": self.dropped[:100]}
