@@ -79,7 +79,7 @@ def open_folder(root: Path, out: Path, settings: PrepareSettings) -> None:
     wanted = {"version": VERSION, **asdict(settings)}
     path = out / HIDDEN / "settings.json"
     if path.exists():
-        found = json.loads(path.read_text())
+        found = json.loads(path.read_text("utf-8"))
         if found != wanted:
             different = sorted(key for key in found.keys() | wanted.keys() if found.get(key) != wanted.get(key))
             says = ", ".join(f"{key} {found.get(key)} there, {wanted.get(key)} here" for key in different)
@@ -160,13 +160,13 @@ def write_json(path: Path, value: Any) -> None:
     """Write a JSON file that appears whole or not at all; its folder is made."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(json.dumps(value, indent=1))
+    partial.write_text(json.dumps(value, indent=1), "utf-8")
     partial.replace(path)
 
 
 def _read_record(path: Path) -> dict[str, Any] | None:
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text("utf-8"))
     except (FileNotFoundError, ValueError):  # not done, or damaged: done again
         return None
 

@@ -332,7 +332,7 @@ def _write_cache(stem: Path, identity: dict[str, str | int], glove: WordVectors)
         with partial.open("wb") as file:
             np.save(file, glove.vectors)
         partial.replace(stem.with_suffix(".npy"))
-        partial.write_text(json.dumps(story))
+        partial.write_text(json.dumps(story), "utf-8")
         partial.replace(stem.with_suffix(".json"))
     except OSError as error:
         with contextlib.suppress(OSError):

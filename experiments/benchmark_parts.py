@@ -173,10 +173,10 @@ def row_times(storage: Path) -> list[dict]:
     for manifest_path in sorted((store.root / "encoders").glob("*/manifest.json")):
         folder = manifest_path.parent
         facts = store.facts(folder)
-        history = json.loads((folder / "history.json").read_text())
+        history = json.loads((folder / "history.json").read_text("utf-8"))
         if not history:
             continue
-        recipe = json.loads(manifest_path.read_text())["recipe"]
+        recipe = json.loads(manifest_path.read_text("utf-8"))["recipe"]
         batch, steps, last = recipe["train"]["batch_size"], 0.0, 0
         for record in history:
             steps += (record["step"] - last) * batch / record["clips_per_s"]

@@ -131,7 +131,7 @@ def write(result: Result, folder: Path) -> None:
     """table.json, table.md and plot.png."""
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "table.json", result)
-    (folder / "table.md").write_text(markdown(result))
+    (folder / "table.md").write_text(markdown(result), "utf-8")
     plot(result, folder / "plot.png")
 
 

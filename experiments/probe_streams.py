@@ -83,7 +83,7 @@ def main(profile: str, seeds: int, storage: str | Path, results: Path) -> None:
     settings, store = PROFILES[profile](), StageStore(storage)
     sources = load_sources(settings, {"gtad"}, DataPaths(), storage=store.root)
     truth_path = Path(sources.data["activitynet"].videos[0].path).parents[1] / "truth.json"
-    truth = json.loads(truth_path.read_text())["videos"]
+    truth = json.loads(truth_path.read_text("utf-8"))["videos"]
     content, table = {}, Table("streams", *TARGETS, title=f"Average precision (%), linear probes, {settings.about}")
     for row in ROWS:
         try:

@@ -196,7 +196,7 @@ def _catalog_mb(simulated: dict[str, Any], videos: int) -> str:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text()) if path.exists() else {}
+    return json.loads(path.read_text("utf-8")) if path.exists() else {}
 
 
 def _encoder() -> EncoderSettings:

@@ -338,7 +338,7 @@ def main(quick: bool, cost_model: bool, results: Path, object_store_mb: int, **p
     if cost_model:
         text, content = scale_costs.cost_model(results, scale_costs.Inputs(**prices))
         write_json(out / "costs.json", content)
-        (out / "costs.md").write_text(text)
+        (out / "costs.md").write_text(text, "utf-8")
         print(text)
         return
     size = QUICK if quick else FULL
@@ -346,7 +346,7 @@ def main(quick: bool, cost_model: bool, results: Path, object_store_mb: int, **p
         content = run(size, Path(folder), log.console, object_store_mb=object_store_mb)
     content["date"] = time.strftime("%Y-%m-%d")
     write_json(out / "table.json", content)
-    (out / "table.md").write_text(as_markdown(content))
+    (out / "table.md").write_text(as_markdown(content), "utf-8")
     draw_store(content, out / "object_store.png")
     print(as_markdown(content))
 

@@ -141,7 +141,7 @@ def main(videos: int, clips: int, rounds: int, out: Path) -> None:
     Console(width=160).print(table)
     click.echo(f"preparing a video of {FRAMES} frames with the defaults: {prepare_s:.2f} s of CPU time")
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps({"rows": rows, "prepare_cpu_s": prepare_s, "hardware": hardware()}, indent=1))
+    out.write_text(json.dumps({"rows": rows, "prepare_cpu_s": prepare_s, "hardware": hardware()}, indent=1), "utf-8")
 
 
 if __name__ == "__main__":

@@ -148,6 +148,55 @@ def test_checker_finds_each_kind_of_wrong_import(tmp_path: Path) -> None:
     ]
 
 
+# -- encodings --
+
+
+def without_encoding(source: str) -> list[int]:
+    """Lines that open, read or write text in whatever encoding the user's locale has."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.Call):
+            continue
+        is_method = isinstance(node.func, ast.Attribute)
+        name = node.func.attr if is_method else getattr(node.func, "id", "")
+        owner = getattr(node.func.value, "id", "") if is_method else ""
+        keywords = {keyword.arg: keyword.value for keyword in node.keywords}
+        if "encoding" in keywords or None in keywords:
+            continue
+        # open("x"), open("x", "w"), path.open("a"); not Image.open, tarfile.open, or methods of ours without a mode
+        places = [keywords.get("mode"), *(node.args[-1:] if is_method else node.args[1:2])]
+        modes = [place.value for place in places if isinstance(place, ast.Constant)]
+        if not is_method and len(node.args) < 2 and "mode" not in keywords:
+            modes = ["r"]
+        is_open = name == "open" and (not is_method or owner not in ("av", "Image", "tarfile", "os", "wave"))
+        if (
+            (name == "read_text" and is_method and owner != "self" and not node.args)
+            or (name == "write_text" and is_method and len(node.args) < 2)
+            or (is_open and any(isinstance(m, str) and set(m) <= set("rwaxt+") for m in modes))
+            or ("text" in keywords
+            and owner == "subprocess")
+            or "universal_newlines" in keywords
+        ):
+            found.append(node.lineno)
+    return found
+
+
+def test_text_is_read_and_written_in_a_named_encoding() -> None:
+    """With LC_ALL=C the default is ASCII, on Windows and in old containers a code page."""
+    paths = [path for folder in SOURCE_FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))]
+    found = {path.relative_to(ROOT).as_posix(): without_encoding(path.read_text("utf-8")) for path in paths}
+    assert {path: lines for path, lines in found.items() if lines} == {}
+
+
+def test_text_without_an_encoding_is_noticed() -> None:
+    bad = ["p.read_text()", "p.write_text(x)", "open(p)", "open(p, 'w')", "p.open('a')", "open(p, mode='r')"]
+    bad += ["subprocess.run(c, text=True)", "gzip.open(p, 'rt')"]
+    good = ["p.read_text('utf-8')", "p.write_text(x, 'utf-8')", "open(p, 'rb')", "p.open('wb')", "open(p, encoding=e)"]
+    good += ["subprocess.run(c, encoding='utf-8')", "Image.open(p)", "tracking.open()", "av.open(p)", "read_text(p)"]
+    assert without_encoding("\n".join(bad)) == list(range(1, len(bad) + 1))
+    assert without_encoding("\n".join(good)) == []
+
+
 # -- requirements and sizes --
 
 

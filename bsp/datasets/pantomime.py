@@ -102,7 +102,7 @@ def is_complete(folder: str | Path) -> bool:
     """Whether ``folder`` holds a finished data set: its manifest, and every file at the size it names."""
     folder = Path(folder)
     try:
-        files = json.loads((folder / "manifest.json").read_text())["files"]
+        files = json.loads((folder / "manifest.json").read_text("utf-8"))["files"]
         return all((folder / name).stat().st_size == size for name, size in files.items())
     except (OSError, ValueError, KeyError, TypeError):
         return False
@@ -235,7 +235,7 @@ def make_video(settings: Any, plan: Any, path: str, draw: Callable[[Any, Any], n
 
 def _sizes_on_record(folder: Path) -> dict[str, int]:
     try:
-        return dict(json.loads((folder / "manifest.json").read_text())["files"])
+        return dict(json.loads((folder / "manifest.json").read_text("utf-8"))["files"])
     except (OSError, ValueError, KeyError, TypeError):
         return {}
 
@@ -278,7 +278,7 @@ def _explained(error: OSError, kind: VideoSet, settings: Any, folder: Path) -> O
 def _write_text(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(text)
+    partial.write_text(text, "utf-8")
     partial.replace(path)
 
 

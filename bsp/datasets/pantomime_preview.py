@@ -30,7 +30,7 @@ def write_preview(folder: Path, *, per_class: int = 2, untrimmed: int = 6) -> li
 
 def _trimmed_sheet(folder: Path, per_class: int) -> Path:
     """Classes as rows, eight consecutive frames of ``per_class`` videos across."""
-    with open(folder / "trimmed/train.csv", newline="") as file:
+    with open(folder / "trimmed/train.csv", newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     names = sorted({row["label"] for row in rows})
     figure, axes = plt.subplots(len(names), per_class, squeeze=False, figsize=(8.4 * per_class, 1.12 * len(names)))
@@ -49,8 +49,8 @@ def _trimmed_sheet(folder: Path, per_class: int) -> Path:
 
 def _untrimmed_sheet(folder: Path, count: int) -> Path:
     """Film strips, one frame per second, over a bar: green the action segments, red lines the cuts."""
-    database = json.loads((folder / "untrimmed/activitynet.json").read_text())["database"]
-    truth = json.loads((folder / "untrimmed/truth.json").read_text())
+    database = json.loads((folder / "untrimmed/activitynet.json").read_text("utf-8"))["database"]
+    truth = json.loads((folder / "untrimmed/truth.json").read_text("utf-8"))
     chosen = list(database)[:count]
     figure, axes = plt.subplots(len(chosen), 1, squeeze=False, figsize=(20, 1.45 * len(chosen)))
     for video_id, axis in zip(chosen, axes[:, 0]):
@@ -77,7 +77,7 @@ def write_grounding_preview(folder: Path, *, count: int = 6) -> Path:
     Film strips, two frames per second, over bars of the actions in the colour of the actor's clothes; red lines
     are the cuts; below, the sentences with what they mean in seconds.
     """
-    truth = json.loads((folder / "truth.json").read_text())
+    truth = json.loads((folder / "truth.json").read_text("utf-8"))
     chosen = list(truth["videos"].items())[:count]
     figure, axes = plt.subplots(len(chosen), 1, squeeze=False, figsize=(24, 3.1 * len(chosen)))
     for (video_id, video), axis in zip(chosen, axes[:, 0]):
@@ -117,10 +117,10 @@ def write_stories_preview(folder: Path, *, per_split: int = 2) -> Path:
     Film strips over bars of the acts (pale: done by halves); magenta lines are the cuts. Below a clip, one row of
     dots per annotator.
     """
-    truth = json.loads((folder / "truth.json").read_text())
+    truth = json.loads((folder / "truth.json").read_text("utf-8"))
     clips: dict[str, list[list[float]]] = {}
     for path in folder.glob("clips/*.json"):
-        clips |= {key: record["substages_timestamps"] for key, record in json.loads(path.read_text()).items()}
+        clips |= {key: record["substages_timestamps"] for key, record in json.loads(path.read_text("utf-8")).items()}
     splits = dict.fromkeys(video["split"] for video in truth["videos"].values())
     chosen = [
         (video_id, truth["videos"][video_id])

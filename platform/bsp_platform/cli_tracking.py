@@ -43,7 +43,7 @@ def deliver(home: Path, show: bool) -> None:
             waiting = _waiting(outbox)
         left += len(waiting)
         if outbox.refused.exists():
-            refused = len(outbox.refused.read_text().splitlines())
+            refused = len(outbox.refused.read_text("utf-8").splitlines())
             click.echo(f"  {refused} records that MLflow refused: {outbox.refused}")
     if left:
         raise click.exceptions.Exit(1)

@@ -218,4 +218,4 @@ def note(folder: Path, recipe: Any, folders: tuple[Path, ...], **inputs: Path | 
 
     story = {key: None if path is None else str(path) for key, path in inputs.items()}
     story |= {"features": [str(path) for path in folders], "head": as_plain(recipe.head), "seed": recipe.seed}
-    (folder / "settings.json").write_text(json.dumps(story, indent=1))
+    (folder / "settings.json").write_text(json.dumps(story, indent=1), "utf-8")

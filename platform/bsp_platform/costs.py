@@ -64,7 +64,7 @@ def row_costs(rows: Sequence, profile: Profile, store: StageStore) -> dict[str, 
         write_json(folder / _COSTS, measure(recipe))
 
     folder, _ = store.ensure("costs", recipe, build)
-    measured = dict(zip(variants, json.loads((folder / _COSTS).read_text()), strict=True))
+    measured = dict(zip(variants, json.loads((folder / _COSTS).read_text("utf-8")), strict=True))
     return {row.name: measured[variant(row)] for row in rows}
 
 

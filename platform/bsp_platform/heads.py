@@ -140,7 +140,7 @@ def _write_class_scores(folder: Path, data: LocalizationDataset, scores: dict[st
 def read_class_scores(path: Path, class_names: tuple[str, ...]) -> dict[str, np.ndarray]:
     """Scores per video in the order of ``class_names``, from ``{"class": [...], "results": {id: [...]}}``."""
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text("utf-8"))
         order = [content["class"].index(name) for name in class_names]
         return {video: np.asarray(row, float)[order] for video, row in content["results"].items()}
     except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:

@@ -48,7 +48,8 @@ class Outbox:
     def all_in(home: Path) -> list[Outbox]:
         """Those of all stores that were used with this home."""
         return [
-            Outbox(home, json.loads(path.read_text())["uri"]) for path in sorted((home / "outbox").glob(f"*/{_STORE}"))
+            Outbox(home, json.loads(path.read_text("utf-8"))["uri"])
+            for path in sorted((home / "outbox").glob(f"*/{_STORE}"))
         ]
 
     @property
@@ -60,7 +61,7 @@ class Outbox:
         if not self.answered:
             partial = self.folder / f"{uuid.uuid4().hex}.partial"
             partial.touch(mode=0o600)  # a URI may hold a password
-            partial.write_text(json.dumps({"uri": self.uri}) + "\n")
+            partial.write_text(json.dumps({"uri": self.uri}) + "\n", "utf-8")
             partial.replace(self.folder / _STORE)
 
     def delivering(self) -> FileLock:
@@ -107,7 +108,7 @@ class Outbox:
     def refuse(self, record: Record, reason: str) -> None:
         """Set aside a record that the store will never take."""
         log.warning("MLflow refuses a record, now in %s: %s", self.refused, reason)
-        with self.refused.open("a") as file:
+        with self.refused.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"reason": reason, **record}) + "\n")
 
     @property

@@ -150,7 +150,7 @@ def load_state(folder: Path) -> dict[str, Any]:
     """The state saved in ``folder``. ValueError, naming the file, if it is incomplete or damaged."""
     path, facts_path = folder / "state.pt", folder / "state.json"
     try:
-        facts = json.loads(facts_path.read_text())
+        facts = json.loads(facts_path.read_text("utf-8"))
         whole = path.stat().st_size == facts["bytes"] and file_sha256(path) == facts["sha256"]
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(f"{folder} is not a whole checkpoint: {error}") from None
@@ -260,7 +260,7 @@ def given_encoder(folder: Path, recipe: EncoderRecipe, checkpoint: Path) -> dict
     report = load_tsm_checkpoint(encoder, checkpoint)
     save_encoder(encoder, recipe, folder)
     write_json(folder / HISTORY, [])
-    (folder / "loading_report.txt").write_text(f"{checkpoint.name}\n{report}\n")
+    (folder / "loading_report.txt").write_text(f"{checkpoint.name}\n{report}\n", "utf-8")
     return {"name": recipe.name, "checkpoint": checkpoint.name, "loading_report": str(report)}
 
 

@@ -21,12 +21,12 @@ def write_report(results: Path, profile: str, names: Sequence[str], failures: di
     for name in names:
         folder = results / name / profile
         if (folder / "table.json").exists():
-            content = json.loads((folder / "table.json").read_text())
+            content = json.loads((folder / "table.json").read_text("utf-8"))
             about = about or content["about"]
             claims += [claim for claim in content["claims"] if claim not in claims]
             parts += _table(name, content, folder.relative_to(results))
         elif (folder / "figure.json").exists():
-            content = json.loads((folder / "figure.json").read_text())
+            content = json.loads((folder / "figure.json").read_text("utf-8"))
             claims += content.get("claims", [])
             parts += _figure(content, folder.relative_to(results), results)
         if name in failures:
@@ -43,7 +43,7 @@ def write_report(results: Path, profile: str, names: Sequence[str], failures: di
     ]
     results.mkdir(parents=True, exist_ok=True)
     path = results / REPORT
-    path.write_text("\n".join(lines).rstrip() + "\n")
+    path.write_text("\n".join(lines).rstrip() + "\n", "utf-8")
     return path
 
 

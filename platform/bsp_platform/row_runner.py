@@ -172,7 +172,7 @@ class _RowRunner:
         waiting = [task.remote(store, function, *map(store.elsewhere, (folder, *arguments)), **keywords)]
         while not ray.wait(waiting, timeout=REPORT_EVERY_S)[0]:
             with contextlib.suppress(OSError, ValueError):  # not there yet
-                self.report({"stage": stage, **json.loads((folder / PROGRESS).read_text())})
+                self.report({"stage": stage, **json.loads((folder / PROGRESS).read_text("utf-8"))})
         facts, files = ray.get(waiting[0])
         store.fetch(folder, files)
         return facts

@@ -105,7 +105,9 @@ class RowRecipes:
         folders = [store.find("heads", head) for head in self.heads.values()]
         if None in folders:
             return None
-        return {k: v for folder in folders for k, v in json.loads((folder / SCORES).read_text())["scores"].items()}
+        return {
+            k: v for folder in folders for k, v in json.loads((folder / SCORES).read_text("utf-8"))["scores"].items()
+        }
 
     def seconds(self, store: StageStore) -> dict[str, float]:
         """Seconds that the stages of each kind took when they were made; stages that are there no more count none."""

@@ -153,7 +153,7 @@ def _why(trial: Trial) -> str:
     """Why a trial has failed, from Tune's working folder: its copy in the storage is not there yet."""
     if trial.pickled_error_file:
         return reason(pickle.loads(Path(trial.pickled_error_file).read_bytes()))
-    return Path(trial.error_file).read_text().strip().splitlines()[-1]
+    return Path(trial.error_file).read_text("utf-8").strip().splitlines()[-1]
 
 
 def run_search(spec: SearchOptions, options: Options) -> int:

@@ -127,8 +127,8 @@ def write_search(folder: Path, search: Search, *, duration_s: float) -> dict[str
     }
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "table.json", as_plain(content))
-    (folder / "table.csv").write_text(_csv(rows))
-    (folder / "table.md").write_text(_markdown(content))
+    (folder / "table.csv").write_text(_csv(rows), "utf-8")
+    (folder / "table.md").write_text(_markdown(content), "utf-8")
     _draw(folder, content)
     return content
 

@@ -78,7 +78,7 @@ class SearchTracking:
             self.tracker.finish(run_id, "FINISHED" if trial.status == "stopped" else "FAILED")
             return
         plan = self.search.plans(trial.setting)[0]
-        history = json.loads((store.find("encoders", plan.searched) / HISTORY).read_text())
+        history = json.loads((store.find("encoders", plan.searched) / HISTORY).read_text("utf-8"))
         self.tracker.history(run_id, "pretrain/", history)
         for recipe in plan.recipes.heads.values():
             self.tracker.artifact(run_id, store.find("heads", recipe) / SCORES, final=True)

@@ -57,7 +57,9 @@ def drain_this_node(left_s: int) -> None:
     context = ray.get_runtime_context()
     command = ["ray", "drain-node", f"--address={context.gcs_address}", f"--node-id={context.get_node_id()}"]
     command += ["--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=EC2 takes this spot machine back"]
-    done = subprocess.run([*command, f"--deadline-remaining-seconds={left_s}"], capture_output=True, text=True)
+    done = subprocess.run(
+        [*command, f"--deadline-remaining-seconds={left_s}"], capture_output=True, encoding="utf-8", errors="replace"
+    )
     ray.shutdown()
     if done.returncode:
         raise RuntimeError(f"Ray did not drain this node: {done.stdout}{done.stderr}")

@@ -109,11 +109,11 @@ class SweepTracking:
                 folder = store.find("encoders", encoder)
                 if folder is None:
                     continue  # removed or damaged since (the log says so); the scores stand
-                tracker.history(run_id, _pretrain_prefix(place), json.loads((folder / HISTORY).read_text()))
+                tracker.history(run_id, _pretrain_prefix(place), json.loads((folder / HISTORY).read_text("utf-8")))
                 tracker.artifact(run_id, folder / WEIGHTS, f"stream_{place + 1}" if place else None, final=True)
             for head, recipe in r.heads.items():
                 folder = store.find("heads", recipe)
-                tracker.history(run_id, f"{head}/", json.loads((folder / HISTORY).read_text()), axis="epoch")
+                tracker.history(run_id, f"{head}/", json.loads((folder / HISTORY).read_text("utf-8")), axis="epoch")
                 for path in sorted(p for p in folder.glob("[!_]*.json") if p.name not in (HISTORY, MANIFEST)):
                     tracker.artifact(run_id, path, head, final=True)
             seconds = {f"seconds/{kind}": value for kind, value in r.seconds(store).items()}

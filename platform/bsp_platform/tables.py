@@ -88,8 +88,8 @@ def write_tables(
         "hardware": hardware(),
     }
     write_json(folder / "table.json", as_plain(content))
-    (folder / "table.csv").write_text(_csv(content))
-    (folder / "table.md").write_text(_markdown(content))
+    (folder / "table.csv").write_text(_csv(content), "utf-8")
+    (folder / "table.md").write_text(_markdown(content), "utf-8")
     return content
 
 
@@ -97,7 +97,7 @@ def hardware() -> str:
     """One line: processor, cores, GPUs."""
     name = platform.processor() or platform.machine()
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
         name = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), name)
     except OSError:
         pass  # not Linux; the architecture must do
@@ -116,7 +116,7 @@ def _version(package: str) -> str:
 
 def commit() -> str:
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", check=False)
     return done.stdout.strip() or "unknown"
 
 
