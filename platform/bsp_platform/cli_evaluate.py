@@ -73,7 +73,7 @@ def detection(top_k: int | None, merge_duplicates: bool, **common: Any) -> None:
     from bsp.metrics.detection import evaluate_detection
 
     settings = {"top_k": top_k, "merge_duplicates": merge_duplicates}
-    report = _evaluate(evaluate_detection, settings, **common)
+    report = _evaluate(evaluate_detection, settings, lambda report: report["average_mAP"] == 0, **common)
     rows = {f"mAP@{key}": 100 * value for key, value in report["mAP"].items()}
     rows["average mAP"] = 100 * report["average_mAP"]
     print_percentages(f"Detection, {common['subset']}, {report['videos']['used']} videos", rows)
@@ -92,7 +92,9 @@ def proposals(max_proposals: int, **common: Any) -> None:
     """Average recall at an average number of proposals (AR@AN) and the area under that curve (AUC)."""
     from bsp.metrics.proposals import evaluate_proposals
 
-    report = _evaluate(evaluate_proposals, {"max_proposals": max_proposals}, **common)
+    report = _evaluate(
+        evaluate_proposals, {"max_proposals": max_proposals}, lambda report: not any(report["curve"]["AR"]), **common
+    )
     rows = {f"AR@{key}": 100 * value for key, value in report["AR@AN"].items()} | {"AUC": report["AUC"]}
     print_percentages(f"Proposals, {common['subset']}, {report['videos']['used']} videos", rows)
 
@@ -137,6 +139,7 @@ def grounding(
     output_json: Path | None,
 ) -> None:
     """Recall and mean IoU of video grounding, by 2D-TAN's or LGI's protocol."""
+    from bsp.metrics.file_remarks import grounding_remarks
     from bsp.metrics.grounding import evaluate_grounding, ground_truth_from_charades
     from bsp.text_files import read_json
 
@@ -148,16 +151,13 @@ def grounding(
     if durations is not None and not is_text:
         message = f"only for a ground truth in Charades-STA's text format (.txt); {ground_truth} has its own durations"
         raise click.BadParameter(message, param_hint="--durations")
-    report = evaluate_grounding(
-        read_json(ground_truth) if durations is None else ground_truth_from_charades(ground_truth, durations),
-        read_json(predictions),
-        protocol=protocol,
-        nms=nms,
-        names=(str(ground_truth), str(predictions)),
-    )
+    truth = read_json(ground_truth) if durations is None else ground_truth_from_charades(ground_truth, durations)
+    found, names = read_json(predictions), (str(ground_truth), str(predictions))
+    report = evaluate_grounding(truth, found, protocol=protocol, nms=nms, names=names)
     inputs = {"ground_truth": ground_truth, "predictions": predictions, "durations": durations}
     _write(output_json, report, inputs | {"protocol": protocol, "nms": nms})
     _warn_about_queries(report["queries"])
+    _say(grounding_remarks(truth, found, is_zero=report["mIoU"] == 0))
     title = f"Grounding, {protocol} protocol, {report['queries']['used']} queries"
     print_percentages(title, report["percent"])
 
@@ -179,13 +179,16 @@ def grounding(
 def actionness(ground_truth: Path, predictions: Path, output_json: Path | None) -> None:
     """Average precision of step localisation as actionness (CrossTask), over segments of 0.2 s."""
     from bsp.metrics.actionness import evaluate_actionness
+    from bsp.metrics.file_remarks import actionness_remarks
     from bsp.text_files import read_json
 
     check_output_folder(output_json)
     names = (str(ground_truth), str(predictions))
-    report = evaluate_actionness(read_json(ground_truth), read_json(predictions), names=names)
+    truth, found = read_json(ground_truth), read_json(predictions)
+    report = evaluate_actionness(truth, found, names=names)
     _write(output_json, report, {"ground_truth": ground_truth, "predictions": predictions})
     _warn_about_videos(report["videos"])
+    _say(actionness_remarks(truth, found))
     rows = {
         "AP, all segments": report["AP"],
         "AP, mean over videos": report["AP_video"],
@@ -224,16 +227,19 @@ def boundaries(ground_truth: Path, predictions: Path, variant: Any, subset: str,
     from bsp.datasets.gebd import read_document
     from bsp.datasets.gebd_records import read_records
     from bsp.metrics.boundaries import evaluate_boundaries
+    from bsp.metrics.file_remarks import boundary_remarks
 
     check_output_folder(output_json)
     names = (str(ground_truth), str(predictions))
     clips, dropped = read_records(read_document(ground_truth), subset=subset, name=names[0])
     if dropped:
         click.echo(f"{len(dropped)} clips of {ground_truth} cannot be used, such as {dropped[0]}", err=True)
-    report = evaluate_boundaries(clips, read_document(predictions), variant=variant, names=names)
+    found = read_document(predictions)
+    report = evaluate_boundaries(clips, found, variant=variant, names=names)
     inputs = {"ground_truth": ground_truth, "predictions": predictions, "variant": variant, "subset": subset}
     _write(output_json, report, inputs)
     _warn_about_videos(report["videos"], "clips")
+    _say(boundary_remarks(clips, found, variant=variant, is_zero=report["mean_F1"] == 0))
     if report["videos"]["inconsistent"]:
         count = report["videos"]["inconsistent"]
         click.echo(f"{count} clips whose annotators disagree (consistency below 0.3) are not evaluated.", err=True)
@@ -255,6 +261,7 @@ def _write(output_json: Path | None, report: dict[str, Any], settings: dict[str,
 def _evaluate(
     metric: Callable[..., dict[str, Any]],
     settings: dict[str, Any],
+    is_zero: Callable[[dict[str, Any]], bool],
     *,
     ground_truth: Path,
     predictions: Path,
@@ -265,22 +272,26 @@ def _evaluate(
 ) -> dict[str, Any]:
     """Read the files, compute the metric, warn about what looks odd, and write the report."""
     from bsp.datasets.results_json import read_video_ids
+    from bsp.metrics.file_remarks import detection_remarks
     from bsp.text_files import read_json
 
     check_output_folder(output_json)
-    report = metric(
-        read_json(ground_truth),
-        read_json(predictions),
-        subset=subset,
-        tious=tiou,
-        blocked=() if blocked is None else read_video_ids(blocked),
-        names=(str(ground_truth), str(predictions)),
-        **settings,
-    )
+    truth, found = read_json(ground_truth), read_json(predictions)
+    left_out = () if blocked is None else read_video_ids(blocked)
+    names = (str(ground_truth), str(predictions))
+    report = metric(truth, found, subset=subset, tious=tiou, blocked=left_out, names=names, **settings)
     inputs = {"ground_truth": ground_truth, "predictions": predictions, "blocked": blocked}
     _write(output_json, report, inputs | {"subset": subset, "tious": list(tiou), **settings})
     _warn_about(report)
+    labels = "mAP" in report
+    _say(detection_remarks(truth, found, subset=subset, blocked=left_out, labels=labels, is_zero=is_zero(report)))
     return report
+
+
+def _say(remarks: list[str]) -> None:
+    """What probably went wrong, on stderr."""
+    for remark in remarks:
+        click.echo(remark, err=True)
 
 
 def _warn_about(report: dict[str, Any]) -> None:

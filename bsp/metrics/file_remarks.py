@@ -1,0 +1,139 @@
+"""Remarks (remarks.py) on pairs of files in the official formats; each function takes what its metric takes.
+
+They are for files that the metric has accepted, and return sentences; none for ordinary results.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+from bsp.metrics.remarks import MAX_PREDICTIONS, MAX_VIDEOS, VideoTimes, name_remark, time_remark
+
+
+def detection_remarks(
+    ground_truth: dict[str, Any],
+    predictions: dict[str, Any],
+    *,
+    subset: str,
+    blocked: Collection[str] = (),
+    labels: bool = True,
+    is_zero: bool,
+) -> list[str]:
+    """On detections, or (``labels=False``) proposals, in the ActivityNet layout. ``is_zero``: the score is 0."""
+    database, results = ground_truth["database"], predictions["results"]
+    removed = frozenset(blocked)
+    truth = {
+        video: record["annotations"]
+        for video, record in database.items()
+        if record["subset"] == subset and video not in removed and record["annotations"]
+    }
+    found = {video: rows for video, rows in results.items() if rows and video not in removed}
+    remarks = []
+    strange = [video for video in found if video not in truth]
+    if strange:
+        remarks.append(name_remark((video for video in strange if video not in database), truth))
+        if not remarks[-1] and len(strange) == len(found):
+            other = database.get(strange[0], {}).get("subset")
+            where = f"is in the subset {other!r}" if other and other != subset else "is not in the ground truth"
+            remarks.append(f"No predicted video counts: {strange[0]!r} {where}, which has {next(iter(truth))!r}")
+    if labels:
+        classes = list(dict.fromkeys(row["label"] for rows in truth.values() for row in rows))
+        have = set(classes)
+        unknown = dict.fromkeys(row["label"] for rows in found.values() for row in rows if row["label"] not in have)
+        remarks.append(name_remark(unknown, classes, labels=True))
+        if not remarks[-1] and unknown and len(unknown) == len({r["label"] for rows in found.values() for r in rows}):
+            remarks.append(f"No predicted class counts: predicted {next(iter(unknown))!r}, annotated {classes[0]!r}")
+    both = islice((video for video in truth if video in found), MAX_VIDEOS)
+    videos = [
+        VideoTimes(video, _segments(truth[video]), _best(found[video]), _number(database[video].get("duration")))
+        for video in both
+    ]
+    # An unknown class or video explains a score of 0 already.
+    remarks.append(time_remark(videos, is_zero=is_zero and not any(remarks)))
+    return [f"{remark}." for remark in remarks if remark]
+
+
+def grounding_remarks(
+    ground_truth: list[dict[str, Any]], predictions: list[dict[str, Any]], *, is_zero: bool
+) -> list[str]:
+    """On moments. ``is_zero``: the mean IoU is 0."""
+    queries = {(row["video"].strip(), row["sentence"].strip()): row for row in ground_truth}
+    rows = {(row["video"].strip(), row["sentence"].strip()): row for row in predictions}
+    videos = {video for video, _ in queries}
+    strange = [key for key in rows if key not in queries]
+    remarks = [name_remark((video for video, _ in strange if video not in videos), sorted(videos))]
+    sentences: dict[str, list[str]] = {}
+    for video, sentence in queries:
+        sentences.setdefault(video, []).append(sentence)
+    told = (name_remark([said], sentences[video], labels=True) for video, said in strange if video in videos)
+    remarks.append(next((remark for remark in islice(told, MAX_VIDEOS) if remark), ""))
+    if strange and len(strange) == len(rows) and not any(remarks):
+        (video, sentence), (of, words) = strange[0], next(iter(queries))
+        remarks.append(f"No predicted row has a query: predicted {video!r}, {sentence!r}, annotated {of!r}, {words!r}")
+    both = islice((key for key in queries if key in rows and rows[key]["moments"]), MAX_VIDEOS)
+    times = [
+        VideoTimes(
+            f"{key[0]}: {key[1]}",
+            np.array([[float(queries[key]["start_s"]), float(queries[key]["end_s"])]]),
+            _best([{"score": score, "segment": (start, end)} for start, end, score in rows[key]["moments"]]),
+            float(queries[key]["duration_s"]),
+        )
+        for key in both
+    ]
+    remarks.append(time_remark(times, is_zero=is_zero and not any(remarks)))
+    return [f"{remark}." for remark in remarks if remark]
+
+
+def boundary_remarks(
+    ground_truth: dict[str, Any], predictions: dict[str, Any], *, variant: str, is_zero: bool
+) -> list[str]:
+    """On event boundaries; the ground truth in the processed layout. ``is_zero``: every F1 is 0."""
+    remarks = [id_remark(predictions, ground_truth)]
+    in_frames = variant != "challenge"
+    field = "substages_myframeidx" if in_frames else "substages_timestamps"
+    videos = []
+    for clip, record in ground_truth.items():
+        truth = next((times for times in record[field] if len(times)), [])
+        found = np.array([float(time) for time in predictions.get(clip, ())])
+        length = float(record["num_frames"] if in_frames else record["video_duration"])
+        if len(truth) and len(found) and len(videos) < MAX_VIDEOS:
+            truth = np.array([float(time) for time in truth])
+            videos.append(VideoTimes(clip, truth, found, length, float(record["fps"]), in_frames))
+    remarks.append(time_remark(videos, is_zero=is_zero and not any(remarks)))
+    return [f"{remark}." for remark in remarks if remark]
+
+
+def actionness_remarks(ground_truth: dict[str, Any], predictions: dict[str, Any]) -> list[str]:
+    """On actionness: its scores have no unit, so only ids can be wrong."""
+    remark = id_remark(predictions["scores"], ground_truth["videos"])
+    return [f"{remark}."] if remark else []
+
+
+def id_remark(predicted: Collection[str], known: Collection[str]) -> str:
+    """On predicted ids that the ground truth does not have; "" if that looks ordinary."""
+    strange = [video for video in predicted if video not in known]
+    remark = name_remark(strange, known)
+    if not remark and strange and len(strange) == len(predicted):
+        remark = f"No predicted id counts: predicted {strange[0]!r}, annotated {next(iter(known), None)!r}"
+    return remark
+
+
+def _segments(rows: Iterable[dict[str, Any]]) -> np.ndarray:
+    return np.array([[float(time) for time in row["segment"]] for row in rows]).reshape(-1, 2)
+
+
+def _best(rows: Iterable[dict[str, Any]]) -> np.ndarray:
+    """The segments of highest score, [P, 2], best first."""
+    return _segments(sorted(rows, key=lambda row: -float(row["score"]))[:MAX_PREDICTIONS])
+
+
+def _number(value: Any) -> float | None:
+    """A length as the annotation files write it: a number, text, or absent."""
+    try:
+        return float(value) if value is not None and float(value) > 0 else None
+    except (TypeError, ValueError):
+        return None

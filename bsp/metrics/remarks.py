@@ -1,0 +1,151 @@
+"""Why a score is low though nothing is malformed: names that differ in spelling, times in another unit or order.
+
+A prediction file with such a slip is valid, and scores 0. The functions here look at both sides and say so in one
+sentence each, with an example of both and the likely cause; ordinary results, good or bad, give none. A unit is only
+named when the times are impossible as they are written (beyond their videos, or all below 1) and would find a fifth
+of the annotations in that unit. Letters: P predictions, G annotations of a video.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from bsp.metrics.detection import segment_tiou
+
+MAX_VIDEOS, MAX_PREDICTIONS = 300, 20  # looked at: of the videos, and of each video's predictions the best
+FOUND_AT = 0.5  # tIoU
+LEAST_FOUND, TIMES_MORE = 0.2, 3  # another unit must find this share of the annotations, and so many times more
+USUAL_RATES = (30.0, 25.0, 24.0, 50.0, 60.0, 15.0, 12.0, 10.0)  # frames per second, tried where nobody knows
+_VIDEO_ENDING = re.compile(r"\.(mp4|mkv|webm|avi|mov|m4v|flv|mpe?g|wmv|3gp|npy|json|h5|csv)$", re.IGNORECASE)
+_CLIP_TIMES = re.compile(r"_\d{6}_\d{6}$")
+
+
+def _bare(name: str) -> str:
+    return _VIDEO_ENDING.sub("", name.replace("\\", "/").rpartition("/")[2])
+
+
+def _bare_id(name: str) -> str:
+    return _CLIP_TIMES.sub("", _bare(name).removeprefix("v_")).casefold()
+
+
+# What two spellings of a name may differ in, the simplest first, and what makes them equal.
+_ID_RULES: tuple[tuple[str, Callable[[str], str]], ...] = (
+    ('one side has "v_" in front', lambda name: name.removeprefix("v_")),
+    ("one side has a folder or file ending", _bare),
+    ("upper and lower case differ", str.casefold),
+    ('one side has a clip\'s times, such as "_000010_000020"', lambda name: _CLIP_TIMES.sub("", _bare(name))),
+    ("several of v_, folder, file ending, case and times differ", _bare_id),
+)  # fmt: skip
+_LABEL_RULES: tuple[tuple[str, Callable[[str], str]], ...] = (
+    ("upper and lower case differ", str.casefold),
+    ("underscores and blanks differ", lambda name: " ".join(name.replace("_", " ").split())),
+    ("blanks, underscores, punctuation or case differ", lambda name: re.sub(r"[\W_]+", "", name).casefold()),
+)
+
+
+def name_remark(unknown: Iterable[str], known: Collection[str], *, labels: bool = False) -> str:
+    """How one of the ``unknown`` names is probably spelt among the ``known`` ones: "'A_b' is probably 'A b' (...)".
+
+    "" if no rule makes any of them equal. ``labels``: they are class names or sentences, else video ids.
+    """
+    unknown = list(dict.fromkeys(unknown))
+    for difference, rule in _LABEL_RULES if labels else _ID_RULES:
+        ours = {rule(name): name for name in known}
+        hit = next((name for name in unknown if rule(name) in ours), None)
+        if hit is not None:
+            return f"{hit!r} is probably {ours[rule(hit)]!r} ({difference})"
+    if labels and unknown and all(name.strip().isdecimal() for name in unknown):
+        return f"{unknown[0]!r} is a number where a name such as {next(iter(known), '')!r} is expected"
+    return ""
+
+
+@dataclass(frozen=True)
+class VideoTimes:
+    """What is annotated and predicted in one video: intervals [G, 2], [P, 2], or moments [G], [P]; best first."""
+
+    name: str
+    truth: np.ndarray
+    found: np.ndarray
+    length: float | None = None  # of the video in the unit of the truth; None if nobody knows
+    rate: float | None = None  # frames per second; None if nobody knows
+    in_frames: bool = False  # the truth is in frames, not seconds
+
+    @property
+    def unit(self) -> str:
+        return "frames" if self.in_frames else "s"
+
+
+Change = Callable[[np.ndarray, VideoTimes], np.ndarray]
+
+
+def time_remark(videos: Sequence[VideoTimes], *, is_zero: bool) -> str:
+    """What is probably wrong with the predicted times, with an example; "" if they look ordinary.
+
+    is_zero: the score is 0; then at least an example is given of what did not match.
+    """
+    videos = [video for video in videos if len(video.truth) and len(video.found)][:MAX_VIDEOS]
+    if not videos:
+        return ""
+    reversed_ = sum(int((v.found[:, 1] < v.found[:, 0]).sum()) for v in videos if v.found.ndim == 2)
+    total = sum(len(video.found) for video in videos)
+    if reversed_ > total / 2:
+        video = next(v for v in videos if (v.found[:, 1] < v.found[:, 0]).any())
+        one = replace(video, found=video.found[video.found[:, 1] < video.found[:, 0]])
+        return f"{reversed_} of {total} predictions end before they start, so they match nothing: {_example(one)}"
+    least = max(LEAST_FOUND, TIMES_MORE * _share_found(videos, lambda times, _: times))
+    shares = {cause: _share_found(videos, change) for cause, possible, change in _units(videos) if possible}
+    cause = max(shares, key=shares.__getitem__, default=None)
+    if cause is not None and shares[cause] >= least:
+        return f"The predicted times are probably {cause}: {_example(videos[0])}"
+    return f"No prediction matches. For example: {_example(videos[0])}" if is_zero else ""
+
+
+def _units(videos: Sequence[VideoTimes]) -> Iterable[tuple[str, bool, Change]]:
+    """(what the times would be, whether that can be, how they become the truth's unit)."""
+    ends = np.array([video.found.max() for video in videos])
+    extents = np.array([video.length or video.truth.max() for video in videos])
+    too_late = bool(np.median(ends / np.maximum(extents, 1e-9)) > 1.5)
+    all_known = all(video.length for video in videos)
+    if videos[0].in_frames:
+        seconds = [video.length / video.rate for video in videos]
+        yield "seconds instead of frames", bool((ends <= np.add(seconds, 1)).all()), lambda t, v: t * v.rate
+    else:
+        yield "milliseconds instead of seconds", too_late, lambda times, _: times / 1000
+        if all(video.rate for video in videos):
+            yield "frames instead of seconds", too_late, lambda t, v: t / v.rate
+        else:
+            for rate in USUAL_RATES:
+                text = f"frames instead of seconds (about {rate:g} a second)"
+                yield text, too_late, lambda t, _, rate=rate: t / rate
+    if all_known:
+        is_short = bool(extents.min() > 2)
+        yield "fractions of the video's length", is_short and bool((ends <= 1.05).all()), lambda t, v: t * v.length
+        percent = bool((ends <= 105).all() and (ends > 1.5 * extents).any())
+        yield "percent of the video's length", percent, lambda t, v: t * v.length / 100
+
+
+def _share_found(videos: Sequence[VideoTimes], change: Change) -> float:
+    """Of the annotations in videos with predictions, which share the predictions find; 0..1."""
+    found = total = 0
+    for video in videos:
+        times = change(np.asarray(video.found, float), video)
+        if times.ndim == 2:
+            near = segment_tiou(times[None, :MAX_PREDICTIONS], np.asarray(video.truth, float)[:, None]) >= FOUND_AT
+        else:
+            tolerance = 0.05 * (video.length or float(np.max(video.truth)))
+            near = np.abs(times[None] - np.asarray(video.truth, float)[:, None]) <= tolerance
+        found, total = found + int(near.any(1).sum()), total + len(video.truth)
+    return found / max(total, 1)
+
+
+def _example(video: VideoTimes) -> str:
+    def told(times: np.ndarray) -> str:
+        first = np.asarray(times, float)[0]
+        return " to ".join(f"{time:g}" for time in np.atleast_1d(first))
+
+    length = f", which is {video.length:g} {video.unit} long" if video.length else ""
+    return f"{video.name!r}{length}: predicted {told(video.found)}, annotated {told(video.truth)} {video.unit}"
