@@ -141,8 +141,8 @@ def import_features(
         must fit them: a video that does not is left out and named, and more than MAX_MISFIT_SHARE are refused.
     prefix: what every name begins with and our ids do not ("v_" for ActivityNet).
     channel_first: the arrays are [C, T].
-    Raises ValueError for a damaged array, a name without the prefix, different widths or a stride that does not fit;
-    TooManyBroken where too many do not fit.
+    Raises ValueError for a damaged array, values that are not finite, a name without the prefix, different widths or a
+    stride that does not fit; TooManyBroken where too many do not fit.
     """
     if timing is None and durations is None:
         raise ValueError("without frame rate and stride the durations of the videos are needed")
@@ -163,6 +163,7 @@ def import_features(
     try:
         for video_id, array in chosen.items():
             feat_SD = array.read(channel_first=channel_first)
+            _require_finite(array, feat_SD)
             width = width or feat_SD.shape[1]
             if feat_SD.shape[1] != width:
                 raise ValueError(_different_width(array, feat_SD, width, channel_first))
@@ -214,6 +215,17 @@ def _by_id(arrays: list[NamedArray], prefix: str) -> dict[str, NamedArray]:
     if without:
         raise ValueError(f"{len(without)} of {len(arrays)} names do not begin with {prefix!r}, such as {without[0]!r}")
     return with_clean_ids({array.name.removeprefix(prefix): array for array in arrays}, str(arrays[0].file.parent))
+
+
+def _require_finite(array: NamedArray, feat_SD: np.ndarray) -> None:
+    wrong = np.flatnonzero(~np.isfinite(feat_SD).all(1))
+    if len(wrong):
+        row = int(wrong[0])
+        value = feat_SD[row][~np.isfinite(feat_SD[row])][0]
+        raise ValueError(
+            f"{array}: row {row}, counted from 0, is not finite ({value} as float32), {len(wrong)} of {len(feat_SD)}"
+            " rows in all; make this file again, or take it out"
+        )
 
 
 def _different_width(array: NamedArray, feat_SD: np.ndarray, width: int, channel_first: bool) -> str:

@@ -194,7 +194,7 @@ def table(text: str):
         ("lgi", "a.npy", np.zeros((2, 3, 4)), r"\[2, 3, 4\], not \[rows, width\]"),
         ("lgi", "a.npy", np.zeros((0, 4)), r"\[0, 4\], not an array of numbers"),
         ("lgi", "a.npy", np.array([["x", "y"]]), "not an array of numbers"),
-        ("lgi", "a.npy", np.array([[1.0, np.nan]]), "not finite"),
+        ("lgi", "a.npy", np.array([[1, 1], [1.0, np.nan]]), r"a\.npy: row 1, .* not finite \(nan"),
         ("lgi", "a.txt", b"", "expected one <name>.npy per video, found none"),
         ("2dtan", "a.npy", np.zeros((2, 2)), "is a folder, but the layout 2dtan is one HDF5 file"),
         ("gtad", "a.h5", b"not hdf5", "cannot be read as HDF5"),
