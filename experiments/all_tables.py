@@ -12,6 +12,7 @@ import importlib
 from pathlib import Path
 
 from bsp_platform.options import Options, experiment_command
+from bsp_platform.plain_text import say
 from bsp_platform.report import write_report
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -37,15 +38,15 @@ def run_all(options: Options) -> int:
         raise ValueError("--rows and --fresh belong to a single table; to make all anew give another --storage")
     failures: dict[str, str] = {}
     for name in SCRIPTS:
-        print(f"\n=== {name} ===", flush=True)
+        say(f"\n=== {name} ===")
         try:
             if importlib.import_module(name).main(options):
                 failures[name] = "some rows failed; see above and the table"
         except (ValueError, RuntimeError, OSError) as error:
-            print(f"error: {error}", flush=True)
+            say(f"error: {error}")
             failures[name] = str(error)
         write_report(options.results, options.profile.name, SCRIPTS, failures)
-    print(f"\nReport: {options.results / 'REPORT.md'}")
+    say(f"\nReport: {options.results / 'REPORT.md'}")
     return 1 if failures else 0
 
 

@@ -33,6 +33,7 @@ from bsp.metrics.detection import evaluate_detection
 from bsp.pretext import PretextModel, PretextSettings, pretext_objective
 from bsp.pretrain import TrainSettings, make_optimiser, train_steps
 from bsp.synthesis import decode, synthesise
+from bsp_platform.plain_text import forgiving_streams
 from bsp_platform.profiles import mini, smoke
 from bsp_platform.stages import StageStore, write_json
 from bsp_platform.streaming import ClipStream, make_clips
@@ -200,6 +201,7 @@ def row_times(storage: Path) -> list[dict]:
 @click.option("--results", type=click.Path(path_type=Path), default=ROOT / "results")
 def main(storage: Path | None, results: Path) -> None:
     """Measure the parts; with --storage also say where the time of its rows went."""
+    forgiving_streams()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         rates = measure(Path(folder))

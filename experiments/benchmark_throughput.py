@@ -29,6 +29,7 @@ from throughput_sources import EMBEDDED, PREPARED, RAW, Source, make_sources
 from throughput_training import measure_steps, measure_waiting, variants
 
 from bsp_platform.cluster import start_ray
+from bsp_platform.plain_text import forgiving_streams
 from bsp_platform.ray_log import RayLog
 from bsp_platform.stages import write_json
 from bsp_platform.tables import hardware
@@ -142,6 +143,7 @@ def write(result: Result, folder: Path) -> None:
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), help="of the training steps (default: a GPU if there)")
 def main(quick: bool, video_folder: Path | None, results: Path, device: str | None) -> None:
     """Measure what the design promises about speed."""
+    forgiving_streams()
     began = time.perf_counter()
     folder = results / "benchmark_throughput"
     chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))

@@ -18,7 +18,6 @@ from pathlib import Path
 
 import click
 from rich.console import Console
-from rich.table import Table
 
 from bsp.datasets.activitynet import LocalizationDataset, load_activitynet
 from bsp.datasets.charades_sta import SUBSETS, load_charades_sta
@@ -31,6 +30,7 @@ from bsp.datasets.thumos14 import load_thumos14
 from bsp.errors import AnnotationError
 from bsp.metrics.boundaries import MIN_CONSISTENCY
 from bsp.text_files import is_hidden
+from bsp_platform.plain_text import forgiving_streams, plain_table, printable, say
 from bsp_platform.stages import write_json
 
 
@@ -212,26 +212,28 @@ def _some(*counts: tuple[int, str]) -> tuple[str, ...]:
 @click.option("--annotations", required=True, type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Also write the counts there.")
 def main(annotations: Path, json_path: Path | None) -> None:
+    forgiving_streams()
     logging.disable(logging.WARNING)  # what the loaders log is in the table
     with tempfile.TemporaryDirectory() as scratch:
         folder = Folder(annotations, Path(scratch))
         try:
             counts = [count for counter in COUNTERS for count in counter(folder)]
         except AnnotationError as error:
-            raise click.ClickException(str(error)) from error
+            raise click.ClickException(printable(error, lines=True)) from error
         finally:
             logging.disable(logging.NOTSET)
-    table = Table("data", "subset", "videos", "instances", "classes", "left out", "remarks", title=str(annotations))
+    rows = []
     for c in counts:
         numbers = [f"{number:,}" if number else "" for number in (c.videos, c.instances, c.classes, len(c.left_out))]
-        table.add_row(c.data, c.subset, *numbers, "; ".join(c.remarks))
-    Console(width=160).print(table)
+        rows.append((c.data, c.subset, *numbers, "; ".join(c.remarks)))
+    header = ("data", "subset", "videos", "instances", "classes", "left out", "remarks")
+    Console(width=160).print(plain_table(header, rows, title=str(annotations)))
     for c in counts:
         for line in c.left_out[:10]:
-            click.echo(f"left out: {line}")
+            say(f"left out: {line}")
         if len(c.left_out) > 10:
-            click.echo(f"... and {len(c.left_out) - 10} more of {c.data}")
-    click.echo(f"files not read: {', '.join(folder.unread) or 'none'}")
+            say(f"... and {len(c.left_out) - 10} more of {c.data}")
+    say(f"files not read: {', '.join(folder.unread) or 'none'}")
     if json_path is not None:
         write_json(json_path, {"counts": [asdict(count) for count in counts], "files_not_read": folder.unread})
 

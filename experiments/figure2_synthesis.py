@@ -12,6 +12,7 @@ import click
 from bsp.figures_synthesis import draw_synthesis, first_of_each_kind, real_panel, synthesis_panel
 from bsp_platform.figure_tracking import publish
 from bsp_platform.options import Options, storage_place
+from bsp_platform.plain_text import forgiving_streams, printable
 from bsp_platform.profiles import PROFILES
 from bsp_platform.sources import DataPaths, load_sources
 from bsp_platform.stages import StageStore
@@ -59,6 +60,7 @@ def main(options: Options, seed: int = 0) -> int:
 @click.option("--activitynet", type=Path, help="folder of ActivityNet-1.3 (profile paper)")
 def command(profile: str, seed: int, kinetics: Path | None, activitynet: Path | None, **other) -> None:
     """Draw one clip of every boundary type."""
+    forgiving_streams()
     options = Options(
         profile=PROFILES[profile](), data=DataPaths(kinetics=kinetics, activitynet=activitynet), rows=(), seeds=1,
         tracking_home=ROOT / "mlflow", workers=1, cpus=None, gpus=None, fresh=False, **other,
@@ -66,7 +68,7 @@ def command(profile: str, seed: int, kinetics: Path | None, activitynet: Path | 
     try:
         main(options, seed)
     except (ValueError, RuntimeError, OSError) as error:
-        raise click.ClickException(str(error)) from error
+        raise click.ClickException(printable(error, lines=True)) from error
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from sklearn.preprocessing import StandardScaler
 from bsp.features import SNIPPET_FRAMES
 from bsp_platform.heads import load_subset
 from bsp_platform.options import storage_place
+from bsp_platform.plain_text import forgiving_streams, printable
 from bsp_platform.profiles import PROFILES
 from bsp_platform.rows import Row, row_recipes
 from bsp_platform.sources import DataPaths, Sources, load_sources
@@ -80,6 +81,7 @@ def probe(row: Row, seed: int, profile, sources: Sources, store: StageStore, tru
 @click.option("--results", type=Path, default=ROOT / "results")
 def main(profile: str, seeds: int, storage: str | Path, results: Path) -> None:
     """Probe the features that Table 5 left in the storage."""
+    forgiving_streams()
     settings, store = PROFILES[profile](), StageStore(storage)
     sources = load_sources(settings, {"gtad"}, DataPaths(), storage=store.root)
     truth_path = Path(sources.data["activitynet"].videos[0].path).parents[1] / "truth.json"
@@ -89,7 +91,7 @@ def main(profile: str, seeds: int, storage: str | Path, results: Path) -> None:
         try:
             runs = [probe(row, seed, settings, sources, store, truth) for seed in range(seeds)]
         except RuntimeError as error:
-            raise click.ClickException(str(error)) from error
+            raise click.ClickException(printable(error, lines=True)) from error
         content[row.name] = runs
         cells = []
         for name in TARGETS:

@@ -29,6 +29,7 @@ from bsp.catalog import Catalog, Listed, build_catalog
 from bsp.clips import BoundaryKind, ClipSettings, plan_clip
 from bsp.probe_files import _ProbeCache
 from bsp.video import READERS, VideoInfo
+from bsp_platform.plain_text import forgiving_streams
 from bsp_platform.ray_log import RayLog
 from bsp_platform.stages import write_json
 from bsp_platform.tables import hardware
@@ -333,6 +334,7 @@ def _number(value: Any) -> str:
 @scale_costs.price_options
 def main(quick: bool, cost_model: bool, results: Path, object_store_mb: int, **prices: float) -> None:
     """Simulate, or compute the cost model."""
+    forgiving_streams()
     out = results / "simulate_scale"
     out.mkdir(parents=True, exist_ok=True)
     if cost_model:

@@ -27,6 +27,7 @@ from throughput_videos import FRAMES, make_kinetics_like
 
 from bsp.prepare import PrepareSettings, prepare_video
 from bsp.video import probe, read_frames
+from bsp_platform.plain_text import forgiving_streams
 from bsp_platform.tables import hardware
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -126,6 +127,7 @@ def measure(files: dict[str, list[Path]], *, clips: int, rounds: int) -> list[di
 @click.option("--out", default=ROOT / "results" / "throughput_decode.json", type=click.Path(path_type=Path))
 def main(videos: int, clips: int, rounds: int, out: Path) -> None:
     """Measure and print the table; the numbers also go into a JSON file."""
+    forgiving_streams()
     with tempfile.TemporaryDirectory() as folder:
         files, prepare_s = make_files(Path(folder), videos)
         rows = measure(files, clips=clips, rounds=rounds)

@@ -111,7 +111,7 @@ def test_training_windows_hold_nine_tenths_of_an_instance_and_all_that_overlaps(
 @pytest.mark.parametrize("bad", [[[3.0, 3.0]], [[4.0, 2.0]], [[0.0, math.nan]]])
 def test_bad_segments_are_refused(bad):
     features = [np.zeros((20, 8), np.float32)] * 2
-    with pytest.raises(ValueError, match="video 1: 1 of 1 segments .* don't end after"):
+    with pytest.raises(ValueError, match=r"video 1: 1 of 1 segments .* don't end after"):
         training_windows(features, [np.array([[1.0, 2.0]]), np.array(bad)], SMALL)
     with pytest.raises(ValueError, match="2 feature arrays and 1 lists"):
         training_windows(features, [np.zeros((0, 2))], SMALL)

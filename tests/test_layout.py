@@ -173,8 +173,7 @@ def without_encoding(source: str) -> list[int]:
             (name == "read_text" and is_method and owner != "self" and not node.args)
             or (name == "write_text" and is_method and len(node.args) < 2)
             or (is_open and any(isinstance(m, str) and set(m) <= set("rwaxt+") for m in modes))
-            or ("text" in keywords
-            and owner == "subprocess")
+            or ("text" in keywords and owner == "subprocess")
             or "universal_newlines" in keywords
         ):
             found.append(node.lineno)

@@ -13,12 +13,14 @@ from bsp_platform.cli_features import features, weights
 from bsp_platform.cli_prepare import prepare
 from bsp_platform.cli_tracking import deliver
 from bsp_platform.cli_train_tasks import train
+from bsp_platform.plain_text import forgiving_streams
 
 
 @click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="bsp-platform", prog_name="bsp")
 def main() -> None:
     """Boundary-sensitive pre-training for temporal localisation in videos."""
+    forgiving_streams()
 
 
 for command in (deliver, evaluate, features, prepare, train, weights):

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from bsp.errors import AnnotationError, TooManyBroken, VideoError
+from bsp_platform.plain_text import plain_table, printable, say
 
 INPUT_FILE = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
 INPUT_FOLDER = click.Path(exists=True, file_okay=False, readable=True, path_type=Path)
@@ -26,7 +27,7 @@ class CommandGroup(click.Group):
         except BrokenPipeError:
             raise  # click ends quietly when the reader of our output went away
         except self.shown as error:
-            raise click.ClickException(str(error)) from error
+            raise click.ClickException(printable(error, lines=True)) from error
 
 
 class FileCommandGroup(CommandGroup):
@@ -51,12 +52,8 @@ def check_output_folder(output_json: Path | None) -> None:
 def print_percentages(title: str, rows: dict[str, float]) -> None:
     """A title and a table of two columns on stdout."""
     from rich.console import Console
-    from rich.table import Table
 
-    click.echo(title)
-    table = Table(show_header=False)
-    table.add_column()
-    table.add_column(justify="right")
-    for name, value in rows.items():
-        table.add_row(name, f"{value:.2f} %")
+    say(title)
+    table = plain_table(("", ""), [(name, f"{value:.2f} %") for name, value in rows.items()], first_left=True)
+    table.show_header = False
     Console().print(table)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from bsp_platform.cli_common import INPUT_FILE, OUTPUT_FILE, a_number, check_output_folder, print_percentages
+from bsp_platform.plain_text import say
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -233,7 +234,7 @@ def boundaries(ground_truth: Path, predictions: Path, variant: Any, subset: str,
     names = (str(ground_truth), str(predictions))
     clips, dropped = read_records(read_document(ground_truth), subset=subset, name=names[0])
     if dropped:
-        click.echo(f"{len(dropped)} clips of {ground_truth} cannot be used, such as {dropped[0]}", err=True)
+        say(f"{len(dropped)} clips of {ground_truth} cannot be used, such as {dropped[0]}", err=True)
     found = read_document(predictions)
     report = evaluate_boundaries(clips, found, variant=variant, names=names)
     inputs = {"ground_truth": ground_truth, "predictions": predictions, "variant": variant, "subset": subset}
@@ -242,7 +243,7 @@ def boundaries(ground_truth: Path, predictions: Path, variant: Any, subset: str,
     _say(boundary_remarks(clips, found, variant=variant, is_zero=report["mean_F1"] == 0))
     if report["videos"]["inconsistent"]:
         count = report["videos"]["inconsistent"]
-        click.echo(f"{count} clips whose annotators disagree (consistency below 0.3) are not evaluated.", err=True)
+        say(f"{count} clips whose annotators disagree (consistency below 0.3) are not evaluated.", err=True)
     rows = {f"F1@{key}": 100 * value for key, value in report["F1"].items()}
     rows |= {"mean F1": 100 * report["mean_F1"]}
     rows |= {f"{name}@0.05": 100 * report[name]["0.05"] for name in ("precision", "recall")}
@@ -291,42 +292,42 @@ def _evaluate(
 def _say(remarks: list[str]) -> None:
     """What probably went wrong, on stderr."""
     for remark in remarks:
-        click.echo(remark, err=True)
+        say(remark, err=True)
 
 
 def _warn_about(report: dict[str, Any]) -> None:
     """Say on stderr what makes scores low without being an error."""
     videos = report["videos"]
     if videos["missing"]:
-        click.echo(f"{videos['missing']} of {videos['used']} videos have no prediction.", err=True)
+        say(f"{videos['missing']} of {videos['used']} videos have no prediction.", err=True)
     if videos["without_ground_truth"]:
-        click.echo(
+        say(
             f"{videos['without_ground_truth']} predicted videos have no instance in this subset; what they"
             ' predict counts as wrong. (Ids in both files must agree: the official ones have no "v_".)',
             err=True,
         )
     if report.get("ignored_predictions"):
         ignored = report["ignored_predictions"]
-        click.echo(f"{ignored} predictions of classes that this subset lacks were ignored.", err=True)
+        say(f"{ignored} predictions of classes that this subset lacks were ignored.", err=True)
 
 
 def _warn_about_queries(queries: dict[str, int]) -> None:
     """The same for grounding."""
     if queries["missing"]:
-        click.echo(f"{queries['missing']} of {queries['used']} queries have no predicted moment.", err=True)
+        say(f"{queries['missing']} of {queries['used']} queries have no predicted moment.", err=True)
     if queries["unknown"]:
-        click.echo(
+        say(
             f"{queries['unknown']} predicted rows belong to no query and were ignored. (Video and sentence must be"
             " spelt as in the ground truth, with the final period.)",
             err=True,
         )
     if queries["dropped"]:
-        click.echo(f"{queries['dropped']} queries were dropped: empty after the cut at the video's end.", err=True)
+        say(f"{queries['dropped']} queries were dropped: empty after the cut at the video's end.", err=True)
 
 
 def _warn_about_videos(videos: dict[str, int], what: str = "videos") -> None:
     """The same for actionness and boundaries."""
     if videos["missing"]:
-        click.echo(f"{videos['missing']} {what} have no prediction.", err=True)
+        say(f"{videos['missing']} {what} have no prediction.", err=True)
     if videos["unknown"]:
-        click.echo(f"{videos['unknown']} predicted {what} are not in the ground truth and were ignored.", err=True)
+        say(f"{videos['unknown']} predicted {what} are not in the ground truth and were ignored.", err=True)

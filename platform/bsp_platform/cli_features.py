@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bsp_platform.cli_common import INPUT_FILE, INPUT_FOLDER, OUTPUT_FILE, FileCommandGroup, a_number
+from bsp_platform.plain_text import say
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,7 +57,7 @@ def export_command(layout: Any, folder: Path, out: Path, prefix: str, cells: int
     from bsp.interchange import export_features
 
     done = export_features(folder, out, layout=layout, prefix=prefix, cells=cells)
-    click.echo(f"{out}: {done.videos} videos, {done.rows} rows of width {done.width}")
+    say(f"{out}: {done.videos} videos, {done.rows} rows of width {done.width}")
 
 
 @features.command("import")
@@ -119,7 +120,7 @@ def import_command(
         prefix=prefix,
         channel_first=channel_first,
     )
-    click.echo(f"{out}: {done.videos} videos, {done.rows} rows of width {done.width}")
+    say(f"{out}: {done.videos} videos, {done.rows} rows of width {done.width}")
     _name_some("left out", done.left_out)
     _name_some("in the annotations, but not among the features", done.missing)
 
@@ -139,7 +140,7 @@ def _durations(files: tuple[Path, ...]) -> dict[str, float]:
 def _name_some(what: str, names: tuple[str, ...]) -> None:
     if names:
         more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-        click.echo(f"{len(names)} {what}: {', '.join(names[:_NAMED])}{more}", err=True)
+        say(f"{len(names)} {what}: {', '.join(names[:_NAMED])}{more}", err=True)
 
 
 @click.command()
@@ -168,10 +169,10 @@ def weights(file: Path, depth: str | None, width: int | None, out: Path | None) 
         report = load_tsm_checkpoint(encoder, file)
     except ValueError as error:
         raise click.ClickException(str(error)) from error
-    click.echo(f"{file}: ResNet-{found_depth} of width {found_width}, features of {settings.feature_width} numbers")
-    click.echo(report)
+    say(f"{file}: ResNet-{found_depth} of width {found_width}, features of {settings.feature_width} numbers")
+    say(report)
     if out is not None:
         partial = out.with_name(f".{out.name}.partial")
         torch.save({"name": file.stem, "encoder": encoder.state_dict()}, partial)
         partial.replace(out)
-        click.echo(f"written: {out}")
+        say(f"written: {out}")

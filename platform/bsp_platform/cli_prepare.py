@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from bsp_platform.cli_common import a_number
+from bsp_platform.plain_text import say
 
 if TYPE_CHECKING:
     from bsp_platform.preparing import Progress
@@ -62,7 +63,7 @@ def prepare(
         def report(progress: Progress) -> None:
             if time.monotonic() - shown[0] >= _EVERY_S:
                 shown[0] = time.monotonic()
-                click.echo(progress.line(), file=log.console)
+                say(progress.line(), file=log.console)
 
         start_ray(cpus=workers)
         try:
@@ -71,11 +72,11 @@ def prepare(
             if not joined:
                 ray.shutdown()
     for line in facts["broken"]:
-        click.echo(f"left out: {line}", err=True)
+        say(f"left out: {line}", err=True)
     for name in facts["too_large_to_copy"]:
-        click.echo(f"not copied, as it is large: {name}", err=True)
+        say(f"not copied, as it is large: {name}", err=True)
     before, after = facts["bytes_before"], facts["bytes_after"]
-    click.echo(
+    say(
         f"{out}: {facts['videos']:,} videos ({facts['kept']:,} were there), {facts['frames']:,} frames, "
         f"{before / 2**20:,.1f} MiB to {after / 2**20:,.1f} MiB ({after / max(before, 1):.0%}), "
         f"{facts['seconds']:,.0f} s, {len(facts['broken'])} broken; {out / REPORT}"

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from bsp_platform.plain_text import say
+
 if TYPE_CHECKING:
     from bsp_platform.outbox import Outbox
 
@@ -30,21 +32,21 @@ def deliver(home: Path, show: bool) -> None:
 
     outboxes = Outbox.all_in(home)
     if not outboxes:
-        click.echo(f"{home}: no outbox; no experiment has recorded anything from here")
+        say(f"{home}: no outbox; no experiment has recorded anything from here")
     left = 0
     for outbox in outboxes:
         waiting = _waiting(outbox)
-        click.echo(f"{shown_uri(outbox.uri)}: {sum(count for *_, count in waiting)} records wait")
+        say(f"{shown_uri(outbox.uri)}: {sum(count for *_, count in waiting)} records wait")
         for path, experiment, since_ms, count in waiting:
             since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(since_ms / 1000))
-            click.echo(f"  {experiment}: {count} since {since}, {path}")
+            say(f"  {experiment}: {count} since {since}, {path}")
         if waiting and not show:
             _deliver(outbox)
             waiting = _waiting(outbox)
         left += len(waiting)
         if outbox.refused.exists():
             refused = len(outbox.refused.read_text("utf-8").splitlines())
-            click.echo(f"  {refused} records that MLflow refused: {outbox.refused}")
+            say(f"  {refused} records that MLflow refused: {outbox.refused}")
     if left:
         raise click.exceptions.Exit(1)
 
@@ -65,8 +67,8 @@ def _deliver(outbox: Outbox) -> None:
     from bsp_platform.delivery import Delivery
 
     try:
-        click.echo(f"  {Delivery(outbox).deliver()} records delivered")
+        say(f"  {Delivery(outbox).deliver()} records delivered")
     except Exception as error:  # whatever the store or the network raises
-        click.echo(f"  not delivered: {error}", err=True)
+        say(f"  not delivered: {error}", err=True)
     if _waiting(outbox):
-        click.echo("  some still wait, of an experiment that runs now, or as above")
+        say("  some still wait, of an experiment that runs now, or as above")

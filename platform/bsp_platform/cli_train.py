@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from bsp_platform.cli_common import INPUT_FILE, INPUT_FOLDER, FileCommandGroup, print_percentages
+from bsp_platform.plain_text import say
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -87,7 +88,7 @@ def gtad(
     data = load_activitynet(annotations, None)
     without = videos_without_features(folders, [video.video_id for video in data.videos])
     if without:
-        click.echo(
+        say(
             f"{len(without)} of {len(data.videos)} annotated videos have no features, such as {sorted(without)[0]}."
             " Those of the validation subset count as videos without a detection.",
             err=True,
@@ -104,7 +105,7 @@ def gtad(
         facts = train_and_score(folder, *arguments, device=device, threads=threads)
         note(folder, recipe, folders, annotations=annotations, class_scores=class_scores)
     print_percentages(f"G-TAD, {annotations.name}", facts["scores"])
-    click.echo(f"written: {out}")
+    say(f"written: {out}")
 
 
 @train.command()
@@ -145,7 +146,7 @@ def grounding(
     )
     without = videos_without_features(folders, [video.video_id for video in data.videos])
     if without:
-        click.echo(
+        say(
             f"{len(without)} of {len(data.videos)} videos have no features, such as {sorted(without)[0]}. Their test"
             " sentences count as not found.",
             err=True,
@@ -154,7 +155,7 @@ def grounding(
         facts = train_and_ground(folder, recipe, folders, vectors, data, expect, device=device, threads=threads)
         note(folder, recipe, folders, charades=charades, glove=glove)
     print_percentages(f"{head}, {charades}, words: {facts['words']}", facts["scores"])
-    click.echo(f"written: {out}")
+    say(f"written: {out}")
 
 
 def check_device(device: str) -> None:
@@ -172,7 +173,7 @@ def check_features(folders: tuple[Path, ...]) -> dict[str, Any]:
     for folder in folders:
         ids, record = uniform_record(folder)
         records.append(record)
-        click.echo(f"{folder}: {len(ids)} videos, width {record.feature_width}, stride {record.stride_frames} frames")
+        say(f"{folder}: {len(ids)} videos, width {record.feature_width}, stride {record.stride_frames} frames")
     strides = {record.stride_frames for record in records}
     if len(strides) > 1:
         raise ValueError(

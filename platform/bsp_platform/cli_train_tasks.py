@@ -19,6 +19,7 @@ from bsp_platform.cli_train import (
     training_options,
     videos_without_features,
 )
+from bsp_platform.plain_text import say
 
 
 @train.command()
@@ -101,7 +102,7 @@ def _train(
     without = videos_without_features(folders, [video.video_id for video in data.videos])
     if without:
         one = sorted(without)[0]
-        click.echo(f"{len(without)} of {len(data.videos)} videos have no features, such as {one}.", err=True)
+        say(f"{len(without)} of {len(data.videos)} videos have no features, such as {one}.", err=True)
     present = replace(data, videos=tuple(video for video in data.videos if video.video_id not in without))
     recipe = TaskRecipe(streams=(), head=getattr(PROFILES[profile](), settings), annotations="", seed=seed)
     with complete(out) as folder:
@@ -109,4 +110,4 @@ def _train(
         facts = work(folder, recipe, folders, extra, data, expect, device=device, threads=threads)
         note(folder, recipe, folders, annotations=annotations)
     print_percentages(title, facts["scores"])
-    click.echo(f"written: {out}")
+    say(f"written: {out}")

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from bsp.figures import save_figure
 from bsp_platform.options import Options
+from bsp_platform.plain_text import say
 from bsp_platform.rows import Cell, Experiment, Row, RowRecipes, row_recipes
 from bsp_platform.sources import Sources, load_sources
 from bsp_platform.stages import StageStore, recipe_hash, write_json
@@ -82,5 +83,5 @@ def publish(
         tracker.artifact(run_id, path)
     tracker.finish(run_id)
     tracker.close()
-    print(f"{content['title']}: {folder}/figure.{{png,pdf,json}}\nMLflow: {tracker.ui_command()}")
+    say(f"{content['title']}: {folder}/figure.{{png,pdf,json}}\nMLflow: {tracker.ui_command()}")
     return folder

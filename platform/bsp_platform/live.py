@@ -14,6 +14,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from bsp_platform.plain_text import plain_table, printable
+
 _EVERY_S = 60.0  # without a terminal: at most one line per row and stage in this time
 _ENDS = ("finished", "FAILED")
 # Of what Tune reports: the measurements; they stay on show until the next ones of the same stage.
@@ -80,7 +82,7 @@ class LiveView:
 
     def _print(self, line: str) -> None:
         """One line, never wrapped or coloured, above the table if there is one."""
-        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        self.console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
         self.console.file.flush()
 
     def _progress(self, state: dict[str, Any], news: dict[str, Any], now: float) -> str:
@@ -106,12 +108,9 @@ class LiveView:
     def _table(self) -> Table:
         finished = sum(s["stage"] in _ENDS for s in self.state.values())
         title = f"{finished}/{len(self.cells)} finished, {self.clock() - self.began:.0f} s"
-        table = Table("row", "seed", "stage", "progress", title=title)
-        for cell in self.cells:
-            state = self.state.get(cell)
-            if state:
-                table.add_row(cell[0], str(cell[1]), state["stage"], state["text"])
-        return table
+        states = [(cell, self.state[cell]) for cell in self.cells if cell in self.state]
+        rows = [(*cell, state["stage"], state["text"]) for cell, state in states]
+        return plain_table(("row", "seed", "stage", "progress"), rows, title=title)
 
 
 def _duration(seconds: float) -> str:

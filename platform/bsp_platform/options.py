@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from bsp_platform.plain_text import forgiving_streams, say
 from bsp_platform.profiles import PROFILES, Profile
 from bsp_platform.sources import FOLDERS, DataPaths
 
@@ -72,6 +73,7 @@ def experiment_command(root: Path, run: Callable[[Options], int]) -> click.Comma
     @click.option("--gpus", type=click.IntRange(0), help="GPUs that the cluster may reach")
     @click.option("--fresh", is_flag=True, help="make all stages of these rows again; old ones are put aside")
     def command(profile: str, rows: str, fresh: bool, **other) -> None:
+        forgiving_streams()
         data = DataPaths(**{field.name: other.pop(field.name) for field in fields(DataPaths)})
         options = Options(
             data=data,
@@ -84,11 +86,11 @@ def experiment_command(root: Path, run: Callable[[Options], int]) -> click.Comma
         try:
             sys.exit(run(options))
         except KeyboardInterrupt:
-            click.echo("stopped; the same command continues where this was", err=True)
+            say("stopped; the same command continues where this was", err=True)
             sys.exit(130)
         except (ValueError, RuntimeError, OSError) as error:
             # Errors of this project name the file, the value and the remedy; a trace adds nothing to them.
-            click.echo(f"error: {error}", err=True)
+            say(f"error: {error}", err=True)
             sys.exit(1)
 
     for name, what in _FOLDER_HELP.items():

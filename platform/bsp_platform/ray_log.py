@@ -10,6 +10,8 @@ import time
 from pathlib import Path
 from typing import TextIO
 
+from bsp_platform.plain_text import FALLBACK, PlainFormatter
+
 _OURS = ("bsp", "bsp_platform")  # loggers whose warnings belong on the console
 
 
@@ -34,7 +36,7 @@ class RayLog:
         self._saved = [os.dup(1), os.dup(2)]
         self.console = _text(self._saved[0])
         self._warnings = logging.StreamHandler(_text(self._saved[1]))
-        self._warnings.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+        self._warnings.setFormatter(PlainFormatter("%(levelname)s: %(message)s"))
         self._turn()
         for name in _OURS:
             logging.getLogger(name).addHandler(self._warnings)
@@ -62,7 +64,8 @@ class RayLog:
 
 
 def _text(descriptor: int) -> TextIO:
-    return open(os.dup(descriptor), "w", buffering=1, encoding="utf-8")
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    return open(os.dup(descriptor), "w", buffering=1, encoding=encoding, errors=FALLBACK)
 
 
 def _flush() -> None:

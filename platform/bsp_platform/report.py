@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bsp_platform.claims import claim_lines
+from bsp_platform.plain_text import markdown_text
 from bsp_platform.tables import markdown_table, table_body
 
 REPORT = "REPORT.md"
@@ -30,11 +31,11 @@ def write_report(results: Path, profile: str, names: Sequence[str], failures: di
             claims += content.get("claims", [])
             parts += _figure(content, folder.relative_to(results), results)
         if name in failures:
-            parts += [f"**{name} failed:** {failures[name]}", ""]
+            parts += [f"**{name} failed:** {markdown_text(failures[name])}", ""]
     lines = [
         "# All tables and figures",
         "",
-        f"Profile `{profile}`: {about}.",
+        f"Profile `{profile}`: {markdown_text(about)}.",
         "Ours and the paper's numbers come from different data and must not be compared in value; what can be compared",
         "is which rows are above which others.",
         "",
@@ -79,7 +80,7 @@ def _table(name: str, content: dict[str, Any], folder: Path) -> list[str]:
         "",
         *([content["note"], ""] if content["note"] else []),
         *([*markdown_table(claim_lines(content["claims"])), ""] if content["claims"] else []),
-        *(f"- {label} seed {seed} failed: {why}" for label, seed, why in failed),
+        *(f"- {markdown_text(label)} seed {seed} failed: {markdown_text(why)}" for label, seed, why in failed),
         f"`python experiments/{name}.py --profile {content['profile']} --seeds {seeds}`; last run {minutes:.1f} min",
         f"(stages in the storage are not made again); {content['hardware']}; commit {content['commit']}.",
         f"Files: [{folder}/]({folder}/).",

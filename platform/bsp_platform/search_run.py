@@ -23,6 +23,7 @@ from bsp_platform.bottleneck import WaitWatch
 from bsp_platform.cluster import TRIAL_RESOURCES, Resources, cluster_size, object_store, start_ray
 from bsp_platform.live import LiveView
 from bsp_platform.options import Options
+from bsp_platform.plain_text import say
 from bsp_platform.probe import PROBE, WORKERS, BoundaryProbe, load_probe_videos, release_workers, score_features
 from bsp_platform.ray_log import RayLog
 from bsp_platform.row_runner import RowJob, reason, run_row
@@ -170,7 +171,7 @@ def run_search(spec: SearchOptions, options: Options) -> int:
         search.prepare()
         decided = len(search.ledger.trials) - len(search.waiting)
         total = max(search.total, len(search.ledger.trials))
-        print(f"{spec.name}: {spec.search} search, {total} trials, {decided} decided already", flush=True)
+        say(f"{spec.name}: {spec.search} search, {total} trials, {decided} decided already")
         tracking = SearchTracking(search, total)
         tracking.open()
         if search.missing:
@@ -179,11 +180,11 @@ def run_search(spec: SearchOptions, options: Options) -> int:
         content = write_search(results, search, duration_s=time.time() - began)
         tracking.finish(results, content)
     print_search(content)
-    print(f"Table and plots: {results}/table.{{json,csv,md}}, parallel.png, response.png")
-    print(f"MLflow: {tracking.tracker.ui_command()}\n  compare: {tracking.compare_url()}")
+    say(f"Table and plots: {results}/table.{{json,csv,md}}, parallel.png, response.png")
+    say(f"MLflow: {tracking.tracker.ui_command()}\n  compare: {tracking.compare_url()}")
     failed = [trial for trial in search.ledger.trials if trial.status == "failed"]
     for trial in failed:
-        print(f"FAILED {trial.name} ({trial.setting}): {trial.reason}")
+        say(f"FAILED {trial.name} ({trial.setting}): {trial.reason}")
     return 1 if failed else 0
 
 
@@ -197,7 +198,7 @@ def _put_aside(search: Search) -> None:
             moved += sum(search.store.put_aside(kind, recipe) is not None for kind, recipe in stages)
     search.ledger.trials.clear()
     search.ledger.save()
-    print(f"--fresh: {moved} stages moved to {search.store.address}/replaced; delete that folder at will")
+    say(f"--fresh: {moved} stages moved to {search.store.address}/replaced; delete that folder at will")
 
 
 def _run_missing(search: Search, tracking: SearchTracking) -> None:
@@ -217,7 +218,7 @@ def _tune(search: Search, tracking: SearchTracking, resources: Resources, consol
     start_ray(cpus=options.cpus, log_to_driver=True)
     cpus, gpus = cluster_size()
     at_a_time = resources.rows_at_a_time(options.cpus or cpus, gpus if options.gpus is None else options.gpus)
-    print(f"decoding up to {spec.probe.videos} training videos for the probe", file=console, flush=True)
+    say(f"decoding up to {spec.probe.videos} training videos for the probe", file=console)
     videos = load_probe_videos(sources.data["activitynet"], options.profile.augment.size_px, spec.probe)
     rows = RowJob(
         storage=search.store.address,

@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
 from bsp.figures_sweep import SweepTrial, draw_parallel, draw_responses
+from bsp_platform.plain_text import csv_cell, markdown_text
 from bsp_platform.search import rung_steps
 from bsp_platform.search_space import PARAMETERS, shown
 from bsp_platform.stages import as_plain, write_json
-from bsp_platform.tables import commit, hardware, markdown_table
+from bsp_platform.tables import commit, hardware, markdown_table, print_tables
 
 if TYPE_CHECKING:
     from bsp_platform.search_state import Search
@@ -203,7 +202,7 @@ def _markdown(content: dict[str, Any]) -> str:
         *markdown_table(_lines(content)),
         "",
         f"{content['hardware']}; commit {content['commit']}.",
-        *content["notes"],
+        *(markdown_text(note, starts_line=True) for note in content["notes"]),
     ]
     return "\n".join(lines) + "\n"
 
@@ -222,19 +221,12 @@ def _csv(rows: Sequence[dict[str, Any]]) -> str:
         value = repr(row["mAP_avg"]["mean"]) if row["mAP_avg"] else ""
         last = "" if row["last_probe"] is None else row["last_probe"]
         end = [row["status"], row["stopped_at"] or "", row["reason"], row["seconds"]]
-        writer.writerow([row["trial"], *(row[name] for name in PARAMETERS), *scores, last, value, *end])
+        line = [row["trial"], *(row[name] for name in PARAMETERS), *scores, last, value, *end]
+        writer.writerow(map(csv_cell, line))
     return out.getvalue()
 
 
 def print_search(content: dict[str, Any]) -> None:
     """The table on the console."""
-    header, *lines = _lines(content)
-    table = Table(*header, title=f"{content['title']}\n{content['about']}")
-    for line in lines:
-        table.add_row(*line)
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=180)
-    console.print(table)
-    for note in content["notes"]:
-        console.print(note)
+    title = f"{content['title']}\n{content['about']}"
+    print_tables([(title, _lines(content))], notes=content["notes"], width=180)

@@ -17,6 +17,7 @@ from bsp_platform.cluster import TRIAL_RESOURCES, Resources, cluster_size, objec
 from bsp_platform.costs import row_costs
 from bsp_platform.live import LiveView
 from bsp_platform.options import Options
+from bsp_platform.plain_text import say
 from bsp_platform.ray_log import RayLog
 from bsp_platform.recipes import ClassScoresRecipe
 from bsp_platform.row_runner import RowJob, reason, run_row
@@ -37,7 +38,7 @@ def run(experiment: Experiment, options: Options) -> int:
         heads = {head for row in rows for head in row.heads}
         sources = load_sources(profile, heads, options.data, storage=store.root)
         for note in (*sources.notes, *(file.report for file in sources.vanilla_weights.values())):
-            print(note, flush=True)
+            say(note)
         recipes = {
             (row.name, seed): row_recipes(row, seed, profile, sources, options.workers)
             for seed in range(options.seeds)
@@ -48,7 +49,7 @@ def run(experiment: Experiment, options: Options) -> int:
         tracking = SweepTracking(experiment, profile, sources, options)
         todo = [cell for cell, r in recipes.items() if not r.finished(store)]
         reused = {cell: _found_stages(store, r) for cell, r in recipes.items()}
-        print(f"{experiment.title}: {len(recipes)} runs, {len(recipes) - len(todo)} already finished", flush=True)
+        say(f"{experiment.title}: {len(recipes)} runs, {len(recipes) - len(todo)} already finished")
         _print_reused({cell: reused[cell] for cell in todo})
         tracking.open(recipes, store)
         folder = options.results if store.bucket else store.root
@@ -82,12 +83,12 @@ def run(experiment: Experiment, options: Options) -> int:
         )
         tracking.close(rows, scores, failures, results)
     print_table(table)
-    print(f"Tables: {results}/table.{{json,csv,md}}")
-    print(f"MLflow: {tracking.tracker.ui_command()}\n  compare: {tracking.compare_url()}")
+    say(f"Tables: {results}/table.{{json,csv,md}}")
+    say(f"MLflow: {tracking.tracker.ui_command()}\n  compare: {tracking.compare_url()}")
     for (name, seed), text in failures.items():
-        print(f"FAILED {name} seed {seed}: {text}")
+        say(f"FAILED {name} seed {seed}: {text}")
     if failures:
-        print(f"What Ray and its workers said: {ray_log.path}")
+        say(f"What Ray and its workers said: {ray_log.path}")
     return 1 if failures else 0
 
 
@@ -106,7 +107,7 @@ def _put_aside(store: StageStore, recipes: dict[Cell, RowRecipes]) -> None:
         for kind, recipe in [*r.stages(), *(("class_scores", scores) for scores in r.class_scores())]
     } - {None}
     if moved:
-        print(f"--fresh: {len(moved)} stages moved to {store.address}/replaced; delete that folder at will")
+        say(f"--fresh: {len(moved)} stages moved to {store.address}/replaced; delete that folder at will")
 
 
 def _found_stages(store: StageStore, recipes: RowRecipes) -> dict[str, list[str]]:
@@ -126,7 +127,7 @@ def _print_reused(found: dict[Cell, dict[str, list[str]]]) -> None:
             for name in names:
                 users.setdefault((kind, name), []).append(f"{cell[0]} seed {cell[1]}")
     for (kind, name), cells in sorted(users.items()):
-        print(f"reused from storage: {kind}/{name} for {', '.join(cells)}", flush=True)
+        say(f"reused from storage: {kind}/{name} for {', '.join(cells)}")
 
 
 def _run_missing(

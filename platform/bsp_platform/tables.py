@@ -11,14 +11,15 @@ import os
 import platform
 import statistics
 import subprocess
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from bsp_platform.claims import check_claims, claim_lines
+from bsp_platform.plain_text import csv_cell, markdown_text, plain_table, printable
 from bsp_platform.stages import as_plain, write_json
 
 _PACKAGES = ("ray", "torch", "mlflow", "numpy", "decord", "av")
@@ -163,10 +164,12 @@ def _csv(content: dict) -> str:
             ours = [repr(row["scores"][c]["seeds"][seed]) if c in row["scores"] else "" for c in columns]
             paper = [row["paper"].get(c, "") for c in columns]
             what = [" + ".join(row["streams"]), "+".join(row["heads"])]
-            writer.writerow([row["name"], row["label"], *what, seed, *ours, *paper, content["profile"]])
+            line = [row["name"], row["label"], *what, seed, *ours, *paper, content["profile"]]
+            writer.writerow(map(csv_cell, line))
     for reference in content["references"]:
         paper = [reference["paper"].get(c, "") for c in columns]
-        writer.writerow(["cited", reference["label"], reference["source"], "", "", *[""] * len(columns), *paper, ""])
+        line = ["cited", reference["label"], reference["source"], "", "", *[""] * len(columns), *paper, ""]
+        writer.writerow(map(csv_cell, line))
     return out.getvalue()
 
 
@@ -174,14 +177,14 @@ def _markdown(content: dict) -> str:
     lines = [
         f"# {content['title']}",
         "",
-        f"Ours: profile `{content['profile']}`, {content['seeds']} seed(s), {content['about']}.",
+        f"Ours: profile `{content['profile']}`, {content['seeds']} seed(s), {markdown_text(content['about'])}.",
         f"Paper: {content['paper_data']}; shown for reference, not comparable in value.",
         "",
         *markdown_table(table_body(content)),
         "",
         f"Mean ± standard deviation over seeds, percent. {content['hardware']}; commit {content['commit']}.",
         *([content["note"]] if content["note"] else []),
-        *(f"{note[0].upper()}{note[1:]}." for note in content["notes"]),
+        *(f"{markdown_text(note[0].upper() + note[1:], starts_line=True)}." for note in content["notes"]),
         *(f"{reference['label']} (cited): {reference['source']}" for reference in content["references"]),
     ]
     if content["claims"]:
@@ -200,8 +203,9 @@ def table_body(content: dict) -> list[list[str]]:
 
 
 def markdown_table(lines: list[list[str]]) -> list[str]:
-    """Header and body as the lines of a Markdown table."""
-    return ["| " + " | ".join(line) + " |" for line in [lines[0], ["---"] * len(lines[0]), *lines[1:]]]
+    """Header and body, as plain text, as the lines of a Markdown table."""
+    header, *body = [[markdown_text(cell) for cell in line] for line in lines]
+    return ["| " + " | ".join(line) + " |" for line in [header, ["---"] * len(header), *body]]
 
 
 def _costs(content: dict) -> list[list[str]]:
@@ -240,23 +244,35 @@ def _reused(content: dict) -> list[str]:
 
 
 def print_table(content: dict) -> None:
-    table = Table(title=f"{content['title']}\nours: {content['about']}")
-    for name in _header(content):
-        table.add_column(name, justify="left" if name == "row" else "right")
-    for line in _body(content):
-        table.add_row(*line)
+    title = f"{content['title']}\nours: {content['about']}"
+    print_tables(
+        [(title, [_header(content), *_body(content)])],
+        notes=[*([content["note"]] if content["note"] else []), *content["notes"]],
+        more=[
+            ("Cost of one clip at inference", _costs(content)),
+            (
+                "Relations between rows (differences in percent points)",
+                claim_lines(content["claims"]) if content["claims"] else [],
+            ),
+        ],
+    )
+
+
+def print_tables(
+    tables: list[tuple[str, list[list[str]]]],
+    *,
+    notes: Sequence[str] = (),
+    more: Sequence[tuple[str, list[list[str]]]] = (),
+    width: int = 160,
+) -> None:
+    """Tables, each a title and lines of which the first is the header, then notes, then ``more`` tables."""
     console = Console()
     if not console.is_terminal:
-        console = Console(width=160)
-    console.print(table)
-    for note in (*([content["note"]] if content["note"] else []), *content["notes"]):
-        console.print(note)
-    costs = _costs(content)
-    more = {"Cost of one clip at inference": costs} if costs else {}
-    if content["claims"]:
-        more["Relations between rows (differences in percent points)"] = claim_lines(content["claims"])
-    for title, lines in more.items():
-        table = Table(*lines[0], title=title)
-        for line in lines[1:]:
-            table.add_row(*line)
-        console.print(table)
+        console = Console(width=width)
+    for title, lines in tables:
+        console.print(plain_table(lines[0], lines[1:], title=title, first_left=True))
+    for note in notes:
+        console.print(printable(note, lines=True), markup=False, highlight=False)
+    for title, lines in more:
+        if lines:
+            console.print(plain_table(lines[0], lines[1:], title=title))
