@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 from bsp_platform.report import write_report
 from bsp_platform.rows import Claim, Experiment, Reference, Row
-from bsp_platform.tables import write_tables
+from bsp_platform.tables import table_content, write_tables
 
 PROFILE = SimpleNamespace(name="mini", about="embedded data")
 EXPERIMENT = Experiment(
@@ -24,11 +24,12 @@ EXPERIMENT = Experiment(
 
 
 def tables(folder, scores: dict[str, tuple[float, ...]], failures: dict | None = None):
-    write_tables(
-        folder / "table3_crosstask" / "mini", experiment=EXPERIMENT, profile=PROFILE, rows=EXPERIMENT.rows, seeds=2,
+    content = table_content(
+        experiment=EXPERIMENT, profile=PROFILE, rows=EXPERIMENT.rows, seeds=2,
         scores={(row, seed): {"AP": v} for row, values in scores.items() for seed, v in enumerate(values)},
         failures=failures or {}, reused={}, seconds={}, costs={}, notes=["words learnt from scratch"], duration_s=90.0,
     )  # fmt: skip
+    write_tables(folder / "table3_crosstask" / "mini", content)
 
 
 def test_tables_relations_and_figures_are_in_the_report(tmp_path):

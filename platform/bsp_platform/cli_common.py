@@ -26,6 +26,8 @@ class CommandGroup(click.Group):
             return super().invoke(ctx)
         except BrokenPipeError:
             raise  # click ends quietly when the reader of our output went away
+        except EOFError as error:  # click would say "Aborted!" and nothing else
+            raise RuntimeError(f"a file ends too early ({error})") from error
         except self.shown as error:
             raise click.ClickException(printable(error, lines=True)) from error
 

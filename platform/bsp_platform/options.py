@@ -88,7 +88,7 @@ def experiment_command(root: Path, run: Callable[[Options], int]) -> click.Comma
         except KeyboardInterrupt:
             say("stopped; the same command continues where this was", err=True)
             sys.exit(130)
-        except (ValueError, RuntimeError, OSError) as error:
+        except (ValueError, RuntimeError, OSError, EOFError) as error:  # EOFError would end as "Aborted!"
             # Errors of this project name the file, the value and the remedy; a trace adds nothing to them.
             say(f"error: {error}", err=True)
             sys.exit(1)

@@ -10,7 +10,7 @@ from typing import Any
 
 from bsp_platform.claims import claim_lines
 from bsp_platform.plain_text import markdown_text
-from bsp_platform.tables import markdown_table, table_body
+from bsp_platform.tables import markdown_table, table_body, write_text
 
 REPORT = "REPORT.md"
 _ORDER = ("appears", "within the noise", "reversed")
@@ -44,7 +44,7 @@ def write_report(results: Path, profile: str, names: Sequence[str], failures: di
     ]
     results.mkdir(parents=True, exist_ok=True)
     path = results / REPORT
-    path.write_text("\n".join(lines).rstrip() + "\n", "utf-8")
+    write_text(path, "\n".join(lines).rstrip() + "\n")
     return path
 
 

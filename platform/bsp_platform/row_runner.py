@@ -24,7 +24,6 @@ from bsp_platform.probe import BoundaryProbe
 from bsp_platform.recipes import ClassScoresFile, ClassScoresRecipe, EncoderRecipe, FeatureRecipe
 from bsp_platform.rows import Cell, RowRecipes
 from bsp_platform.stages import StageStore
-from bsp_platform.storage_errors import StageDamaged, StorageFull, StorageUnavailable, causes
 from bsp_platform.streaming import ClipStream
 from bsp_platform.tasks import TASKS, AnyHeadRecipe, Head
 
@@ -205,21 +204,3 @@ def _throttled(report: Callable[[dict[str, Any]], None]) -> Callable[[dict[str, 
             report(progress)
 
     return throttled
-
-
-_POSTSCRIPT = "\nFailed to apply UDF transform after "  # Ray Data appends advice about its own settings
-_SPEAK_FOR_THEMSELVES = (ValueError, RuntimeError, OSError)
-
-
-def reason(error: BaseException) -> str:
-    """What a user can act on, out of Ray's wrappers: the message of our own error, or of the innermost one."""
-    chain = list(causes(error))
-    own = (e for e in chain if type(e) in (StorageFull, StorageUnavailable, StageDamaged))
-    error = next(own, chain[-1])
-    text = str(error).partition(_POSTSCRIPT)[0].strip()
-    if "Traceback" in text:
-        return text.splitlines()[-1]
-    name = type(error).__name__
-    if not text:
-        return name
-    return text if isinstance(error, _SPEAK_FOR_THEMSELVES) else f"{name}: {text}"

@@ -7,29 +7,27 @@ A trial that was stopped leaves its checkpoint in the store; a search with ``--p
 
 from __future__ import annotations
 
-import pickle
 import time
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any, TextIO
 
 import ray
 from ray import tune
-from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from bsp_platform.bottleneck import WaitWatch
 from bsp_platform.cluster import TRIAL_RESOURCES, Resources, cluster_size, object_store, start_ray
+from bsp_platform.failures import NO_ROOM, reason_of_trial, remembered
 from bsp_platform.live import LiveView
 from bsp_platform.options import Options
 from bsp_platform.plain_text import say
 from bsp_platform.probe import PROBE, WORKERS, BoundaryProbe, load_probe_videos, release_workers, score_features
 from bsp_platform.ray_log import RayLog
-from bsp_platform.row_runner import RowJob, reason, run_row
+from bsp_platform.row_runner import RowJob, run_row
 from bsp_platform.search_space import Setting
 from bsp_platform.search_state import Search, SearchOptions, plan_of, rungs_of, searched_features
-from bsp_platform.search_tables import print_search, write_search
+from bsp_platform.search_tables import print_search, search_content, write_search
 from bsp_platform.search_tracking import SearchTracking
 from bsp_platform.sources import Sources, load_sources
 from bsp_platform.stages import StageStore
@@ -145,16 +143,9 @@ class WatchSearch(_InDriver, tune.Callback):
         self.tracking.close(ours, self.search.scores(ours))
 
     def on_trial_error(self, iteration, trials, trial, **info):
-        ours = self.search.close(trial.config["number"], _why(trial))
+        ours = self.search.close(trial.config["number"], reason_of_trial(trial))
         self.view.update((ours.name, 0), {"stage": "FAILED"})
         self.tracking.close(ours, None)
-
-
-def _why(trial: Trial) -> str:
-    """Why a trial has failed, from Tune's working folder: its copy in the storage is not there yet."""
-    if trial.pickled_error_file:
-        return reason(pickle.loads(Path(trial.pickled_error_file).read_bytes()))
-    return Path(trial.error_file).read_text("utf-8").strip().splitlines()[-1]
 
 
 def run_search(spec: SearchOptions, options: Options) -> int:
@@ -174,18 +165,25 @@ def run_search(spec: SearchOptions, options: Options) -> int:
         say(f"{spec.name}: {spec.search} search, {total} trials, {decided} decided already")
         tracking = SearchTracking(search, total)
         tracking.open()
+        troubles: list[str] = []  # besides failed trials; the table of what is finished is shown in spite of them
         if search.missing:
-            _run_missing(search, tracking)
+            with remembered(troubles, "the trials", NO_ROOM):
+                _run_missing(search, tracking, troubles)
         results = options.results / spec.name / options.profile.name
-        content = write_search(results, search, duration_s=time.time() - began)
-        tracking.finish(results, content)
+        content = search_content(search, duration_s=time.time() - began)
+        with remembered(troubles, f"the table and plots in {results}"):
+            write_search(results, content)
+        with remembered(troubles, "MLflow's record of the search"):
+            tracking.finish(results, content)
     print_search(content)
     say(f"Table and plots: {results}/table.{{json,csv,md}}, parallel.png, response.png")
     say(f"MLflow: {tracking.tracker.ui_command()}\n  compare: {tracking.compare_url()}")
     failed = [trial for trial in search.ledger.trials if trial.status == "failed"]
     for trial in failed:
         say(f"FAILED {trial.name} ({trial.setting}): {trial.reason}")
-    return 1 if failed else 0
+    for trouble in troubles:
+        say(f"FAILED {trouble}")
+    return 1 if failed or troubles else 0
 
 
 def _put_aside(search: Search) -> None:
@@ -201,7 +199,7 @@ def _put_aside(search: Search) -> None:
     say(f"--fresh: {moved} stages moved to {search.store.address}/replaced; delete that folder at will")
 
 
-def _run_missing(search: Search, tracking: SearchTracking) -> None:
+def _run_missing(search: Search, tracking: SearchTracking, troubles: list[str]) -> None:
     """Run the open trials and new ones; the search's state says what became of them."""
     options = search.options
     resources = options.profile.resources(options.workers)
@@ -210,10 +208,10 @@ def _run_missing(search: Search, tracking: SearchTracking) -> None:
     folder = options.results if search.store.bucket else search.store.root
     ray_log = RayLog.of_run(folder, search.spec.name)
     with ray_log, tracking.tracker.system_metrics(tracking.parent):
-        _tune(search, tracking, resources, ray_log.console)
+        _tune(search, tracking, resources, ray_log.console, troubles)
 
 
-def _tune(search: Search, tracking: SearchTracking, resources: Resources, console: TextIO) -> None:
+def _tune(search: Search, tracking: SearchTracking, resources: Resources, console: TextIO, troubles: list[str]) -> None:
     options, spec, sources = search.options, search.spec, search.sources
     start_ray(cpus=options.cpus, log_to_driver=True)
     cpus, gpus = cluster_size()
@@ -235,7 +233,7 @@ def _tune(search: Search, tracking: SearchTracking, resources: Resources, consol
     numbers += range(len(search.ledger.trials) + 1, search.total + 1)
     waits = WaitWatch(resources, lambda: object_store().spilled_mb)
     with LiveView([(f"trial {number:02d}", 0) for number in numbers], at_a_time, console) as view:
-        tune.Tuner(
+        tuner = tune.Tuner(
             tune.with_resources(tune.with_parameters(run_trial, job=job), TRIAL_RESOURCES),
             tune_config=tune.TuneConfig(
                 search_alg=Asker(search),
@@ -249,4 +247,6 @@ def _tune(search: Search, tracking: SearchTracking, resources: Resources, consol
                 callbacks=[WatchSearch(search, tracking, view, waits)],
                 verbose=0,
             ),
-        ).fit()
+        )
+        with remembered(troubles, "Ray Tune"):  # at the end it reads files that a full disk leaves by half
+            tuner.fit()

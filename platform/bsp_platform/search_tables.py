@@ -16,7 +16,7 @@ from bsp_platform.plain_text import csv_cell, markdown_text
 from bsp_platform.search import rung_steps
 from bsp_platform.search_space import PARAMETERS, shown
 from bsp_platform.stages import as_plain, write_json
-from bsp_platform.tables import commit, hardware, markdown_table, print_tables
+from bsp_platform.tables import commit, hardware, markdown_table, print_tables, write_text
 
 if TYPE_CHECKING:
     from bsp_platform.search_state import Search
@@ -92,8 +92,8 @@ def search_rows(search: Search) -> list[dict[str, Any]]:
     return rows
 
 
-def write_search(folder: Path, search: Search, *, duration_s: float) -> dict[str, Any]:
-    """Write ``table.{json,csv,md}``, ``parallel.png`` and ``response.png``; returns the JSON's content."""
+def search_content(search: Search, *, duration_s: float) -> dict[str, Any]:
+    """All that the table of a search says, as it is written to table.json."""
     spec, options = search.spec, search.options
     profile = options.profile
     rows = search_rows(search)
@@ -101,7 +101,7 @@ def write_search(folder: Path, search: Search, *, duration_s: float) -> dict[str
     stopped = sum(row["status"] == "stopped" for row in rows)
     ends = f"ASHA with eta {spec.eta}" if spec.proxy == "asha" else "no early stopping"
     length = f"searched encoders trained on {spec.clips} clips" if spec.clips else "training of the profile's length"
-    content = {
+    return {
         "experiment": spec.name,
         "title": f"Search over boundary settings ({spec.search}, {ends})",
         "profile": profile.name,
@@ -124,12 +124,15 @@ def write_search(folder: Path, search: Search, *, duration_s: float) -> dict[str
         "commit": commit(),
         "hardware": hardware(),
     }
+
+
+def write_search(folder: Path, content: dict[str, Any]) -> None:
+    """Write ``table.{json,csv,md}``, ``parallel.png`` and ``response.png``."""
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "table.json", as_plain(content))
-    (folder / "table.csv").write_text(_csv(rows), "utf-8")
-    (folder / "table.md").write_text(_markdown(content), "utf-8")
+    write_text(folder / "table.csv", _csv(content["trials"]))
+    write_text(folder / "table.md", _markdown(content))
     _draw(folder, content)
-    return content
 
 
 def _draw(folder: Path, content: dict[str, Any]) -> None:

@@ -101,13 +101,18 @@ def causes(error: BaseException) -> Iterator[BaseException]:
         error = inner
 
 
+def is_disk_full(error: BaseException) -> bool:
+    """Whether the operating system says that there is no room left on a device."""
+    return isinstance(error, OSError) and error.errno in _FULL
+
+
 @contextmanager
 def named_disk_full(root: Path, remedy: str = "move the folder and pass --storage") -> Iterator[None]:
     """Turn "no space left on device", also from a Ray worker, into a :class:`StorageFull` with the remedy."""
     try:
         yield
     except Exception as error:
-        if not any(isinstance(e, OSError) and e.errno in _FULL for e in causes(error)):
+        if not any(map(is_disk_full, causes(error))):
             raise
         free = shutil.disk_usage(root).free
         raise StorageFull(

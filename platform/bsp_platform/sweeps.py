@@ -15,17 +15,18 @@ from ray import tune
 from bsp_platform.bottleneck import WaitWatch
 from bsp_platform.cluster import TRIAL_RESOURCES, Resources, cluster_size, object_store, start_ray
 from bsp_platform.costs import row_costs
+from bsp_platform.failures import NO_ROOM, reason_of_trial, remembered
 from bsp_platform.live import LiveView
 from bsp_platform.options import Options
 from bsp_platform.plain_text import say
 from bsp_platform.ray_log import RayLog
 from bsp_platform.recipes import ClassScoresRecipe
-from bsp_platform.row_runner import RowJob, reason, run_row
+from bsp_platform.row_runner import RowJob, run_row
 from bsp_platform.rows import Cell, Experiment, Row, RowRecipes, row_recipes
 from bsp_platform.sources import Sources, load_sources
 from bsp_platform.stages import StageStore, recipe_hash
 from bsp_platform.sweep_tracking import SweepTracking
-from bsp_platform.tables import print_table, write_tables
+from bsp_platform.tables import print_table, table_content, write_tables
 
 
 def run(experiment: Experiment, options: Options) -> int:
@@ -46,6 +47,7 @@ def run(experiment: Experiment, options: Options) -> int:
         }
         if options.fresh:
             _put_aside(store, recipes)
+        troubles: list[str] = []  # besides failed rows; the table of what is finished is shown in spite of them
         tracking = SweepTracking(experiment, profile, sources, options)
         todo = [cell for cell, r in recipes.items() if not r.finished(store)]
         reused = {cell: _found_stages(store, r) for cell, r in recipes.items()}
@@ -54,21 +56,25 @@ def run(experiment: Experiment, options: Options) -> int:
         tracking.open(recipes, store)
         folder = options.results if store.bucket else store.root
         ray_log = RayLog.of_run(folder, experiment.name)
-        failures = {}
+        failures: dict[Cell, str] = {}
         if todo:
-            with tracking.tracker.system_metrics(tracking.parent):
-                failures = _run_missing(todo, recipes, store, sources, options, tracking, ray_log)
+            with remembered(troubles, "the rows", NO_ROOM), tracking.tracker.system_metrics(tracking.parent):
+                _run_missing(todo, recipes, store, sources, options, tracking, ray_log, failures, troubles)
+            failures |= {c: "not finished" for c in todo if c not in failures and not recipes[c].finished(store)}
         scores, seconds = {}, {}
         for cell, r in recipes.items():
             found = r.scores(store)
             if found is not None:
                 scores[cell], seconds[cell] = found, r.seconds(store)
-            tracking.close_cell(cell)
-        costs = row_costs(rows, profile, store) if experiment.costs else {}
-        tracking.costs(costs)
+            with remembered(troubles, f"MLflow's record of {cell[0]} seed {cell[1]}"):
+                tracking.close_cell(cell)
+        costs: dict[str, dict] = {}
+        if experiment.costs:
+            with remembered(troubles, "the cost of inference"):
+                costs = row_costs(rows, profile, store)
+                tracking.costs(costs)
         results = options.results / experiment.name / profile.name
-        table = write_tables(
-            results,
+        table = table_content(
             experiment=experiment,
             profile=profile,
             rows=rows,
@@ -81,15 +87,20 @@ def run(experiment: Experiment, options: Options) -> int:
             notes=sources.notes,
             duration_s=time.time() - began,
         )
-        tracking.close(rows, scores, failures, results)
+        with remembered(troubles, f"the tables in {results}"):
+            write_tables(results, table)
+        with remembered(troubles, "MLflow's record of the sweep"):
+            tracking.close(rows, scores, failures, results)
     print_table(table)
     say(f"Tables: {results}/table.{{json,csv,md}}")
     say(f"MLflow: {tracking.tracker.ui_command()}\n  compare: {tracking.compare_url()}")
     for (name, seed), text in failures.items():
         say(f"FAILED {name} seed {seed}: {text}")
-    if failures:
+    for trouble in troubles:
+        say(f"FAILED {trouble}")
+    if failures or troubles:
         say(f"What Ray and its workers said: {ray_log.path}")
-    return 1 if failures else 0
+    return 1 if failures or troubles else 0
 
 
 def _chosen(experiment: Experiment, names: tuple[str, ...]) -> list[Row]:
@@ -138,13 +149,15 @@ def _run_missing(
     options: Options,
     tracking: SweepTracking,
     ray_log: RayLog,
-) -> dict[Cell, str]:
-    """Tune over the missing cells. Returns why cells failed."""
+    failures: dict[Cell, str],
+    troubles: list[str],
+) -> None:
+    """Tune over the missing cells. Why cells failed goes into ``failures``, at once."""
     resources = options.profile.resources(options.workers)
     if options.cpus:
         resources.rows_at_a_time(options.cpus, 1e9)  # refuse before starting anything
     with ray_log:
-        return _tune(todo, recipes, store, sources, options, tracking, ray_log.console, resources)
+        _tune(todo, recipes, store, sources, options, tracking, ray_log.console, resources, failures, troubles)
 
 
 def _tune(
@@ -156,7 +169,9 @@ def _tune(
     tracking: SweepTracking,
     console: TextIO,
     resources: Resources,
-) -> dict[Cell, str]:
+    failures: dict[Cell, str],
+    troubles: list[str],
+) -> None:
     start_ray(cpus=options.cpus, log_to_driver=True)
     cpus, gpus = cluster_size()
     at_a_time = resources.rows_at_a_time(options.cpus or cpus, gpus if options.gpus is None else options.gpus)
@@ -179,19 +194,12 @@ def _tune(
             run_config=tune.RunConfig(
                 name=time.strftime("%Y%m%d-%H%M%S"),
                 storage_path=str(store.root / "tune"),
-                callbacks=[Watch(tracking, view, WaitWatch(resources, lambda: object_store().spilled_mb))],
+                callbacks=[Watch(tracking, view, WaitWatch(resources, lambda: object_store().spilled_mb), failures)],
                 verbose=0,
             ),
         )
-        grid = tuner.fit()
-    failures = {}
-    for result in grid:
-        cell = tuple(result.config["cell"])
-        if result.error is not None:
-            failures[cell] = reason(result.error)
-        elif not recipes[cell].finished(store):
-            failures[cell] = "stopped before it was finished"
-    return failures
+        with remembered(troubles, "Ray Tune"):  # at the end it reads files that a full disk leaves by half
+            tuner.fit()
 
 
 def _turn(cell: Cell, recipes: RowRecipes) -> tuple[int, int, int]:
@@ -207,8 +215,8 @@ def _turn(cell: Cell, recipes: RowRecipes) -> tuple[int, int, int]:
 class Watch(tune.Callback):
     """Tune's news, in the driver: to the screen and to MLflow."""
 
-    def __init__(self, tracking: SweepTracking, view: LiveView, waits: WaitWatch):
-        self.tracking, self.view, self.waits = tracking, view, waits
+    def __init__(self, tracking: SweepTracking, view: LiveView, waits: WaitWatch, failures: dict[Cell, str]):
+        self.tracking, self.view, self.waits, self.failures = tracking, view, waits, failures
 
     def __getstate__(self) -> dict:
         return {}  # Tune pickles its callbacks to restore a sweep; ours continues from the store instead
@@ -228,4 +236,7 @@ class Watch(tune.Callback):
         self.tracking.close_cell(tuple(trial.config["cell"]))
 
     def on_trial_error(self, iteration, trials, trial, **info):
-        self.view.update(tuple(trial.config["cell"]), {"stage": "FAILED"})
+        cell = tuple(trial.config["cell"])
+        # Now, as what Tune makes of the errors at the end is lost if it cannot read one of them.
+        self.failures[cell] = reason_of_trial(trial)
+        self.view.update(cell, {"stage": "FAILED"})

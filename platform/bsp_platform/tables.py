@@ -25,8 +25,7 @@ from bsp_platform.stages import as_plain, write_json
 _PACKAGES = ("ray", "torch", "mlflow", "numpy", "decord", "av")
 
 
-def write_tables(
-    folder: Path,
+def table_content(
     *,
     experiment,
     profile,
@@ -40,8 +39,7 @@ def write_tables(
     notes: list[str],
     duration_s: float,
 ) -> dict[str, Any]:
-    """Write ``folder/table.{json,csv,md}`` and return the JSON's content."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """All that a table says, as it is written to table.json."""
     table_rows = []
     for row in rows:
         cells = [(row.name, seed) for seed in range(seeds)]
@@ -70,7 +68,7 @@ def write_tables(
                 "stage_seconds": {str(cell[1]): seconds[cell] for cell in cells if cell in seconds},
             }
         )
-    content = {
+    return {
         "experiment": experiment.name,
         "title": experiment.title,
         "profile": profile.name,
@@ -88,10 +86,24 @@ def write_tables(
         "versions": {name: _version(name) for name in _PACKAGES} | {"python": platform.python_version()},
         "hardware": hardware(),
     }
+
+
+def write_tables(folder: Path, content: dict[str, Any]) -> None:
+    """Write ``folder/table.{json,csv,md}``."""
+    folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "table.json", as_plain(content))
-    (folder / "table.csv").write_text(_csv(content), "utf-8")
-    (folder / "table.md").write_text(_markdown(content), "utf-8")
-    return content
+    write_text(folder / "table.csv", _csv(content))
+    write_text(folder / "table.md", _markdown(content))
+
+
+def write_text(path: Path, text: str) -> None:
+    """The file appears whole or stays as it was, also when the disk is full."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.write_text(text, "utf-8")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def hardware() -> str:
