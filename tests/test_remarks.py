@@ -17,7 +17,7 @@ from bsp.metrics.file_remarks import (
     grounding_remarks,
 )
 from bsp.metrics.grounding import evaluate_grounding
-from bsp.metrics.remarks import name_remark
+from bsp.spelling import name_remark
 from bsp_platform.cli import main
 
 FPS = 25.0

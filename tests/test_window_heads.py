@@ -134,3 +134,20 @@ def test_a_test_video_without_class_scores_is_named_before_training(thumos, tmp_
     with pytest.raises(AnnotationError, match=r"no scores of 1 videos, for example.*video_test_0000005"):
         window_heads.train_and_score_windows(tmp_path, recipe_of(), [folder], class_scores, data, {})
     assert not (tmp_path / "history.json").exists()
+
+
+def test_a_ground_truth_that_spells_the_classes_otherwise_is_noticed(thumos, tmp_path):
+    data, folder, class_scores = thumos
+    assert (
+        window_heads.train_and_score_windows(tmp_path, recipe_of(), [folder], class_scores, data, {})["remarks"] == []
+    )
+    spelt = {
+        "database": json.loads(
+            json.dumps(data.ground_truth["database"]).replace("kick", "Kick").replace("wave", "Wave")
+        )
+    }
+    facts = window_heads.train_and_score_windows(
+        tmp_path, recipe_of(), [folder], class_scores, replace(data, ground_truth=spelt), {}
+    )
+    assert facts["scores"]["mAP_avg"] == 0
+    assert facts["remarks"] == ["'kick' is probably 'Kick' (upper and lower case differ)."]

@@ -14,6 +14,7 @@ import numpy as np
 
 from bsp.datasets.results_json import with_clean_ids
 from bsp.errors import AnnotationError
+from bsp.spelling import name_remark
 from bsp.text_files import clean_label, read_json, refuse_alike
 
 # Columns (1-based, of the 101 UCF classes) of the THUMOS14 classes in UntrimmedNet's array.
@@ -111,11 +112,12 @@ def _cleaned(name: str, where: str) -> str:
         raise AnnotationError(f"{where}: {name!r}: {error}") from None
 
 
-def _require(path: Path, what: str, wanted: Iterable[str], present: Collection[str]) -> None:
+def _require(path: Path, what: str, wanted: Collection[str], present: Collection[str]) -> None:
     have = set(present)
     absent = [name for name in wanted if name not in have]
     if absent:
+        other = name_remark(sorted(have.difference(wanted)), absent, labels=what == "classes")
         raise AnnotationError(
             f"{path}: has no scores of {len(absent)} {what}, for example {absent[:3]} (it has {len(have)}, for example "
-            f"{sorted(have)[:3]}); give the file that goes with these annotations"
+            f"{sorted(have)[:3]}){f'. {other}' if other else ''}; give the file that goes with these annotations"
         )

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from bsp.metrics.remarks import MAX_PREDICTIONS, MAX_VIDEOS, VideoTimes, name_remark, time_remark
+from bsp.metrics.remarks import MAX_PREDICTIONS, MAX_VIDEOS, VideoTimes, time_remark
+from bsp.spelling import name_remark
 
 
 def detection_remarks(

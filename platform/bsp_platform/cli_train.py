@@ -185,11 +185,15 @@ def check_features(folders: tuple[Path, ...]) -> dict[str, Any]:
 
 def videos_without_features(folders: tuple[Path, ...], video_ids: list[str]) -> set[str]:
     """Of these videos, those that some stream lacks; ValueError if none is left."""
+    from bsp.spelling import name_remark
+
     without = {i for i in video_ids if not all((folder / f"{i}.json").exists() for folder in folders)}
     if len(without) == len(set(video_ids)):
+        present = sorted(path.stem for path in folders[0].glob("*.json"))
+        other = name_remark(present, without)
         raise ValueError(
             f"none of the {len(without)} annotated videos, such as {video_ids[0]}, has features in"
-            f" {', '.join(map(str, folders))}; are the ids the same (ActivityNet's have no v_)?"
+            f" {', '.join(map(str, folders))}; {other or 'are the ids the same'}? Import them with --prefix, or rename"
         )
     return without
 

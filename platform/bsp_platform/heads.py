@@ -8,6 +8,7 @@ from a fixed classification result.
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -27,11 +28,13 @@ from bsp.localization.gtad import propose, train_gtad
 from bsp.localization.gtad_decode import attach_classes, best_class_share
 from bsp.localization.video_classifier import fit_video_classifier
 from bsp.metrics.detection import evaluate_detection
+from bsp.metrics.file_remarks import detection_remarks
 from bsp.metrics.proposals import evaluate_proposals
 from bsp_platform.manifests import PROGRESS
 from bsp_platform.recipes import HeadRecipe
 from bsp_platform.stages import write_json
 
+logger = logging.getLogger(__name__)
 DETECTIONS, SCORES, HISTORY, CLASS_SCORES = (
     "detections.json",
     "scores.json",
@@ -207,6 +210,7 @@ def train_and_score(
         for video, (segments, score_N) in zip(validation.videos, proposals, strict=True)
     }
     detection = evaluate_detection(data.ground_truth, detections, subset="validation")
+    remarks = score_remarks(data, detections, "validation", detection)
     recall = evaluate_proposals(data.ground_truth, {**detections, "results": agnostic}, subset="validation")
     percent = {f"mAP@{tiou}": 100 * value for tiou, value in detection["mAP"].items()}
     percent["mAP_avg"] = 100 * detection["average_mAP"]
@@ -219,4 +223,13 @@ def train_and_score(
         "score_seconds": time.time() - began - trained_s,
         "scores": percent,
         "labels": labels.facts(),
+        "remarks": remarks,
     }
+
+
+def score_remarks(data: LocalizationDataset, detections: dict, subset: str, report: dict) -> list[str]:
+    """What may be wrong with the two sides of a score (classes spelt in another way); also logged."""
+    remarks = detection_remarks(data.ground_truth, detections, subset=subset, is_zero=report["average_mAP"] == 0)
+    for remark in remarks:
+        logger.warning("detections against the ground truth: %s", remark)
+    return remarks

@@ -23,7 +23,7 @@ from bsp.features import FeatureInfo
 from bsp.localization.gtad_decode import attach_classes
 from bsp.localization.gtad_windows import propose_windows, train_windows, training_windows
 from bsp.metrics.detection import THUMOS_TIOUS, evaluate_detection
-from bsp_platform.heads import DETECTIONS, HISTORY, SCORES, FeatureSet, load_subset, recorder
+from bsp_platform.heads import DETECTIONS, HISTORY, SCORES, FeatureSet, load_subset, recorder, score_remarks
 from bsp_platform.recipes import TaskRecipe
 from bsp_platform.stages import write_json
 
@@ -74,6 +74,7 @@ def train_and_score_windows(
         )
     detections = {"version": "THUMOS14", "external_data": {}, "results": results}
     detection = evaluate_detection(data.ground_truth, detections, subset=TEST, tious=THUMOS_TIOUS)
+    remarks = score_remarks(data, detections, TEST, detection)
     percent = {f"mAP@{tiou}": 100 * value for tiou, value in detection["mAP"].items()}
     percent["mAP_avg"] = 100 * detection["average_mAP"]
     write_json(folder / DETECTIONS, detections)
@@ -85,6 +86,7 @@ def train_and_score_windows(
         "scores": percent,
         "training_windows": len(training_windows(training.features, segments, settings)),
         "labels": labels.facts(),
+        "remarks": remarks,
         "dropped": list(data.dropped),
     }
 

@@ -1,0 +1,50 @@
+"""Names in two files that mean the same and are spelt differently: video ids with and without ``v_``, labels with
+underscores. Nothing here decides what is equal; it finds what to tell the user when nothing was.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Iterable
+
+_VIDEO_ENDING = re.compile(r"\.(mp4|mkv|webm|avi|mov|m4v|flv|mpe?g|wmv|3gp|npy|json|h5|csv)$", re.IGNORECASE)
+_CLIP_TIMES = re.compile(r"_\d{6}_\d{6}$")
+
+
+def _bare(name: str) -> str:
+    return _VIDEO_ENDING.sub("", name.replace("\\", "/").rpartition("/")[2])
+
+
+def _bare_id(name: str) -> str:
+    return _CLIP_TIMES.sub("", _bare(name).removeprefix("v_")).casefold()
+
+
+# What two spellings of a name may differ in, the simplest first, and what makes them equal.
+_ID_RULES: tuple[tuple[str, Callable[[str], str]], ...] = (
+    ('one side has "v_" in front', lambda name: name.removeprefix("v_")),
+    ("one side has a folder or file ending", _bare),
+    ("upper and lower case differ", str.casefold),
+    ('one side has a clip\'s times, such as "_000010_000020"', lambda name: _CLIP_TIMES.sub("", _bare(name))),
+    ("several of v_, folder, file ending, case and times differ", _bare_id),
+)  # fmt: skip
+_LABEL_RULES: tuple[tuple[str, Callable[[str], str]], ...] = (
+    ("upper and lower case differ", str.casefold),
+    ("underscores and blanks differ", lambda name: " ".join(name.replace("_", " ").split())),
+    ("blanks, underscores, punctuation or case differ", lambda name: re.sub(r"[\W_]+", "", name).casefold()),
+)
+
+
+def name_remark(unknown: Iterable[str], known: Collection[str], *, labels: bool = False) -> str:
+    """How one of the ``unknown`` names is probably spelt among the ``known`` ones: "'A_b' is probably 'A b' (...)".
+
+    "" if no rule makes any of them equal. ``labels``: they are class names or sentences, else video ids.
+    """
+    unknown = list(dict.fromkeys(unknown))
+    for difference, rule in _LABEL_RULES if labels else _ID_RULES:
+        ours = {rule(name): name for name in known}
+        hit = next((name for name in unknown if rule(name) in ours), None)
+        if hit is not None:
+            return f"{hit!r} is probably {ours[rule(hit)]!r} ({difference})"
+    if labels and unknown and all(name.strip().isdecimal() for name in unknown):
+        return f"{unknown[0]!r} is a number where a name such as {next(iter(known), '')!r} is expected"
+    return ""
