@@ -45,7 +45,8 @@ def add_axes(figure: Figure, left_in: float, top_in: float, width_in: float, hei
 def add_text(figure: Figure, left_in: float, top_in: float, text: str, **style) -> None:
     """Text at a place in inches, by default centred on that height and starting there."""
     width, height = figure.get_size_inches()
-    style = {"fontsize": TEXT_PT, "va": "center", "ha": "left", **style}
+    # Names of videos and classes are no formulas, whatever dollars are in them.
+    style = {"fontsize": TEXT_PT, "va": "center", "ha": "left", "parse_math": False, **style}
     figure.text(left_in / width, 1 - top_in / height, text, **style)
 
 
@@ -98,4 +99,5 @@ def _lines(text: str, width_in: float) -> list[str]:
 
 
 def _width_pt(line: str) -> float:
-    return TextPath((0, 0), line.replace("\n", " "), size=TEXT_PT).get_extents().width
+    plain = line.replace("\n", " ").replace("$", "S")  # TextPath would take dollars for formulas
+    return TextPath((0, 0), plain, size=TEXT_PT).get_extents().width

@@ -321,3 +321,9 @@ def test_figure_5_shows_truth_and_segments_and_keeps_its_texts_inside(tiny_untri
     assert lanes.get_xlim() == figure.axes[0].get_xlim() == (0, video.duration_s)
     assert any("tIoU 0.00" in text for text in own_texts(figure))
     assert texts_inside(figure)
+
+
+def test_dollars_in_names_are_no_formulas(tmp_path):
+    figure = figures.new_figure(6, 1, title=r"make $\frac money$", caption=r"a video named $\frac.mp4 and $x$")
+    paths = figures.save_figure(figure, tmp_path)
+    assert all(path.stat().st_size > 1000 for path in paths)
