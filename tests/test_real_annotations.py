@@ -23,9 +23,9 @@ from bsp.datasets.activitynet import load_activitynet
 from bsp.datasets.charades_sta import load_charades_sta
 from bsp.datasets.crosstask import load_crosstask
 from bsp.datasets.gebd_records import read_records
-from bsp.datasets.results_json import read_json
 from bsp.datasets.thumos14 import load_thumos14
 from bsp.interchange import Timing, import_features
+from bsp.text_files import read_json
 from bsp_platform.cli import main
 
 REAL = os.environ.get("BSP_ANNOTATIONS")

@@ -190,8 +190,8 @@ def test_grounding():
         assert cause in remark
     (remark,) = remarks([row | {"sentence": row["sentence"].rstrip(".")} for row in found])
     assert remark.startswith("'person opens door number 0' is probably 'person opens door number 0.'")
-    (remark,) = remarks([row | {"video": row["video"] + ".mp4"} for row in found])
-    assert remark.startswith("'V0000.mp4' is probably 'V0000'")
+    (remark,) = remarks([row | {"video": "clips/" + row["video"]} for row in found])
+    assert remark.startswith("'clips/V0000' is probably 'V0000'")
     (remark,) = remarks([row | {"sentence": "Qwerty"} for row in found])
     assert remark.startswith("No predicted row has a query: predicted 'V0000', 'Qwerty', annotated 'V0000', 'person")
 

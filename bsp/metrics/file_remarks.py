@@ -5,14 +5,16 @@ They are for files that the metric has accepted, and return sentences; none for 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from itertools import islice
 from typing import Any
 
 import numpy as np
 
+from bsp.datasets.results_json import without_blocked
 from bsp.metrics.remarks import MAX_PREDICTIONS, MAX_VIDEOS, VideoTimes, time_remark
 from bsp.spelling import name_remark
+from bsp.text_files import clean_id, clean_label
 
 
 def detection_remarks(
@@ -25,14 +27,13 @@ def detection_remarks(
     is_zero: bool,
 ) -> list[str]:
     """On detections, or (``labels=False``) proposals, in the ActivityNet layout. ``is_zero``: the score is 0."""
-    database, results = ground_truth["database"], predictions["results"]
-    removed = frozenset(blocked)
+    database, results = _by_clean_id(ground_truth["database"]), _by_clean_id(predictions["results"])
     truth = {
-        video: record["annotations"]
-        for video, record in database.items()
-        if record["subset"] == subset and video not in removed and record["annotations"]
+        video: database[video]["annotations"]
+        for video in without_blocked(database, blocked)
+        if clean_label(database[video]["subset"]) == subset and database[video].get("annotations")
     }
-    found = {video: rows for video, rows in results.items() if rows and video not in removed}
+    found = {video: results[video] for video in without_blocked(results, blocked) if results[video]}
     remarks = []
     strange = [video for video in found if video not in truth]
     if strange:
@@ -42,12 +43,11 @@ def detection_remarks(
             where = f"is in the subset {other!r}" if other and other != subset else "is not in the ground truth"
             remarks.append(f"No predicted video counts: {strange[0]!r} {where}, which has {next(iter(truth))!r}")
     if labels:
-        classes = list(dict.fromkeys(row["label"] for rows in truth.values() for row in rows))
-        have = set(classes)
-        unknown = dict.fromkeys(row["label"] for rows in found.values() for row in rows if row["label"] not in have)
+        classes, predicted = _labels(truth.values()), _labels(found.values())
+        unknown = [label for label in predicted if label not in classes]
         remarks.append(name_remark(unknown, classes, labels=True))
-        if not remarks[-1] and unknown and len(unknown) == len({r["label"] for rows in found.values() for r in rows}):
-            remarks.append(f"No predicted class counts: predicted {next(iter(unknown))!r}, annotated {classes[0]!r}")
+        if not remarks[-1] and unknown and len(unknown) == len(predicted):
+            remarks.append(f"No predicted class counts: predicted {unknown[0]!r}, annotated {next(iter(classes))!r}")
     both = islice((video for video in truth if video in found), MAX_VIDEOS)
     videos = [
         VideoTimes(video, _segments(truth[video]), _best(found[video]), _number(database[video].get("duration")))
@@ -62,8 +62,10 @@ def grounding_remarks(
     ground_truth: list[dict[str, Any]], predictions: list[dict[str, Any]], *, is_zero: bool
 ) -> list[str]:
     """On moments. ``is_zero``: the mean IoU is 0."""
-    queries = {(row["video"].strip(), row["sentence"].strip()): row for row in ground_truth}
-    rows = {(row["video"].strip(), row["sentence"].strip()): row for row in predictions}
+    queries, rows = (
+        {(clean_id(row["video"]), clean_label(row["sentence"])): row for row in side}
+        for side in (ground_truth, predictions)
+    )
     videos = {video for video, _ in queries}
     strange = [key for key in rows if key not in queries]
     remarks = [name_remark((video for video, _ in strange if video not in videos), sorted(videos))]
@@ -93,6 +95,7 @@ def boundary_remarks(
     ground_truth: dict[str, Any], predictions: dict[str, Any], *, variant: str, is_zero: bool
 ) -> list[str]:
     """On event boundaries; the ground truth in the processed layout. ``is_zero``: every F1 is 0."""
+    ground_truth, predictions = _by_clean_id(ground_truth), _by_clean_id(predictions)
     remarks = [id_remark(predictions, ground_truth)]
     in_frames = variant != "challenge"
     field = "substages_myframeidx" if in_frames else "substages_timestamps"
@@ -110,7 +113,7 @@ def boundary_remarks(
 
 def actionness_remarks(ground_truth: dict[str, Any], predictions: dict[str, Any]) -> list[str]:
     """On actionness: its scores have no unit, so only ids can be wrong."""
-    remark = id_remark(predictions["scores"], ground_truth["videos"])
+    remark = id_remark(_by_clean_id(predictions["scores"]), _by_clean_id(ground_truth["videos"]))
     return [f"{remark}."] if remark else []
 
 
@@ -121,6 +124,15 @@ def id_remark(predicted: Collection[str], known: Collection[str]) -> str:
     if not remark and strange and len(strange) == len(predicted):
         remark = f"No predicted id counts: predicted {strange[0]!r}, annotated {next(iter(known), None)!r}"
     return remark
+
+
+def _by_clean_id(records: Mapping[str, Any]) -> dict[str, Any]:
+    return {clean_id(video): record for video, record in records.items()}
+
+
+def _labels(lists: Iterable[Iterable[dict[str, Any]]]) -> dict[str, None]:
+    """All labels, cleaned, in order of appearance."""
+    return dict.fromkeys(clean_label(label) for label in dict.fromkeys(row["label"] for rows in lists for row in rows))
 
 
 def _segments(rows: Iterable[dict[str, Any]]) -> np.ndarray:
