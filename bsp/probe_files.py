@@ -126,7 +126,7 @@ class _ProbeCache:
             return
         Path(cache_dir).mkdir(parents=True, exist_ok=True)
         root_hash = hashlib.blake2b(root.encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()
-        self.path = Path(cache_dir) / f"probes-v2-{root_hash}.jsonl"
+        self.path = Path(cache_dir) / f"probes-v3-{root_hash}.jsonl"
         if self.path.exists():
             text = self.path.read_text(encoding="utf-8", errors="surrogateescape")
             self.cut_off = not text.endswith("\n")

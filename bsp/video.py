@@ -22,6 +22,7 @@ from bsp.mp4_reader import Mp4Reader, mp4_reads
 from bsp.time_limit import call_within
 from bsp.video_packets import PacketTable, missing_bytes
 from bsp.video_readers import DecordReader, PyavReader, rgb
+from bsp.video_times import decoded_times, rate_of, table_times
 
 READERS = ("decord", "pyav", "mp4")  # a catalog holds positions in it: append only
 READER_CLASSES = {"decord": DecordReader, "pyav": PyavReader, "mp4": Mp4Reader}
@@ -46,7 +47,8 @@ class VideoInfo:
 
     path: str
     frames: int  # frames shown, exact
-    fps: float  # average frames per second, above 0
+    fps: float  # frames per second, above 0; the average where they are not uniform
+    uniform: bool  # frame k is shown at k / fps, within half a frame; else see video_times.frame_times
     width: int  # pixels, upright (after rotation)
     height: int  # pixels, upright (after rotation)
     codec: str  # FFmpeg's name: "h264", "hevc", "vp9", ...
@@ -75,21 +77,22 @@ def _probe(path: str, stop: threading.Event) -> VideoInfo:
         table = reader.scan(stop)
         possible = possible_readers(table, container=reader.container_name, codec=reader.codec_name)
         choice = next(name for name in possible if name == "pyav" or _agrees(name, path, table, first, stop))
-        frames = table.packets
+        frames, times_T = table.packets, table_times(reader, table)
         if choice == "pyav" and (table.pts is None or table.odd):
             reader.rewind()
-            frames = sum(1 for _ in reader.frames(stop))
-        fps = reader.fps()
-        if table.pts is not None and frames > 1:
-            seen_fps = (len(table.pts) - 1) / (float(table.pts[-1] - table.pts[0]) * float(reader.tick()))
-            # Choice: the container's figure (e.g. 30000/1001) unless the frames' own times say otherwise.
-            fps = fps if abs(fps / seen_fps - 1) < 0.005 else seen_fps
+            pts = [frame.pts for frame in reader.frames(stop)]
+            frames, times_T = len(pts), decoded_times(reader, pts)
+        fps, uniform = reader.fps(), True
+        if times_T is not None:
+            fps, uniform = rate_of(times_T, fps)
         if fps <= 0:
             raise VideoOpenError(path, "its frame rate is unknown; encode it again")
         codec = reader.codec_name
     finally:
         reader.close()
-    return VideoInfo(path=path, frames=frames, fps=fps, width=width, height=height, codec=codec, reader=choice)
+    return VideoInfo(
+        path=path, frames=frames, fps=fps, uniform=uniform, width=width, height=height, codec=codec, reader=choice
+    )
 
 
 def possible_readers(table: PacketTable, *, container: str, codec: str) -> tuple[str, ...]:

@@ -27,12 +27,14 @@ class PacketTable:
 
     ``pts``: int64 [frames], ascending, display time of each shown frame in stream ticks; None if the file
     does not say. ``entry``: bool [frames], decoding may start here and every frame from here on is exact.
+    ``dts``: int64 [packets], decoding time of each in the order of the file; None if not told or not rising.
     ``packets``: shown packets (frames, if every packet holds one). ``hidden``: an edit list or the codec
     hides some. ``closed``: every key packet is a clean start that nothing before it needs (H.264: IDR).
     ``bidirectional``: some MPEG-4 packet is a B picture. ``odd``: some packet may hold no picture of its own.
     """
 
     pts: np.ndarray | None
+    dts: np.ndarray | None
     entry: np.ndarray
     packets: int
     hidden: bool
@@ -51,6 +53,7 @@ def scan_packets(
 ) -> PacketTable:
     """Read all packets of one stream (in file order) into a table; nothing is decoded."""
     pts: list[int | None] = []
+    dts: list[int | None] = []
     entry: list[bool] = []
     count = 0
     hidden = bidirectional = odd = False
@@ -75,6 +78,7 @@ def scan_packets(
             continue
         count += 1
         pts.append(packet.pts)
+        dts.append(packet.dts)
         entry.append(clean)
     timed = container in TIMED_CONTAINERS.values() and count > 0 and None not in pts
     if timed:
@@ -84,6 +88,7 @@ def scan_packets(
         timed = bool((np.diff(times) > 0).all())
     return PacketTable(
         pts=times if timed else None,
+        dts=_rising(dts),
         entry=starts if timed else np.zeros(0, bool),
         packets=count,
         hidden=hidden,
@@ -91,6 +96,13 @@ def scan_packets(
         bidirectional=bidirectional,
         odd=odd,
     )
+
+
+def _rising(ticks: list[int | None]) -> np.ndarray | None:
+    if not ticks or None in ticks:
+        return None
+    found = np.array(ticks, np.int64)
+    return found if (np.diff(found) > 0).all() else None
 
 
 def nal_length_bytes(extradata: bytes | None) -> int:

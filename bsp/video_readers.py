@@ -174,6 +174,11 @@ class PyavReader:
         """Seconds of one step of the frames' times; 0 if the file does not tell."""
         return Fraction(self._stream.time_base or 0)
 
+    def start_s(self) -> float | None:
+        """Time of the earliest picture or sound, rounded to microseconds; None if the file does not tell."""
+        start = self._container.start_time
+        return None if start is None else start / av.time_base
+
     def scan(self, stop: threading.Event) -> PacketTable:
         """Read the packets from the present position to the end of the file; nothing is decoded."""
         try:

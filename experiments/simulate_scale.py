@@ -160,7 +160,9 @@ def measure_build(catalog: Catalog, folder: Path) -> dict[str, float]:
     target.write_bytes(b"x")
     for label in range(len(catalog.class_names)):
         (root / catalog.class_names[label]).mkdir()
-    info = VideoInfo(path=str(target), frames=300, fps=30.0, width=340, height=256, codec="h264", reader=READERS[0])
+    info = VideoInfo(
+        path=str(target), frames=300, fps=30.0, uniform=True, width=340, height=256, codec="h264", reader=READERS[0]
+    )
     names = [path.decode() for path in catalog.paths.tolist()]
     stat = target.stat()
     with _ProbeCache(str(root), cache) as probes:

@@ -1,0 +1,152 @@
+"""When the frames of a video are shown: by their own time stamps, never by frame number / average rate.
+
+Phones, screen recorders and editors write files of variable frame rate, and some files begin with a late first frame;
+there frame number / average rate is off by seconds. Where the time stamps are those of a constant rate, frame k is at
+k / fps (``VideoInfo.uniform``), and nothing else has to be kept.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bsp.errors import VideoDecodeError, VideoOpenError
+from bsp.time_limit import call_within
+from bsp.video_packets import TIMED_CONTAINERS, PacketTable
+from bsp.video_readers import PyavReader
+
+if TYPE_CHECKING:
+    from bsp.video import VideoInfo
+
+UNIFORM_FRAMES = 0.5  # by which a frame of a uniform video may be off the constant rate, in frames
+
+
+def table_times(reader: PyavReader, table: PacketTable) -> np.ndarray | None:
+    """Times of all frames as the packets tell them, seconds from the start, float64 [frames]; None if they do not."""
+    if table.pts is not None and not table.odd:
+        return _from_start(reader, table.pts)
+    if reader.container_name == "avi" and table.dts is not None and not table.bidirectional and not table.odd:
+        return _from_start(reader, table.dts)  # AVI has these only, and no frame is shown before an earlier one
+    return None
+
+
+def decoded_times(reader: PyavReader, pts: list[int | None]) -> np.ndarray | None:
+    """The same from the time stamps of all decoded frames; None if some has none or they do not rise."""
+    if not pts or None in pts or not reader.tick():
+        return None
+    ticks = np.array(pts, np.int64)
+    return _from_start(reader, ticks) if (np.diff(ticks) > 0).all() else None
+
+
+def _from_start(reader: PyavReader, ticks: np.ndarray) -> np.ndarray:
+    tick = float(reader.tick())
+    # Choice: 0 s is where players begin to count. Mp4 and Matroska have a time line of their own, on which a browser
+    # shows a late first frame late, and which stays when the sound is removed (bsp prepare). The clock of other
+    # containers (MPEG-TS) starts anywhere: there it is the earliest picture or sound, as mpv and ffmpeg -ss take it.
+    zero = min(0.0, ticks[0] * tick)
+    if reader.container_name not in TIMED_CONTAINERS.values():
+        start_s = reader.start_s()
+        zero = ticks[0] * tick
+        if start_s is not None and start_s < zero - 1e-5:  # the container's is rounded to microseconds
+            zero = start_s
+    return ticks * tick - zero
+
+
+def rate_of(times_T: np.ndarray, told_fps: float) -> tuple[float, bool]:
+    """(frames per second, whether frame k is shown at k / fps within UNIFORM_FRAMES) of frames shown at ``times_T``.
+
+    ``told_fps`` is the container's figure, 0 = unknown. A rate of 0 comes out for a single frame of unknown rate.
+    """
+    index_T = np.arange(len(times_T))
+    seen_fps = (len(times_T) - 1) / (times_T[-1] - times_T[0]) if len(times_T) > 1 else 0.0
+    # Choice: the container's figure (e.g. 30000/1001) where it fits the time stamps, else the average that these show.
+    for fps in (told_fps, float(seen_fps)):
+        if fps > 0 and (np.abs((times_T - times_T[0]) * fps - index_T) <= UNIFORM_FRAMES).all():
+            return fps, bool((np.abs(times_T * fps - index_T) <= UNIFORM_FRAMES).all())
+    return float(seen_fps), False
+
+
+def frame_times(path: str | os.PathLike[str], *, time_limit_s: float = 600.0) -> np.ndarray:
+    """When each frame is shown: float64 [frames], rising, seconds from where a player begins to count.
+
+    From the packets, or by decoding the file where these do not tell; k / fps where the frames do not tell either.
+    Raises VideoOpenError, VideoDecodeError or VideoTimeout.
+    """
+    path = os.fspath(path)
+    return call_within(lambda stop: _frame_times(path, stop), path, time_limit_s)
+
+
+def _frame_times(path: str, stop: threading.Event) -> np.ndarray:
+    reader = PyavReader(path, stop)
+    try:
+        times_T = table_times(reader, reader.scan(stop))
+        if times_T is not None:
+            return times_T
+        reader.rewind()
+        pts = [frame.pts for frame in reader.frames(stop)]
+        if not pts:
+            raise VideoDecodeError(path, "no frame can be decoded")
+        times_T = decoded_times(reader, pts)
+        if times_T is not None:
+            return times_T
+        if reader.fps() <= 0:
+            raise VideoOpenError(path, "its frame rate is unknown; encode it again")
+        return np.arange(len(pts)) / reader.fps()
+    finally:
+        reader.close()
+
+
+def video_times(info: VideoInfo) -> np.ndarray:
+    """:func:`frame_times` of a probed video, k / fps for a uniform one; VideoDecodeError if the frames changed."""
+    if info.uniform:
+        return np.arange(info.frames) / info.fps
+    times_T = frame_times(info.path)
+    if len(times_T) != info.frames:
+        raise VideoDecodeError(info.path, f"{info.frames} frames, but the times of {len(times_T)}; encode it again")
+    return times_T
+
+
+def end_of(times_T: np.ndarray, fps: float) -> float:
+    """When the last frame's time on the screen ends, seconds."""
+    # Choice: the last frame stays as long as the one before it; containers do not agree on telling that.
+    return float(times_T[-1] + (times_T[-1] - times_T[-2] if len(times_T) > 1 else 1 / fps))
+
+
+def frames_at(info: VideoInfo, times_s: np.ndarray | float) -> np.ndarray:
+    """Which frames are shown at ``times_s``: positions, float64 of the same shape; k.5 is half-way through frame k.
+
+    Below 0 before the first frame, above the number of frames after the last one. Raises as :func:`video_times`.
+    """
+    if info.uniform:
+        return np.asarray(times_s, float) * info.fps
+    times_T = video_times(info)
+    return positions_at(times_s, np.append(times_T, end_of(times_T, info.fps)), info.fps)
+
+
+def frame_seconds(info: VideoInfo, frames: np.ndarray | float) -> np.ndarray:
+    """When ``frames`` (positions, as of :func:`frames_at`, whose inverse it is) are shown, seconds."""
+    if info.uniform:
+        return np.asarray(frames, float) / info.fps
+    times_T = video_times(info)
+    return times_at(frames, np.append(times_T, end_of(times_T, info.fps)), info.fps)
+
+
+def positions_at(times_s: np.ndarray | float, knots_K: np.ndarray, per_second: float) -> np.ndarray:
+    """Piecewise linear: position k at time ``knots_K[k]`` (rising), ``per_second`` positions before and after them."""
+    times_s, last = np.asarray(times_s, float), len(knots_K) - 1
+    inside = np.interp(times_s, knots_K, np.arange(len(knots_K)))
+    after = last + (times_s - knots_K[-1]) * per_second
+    before = (times_s - knots_K[0]) * per_second
+    return np.where(times_s < knots_K[0], before, np.where(times_s > knots_K[-1], after, inside))
+
+
+def times_at(positions: np.ndarray | float, knots_K: np.ndarray, per_second: float) -> np.ndarray:
+    """The inverse of :func:`positions_at`."""
+    positions, last = np.asarray(positions, float), len(knots_K) - 1
+    inside = np.interp(positions, np.arange(len(knots_K)), knots_K)
+    after = knots_K[-1] + (positions - last) / per_second
+    before = knots_K[0] + positions / per_second
+    return np.where(positions < 0, before, np.where(positions > last, after, inside))
