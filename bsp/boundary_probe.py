@@ -18,7 +18,8 @@ from bsp.augment import centre_clip
 from bsp.datasets.activitynet import UntrimmedVideo
 from bsp.features import SNIPPET_FRAMES
 from bsp.normalisation import normalise
-from bsp.video import iter_frames, probe
+from bsp.video import VideoInfo, iter_frames, probe
+from bsp.video_times import frames_at
 
 STRENGTH = 0.01  # inverse regularisation, as in experiments/probe_streams.py
 BATCH_SNIPPETS = 16  # of one forward pass, as in extract_features
@@ -35,9 +36,9 @@ class ProbeVideo:
     boundary_S: np.ndarray  # bool
 
 
-def boundary_snippets(times_s: Sequence[float], fps: float, snippets: int) -> np.ndarray:
-    """bool [snippets]: the snippet holds one of ``times_s`` (seconds); times beyond the last snippet do not count."""
-    places = np.floor(np.asarray(times_s, float) * fps / SNIPPET_FRAMES).astype(int)
+def boundary_snippets(times_s: Sequence[float], info: VideoInfo, snippets: int) -> np.ndarray:
+    """bool [snippets]: the snippet holds one of ``times_s`` (seconds); times outside the snippets do not count."""
+    places = np.floor(frames_at(info, np.asarray(times_s, float)) / SNIPPET_FRAMES).astype(int)
     held_S = np.zeros(snippets, bool)
     held_S[places[(places >= 0) & (places < snippets)]] = True
     return held_S
@@ -53,7 +54,7 @@ def load_probe_video(video: UntrimmedVideo, size_px: int, max_snippets: int) -> 
     if total < 1:
         return None
     times_s = [time_s for instance in video.instances for time_s in (instance.start_s, instance.end_s)]
-    boundary_S = boundary_snippets(times_s, info.fps, total)
+    boundary_S = boundary_snippets(times_s, info, total)
     kept = min(total, max_snippets)
     # Choice: of a long video the stretch around its first boundary, so that long videos have both kinds of snippets.
     centre = int(np.argmax(boundary_S)) if boundary_S.any() else total // 2

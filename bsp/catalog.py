@@ -19,9 +19,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bsp.errors import AnnotationError, TooManyBroken
+from bsp.errors import AnnotationError, TooManyBroken, VideoError
 from bsp.probe_files import probe_files
 from bsp.video import READERS, VideoInfo
+from bsp.video_times import frame_seconds, frames_at
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +45,7 @@ class Catalog:
     labels: np.ndarray  # int32 [N], position in class_names
     first_frame: np.ndarray  # int64 [N], first usable frame of the file, 0-based
     frames: np.ndarray  # int32 [N], usable frames from first_frame on, at least 1
-    fps: np.ndarray  # float32 [N], frames per second
+    fps: np.ndarray  # float32 [N], frames per second, on average
     readers: np.ndarray  # uint8 [N], position in video.READERS
     class_names: tuple[str, ...]
     skipped: tuple[tuple[str, str], ...] = ()  # (path or expected name, reason): listed but left out
@@ -155,11 +156,16 @@ def _usable_frames(entry: Listed, info: VideoInfo) -> tuple[int, int] | str:
         return "has no frames"
     if entry.start_s is None or entry.end_s is None:
         return 0, info.frames
-    first = round(entry.start_s * info.fps)
-    frames = min(round(entry.end_s * info.fps), info.frames) - first
+    try:
+        start, end = frames_at(info, np.array([entry.start_s, entry.end_s])).tolist()
+    except VideoError as error:
+        return error.reason
+    first = max(0, round(start))
+    frames = min(round(end), info.frames) - first
     if frames < 1:
+        end_s = float(frame_seconds(info, info.frames))
         return (
-            f"lasts {info.frames / info.fps:.2f} s, but its {entry.start_s:g}-{entry.end_s:g} s are listed; "
+            f"lasts {end_s:.2f} s, but its {entry.start_s:g}-{entry.end_s:g} s are listed; "
             "a file that is cut already must be named <id>_<start 6 digits>_<end 6 digits>"
         )
     return first, frames

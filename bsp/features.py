@@ -14,7 +14,7 @@ import json
 import os
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -24,6 +24,7 @@ from torch import nn
 
 from bsp.augment import centre_clip
 from bsp.errors import VideoDecodeError
+from bsp.feature_record import FeatureInfo, from_attributes, of_video, read_record, sealed, snippet_times, to_attributes
 from bsp.normalisation import MEAN, STD, normalise
 from bsp.text_files import safe_name
 from bsp.video import iter_frames, probe
@@ -37,36 +38,6 @@ _REMEDIES = {
     "encoder_hash": "these features come from other weights; extract again with this encoder",
     "code_version": "extract again with this version of the program",
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class FeatureInfo:
-    """How one video's features were made: the sidecar record. The last two are set on writing."""
-
-    video_id: str
-    frames: int  # of the video, all of them, also those after the last whole snippet
-    fps: float  # of the video, frames per second
-    snippet_frames: int  # frames that one feature looks at
-    stride_frames: int  # from one snippet's first frame to the next one's
-    offset_frames: int  # first frame of the first snippet, 0-based
-    size_px: int  # side of the square centre crop that the encoder saw
-    mean: tuple[float, ...]  # RGB in [0, 1], subtracted
-    std: tuple[float, ...]  # RGB in [0, 1], divided by
-    feature_width: int  # D
-    snippets: int  # S
-    encoder_hash: str  # encoder_hash() of the weights
-    code_version: int  # CODE_VERSION of the extraction
-    sha256: str = ""  # of the features as little-endian float32 in C order; "" = not written yet
-    npy_bytes: int = 0  # size of the .npy file; 0 = not written yet
-
-    @classmethod
-    def from_dict(cls, record: dict[str, Any]) -> FeatureInfo:
-        """The record back from JSON; ValueError if a field is absent or unknown."""
-        names = {field.name for field in fields(cls)}
-        if not isinstance(record, dict) or set(record) != names:
-            wrong = sorted(names ^ set(record)) if isinstance(record, dict) else type(record).__name__
-            raise ValueError(f"fields missing or unknown: {wrong}; extract the features again")
-        return cls(**record | {"mean": tuple(record["mean"]), "std": tuple(record["std"])})
 
 
 def snippet_count(frames: int) -> int:
@@ -142,6 +113,8 @@ def extract_features(
         snippets=len(feat_SD),
         encoder_hash=weights_hash if weights_hash is not None else encoder_hash(encoder),
         code_version=CODE_VERSION,
+        reader=reader or video.reader,
+        **snippet_times(video, len(feat_SD), SNIPPET_FRAMES),
     )
     return feat_SD, info
 
@@ -175,7 +148,7 @@ def _batches(snippets: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
 def write_features(
     folder: str | os.PathLike[str], video_id: str, feat_SD: np.ndarray, info: FeatureInfo
 ) -> FeatureInfo:
-    """Write ``<id>.npy``, then ``<id>.json``; returns the record with hash and size filled in.
+    """Write ``<id>.npy``, then ``<id>.json``; returns the record with hashes and size filled in.
 
     Each file appears whole or not at all. Raises ValueError if features and record disagree, for values that
     are not finite, and for an id that is no file name.
@@ -193,17 +166,24 @@ def write_features(
     sidecar.unlink(missing_ok=True)  # from here on, until the new one is there, the video is incomplete
     _write_whole(npy, lambda file: np.save(file, feat_SD))
     info = replace(info, sha256=hashlib.sha256(feat_SD.tobytes()).hexdigest(), npy_bytes=npy.stat().st_size)
+    info = sealed(info)
     _write_whole(sidecar, lambda file: file.write(json.dumps(asdict(info), indent=1).encode()))
     return info
 
 
 def is_complete(folder: str | os.PathLike[str], video_id: str) -> bool:
     """Whether the video's features are there whole: the sidecar, and an .npy of the size it states."""
-    npy, sidecar = _paths(folder, video_id)
+    npy, _ = _paths(folder, video_id)
     try:
-        return npy.stat().st_size == _read_sidecar(sidecar).npy_bytes
+        return npy.stat().st_size == read_feature_info(folder, video_id).npy_bytes
     except (FileNotFoundError, ValueError):
         return False
+
+
+def read_feature_info(folder: str | os.PathLike[str], video_id: str) -> FeatureInfo:
+    """A video's record alone. FileNotFoundError, or ValueError naming the file if it is damaged or of another video."""
+    _, sidecar = _paths(folder, video_id)
+    return read_record(sidecar.read_bytes(), str(sidecar), video_id)
 
 
 def read_features(
@@ -217,7 +197,7 @@ def read_features(
     npy, sidecar = _paths(folder, video_id)
     if not sidecar.exists() or not npy.exists():
         raise FileNotFoundError(f"{sidecar.with_suffix('')}: no complete features; extract them first")
-    info = _read_sidecar(sidecar)
+    info = read_feature_info(folder, video_id)
     _check_expected(str(npy), info, expect)
     size = npy.stat().st_size
     if size != info.npy_bytes:
@@ -245,7 +225,7 @@ def pack_h5(folder: str | os.PathLike[str], video_ids: Sequence[str], h5_path: s
             for video_id in video_ids:
                 feat_SD, info = read_features(folder, video_id, shared)
                 shared = {k: getattr(info, k) for k in ("stride_frames", "feature_width", "encoder_hash")}
-                file.create_dataset(video_id, data=feat_SD).attrs.update(asdict(info))
+                file.create_dataset(video_id, data=feat_SD).attrs.update(to_attributes(sealed(info)))
         partial.replace(h5_path)
     finally:
         partial.unlink(missing_ok=True)
@@ -264,11 +244,12 @@ def read_features_h5(
             raise KeyError(f"{name}: not among the {len(file)} videos of the file")
         data = file[video_id]
         feat_SD = data[:]
-        record = {k: v.tolist() if isinstance(v, np.generic | np.ndarray) else v for k, v in data.attrs.items()}
+        attributes = dict(data.attrs)
     try:
-        info = FeatureInfo.from_dict(record)
+        info = from_attributes(attributes)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
+    of_video(info, name, video_id)
     _check_expected(name, info, expect)
     _check_content(name, feat_SD, info)
     return feat_SD, info
@@ -293,13 +274,6 @@ def _write_whole(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
-
-
-def _read_sidecar(sidecar: Path) -> FeatureInfo:
-    try:
-        return FeatureInfo.from_dict(json.loads(sidecar.read_text("utf-8")))
-    except ValueError as error:  # also JSON's and UTF-8's errors
-        raise ValueError(f"{sidecar}: {error}") from None
 
 
 def _check_expected(name: str, info: FeatureInfo, expect: dict[str, Any] | None) -> None:

@@ -16,7 +16,7 @@ from sklearn.metrics import roc_auc_score
 
 from bsp import figures
 from bsp.datasets.activitynet import UntrimmedVideo
-from bsp.features import FeatureInfo
+from bsp.feature_record import FeatureInfo, seconds_at, snippets_at
 from bsp.video import read_frames
 
 PLAIN, BOUNDARY, LEFT_OUT = 0, 1, -1
@@ -59,9 +59,12 @@ def pair_kinds(boundaries: Sequence[float], snippets: int, stride: int) -> np.nd
 
 
 def boundaries_of(video: UntrimmedVideo, info: FeatureInfo) -> list[float]:
-    """Starts and ends of the video's instances, in frames from its first snippet's start, as annotated."""
+    """Starts and ends of the video's instances, in frames from its first snippet's start, as annotated.
+
+    Where the frames are not even in time, linearly between the snippets' starts.
+    """
     times = [time_s for instance in video.instances for time_s in (instance.start_s, instance.end_s)]
-    return [time_s * info.fps - info.offset_frames for time_s in times]
+    return (snippets_at(info, np.array(times)) * info.stride_frames).tolist()
 
 
 def gather_pairs(kinds: Sequence[np.ndarray]) -> Pairs:
@@ -146,7 +149,7 @@ def pair_picture(
     what = "Boundary in the first snippet" if inside else "No boundary, same video"
     frames = np.arange(first, first + 2 * info.stride_frames) + info.offset_frames
     return PairPicture(
-        head=f"{what}: {video.video_id}, from {frames[0] / info.fps:.1f} s",
+        head=f"{what}: {video.video_id}, from {float(seconds_at(info, pair)):.1f} s",
         frames=figures.thumbnails(read_frames(video.path, frames)),
         boundary=inside[0] if inside else None,
         differences={name: neighbour_differences(feat_SD)[pair] for name, feat_SD in features.items()},

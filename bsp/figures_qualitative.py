@@ -20,6 +20,7 @@ from bsp import figures
 from bsp.datasets.activitynet import UntrimmedVideo
 from bsp.metrics.detection import segment_tiou
 from bsp.video import probe, read_frames
+from bsp.video_times import frame_seconds, frames_at
 
 # Choice: three, because more lines cannot be told apart and the videos hold one to three actions.
 TOP_SEGMENTS = 3
@@ -76,7 +77,8 @@ class Case:
 def make_case(video: UntrimmedVideo, results: dict[str, dict[str, list]], head: str) -> Case:
     """The picture of one video under all methods; ``results`` by method and video id. Raises VideoErrors."""
     info = probe(video.path)
-    places = (np.arange(_STRIP_FRAMES) + 0.5) / _STRIP_FRAMES * info.frames
+    shares = (np.arange(_STRIP_FRAMES) + 0.5) / _STRIP_FRAMES
+    places = frames_at(info, shares * float(frame_seconds(info, info.frames))).clip(0, info.frames - 1) + 1e-6
     return Case(
         head=head,
         frames=figures.thumbnails(read_frames(video.path, places.astype(np.int64), reader=info.reader)),

@@ -33,6 +33,7 @@ from bsp.clips import (
 from bsp.datasets.activitynet import LocalizationDataset
 from bsp.synthesis import decode, synthesise
 from bsp.video import READERS, probe, read_frames
+from bsp.video_times import frame_seconds, frames_at
 
 _LABEL_CHARACTERS = 22
 _LABEL_IN, _CELL_IN, _UNDER_IN, _HEAD_IN, _PAD_IN = 1.75, 0.92, 0.22, 0.42, 0.3
@@ -163,7 +164,7 @@ def real_panel(data: LocalizationDataset, settings: ClipSettings, seed: int) -> 
         raise ValueError("no untrimmed video has an action that starts at least a second inside it")
     video, instance = starting[seed % len(starting)]
     info = probe(video.path)
-    boundary = round(instance.start_s * info.fps)
+    boundary = round(float(frames_at(info, instance.start_s)))
     frames = boundary + np.arange(-settings.half_len, settings.half_len) * settings.stride_frames
     if half > boundary or frames[-1] >= info.frames:
         raise ValueError(f"{video.path}: lacks frames around its {instance.start_s} s; choose another seed")
@@ -171,7 +172,7 @@ def real_panel(data: LocalizationDataset, settings: ClipSettings, seed: int) -> 
         label=f"untrimmed video\n“{instance.label}” starts",
         frames=figures.thumbnails(read_frames(video.path, frames, reader=info.reader)),
         first=0,
-        under=tuple(f"{frame / float(info.fps):.2f} s" for frame in frames),
+        under=tuple(f"{time_s:.2f} s" for time_s in frame_seconds(info, frames)),
     )
     facts = {"kind": "real", "video": video.video_id, "label": instance.label, "start_s": instance.start_s}
     head = f"Real boundary, for comparison: annotated start of an action at {instance.start_s:.2f} s"

@@ -8,7 +8,6 @@ Letters: S or T rows (snippets or cells), D or C width.
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 import uuid
@@ -21,7 +20,8 @@ import numpy as np
 from bsp.datasets.charades_sta import durations_from_document, read_durations
 from bsp.datasets.results_json import check_ground_truth, with_clean_ids
 from bsp.errors import AnnotationError, TooManyBroken
-from bsp.features import FeatureInfo, read_features, write_features
+from bsp.feature_record import even_rows
+from bsp.features import FeatureInfo, read_feature_info, read_features, write_features
 from bsp.interchange_files import LAYOUTS, Layout, NamedArray, files_sha256, find_arrays, refuse_existing, write_arrays
 from bsp.localization.gtad import resize_features
 from bsp.text_files import is_hidden, read_json
@@ -58,6 +58,7 @@ class Transfer:
     rows: int  # of all videos together
     width: int  # D
     left_out: tuple[str, ...] = ()  # videos of the source, as "name: why"
+    resampled: tuple[str, ...] = ()  # videos of uneven times whose rows were interpolated at even ones
     missing: tuple[str, ...] = ()  # ids with a known duration that the source does not have
 
 
@@ -80,11 +81,7 @@ def uniform_record(folder: Path) -> tuple[list[str], FeatureInfo]:
         )
     first = None
     for video_id in ids:
-        path = folder / f"{video_id}.json"
-        try:
-            info = FeatureInfo.from_dict(json.loads(path.read_text("utf-8")))
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from None
+        path, info = folder / f"{video_id}.json", read_feature_info(folder, video_id)
         first = first or info
         for field in ("stride_frames", "feature_width", "encoder_hash"):
             ours, theirs = getattr(first, field), getattr(info, field)
@@ -103,24 +100,30 @@ def export_features(
 
     cells: resize every video to so many rows, by linear interpolation with half-pixel centres as G-TAD does
         (100 for its ActivityNet settings); None keeps one row per snippet.
+    Features of a video whose snippets are not even in time are interpolated at even times, which the layouts assume.
     Raises ValueError as :func:`uniform_record` and for damaged features; FileExistsError if ``path`` is taken.
     """
     if cells is not None and cells < 1:
         raise ValueError(f"cells must be at least 1, not {cells}")
     refuse_existing(path)
     ids, record = uniform_record(folder)
-    rows = 0
+    rows, resampled = 0, []
 
     def arrays():
         nonlocal rows
         for video_id in ids:
-            feat_SD, _ = read_features(folder, video_id)
-            feat_TD = feat_SD if cells is None else resize_features(feat_SD, cells)
+            feat_SD, info = read_features(folder, video_id)
+            if info.times_s is not None:
+                # Choice: at even times, as no layout can say when a row is; their readers assume even ones.
+                feat_TD = even_rows(feat_SD, info, cells)
+                resampled.append(prefix + video_id)
+            else:
+                feat_TD = feat_SD if cells is None else resize_features(feat_SD, cells)
             rows += len(feat_TD)
             yield prefix + video_id, feat_TD
 
     write_arrays(path, layout, arrays())
-    return Transfer(videos=len(ids), rows=rows, width=record.feature_width)
+    return Transfer(videos=len(ids), rows=rows, width=record.feature_width, resampled=tuple(resampled))
 
 
 def import_features(

@@ -7,6 +7,7 @@ k / fps (``VideoInfo.uniform``), and nothing else has to be kept.
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 from typing import TYPE_CHECKING
@@ -52,7 +53,9 @@ def _from_start(reader: PyavReader, ticks: np.ndarray) -> np.ndarray:
         zero = ticks[0] * tick
         if start_s is not None and start_s < zero - 1e-5:  # the container's is rounded to microseconds
             zero = start_s
-    return ticks * tick - zero
+    times_T = ticks * tick - zero
+    times_T.flags.writeable = False
+    return times_T
 
 
 def rate_of(times_T: np.ndarray, told_fps: float) -> tuple[float, bool]:
@@ -103,10 +106,15 @@ def video_times(info: VideoInfo) -> np.ndarray:
     """:func:`frame_times` of a probed video, k / fps for a uniform one; VideoDecodeError if the frames changed."""
     if info.uniform:
         return np.arange(info.frames) / info.fps
-    times_T = frame_times(info.path)
+    times_T = _kept_times(info.path, os.stat(info.path).st_mtime_ns)
     if len(times_T) != info.frames:
         raise VideoDecodeError(info.path, f"{info.frames} frames, but the times of {len(times_T)}; encode it again")
     return times_T
+
+
+@functools.lru_cache(maxsize=16)  # a long video may hold many clips of a list
+def _kept_times(path: str, changed_ns: int) -> np.ndarray:
+    return frame_times(path)
 
 
 def end_of(times_T: np.ndarray, fps: float) -> float:

@@ -11,6 +11,7 @@ import torch
 from bsp.boundary_probe import boundary_snippets, load_probe_video, probe_score, snippet_features, with_neighbours
 from bsp.encoder import build_encoder
 from bsp.features import extract_features
+from bsp.video import VideoInfo
 from bsp_platform.probe import ProbeSettings, load_probe_videos, score_encoder
 from bsp_platform.search_space import all_settings, plan_trial, read_space
 
@@ -20,7 +21,8 @@ from search_cases import WIDTH_8, sources_of, tiny_profile, train_plainly
 
 def test_boundaries_fall_into_snippets_of_eight_frames():
     # 10 fps: frame 8 opens snippet 1; 3.2 s is frame 32, snippet 4, which a video of 4 snippets lacks.
-    assert boundary_snippets([0.0, 0.8, 2.39, 3.2], fps=10, snippets=4).tolist() == [True, True, True, False]
+    info = VideoInfo(path="a.mp4", frames=32, fps=10, uniform=True, width=64, height=64, codec="h264", reader="decord")
+    assert boundary_snippets([0.0, 0.8, 2.39, 3.2], info, snippets=4).tolist() == [True, True, True, False]
 
 
 def test_the_probe_finds_what_is_linear_in_a_neighbour_and_nothing_in_noise():

@@ -215,7 +215,8 @@ def test_round_trip(tmp_path):
     read_SD, read_info = read_features(tmp_path, "a", {"stride_frames": 8, "feature_width": 4})
     np.testing.assert_array_equal(read_SD, feat_SD)
     assert read_info == written
-    assert read_info == replace(info, sha256=read_info.sha256, npy_bytes=read_info.npy_bytes)
+    hashes = {name: getattr(read_info, name) for name in ("sha256", "npy_bytes", "record_sha256")}
+    assert read_info == replace(info, **hashes)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.json", "a.npy"]
 
 

@@ -10,6 +10,7 @@ from bsp.datasets.activitynet import Instance, LocalizationDataset, UntrimmedVid
 from bsp.datasets.label_times import LabelTimes
 from bsp.encoder import EncoderSettings
 from bsp.errors import AnnotationError
+from bsp.feature_record import seconds_at
 from bsp.features import FeatureInfo, write_features
 from bsp.localization.gtad_windows import WindowSettings
 from bsp.metrics.detection import THUMOS_TIOUS, evaluate_detection
@@ -79,7 +80,7 @@ def test_segments_are_in_snippets_and_cut_at_the_features_end():
 
 def test_cells_to_seconds():
     info = replace(info_of("v", 10), fps=25.0, offset_frames=4)
-    assert window_heads.cells_to_seconds(np.array([[0.0, 10.0]]), info).tolist() == [[0.16, 3.36]]
+    assert seconds_at(info, np.array([[0.0, 10.0]])).tolist() == [[0.16, 3.36]]
 
 
 def test_trains_detects_and_writes_official_files(thumos, tmp_path):

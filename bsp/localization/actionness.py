@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from bsp.features import FeatureInfo
+from bsp.feature_record import FeatureInfo, snippets_at
 from bsp.localization.epochs import require_finite
 from bsp.metrics.actionness import SEGMENT_S
 
@@ -57,7 +57,9 @@ class LinearActionness:
 
 
 def video_seconds(info: FeatureInfo) -> float:
-    """Duration, frames / fps, rounded once: 300 frames at 30000/1001 fps are 10.01 s."""
+    """Duration; of a uniform video frames / fps, rounded once: 300 frames at 30000/1001 fps are 10.01 s."""
+    if info.end_s is not None:
+        return info.end_s
     return float(info.frames / Fraction(info.fps).limit_denominator(100_000))
 
 
@@ -67,9 +69,8 @@ def segment_positions(info: FeatureInfo, segments: int, segment_s: float = SEGME
     Choice: features are interpolated linearly between the two nearest snippets; before the first snippet's centre and
     after the last one's the features of that snippet hold.
     """
-    centre_frames = (np.arange(segments) + 0.5) * segment_s * info.fps
-    first_centre = info.offset_frames + info.snippet_frames / 2
-    return np.clip((centre_frames - first_centre) / info.stride_frames, 0, info.snippets - 1)
+    centres_s = (np.arange(segments) + 0.5) * segment_s
+    return np.clip(snippets_at(info, centres_s, centres=True), 0, info.snippets - 1)
 
 
 def train_actionness(

@@ -18,7 +18,7 @@ from scipy.ndimage import gaussian_filter1d
 from torch import Tensor
 from torch.nn import functional
 
-from bsp.features import FeatureInfo
+from bsp.feature_record import FeatureInfo, seconds_at
 from bsp.localization.epochs import require_finite
 from bsp.metrics.boundaries import ClipBoundaries, pooled_scores
 
@@ -78,8 +78,13 @@ class BoundaryHeadSettings:
 
 def gap_times_s(info: FeatureInfo) -> np.ndarray:
     """The moment of each gap, float64 [S - 1], seconds: halfway between the centres of the snippets around it."""
-    centres = info.offset_frames + info.snippet_frames / 2 + info.stride_frames * np.arange(info.snippets)
-    return (centres[1:] + centres[:-1]) / 2 / info.fps
+    return seconds_at(info, np.arange(info.snippets - 1) + 0.5, centres=True)
+
+
+def _step_s(time_N: np.ndarray) -> float:
+    """Seconds from gap to gap (at least two): the median where they are not even in time."""
+    steps = np.diff(time_N)
+    return float(steps[0] if np.allclose(steps, steps[0], rtol=1e-6) else np.median(steps))
 
 
 def feature_difference(feat_SD: np.ndarray, measure: Measure) -> np.ndarray:
@@ -172,7 +177,7 @@ def _peaks(
     """Positions of all peaks of a clip among its gaps, and how high they are."""
     curve = feature_difference((feat_SD - mean_D) / std_D, settings.measure)
     if settings.smoothing_s and len(curve) > 1:
-        curve = gaussian_filter1d(curve, settings.smoothing_s / (time_N[1] - time_N[0]), mode="nearest")
+        curve = gaussian_filter1d(curve, settings.smoothing_s / _step_s(time_N), mode="nearest")
     gaps = local_maxima(curve)
     return gaps, curve[gaps]
 
@@ -227,7 +232,7 @@ def train_boundary_head(
         raise ValueError(f"{positive} of {len(label_N)} training gaps are boundaries; both kinds are needed")
     feat_SD = torch.from_numpy(np.concatenate(features))  # of all clips; stays in the main memory
     # Choice: one K for all clips, from the middle one of their strides, so that a row of inputs has one meaning.
-    stride_s = float(np.median([time_N[1] - time_N[0] for time_N in times_s if len(time_N) > 1] or [np.inf]))
+    stride_s = float(np.median([_step_s(time_N) for time_N in times_s if len(time_N) > 1] or [np.inf]))
     context = max(1, round(settings.context_s / stride_s))
     before_NK, after_NK = _sides(features, context)
     parts = torch.arange(len(label_N)).split(_ROWS_AT_ONCE)
@@ -281,13 +286,16 @@ def _check(features: Sequence[np.ndarray], times_s: Sequence[np.ndarray]) -> Non
 def _labels(time_N: np.ndarray, annotated_s: Sequence[float], near_s: float) -> np.ndarray:
     """1 for gaps near a boundary, else 0, float32 [N].
 
-    Choice: near is within near_s or half a stride, whichever is more, so that every boundary between two snippets
-    has a gap; PC's candidates are denser (every third frame).
+    Choice: near is within near_s or half of the way to the next gap, whichever is more, so that every boundary between
+    two snippets has a gap; PC's candidates are denser (every third frame).
     """
+    offset_NG = np.asarray(annotated_s, float) - time_N[:, None]
+    reach_NG = np.full(offset_NG.shape, near_s)
     if len(time_N) > 1:
-        near_s = max(near_s, (time_N[1] - time_N[0]) / 2 + 1e-9)
-    offset_NG = np.abs(time_N[:, None] - np.asarray(annotated_s, float))
-    return (offset_NG <= near_s).any(axis=1).astype(np.float32)
+        steps = np.diff(time_N)[:, None] / 2 + 1e-9
+        before_N1, after_N1 = np.concatenate([steps[:1], steps]), np.concatenate([steps, steps[-1:]])
+        reach_NG = np.maximum(near_s, np.where(offset_NG < 0, before_N1, after_N1))
+    return (np.abs(offset_NG) <= reach_NG).any(axis=1).astype(np.float32)
 
 
 def _sides(features: Sequence[np.ndarray], context: int) -> tuple[Tensor, Tensor]:

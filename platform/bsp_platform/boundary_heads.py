@@ -18,6 +18,7 @@ import torch
 from bsp.datasets.gebd import GEBDDataset, GEBDVideo
 from bsp.datasets.label_times import LabelTimes
 from bsp.errors import AnnotationError, TooManyBroken
+from bsp.feature_record import video_end_s
 from bsp.localization.boundaries import PeakSettings, fit_peaks, gap_times_s, train_boundary_head
 from bsp.metrics.boundaries import evaluate_boundaries
 from bsp_platform.heads import HISTORY, SCORES, read_streams, recorder
@@ -127,7 +128,7 @@ def _load(features: Sequence[Path], data: GEBDDataset, subset: str, expect: dict
             part.without.append(clip.video_id)
             continue
         feat_SD, info = found
-        length_s = info.frames / info.fps
+        length_s = video_end_s(info)
         if abs(length_s - clip.duration_s) > _LENGTH_TOLERANCE_S:
             part.other_length.append(f"{clip.video_id}: {length_s:.2f} s instead of {clip.duration_s:.2f} s")
             continue

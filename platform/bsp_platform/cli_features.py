@@ -58,6 +58,7 @@ def export_command(layout: Any, folder: Path, out: Path, prefix: str, cells: int
 
     done = export_features(folder, out, layout=layout, prefix=prefix, cells=cells)
     say(f"{out}: {done.videos} videos, {done.rows} rows of width {done.width}")
+    _name_some("of uneven frame times: their rows were interpolated at even ones", done.resampled)
 
 
 @features.command("import")

@@ -17,6 +17,7 @@ import torch
 
 from bsp.datasets.charades_sta import GroundingDataset, Moment
 from bsp.errors import AnnotationError, TooManyBroken
+from bsp.feature_record import FeatureInfo, duration_share, snippet_share
 from bsp.localization.lgi import ground_lgi, train_lgi
 from bsp.localization.queries import Query
 from bsp.localization.tan2d import TAN2DSettings, ground_tan2d, train_tan2d
@@ -56,13 +57,15 @@ def train_and_ground(
         other_sentences=sentences["test"],
     )  # fmt: skip
     feats: dict[str, np.ndarray] = {}
+    infos: dict[str, FeatureInfo] = {}
     for video in data.videos:
         found = read_streams(features, video.video_id, expect)
         if found is not None:
             feats[video.video_id] = np.ones_like(found[0]) if recipe.blind == "video" else found[0]
+            infos[video.video_id] = found[1]
     unknown: list[str] = []
     subsets = {
-        subset: _Subset(data, moments, feats, words, recipe.blind, unknown if subset == "train" else None)
+        subset: _Subset(data, moments, feats, infos, words, recipe.blind, unknown if subset == "train" else None)
         for subset, moments in data.moments.items()
     }
     if len(unknown) > MAX_UNKNOWN_SHARE * len(sentences["train"]):
@@ -90,7 +93,8 @@ def train_and_ground(
     found = ground(model, test.features, test.queries, device=device)
     predictions = []
     for moment, moments_K3 in zip(test.moments, found, strict=True):
-        times = moments_K3[:, :2] * test.durations[moment.video_id]
+        duration_s = test.durations[moment.video_id]
+        times = duration_share(test.infos[moment.video_id], moments_K3[:, :2], duration_s) * duration_s
         rows = np.column_stack([times, moments_K3[:, 2]]).tolist()
         predictions.append({"video": moment.video_id, "sentence": moment.sentence, "moments": rows})
     report = evaluate_grounding(_ground_truth(data), predictions, protocol=rule)
@@ -131,11 +135,13 @@ class _Subset:
         data: GroundingDataset,
         moments: Sequence[Moment],
         feats: dict[str, np.ndarray],
+        infos: dict[str, FeatureInfo],
         words: Words,
         blind: str,
         unknown: list[str] | None,
     ):
         self.durations = {video.video_id: video.duration_s for video in data.videos}
+        self.infos = infos
         kept = [m for m in moments if m.video_id in feats]
         if not kept:
             raise AnnotationError(f"none of the {len(moments)} moments has a video with features; are the ids right?")
@@ -154,7 +160,11 @@ class _Subset:
         duration = self.durations[moment.video_id]
         start, end = moment.start_s / duration, moment.end_s / duration
         if not 0 <= start < end:  # only in test lines, whose times no head reads
-            start, end = 0.0, 1.0
+            return Query(video=video, tokens=tokens, start=0.0, end=1.0)
+        info = self.infos[moment.video_id]
+        start, end = snippet_share(info, np.array([start, end]), duration).tolist()
+        if not start < end:  # before a late first frame: the nearest snippet
+            start, end = min(start, 1 - 1 / info.snippets), max(end, 1 / info.snippets)
         return Query(video=video, tokens=tokens, start=start, end=end)
 
     def split(self, held_out_every: int) -> tuple[_Subset, _Subset]:
@@ -165,7 +175,7 @@ class _Subset:
 
     def _part(self, videos: set[int]) -> _Subset:
         part = object.__new__(_Subset)
-        part.durations = self.durations
+        part.durations, part.infos = self.durations, self.infos
         order = {video: place for place, video in enumerate(sorted(videos))}
         part.features = [self.features[video] for video in order]
         mine = [(m, q) for m, q in zip(self.moments, self.queries, strict=True) if q.video in order]

@@ -22,6 +22,7 @@ from bsp.datasets.activitynet import LocalizationDataset, UntrimmedVideo
 from bsp.datasets.class_scores import read_class_scores as read_published_scores
 from bsp.datasets.label_times import LabelTimes
 from bsp.errors import AnnotationError
+from bsp.feature_record import covered_share, duration_share
 from bsp.features import FeatureInfo, read_features
 from bsp.fusion import concatenate_streams
 from bsp.localization.gtad import propose, train_gtad
@@ -58,9 +59,9 @@ class FeatureSet:
         """
         out = []
         for video, info in zip(self.videos, self.infos, strict=True):
-            covered_s = video.duration_s * min(1.0, info.snippets * info.stride_frames / info.frames)
             seconds = np.array([(i.start_s, i.end_s) for i in video.instances], float).reshape(-1, 2)
-            out.append(times.inside(video.video_id, seconds, video.duration_s, places=seconds / covered_s, extent=1.0))
+            places = covered_share(info, seconds, video.duration_s)
+            out.append(times.inside(video.video_id, seconds, video.duration_s, places=places, extent=1.0))
         return out
 
 
@@ -192,7 +193,12 @@ def train_and_score(
     if settings.top_classes == 1:  # HACS
         scores = {video: best_class_share(row) for video, row in scores.items()}
     results = {}
-    proposals = propose(head, validation.features, settings, device)
+    proposals = [
+        (duration_share(info, segments_N2, video.duration_s), score_N)
+        for video, info, (segments_N2, score_N) in zip(
+            validation.videos, validation.infos, propose(head, validation.features, settings, device), strict=True
+        )
+    ]
     for video, (segments_N2, score_N) in zip(validation.videos, proposals, strict=True):
         results[video.video_id] = attach_classes(
             segments_N2, score_N, video.duration_s, scores[video.video_id], names, settings.top_classes

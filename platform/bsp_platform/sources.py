@@ -124,7 +124,7 @@ def load_sources(
         trimmed=trimmed,
         trimmed_print=trimmed.fingerprint(),
         data=data,
-        videos_prints={name: _videos_print(d.videos) for name, d in data.items()},
+        videos_prints={name: _videos_print(d.videos, given=profile.pantomime is None) for name, d in data.items()},
         labels_prints={name: _labels_print(d) for name, d in data.items()},
         glove=glove,
         class_scores={name: _given(path) for name, path in paths.class_scores if name in data},
@@ -237,8 +237,11 @@ def _digest(value: object) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _videos_print(videos: Iterable) -> str:
-    return _digest([(v.video_id, Path(v.path).stat().st_size) for v in videos if v.path is not None])
+def _videos_print(videos: Iterable, *, given: bool) -> str:
+    """Names the files. Those of given videos changed when features learnt to say at which times their frames are shown:
+    records of before would be believed where the frame rate varies. Embedded videos are of a constant rate."""
+    found = [(v.video_id, Path(v.path).stat().st_size) for v in videos if v.path is not None]
+    return _digest(["times of frames", found] if given else found)
 
 
 def _labels_print(data: Any) -> str:

@@ -19,7 +19,7 @@ from bsp.datasets.activitynet import LocalizationDataset
 from bsp.datasets.class_scores import read_class_scores
 from bsp.datasets.label_times import LabelTimes
 from bsp.datasets.thumos14 import TEST, TRAINING
-from bsp.features import FeatureInfo
+from bsp.feature_record import seconds_at, snippets_at, video_end_s
 from bsp.localization.gtad_decode import attach_classes
 from bsp.localization.gtad_windows import propose_windows, train_windows, training_windows
 from bsp.metrics.detection import THUMOS_TIOUS, evaluate_detection
@@ -66,9 +66,9 @@ def train_and_score_windows(
     results = {}
     proposals = propose_windows(head, test.features, settings, device)
     for video, info, (cells_N2, score_N) in zip(test.videos, test.infos, proposals, strict=True):
-        duration_s = info.frames / info.fps
+        duration_s = video_end_s(info)
         # Choice: neither times nor scores are rounded (the release: 0.1 s and six digits), which would make ties.
-        share_N2 = np.clip(cells_to_seconds(cells_N2, info) / duration_s, 0.0, 1.0)
+        share_N2 = np.clip(seconds_at(info, cells_N2) / duration_s, 0.0, 1.0)
         results[video.video_id] = attach_classes(
             share_N2, score_N, duration_s, scores[video.video_id], names, settings.top_classes
         )
@@ -91,18 +91,12 @@ def train_and_score_windows(
     }
 
 
-def cells_to_seconds(cells: np.ndarray, info: FeatureInfo) -> np.ndarray:
-    """Seconds of positions in cells; cell k is snippet k and begins with its first frame."""
-    return (cells * info.stride_frames + info.offset_frames) / info.fps
-
-
 def cell_segments(subset: FeatureSet, times: LabelTimes) -> list[np.ndarray]:
     """Instances of every video, whatever their class: [K, 2] in cells. ``times`` cuts them at the features' ends."""
     segments = []
     for video, info in zip(subset.videos, subset.infos, strict=True):
         seconds = np.array([(i.start_s, i.end_s) for i in video.instances], float).reshape(-1, 2)
-        cells = (seconds * info.fps - info.offset_frames) / info.stride_frames
         # The annotation files do not say how long the training videos are.
-        duration_s = info.frames / info.fps
+        duration_s, cells = video_end_s(info), snippets_at(info, seconds)
         segments.append(times.inside(video.video_id, seconds, duration_s, places=cells, extent=info.snippets))
     return segments
