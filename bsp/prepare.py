@@ -24,6 +24,7 @@ from bsp.errors import VideoDecodeError
 from bsp.time_limit import call_within
 from bsp.video import VideoInfo, probe, read_frames
 from bsp.video_readers import PyavReader
+from bsp.video_times import start_tick
 
 _FINEST = 1_000_000  # ticks per second of a prepared file, at most, unless the source has more
 
@@ -173,7 +174,7 @@ def _scaled_frames(reader: PyavReader, width: int, height: int, stop: threading.
 
 
 def frame_ticks(path: str | os.PathLike[str]) -> tuple[list[int], Fraction]:
-    """Times of all frames in display order, and the seconds of one tick.
+    """Times of all frames in display order, from the start as players count, and the seconds of one tick.
 
     Where the file does not say (MPEG-TS, AVI) its frames tell; where those say nonsense, they follow each other at the
     file's frame rate from 0.
@@ -184,11 +185,12 @@ def frame_ticks(path: str | os.PathLike[str]) -> tuple[list[int], Fraction]:
         tick = reader.tick()
         table = reader.scan(stop)
         if table.pts is not None and not table.odd:
-            return table.pts.tolist(), tick
+            return (table.pts - start_tick(reader, int(table.pts[0]))).tolist(), tick
         reader.rewind()
         ticks = [frame.pts for frame in reader.frames(stop)]
         if tick and None not in ticks and all(a < b for a, b in pairwise(ticks)):
-            return ticks, tick
+            start = start_tick(reader, ticks[0])
+            return [place - start for place in ticks], tick
         return list(range(len(ticks))), 1 / Fraction(reader.fps()).limit_denominator(1001)
     finally:
         reader.close()

@@ -42,18 +42,22 @@ def decoded_times(reader: PyavReader, pts: list[int | None]) -> np.ndarray | Non
     return _from_start(reader, ticks) if (np.diff(ticks) > 0).all() else None
 
 
-def _from_start(reader: PyavReader, ticks: np.ndarray) -> np.ndarray:
-    tick = float(reader.tick())
-    # Choice: 0 s is where players begin to count. Mp4 and Matroska have a time line of their own, on which a browser
-    # shows a late first frame late, and which stays when the sound is removed (bsp prepare). The clock of other
-    # containers (MPEG-TS) starts anywhere: there it is the earliest picture or sound, as mpv and ffmpeg -ss take it.
-    zero = min(0.0, ticks[0] * tick)
-    if reader.container_name not in TIMED_CONTAINERS.values():
-        start_s = reader.start_s()
-        zero = ticks[0] * tick
-        if start_s is not None and start_s < zero - 1e-5:  # the container's is rounded to microseconds
-            zero = start_s
-    times_T = ticks * tick - zero
+def start_tick(reader: PyavReader, first: int) -> int:
+    """The time, in the stream's ticks, that is 0 s of a file whose first frame is at tick ``first``.
+
+    Choice: where players begin to count. Mp4 and Matroska have a time line of their own, on which a browser shows a
+    late first frame late, and which stays when the sound is removed (bsp prepare). The clock of other containers
+    (MPEG-TS) starts anywhere: there it is the earliest picture or sound, as mpv and ffmpeg -ss take it.
+    """
+    if reader.container_name in TIMED_CONTAINERS.values():
+        return min(0, first)
+    start_s, tick = reader.start_s(), float(reader.tick())
+    # The container's is rounded to microseconds.
+    return round(start_s / tick) if start_s is not None and start_s < first * tick - 1e-5 else first
+
+
+def _from_start(reader: PyavReader, ticks_T: np.ndarray) -> np.ndarray:
+    times_T = (ticks_T - start_tick(reader, int(ticks_T[0]))) * float(reader.tick())
     times_T.flags.writeable = False
     return times_T
 

@@ -55,7 +55,8 @@ def test_frames_times_and_rate_are_kept(tmp_path, name):
         assert read_numbers(video.read_frames(made.path, np.arange(FRAMES), reader=reader)) == list(range(FRAMES))
     times = packet_times(Path(made.path))
     if not name.endswith(".avi"):  # whose packets have no times: 25 frames a second
-        assert times == packet_times(source)
+        start = packet_times(source)[0] if name.endswith(".ts") else 0  # whose clock starts anywhere
+        assert times == [time - start for time in packet_times(source)]
     else:
         assert [time - times[0] for time in times] == [Fraction(place, 25) for place in range(FRAMES)]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["prepared.mp4"]
