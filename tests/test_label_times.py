@@ -44,7 +44,7 @@ def test_in_the_labels_own_unit():
     seconds = np.array([(5.0, 10.0), (40.0, 58.0), (40.0, 62.0), (52.0, 58.0)])
     assert times.inside("v", seconds, 60.0, places=seconds / 5, extent=10.0).tolist() == [[1, 2], [8, 10], [8, 10]]
     assert times.cut == ["v: 40 to 62 s of 60 s"]
-    assert times.dropped == ["v: 52 to 58 s lies after the end of its video's features"]
+    assert times.dropped == ["v: 52 to 58 s lies outside its video's features"]
 
 
 def test_moments():

@@ -1,5 +1,7 @@
 """Where data come from: the layouts of each option, missing ones named, GloVe cut to the words that occur."""
 
+import hashlib
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -211,3 +213,20 @@ def test_charades_without_its_videos_is_refused(tiny, tmp_path):
     (tmp_path / "charades_sta_test.txt").write_text("BBBBB 1.0 2.0##a person sits.\n")
     with pytest.raises(ValueError, match=r"2 of 2 videos have no file, for example AAAAA\.mp4; put the videos into"):
         _load_charades(tmp_path)
+
+
+def test_embedded_videos_keep_their_name_and_given_ones_got_another_with_their_times(tiny, tmp_path):
+    """Features of embedded videos made before records held times are found; those of given videos are made again."""
+    sources = load_sources(tiny, {"gtad"}, DataPaths(), storage=tmp_path, progress=False)
+    videos = sources.data["activitynet"].videos
+    sizes = [[video.video_id, Path(video.path).stat().st_size] for video in videos]
+    before = hashlib.sha256(json.dumps(sizes).encode()).hexdigest()[:16]
+    assert sources.videos_prints["activitynet"] == before
+    root = Path(videos[0].path).parents[2]
+    paths = DataPaths(kinetics=root / "trimmed" / "videos", activitynet=tmp_path / "given")
+    (tmp_path / "given").mkdir()
+    (tmp_path / "given" / "a.json").write_bytes((root / "untrimmed" / "activitynet.json").read_bytes())
+    (tmp_path / "given" / "videos").symlink_to(root / "untrimmed" / "videos")
+    given = load_sources(paper(), {"gtad"}, paths, storage=tmp_path / "s", progress=False)
+    assert [v.video_id for v in given.data["activitynet"].videos] == [v.video_id for v in videos]
+    assert given.videos_prints["activitynet"] != before

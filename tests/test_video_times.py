@@ -10,7 +10,11 @@ import av
 import numpy as np
 import pytest
 
+from bsp import figures_qualitative, figures_synthesis
+from bsp.boundary_probe import boundary_snippets
 from bsp.catalog import Listed, build_catalog
+from bsp.clips import ClipSettings
+from bsp.datasets.activitynet import Instance, LocalizationDataset, UntrimmedVideo
 from bsp.prepare import PrepareSettings, prepare_video
 from bsp.video import probe, read_frames
 from bsp.video_times import frame_seconds, frame_times, frames_at, positions_at, rate_of, times_at
@@ -189,3 +193,37 @@ def test_positions_and_times_by_hand():
     assert times_at([0, 0.5, 1.5, 2], knots, 10.0).tolist() == [1.0, 1.5, 3.0, 4.0]
     there = np.linspace(-3, 6, 40)
     np.testing.assert_allclose(times_at(positions_at(there, knots, 10.0), knots, 10.0), there)
+
+
+# -- pictures and the probe of a search --
+
+
+def test_pictures_are_taken_by_time(tmp_path, monkeypatch):
+    path = write_video(tmp_path / "v.mp4", FRAMES, times_ms=TWO_RATES_MS)
+    video = UntrimmedVideo("v", str(path), 4.0, "validation", (Instance("a", 2.4, 2.9),))
+    read: list[int] = []
+
+    def noted(path, frames, **keywords):
+        read.extend(np.asarray(frames).tolist())
+        return read_frames(path, frames, **keywords)
+
+    monkeypatch.setattr(figures_qualitative, "read_frames", noted)
+    figures_qualitative.make_case(video, {}, "head")
+    middles_s = (np.arange(14) + 0.5) * 4 / 14  # of 14 equal parts of 4 s
+    assert read == [int(s * 10) if s < 2 else 20 + int((s - 2) * 30) for s in middles_s]
+
+    read.clear()
+    monkeypatch.setattr(figures_synthesis, "read_frames", noted)
+    data = LocalizationDataset((video,), ("a",), (), {}, ())
+    panel = figures_synthesis.real_panel(data, ClipSettings(half_len=2, stride_frames=3), seed=0)
+    assert read == [26, 29, 32, 35]  # 2.4 s is frame 20 + 0.4 * 30 = 32
+    assert panel.rows[0].under == ("2.20 s", "2.30 s", "2.40 s", "2.50 s")
+
+
+def test_the_probe_of_a_search_finds_boundaries_by_time(tmp_path):
+    path = write_video(tmp_path / "v.mp4", FRAMES, times_ms=TWO_RATES_MS)
+    # 1.0 s is frame 10, snippet 1; 2.4 s frame 32, the first of snippet 4; 2.9 s frame 47, snippet 5
+    held_S = boundary_snippets([1.0, 2.41, 2.9], probe(path), 10)
+    assert np.flatnonzero(held_S).tolist() == [1, 4, 5]
+    late = write_video(tmp_path / "late.mp4", FRAMES[:24], times_ms=LATE_MS)
+    assert np.flatnonzero(boundary_snippets([0.2, 0.9], probe(late), 3)).tolist() == [1]  # 0.2 s is before the start

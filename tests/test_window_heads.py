@@ -74,7 +74,7 @@ def test_segments_are_in_snippets_and_cut_at_the_features_end():
     times = LabelTimes()
     (segments,) = window_heads.cell_segments(subset, times)
     np.testing.assert_allclose(segments, [[1, 5], [7.8125, 10]])
-    assert times.dropped == ["v: 6.5 to 7 s lies after the end of its video's features"]
+    assert times.dropped == ["v: 6.5 to 7 s lies outside its video's features"]
     assert (times.instances, times.cut) == (3, ["v: 5 to 9 s of 6.64 s"])
 
 

@@ -33,7 +33,7 @@ def why_nothing_is_left(start_s: float, end_s: float, duration_s: float) -> str:
         return "is empty or runs backwards"
     if start_s >= duration_s or end_s <= 0:
         return f"lies {'after' if start_s >= duration_s else 'before'} the video's {duration_s:g} s"
-    return "lies after the end of its video's features"
+    return "lies outside its video's features"
 
 
 @dataclass
