@@ -119,7 +119,8 @@ def test_the_embedded_data_sets_can_be_given_back_to_profile_paper(rendered, tin
     ]
     assert np.array_equal(back.trimmed.frames, embedded.trimmed.frames)
     assert back.labels_prints == embedded.labels_prints
-    assert back.videos_prints == embedded.videos_prints
+    # Features of given videos from before their records held times are made again; see below for embedded ones.
+    assert all(back.videos_prints[name] != of_embedded for name, of_embedded in embedded.videos_prints.items())
     assert set(back.data) == set(folders) - {"kinetics"}
     for name, expected in from_their_files(folders).items():
         parts = expected if isinstance(expected, list) else [expected]
@@ -215,18 +216,9 @@ def test_charades_without_its_videos_is_refused(tiny, tmp_path):
         _load_charades(tmp_path)
 
 
-def test_embedded_videos_keep_their_name_and_given_ones_got_another_with_their_times(tiny, tmp_path):
-    """Features of embedded videos made before records held times are found; those of given videos are made again."""
+def test_embedded_videos_keep_their_fingerprint(tiny, tmp_path):
+    """Their features are found that were made before records held times: ids and sizes, as ever."""
     sources = load_sources(tiny, {"gtad"}, DataPaths(), storage=tmp_path, progress=False)
-    videos = sources.data["activitynet"].videos
-    sizes = [[video.video_id, Path(video.path).stat().st_size] for video in videos]
-    before = hashlib.sha256(json.dumps(sizes).encode()).hexdigest()[:16]
-    assert sources.videos_prints["activitynet"] == before
-    root = Path(videos[0].path).parents[2]
-    paths = DataPaths(kinetics=root / "trimmed" / "videos", activitynet=tmp_path / "given")
-    (tmp_path / "given").mkdir()
-    (tmp_path / "given" / "a.json").write_bytes((root / "untrimmed" / "activitynet.json").read_bytes())
-    (tmp_path / "given" / "videos").symlink_to(root / "untrimmed" / "videos")
-    given = load_sources(paper(), {"gtad"}, paths, storage=tmp_path / "s", progress=False)
-    assert [v.video_id for v in given.data["activitynet"].videos] == [v.video_id for v in videos]
-    assert given.videos_prints["activitynet"] != before
+    sizes = [[v.video_id, Path(v.path).stat().st_size] for v in sources.data["activitynet"].videos]
+    expected = hashlib.sha256(json.dumps(sizes).encode()).hexdigest()[:16]
+    assert sources.videos_prints["activitynet"] == expected
