@@ -225,7 +225,8 @@ def _lines(path: Path) -> Iterator[list[str]]:
 
 def _decoded(data: bytes, before: int, path: Path) -> list[str]:
     text = decode_as("utf-8", data, path, first_line=before + 1)
-    return text.replace("\r\n", "\n").split("\n")  # not splitlines: some words are odd kinds of line ends
+    text = text.replace("\r\n", "\n").replace(" \n", "\n").removesuffix(" ")  # word2vec's program ends lines with " "
+    return text.split("\n")  # not splitlines: some words are odd kinds of line ends
 
 
 def _width(lines: list[str], path: Path) -> int:
