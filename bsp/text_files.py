@@ -28,6 +28,7 @@ DELIMITERS = ",;\t"
 VIDEO_EXTENSIONS = (  # in order of preference, should a video be there twice
     ".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".flv", ".mpg", ".mpeg", ".wmv", ".3gp", ".ts", ".ogv",
 )  # fmt: skip
+_FROM_WINDOWS = "if it comes from an older Windows program: iconv -f WINDOWS-1252 -t UTF-8 IN > OUT"
 _MARKS = (  # the longer ones first: UTF-32's little-endian mark begins with UTF-16's
     (codecs.BOM_UTF8, "utf-8"),
     (codecs.BOM_UTF32_LE, "utf-32-le"),
@@ -174,10 +175,10 @@ def decode_as(encoding: str, content: bytes, name: str | os.PathLike[str], *, fi
         text = content.decode(encoding)
     except UnicodeDecodeError as error:
         line = first_line + content.count(b"\n", 0, error.start)
-        raise AnnotationError(
-            f"{name}: line {line}: not {encoding.upper()} text (byte 0x{content[error.start]:02x}); if it comes "
-            "from an older Windows program: iconv -f WINDOWS-1252 -t UTF-8 IN > OUT"
-        ) from None
+        binary = any(byte < 9 for byte in content[:4096])
+        remedy = "it is no text file" if binary else _FROM_WINDOWS
+        what = f"not {encoding.upper()} text (byte 0x{content[error.start]:02x})"
+        raise AnnotationError(f"{name}: line {line}: {what}; {remedy}") from None
     if "\0" in text:
         line = first_line + text.count("\n", 0, text.index("\0"))
         raise AnnotationError(

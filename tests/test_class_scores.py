@@ -100,7 +100,7 @@ def test_nothing_is_unpickled_and_other_arrays_are_refused(tmp_path):
     plain.write_bytes(pickle.dumps(Trap()))
     np.save(array, np.array([Trap()], dtype=object), allow_pickle=True)
     np.save(shape, np.zeros((210, 20)))
-    with pytest.raises(AnnotationError, match=r"scores\.pkl: malformed JSON.*expected"):
+    with pytest.raises(AnnotationError, match=r"scores\.pkl: .*no text file; expected"):
         read_class_scores(plain, NAMES, ["video_test_0000004"])
     with pytest.raises(AnnotationError, match=r"objects\.npy: .*expected"):
         read_class_scores(array, NAMES, ["video_test_0000004"])

@@ -157,7 +157,7 @@ def test_bad_json_ends_with_code_1(files, place, content, message):
     [
         (1, "AB1 0.0 12.0 a person runs.\n", "test.txt: line 1: 'AB1 0.0 12.0 a person runs.' is not"),
         (1, "ZZ9 0.0 12.0##a person runs.\n", "test.txt: line 1: video 'ZZ9' is not in"),
-        (2, "id,seconds\nAB1,10\n", "table.csv: line 1: the header has no column length"),
+        (2, "id,seconds\nAB1,10\n", "table.csv: line 1: no column length"),
     ],
 )
 def test_bad_charades_files_end_with_code_1(files, place, content, message):
