@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import unicodedata
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, fields, replace
@@ -256,8 +257,12 @@ def read_features_h5(
 
 
 def _paths(folder: str | os.PathLike[str], video_id: str) -> tuple[Path, Path]:
-    safe_name(video_id, f"{folder}: video id")
-    return Path(folder) / f"{video_id}.npy", Path(folder) / f"{video_id}.json"
+    npy, sidecar = (Path(folder) / f"{safe_name(video_id, f'{folder}: video id')}{end}" for end in (".npy", ".json"))
+    if not video_id.isascii() and not npy.exists():  # copies by way of macOS have their accents decomposed
+        apart = [path.with_name(unicodedata.normalize("NFD", path.name)) for path in (npy, sidecar)]
+        if apart[0].exists():
+            return apart[0], apart[1]
+    return npy, sidecar
 
 
 def _partial(path: Path) -> Path:

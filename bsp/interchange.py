@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import shutil
+import unicodedata
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -70,10 +71,12 @@ def uniform_record(folder: Path) -> tuple[list[str], FeatureInfo]:
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder of features")
-    ids = sorted(file.stem for file in folder.glob("*.npy") if not is_hidden(file))
+    files = [file for file in folder.glob("*.npy") if not is_hidden(file)]
+    records = {unicodedata.normalize("NFC", file.stem): file.with_name(f"{file.stem}.json") for file in files}
+    ids = sorted(records)
     if not ids:
         raise ValueError(f"{folder}: holds no features (<id>.npy with <id>.json); extract or import them first")
-    incomplete = [i for i in ids if not (folder / f"{i}.json").exists()]
+    incomplete = [i for i in ids if not records[i].exists()]
     if incomplete:
         raise ValueError(
             f"{folder}: {len(incomplete)} of {len(ids)} videos are incomplete ({', '.join(incomplete[:5])}): their"
@@ -81,7 +84,7 @@ def uniform_record(folder: Path) -> tuple[list[str], FeatureInfo]:
         )
     first = None
     for video_id in ids:
-        path, info = folder / f"{video_id}.json", read_feature_info(folder, video_id)
+        path, info = records[video_id], read_feature_info(folder, video_id)
         first = first or info
         for field in ("stride_frames", "feature_width", "encoder_hash"):
             ours, theirs = getattr(first, field), getattr(info, field)

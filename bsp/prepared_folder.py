@@ -47,7 +47,7 @@ def find_videos(videos: Path) -> tuple[Path, list[str], list[str]]:
         root, others = videos.parent, []
         lines = (line.strip() for line in read_text(videos).split("\n"))
         found = [os.path.relpath(os.path.join(root, line), root) for line in lines if line]
-        outside = [name for name in found if name.startswith("..")]
+        outside = [name for name in found if name.split(os.sep)[0] == ".."]
         if outside:
             raise AnnotationError(f"{videos}: {outside[0]} lies outside {root}; put the list above all its videos")
     found = sorted(set(found))

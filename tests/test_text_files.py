@@ -497,6 +497,29 @@ def test_folders_of_features_pass_hidden_files_over(tmp_path):
     assert uniform_record(tmp_path)[0] == ["v1"]
 
 
+def test_features_whose_accents_were_decomposed_on_the_way_are_found(tmp_path):
+    feat_SD = np.arange(6, dtype=np.float32).reshape(3, 2)
+    write_features(tmp_path, NFC, feat_SD, record(NFC, 3))
+    for suffix in (".npy", ".json"):
+        (tmp_path / f"{NFC}{suffix}").rename(tmp_path / f"{NFD}{suffix}")
+    assert uniform_record(tmp_path)[0] == [NFC]
+    assert np.array_equal(read_features(tmp_path, NFC)[0], feat_SD)
+
+
+def test_clips_of_gebd_lie_in_folders_of_their_class_in_any_spelling_and_nowhere_above(tmp_path):
+    clips = {"a": f"{NFC} au lait/a_0_9.mp4", "b": "walk/b_0_9.mp4", "c": "../c_0_9.mp4", "d": "x/../../d_0_9.mp4"}
+    text = json.dumps({clip: GEBD | {"path_video": path} for clip, path in clips.items()})
+    folder = write_files(tmp_path, {"g.json": text}) / "videos"
+    places = (f"{NFD}_au_lait/a_0_9.mp4", "walk/b_0_9.webm", "walk/._b_0_9.mp4", "../c_0_9.mp4", "../d_0_9.mp4")
+    for place in places:
+        (folder / place).parent.mkdir(parents=True, exist_ok=True)
+        (folder / place).touch()
+    data = load_gebd(tmp_path / "g.json", folder, subset="training")
+    expected = [str(folder / places[0]), str(folder / places[1]), None, None]
+    assert [video.path for video in data.videos] == expected
+    assert data.missing == ("c", "d")
+
+
 @pytest.mark.parametrize(
     "first_line", ["0.5,1.5", "\ufeff0.5,1.5", "nan,1.5", "1.5,nan", "inf,-inf", "0.5;1.5", "0.5,N/A", "1,0", " 0.5 ,1"]
 )

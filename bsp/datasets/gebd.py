@@ -14,6 +14,7 @@ from typing import Any
 from bsp.catalog import report_skips
 from bsp.datasets.activitynet import find_videos, videos_folder
 from bsp.datasets.gebd_records import ProcessedRecord, read_records
+from bsp.datasets.kinetics import class_folder_key
 from bsp.datasets.plain_pickle import read_plain_pickle
 from bsp.errors import AnnotationError
 from bsp.text_files import is_hidden, read_json, safe_name
@@ -141,11 +142,14 @@ def _find(folder: Path, records: Mapping[str, ProcessedRecord]) -> dict[str, str
     annotated = {clip: PurePosixPath(record.get("path_video", "")) for clip, record in records.items()}
     # TAPOS files of others name the whole video there, of which the clip is a part: that is not the clip's file.
     annotated = {clip: path for clip, path in annotated.items() if path.stem.startswith(clip)}
-    places = sorted({path.parent.name for path in annotated.values()} | {""})
-    for place in places:
-        if (folder / place).is_dir():
-            stems = {path.stem: clip for clip, path in annotated.items() if place in ("", path.parent.name)}
-            found |= {stems[stem]: path for stem, path in find_videos(folder / place, stems).items()}
+    by_class: dict[str, dict[str, str]] = {}
+    for clip, path in annotated.items():
+        by_class.setdefault(class_folder_key(path.parent.name), {})[path.stem] = clip
+    everywhere = {path.stem: clip for clip, path in annotated.items()}
+    found |= {everywhere[stem]: path for stem, path in find_videos(folder, everywhere).items()}
+    for place in sorted(entry for entry in folder.iterdir() if entry.is_dir() and not is_hidden(entry)):
+        stems = by_class.get(class_folder_key(place.name), {})
+        found |= {stems[stem]: path for stem, path in find_videos(place, stems).items()}
     return found
 
 

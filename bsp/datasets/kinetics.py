@@ -57,13 +57,13 @@ def load_kinetics_csv(
     rows = read_kinetics_csv(csv_path)
     names = tuple(sorted({row.label for row in rows}) if class_names is None else map(clean_label, class_names))
     number = {name: label for label, name in enumerate(names)}
-    files = {(_folder_key(folder), clean_id(stem)): path for folder, stem, path in _walk(video_root)}
+    files = {(class_folder_key(folder), clean_id(stem)): path for folder, stem, path in _walk(video_root)}
     listing, missing = [], []
     for row in rows:
         if row.label not in number:
             raise AnnotationError(f"{csv_path}: line {row.line}: label {row.label!r} is not in class_names")
         cut_name = f"{row.youtube_id}_{int(row.start_s):06d}_{int(row.end_s):06d}"
-        folders = (_folder_key(row.label), "")
+        folders = (class_folder_key(row.label), "")
         cut = [files[folder, cut_name] for folder in folders if (folder, cut_name) in files]
         whole = [files[folder, row.youtube_id] for folder in folders if (folder, row.youtube_id) in files]
         if cut:
@@ -196,7 +196,7 @@ def _seconds(csv_path: str | Path, line: int, name: str, text: str) -> float:
     return value
 
 
-def _folder_key(folder: str) -> str:
+def class_folder_key(folder: str) -> str:
     """One spelling for a class in the CSV and its folder: lower case, "_" for blanks, no quotes, no parentheses."""
     return re.sub(r"[\"'()]", "", clean_label(folder).replace(" ", "_")).casefold() if folder else ""
 
