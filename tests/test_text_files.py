@@ -237,6 +237,23 @@ def test_json_with_a_key_twice_too_deep_or_cut_off_is_refused_at_its_place():
             parse_json(content, "f.json")
 
 
+def test_whole_numbers_that_no_float_holds_are_named(tmp_path):
+    big = "1" + "0" * 400
+    path = tmp_path / "a.json"
+    for text, read in (
+        (f'{{"v1": {big}}}', read_durations),
+        (f'{{"class": ["a"], "results": {{"v1": [{big}]}}}}', lambda p: read_class_scores(p, ["a"], ["v1"])),
+        (
+            json.dumps(database(v1=[])).replace("9", big),
+            lambda p: load_activitynet(p, None, subsets=["validation"]),
+        ),
+    ):
+        path.write_text(text)
+        with pytest.raises(AnnotationError, match="v1") as error:
+            read(path)
+        assert len(str(error.value)) < 400
+
+
 def test_csv_rows_have_their_lines(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text('\ufeffa ; b,x\n\n " ; "\n"one\ntwo"; 3\n;\n')

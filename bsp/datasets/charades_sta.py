@@ -202,7 +202,9 @@ def _durations_from_csv(path: str | Path) -> dict[str, float]:
 def _add_duration(durations: dict[str, float], video_id: str | None, value: Any, where: str) -> None:
     seconds = None if isinstance(value, bool) else _seconds(value)
     if not (video_id and video_id.strip()) or seconds is None or seconds <= 0:
-        raise AnnotationError(f"{where}: video {video_id!r} has the length {value!r}, not seconds above 0; correct it")
+        raise AnnotationError(
+            f"{where}: video {video_id!r} has the length {value!r:.40}, not seconds above 0; correct it"
+        )
     video_id = clean_id(video_id)
     if durations.setdefault(video_id, seconds) != seconds:
         raise AnnotationError(f"{where}: video {video_id!r} is {seconds} s here and {durations[video_id]} s before")

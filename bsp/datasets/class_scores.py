@@ -77,7 +77,7 @@ def _from_json(path: Path, class_names: Sequence[str], video_ids: Iterable[str])
     for video_id in video_ids:
         try:
             row = np.asarray(results[video_id], dtype=np.float64)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise AnnotationError(f"{path}: results.{video_id}: {error}; expected {len(names)} numbers") from None
         if row.shape != (len(names),):
             raise AnnotationError(f"{path}: results.{video_id}: {list(row.shape)} scores for {len(names)} classes")
