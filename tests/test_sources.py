@@ -20,6 +20,8 @@ from bsp.datasets.pantomime_grounding import GroundingWorldSettings
 from bsp.datasets.pantomime_stories import StorySettings
 from bsp.datasets.thumos14 import load_thumos14
 from bsp.errors import AnnotationError
+from bsp.prepare import PrepareSettings
+from bsp.prepared_folder import copy_others, find_videos, open_folder, prepare_one
 from bsp_platform.profiles import paper, smoke
 from bsp_platform.sources import DataPaths, load_sources
 
@@ -130,6 +132,24 @@ def test_the_embedded_data_sets_can_be_given_back_to_profile_paper(rendered, tin
         assert not back.data[name].missing
         files = [path for path in (folders[name] / "videos").rglob("*.mp4")]
         assert 0 < len(videos) <= len(files)
+
+
+def test_prepared_copies_are_folders_of_the_same_layout(rendered, tiny, tmp_path):
+    folders, embedded = rendered
+    for name, folder in folders.items():
+        root, videos, others = find_videos(folder)
+        open_folder(root, tmp_path / name, PrepareSettings(short_side_px=32))
+        made = [prepare_one(root, tmp_path / name, video, PrepareSettings(short_side_px=32)) for video in videos]
+        assert not [record for record in made if "error" in record]
+        copy_others(root, tmp_path / name, others)
+    given = {name: tmp_path / name for name in folders}
+    back = load_sources(paper(), HEADS, DataPaths(**given), storage=tmp_path / "s", progress=False)
+    assert back.labels_prints == embedded.labels_prints
+    assert np.array_equal(back.trimmed.frames, embedded.trimmed.frames)
+    assert np.array_equal(back.trimmed.labels, embedded.trimmed.labels)
+    for name, data in back.data.items():
+        assert not data.missing
+        assert by_name(data) == by_name(embedded.data[name])
 
 
 @pytest.mark.parametrize("name", ["train.csv", "train.csv.gz", "kinetics-400_train.csv"])
