@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields, replace
 from typing import Any
@@ -125,8 +126,8 @@ def read_record(content: bytes, name: str, video_id: str) -> FeatureInfo:
 
 
 def of_video(info: FeatureInfo, name: str, video_id: str) -> FeatureInfo:
-    """The record; ValueError unless it is of this video."""
-    if info.video_id != video_id:
+    """The record; ValueError unless it is of this video, whichever way accents are spelt."""
+    if unicodedata.normalize("NFC", info.video_id) != unicodedata.normalize("NFC", video_id):
         raise ValueError(f"{name}: is the record of {info.video_id!r}, not of {video_id!r}; extract it again")
     return info
 

@@ -274,6 +274,14 @@ def test_the_record_of_another_video_is_refused(tmp_path):
             read(tmp_path, "w")
 
 
+def test_accents_may_be_spelt_either_way(tmp_path):
+    """ "é" in one sign or in two, as file systems of macOS rewrite names."""
+    write_features(tmp_path, "caf\u00e9", ramp(EVEN), replace(EVEN, video_id="caf\u00e9"))
+    for suffix in (".npy", ".json"):
+        (tmp_path / f"caf\u00e9{suffix}").rename(tmp_path / f"cafe\u0301{suffix}")
+    assert read_features(tmp_path, "cafe\u0301")[1].video_id == "caf\u00e9"
+
+
 def test_records_of_before_are_read(tmp_path):
     """As older versions wrote them: no reader, no times, no hash of the record."""
     write_features(tmp_path, "v", ramp(EVEN), EVEN)
