@@ -26,10 +26,11 @@ class Mp4Reader:
 
     def __init__(self, path: str, stop: threading.Event):
         self.path = path
+        self.damaged: set[int] = set()  # as PyavReader.damaged
         self._plain: PyavReader | None = None  # the plain way, for the whole file in order and for damaged files
         self._file = -1
         try:
-            self._file = os.open(path, os.O_RDONLY)
+            self._file = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # which does not wait for a pipe's writer
             self.index = read_mp4_index(self._file)
         except NotIndexed as error:
             self.close()
@@ -38,7 +39,7 @@ class Mp4Reader:
                 f"{error}; read it with reader 'pyav'" if fault.reason.startswith("cannot be opened") else fault.reason
             )
             raise VideoOpenError(path, reason) from None
-        except OSError as error:
+        except (OSError, ValueError) as error:
             self.close()
             raise open_error(path, error) from None
         check(stop)
@@ -51,6 +52,7 @@ class Mp4Reader:
         try:
             return self.read_exactly(wanted, stop)
         except (av.error.FFmpegError, VideoDecodeError):  # damaged data: the plain way tells
+            self.damaged.clear()
             return self._plain_reader(stop).read(wanted, stop)
 
     def chunk(self, count: int, stop: threading.Event) -> np.ndarray | None:
@@ -67,6 +69,7 @@ class Mp4Reader:
     def _plain_reader(self, stop: threading.Event) -> PyavReader:
         if self._plain is None:
             self._plain = PyavReader(self.path, stop)
+            self._plain.damaged = self.damaged
         return self._plain
 
     def read_exactly(self, wanted: np.ndarray, stop: threading.Event) -> np.ndarray:
@@ -93,6 +96,8 @@ class Mp4Reader:
             for frame in self._decode_run(decoder, first, last, set(run), stop):
                 if frame.pts != run[0]:
                     continue
+                if frame.is_corrupt:
+                    self.damaged.add(run[0])
                 del run[0]
                 pixels = rgb(frame)
                 if out is None:
@@ -131,8 +136,11 @@ class Mp4Reader:
 def mp4_reads(path: str, table: PacketTable, first_HWC: np.ndarray, stop: threading.Event) -> bool:
     """:class:`Mp4Reader` reads it exactly: its index says what FFmpeg's demuxer does, and the first frames come out.
 
-    ``table`` is the demuxer's, with times and nothing hidden; ``first_HWC`` is the first frame, uint8 RGB.
+    ``table`` is the demuxer's; ``first_HWC`` is the first frame, uint8 RGB, as it is stored.
     """
+    # A key packet of an open group is no clean start, and an edit list hides packets that the index lists.
+    if table.pts is None or table.hidden or table.odd or not table.closed:
+        return False
     try:
         reader = Mp4Reader(path, stop)
     except VideoOpenError:

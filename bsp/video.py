@@ -1,9 +1,9 @@
 """Read videos: probe a file once, then read frames by index or the whole file in order.
 
-H.264 in mp4 is read through the file's own index, other files that decord reads exactly by decord, the rest by PyAV;
-one probe per file decides and the name of the reader is kept with the file (catalog), so that reading a clip opens
-the file once and looks at nothing else. Frames are
-uint8 RGB, upright (rotation metadata applied), numbered from 0 in display order. Every call has a time limit.
+H.264 in mp4 is read through the file's own index, the rest by PyAV; one probe per file decides and the name of the
+reader is kept with the file (catalog), so that reading a clip opens the file once and looks at nothing else. Frames
+are uint8 RGB, upright (rotation metadata applied), numbered from 0 in display order. Every call has a time limit.
+Frames that FFmpeg flags as damaged are given out, and their numbers to who asks for them.
 Legend: T frames, H height, W width.
 """
 
@@ -21,24 +21,15 @@ from bsp.errors import VideoDecodeError, VideoOpenError, VideoTimeout
 from bsp.mp4_reader import Mp4Reader, mp4_reads
 from bsp.time_limit import call_within
 from bsp.video_packets import PacketTable, missing_bytes
-from bsp.video_readers import DecordReader, PyavReader, rgb
+from bsp.video_readers import PyavReader, open_error, rgb
 from bsp.video_times import decoded_times, rate_of, table_times
 
-READERS = ("decord", "pyav", "mp4")  # a catalog holds positions in it: append only
-READER_CLASSES = {"decord": DecordReader, "pyav": PyavReader, "mp4": Mp4Reader}
+READERS = ("pyav", "mp4")
+READER_CLASSES = {"pyav": PyavReader, "mp4": Mp4Reader}
 
-# What decord 0.6 was seen to read exactly, as (container, codec); see possible_readers() for the conditions.
-# H.264 in AVI, MPEG-TS, MPEG-2 and HEVC with open groups give wrong frames without an error, AV1 no frame.
-DECORD_READS = {
-    ("mp4", "h264"),
-    ("mp4", "mpeg4"),
-    ("mp4", "vp9"),
-    ("matroska", "h264"),
-    ("matroska", "mpeg4"),
-    ("matroska", "vp8"),
-    ("matroska", "vp9"),
-    ("avi", "mpeg4"),
-}
+# Choice: of the frames of a file that is decoded whole. FFmpeg flags the picture that is damaged, not those after it
+# that refer to it, so that a tenth is likely most of the video; below, losing the video would cost more.
+MAX_DAMAGED_SHARE = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,16 +60,25 @@ def probe(path: str | os.PathLike[str], *, time_limit_s: float = 60.0) -> VideoI
 def _probe(path: str, stop: threading.Event) -> VideoInfo:
     reader = PyavReader(path, stop)
     try:
-        if os.path.isfile(path) and (problem := missing_bytes(path)):
+        try:
+            problem = missing_bytes(path)
+        except OSError as error:
+            raise open_error(path, error) from None
+        if problem:
             raise VideoOpenError(path, problem)
         first = reader.first_frame(stop)
         height, width, _ = rgb(first).shape
         reader.rewind()
         table = reader.scan(stop)
-        possible = possible_readers(table, container=reader.container_name, codec=reader.codec_name)
-        choice = next(name for name in possible if name == "pyav" or _agrees(name, path, table, first, stop))
+        container, codec = reader.container_name, reader.codec_name
+        exact = (
+            (container, codec) == ("mp4", "h264")
+            and not first.rotation  # which "mp4" does not undo
+            and mp4_reads(path, table, rgb(first), stop)
+        )
         frames, times_T = table.packets, table_times(reader, table)
-        if choice == "pyav" and (table.pts is None or table.odd):
+        plain_avi = (container, codec) == ("avi", "mpeg4") and not (table.bidirectional or table.hidden)
+        if table.odd or (table.pts is None and not plain_avi):
             reader.rewind()
             pts = [frame.pts for frame in reader.frames(stop)]
             frames, times_T = len(pts), decoded_times(reader, pts)
@@ -87,47 +87,26 @@ def _probe(path: str, stop: threading.Event) -> VideoInfo:
             fps, uniform = rate_of(times_T, fps)
         if fps <= 0:
             raise VideoOpenError(path, "its frame rate is unknown; encode it again")
-        codec = reader.codec_name
     finally:
         reader.close()
     return VideoInfo(
-        path=path, frames=frames, fps=fps, uniform=uniform, width=width, height=height, codec=codec, reader=choice
+        path=path,
+        frames=frames,
+        fps=fps,
+        uniform=uniform,
+        width=width,
+        height=height,
+        codec=codec,
+        reader="mp4" if exact else "pyav",
     )
 
 
-def possible_readers(table: PacketTable, *, container: str, codec: str) -> tuple[str, ...]:
-    """Which of READERS may give exact frames, best first, from the packets alone (facts: tests/test_video.py).
-
-    decord's seeking is wrong without an error where a key packet is not a clean start (H.264 open GOP or
-    intra refresh), where MPEG-4 has B pictures, and where an edit list or the codec hides packets.
-    """
-    if (container, codec) not in DECORD_READS or table.hidden or table.odd:
-        return ("pyav",)
-    if (codec == "h264" and not table.closed) or table.bidirectional:
-        return ("pyav",)
-    if table.pts is None:
-        return ("decord", "pyav") if container == "avi" else ("pyav",)
-    return ("mp4", "decord", "pyav") if (container, codec) == ("mp4", "h264") else ("decord", "pyav")
-
-
-def _agrees(name: str, path: str, table: PacketTable, first: av.VideoFrame, stop: threading.Event) -> bool:
-    """The reader opens the file, counts the same frames, and gives the first one; in a rotated file the same as PyAV's.
-
-    (decord 0.6 gives none for a few widths, such as 48 and 72 px; "mp4" does not rotate.)
-    """
-    if name == "mp4":
-        return not first.rotation and mp4_reads(path, table, rgb(first), stop)
-    try:
-        reader = DecordReader(path, stop)
-        if reader.frames != table.packets:
-            return False
-        ours = reader.read(np.array([0]), stop)[0]
-    except (VideoOpenError, VideoDecodeError):
-        return False
-    if not first.rotation:
-        return True
-    theirs = rgb(first)
-    return ours.shape == theirs.shape and float(np.abs(ours.astype(np.int16) - theirs).mean()) < 4.0
+def too_damaged(path: str, damaged: int, frames: int) -> None:
+    """Raise VideoDecodeError if more than MAX_DAMAGED_SHARE of the file's frames are flagged as damaged."""
+    if damaged > MAX_DAMAGED_SHARE * frames:
+        raise VideoDecodeError(
+            path, f"{damaged} of {frames} frames are damaged, more than {MAX_DAMAGED_SHARE:.0%}; download it again"
+        )
 
 
 def read_frames(
@@ -136,13 +115,14 @@ def read_frames(
     *,
     reader: str | None = None,
     time_limit_s: float = 60.0,
+    damaged: set[int] | None = None,
 ) -> np.ndarray:
     """Frames by index, in one pass over the file: uint8 RGB [T, H, W, 3], upright, in the order asked.
 
     ``indices``: T >= 1 integers, 0-based in display order, any order, repeats allowed. ``reader``: one of
     READERS as :func:`probe` found it; None probes first (slower). ``time_limit_s`` is in seconds of wall
-    clock, for the file. Raises VideoDecodeError (index out of range: names it and the frame count),
-    VideoOpenError or VideoTimeout.
+    clock, for the file. ``damaged`` receives the numbers of those of the frames that FFmpeg flags as damaged. Raises
+    VideoDecodeError (index out of range: names it and the frame count), VideoOpenError or VideoTimeout.
     """
     path = os.fspath(path)
     indices = np.asarray(indices)
@@ -157,7 +137,10 @@ def read_frames(
         try:
             if wanted[0] < 0:
                 raise VideoDecodeError(path, f"frame {wanted[0]} asked, but frames are numbered from 0")
-            return source.read(wanted, stop)
+            frames = source.read(wanted, stop)
+            if damaged is not None:
+                damaged.update(source.damaged)
+            return frames
         finally:
             source.close()
 
@@ -171,10 +154,12 @@ def iter_frames(
     chunk_frames: int,
     reader: str | None = None,
     time_limit_s: float = 60.0,
+    damaged: set[int] | None = None,
 ) -> Iterator[np.ndarray]:
     """The whole video in order, in one pass: pieces of uint8 RGB [chunk_frames, H, W, 3].
 
-    Only the last piece is shorter. The file is opened at the first piece. Raises as :func:`read_frames`.
+    Only the last piece is shorter. The file is opened at the first piece. ``damaged`` as in :func:`read_frames`, filled
+    piece by piece. Raises as that.
     """
     path = os.fspath(path)
     if chunk_frames < 1:
@@ -185,7 +170,10 @@ def iter_frames(
     # the time that the consumer spends between two pieces must not count.
     def start(stop: threading.Event):
         name = reader or _probe(path, stop).reader
-        return READER_CLASSES[name](path, stop)
+        source = READER_CLASSES[name](path, stop)
+        if damaged is not None:
+            source.damaged = damaged
+        return source
 
     def read_piece(source):
         return lambda stop: source.chunk(chunk_frames, stop)

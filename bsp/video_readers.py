@@ -1,8 +1,9 @@
-"""The two video readers behind :mod:`bsp.video`: decord, and PyAV for what decord gets wrong.
+"""The plain video reader behind :mod:`bsp.video`: PyAV, for every file that FFmpeg reads.
 
-Both are opened once per call, decode with one FFmpeg thread, and give upright uint8 RGB frames named by
-display order. They have the same methods, ``read`` (some frames), ``chunk`` (the next frames) and ``close``,
-and raise VideoOpenError or VideoDecodeError with the file's name. Legend: T frames, H height, W width.
+A reader is opened once per call, decodes with one FFmpeg thread, and gives upright uint8 RGB frames named by
+display order. Its methods are ``read`` (some frames), ``chunk`` (the next frames) and ``close``; ``damaged`` holds the
+numbers of the frames given out that FFmpeg flagged. Raises VideoOpenError or VideoDecodeError with the file's name.
+Legend: T frames, H height, W width.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from collections.abc import Iterator
 from fractions import Fraction
 
 import av
-import decord
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
@@ -22,12 +22,15 @@ from bsp.errors import VideoDecodeError, VideoOpenError
 from bsp.time_limit import check
 from bsp.video_packets import TIMED_CONTAINERS, PacketTable, missing_bytes, scan_packets
 
-decord.logging.set_level(decord.logging.QUIET)
-# Choice: decord counts frames that it replaced by a neighbour and prints a warning; we check what a file
-# holds when it is probed, so the text would only be noise in the workers' logs.
-os.environ.setdefault("DECORD_DUPLICATE_WARNING_THRESHOLD", "1.0")
+# A demuxer that is not named here is not started, whatever the file's name: a list of files, a playlist, a session
+# description or a pattern of picture names would make FFmpeg open other files, or the network.
+DEMUXERS = ("mov", "matroska", "avi", "flv", "mpeg", "mpegvideo", "mpegts", "asf", "ogg")
+_ONLY_THIS_FILE = {"format_whitelist": ",".join(DEMUXERS), "protocol_whitelist": "file"}
 
-DECORD_STEP = 32  # frames per native call: how soon an abandoned read notices that it should stop
+
+def open_container(path: str) -> av.container.InputContainer:
+    """The file at ``path``, opened by one of DEMUXERS, which open no other file. Raises as ``av.open``."""
+    return av.open(os.path.abspath(path), metadata_errors="ignore", options=_ONLY_THIS_FILE)
 
 
 def out_of_range(path: str, index: int, frames: int) -> VideoDecodeError:
@@ -37,7 +40,7 @@ def out_of_range(path: str, index: int, frames: int) -> VideoDecodeError:
 def open_error(path: str, error: BaseException | None = None) -> VideoOpenError:
     """Say why a file cannot be opened (slow path, after a failure)."""
     reason = _plain_fault(path)
-    if reason is None and os.path.isfile(path):  # a pipe must not be opened a second time
+    if reason is None:
         try:
             reason = missing_bytes(path) or _why_av_refuses(path)
         except OSError as problem:
@@ -46,26 +49,30 @@ def open_error(path: str, error: BaseException | None = None) -> VideoOpenError:
 
 
 def _plain_fault(path: str) -> str | None:
-    """A fault that shows without opening the file: decord prints those to stderr, whatever its log level."""
+    """A fault that shows without opening the file (opening a pipe would wait for a writer)."""
     try:
         status = os.stat(path)
     except FileNotFoundError:
-        return "no such file"
-    except OSError as problem:
-        return f"cannot be read: {problem.strerror}"
+        return "a link to a file that is gone" if os.path.islink(path) else "no such file"
+    except (OSError, ValueError) as problem:  # ValueError: a zero byte in the name
+        return f"cannot be read: {getattr(problem, 'strerror', None) or problem}"
     if stat.S_ISDIR(status.st_mode):
         return "a folder, not a video file"
-    if stat.S_ISREG(status.st_mode) and not status.st_size:
+    if not stat.S_ISREG(status.st_mode):
+        return "not a file (a pipe, socket or device)"
+    if not status.st_size:
         return "empty file (0 bytes); download it again"
     return None
 
 
 def _why_av_refuses(path: str) -> str | None:
     try:
-        with av.open(os.path.abspath(path), metadata_errors="ignore") as container:
+        with open_container(path) as container:
             if not container.streams.video:
                 return "no video stream (audio only?)"
             return None
+    except av.error.ArgumentError:  # FFmpeg knows it, but as something else than one of DEMUXERS
+        return f"not a video file ({', '.join(DEMUXERS)}) but a list, playlist, picture or the like; not opened"
     except av.error.FFmpegError as problem:
         return f"not a video that FFmpeg can read ({problem.strerror})"
 
@@ -88,66 +95,21 @@ def rgb(frame: av.VideoFrame) -> np.ndarray:
     return np.ascontiguousarray(np.rot90(pixels, quarter_turns)) if quarter_turns else pixels
 
 
-class DecordReader:
-    """decord 0.6: exact for the files that :func:`bsp.video.probe` gives it; applies rotation by itself."""
-
-    def __init__(self, path: str, stop: threading.Event):
-        self.path = path
-        if fault := _plain_fault(path):
-            raise VideoOpenError(path, fault)
-        try:
-            self._video = decord.VideoReader(os.path.abspath(path), num_threads=1)
-        except (RuntimeError, decord.DECORDError, AssertionError) as error:
-            raise open_error(path, error) from None
-        check(stop)
-        self.frames = len(self._video)
-        self._next = 0
-
-    def read(self, wanted: np.ndarray, stop: threading.Event) -> np.ndarray:
-        """Frames ``wanted`` (ascending, each once, at least one): uint8 [T, H, W, 3]."""
-        if wanted[-1] >= self.frames:
-            raise out_of_range(self.path, int(wanted[-1]), self.frames)
-        if len(wanted) <= DECORD_STEP:
-            return self._batch(wanted)
-        out = None
-        for at in range(0, len(wanted), DECORD_STEP):
-            check(stop)
-            part = self._batch(wanted[at : at + DECORD_STEP])
-            if out is None:
-                out = np.empty((len(wanted), *part.shape[1:]), np.uint8)
-            out[at : at + DECORD_STEP] = part
-        return out
-
-    def chunk(self, count: int, stop: threading.Event) -> np.ndarray | None:
-        """The next ``count`` frames or what is left of the file; None at its end."""
-        wanted = np.arange(self._next, min(self._next + count, self.frames))
-        self._next += count
-        return self.read(wanted, stop) if len(wanted) else None
-
-    def _batch(self, wanted: np.ndarray) -> np.ndarray:
-        try:
-            return self._video.get_batch(wanted).asnumpy()
-        except (RuntimeError, decord.DECORDError, IndexError) as error:
-            raise VideoDecodeError(
-                self.path, f"decord failed on frames {wanted[0]} to {wanted[-1]} ({_brief(error)})"
-            ) from None
-
-    def close(self) -> None:
-        del self._video
-
-
 class PyavReader:
     """PyAV: exact for every file tried. Seeks where packet times allow, else decodes from the start."""
 
     def __init__(self, path: str, stop: threading.Event):
         self.path = path
+        self.damaged: set[int] = set()
+        if fault := _plain_fault(path):
+            raise VideoOpenError(path, fault)
         self._open()
         check(stop)
-        self._frames: Iterator[np.ndarray] | None = None
+        self._frames: Iterator[tuple[int, av.VideoFrame]] | None = None
 
     def _open(self) -> None:
         try:
-            self._container = av.open(os.path.abspath(self.path), metadata_errors="ignore")
+            self._container = open_container(self.path)
         except (av.error.FFmpegError, OSError, ValueError) as error:
             raise open_error(self.path, error) from None
         try:
@@ -218,6 +180,7 @@ class PyavReader:
                     return self._read_by_time(wanted, table, stop, seek=True)
                 except VideoDecodeError:  # a seek that missed, or damaged data: the slow way tells
                     self.rewind()
+                    self.damaged.clear()
                     return self._read_by_time(wanted, table, stop, seek=False)
             self.rewind()
         return self._read_by_count(wanted, stop)
@@ -226,10 +189,10 @@ class PyavReader:
         """The next ``count`` frames or what is left of the file; None at its end."""
         if self._frames is None:
             # The generator outlives this call and its ``stop``: it must look at the one of the present call.
-            self._frames = (rgb(frame) for frame in self._decode(None))
+            self._frames = enumerate(self._decode(None))
         frames = []
-        for frame in self._frames:
-            frames.append(frame)
+        for index, frame in self._frames:
+            frames.append(self._shown(index, frame))
             check(stop)
             if len(frames) == count:
                 break
@@ -256,7 +219,7 @@ class PyavReader:
                         raise VideoDecodeError(self.path, f"seeking to frame {start} missed it")
                     landing = None
                 if frame.pts == target:
-                    found.append(rgb(frame))
+                    found.append(self._shown(index, frame))
                     position = index
                     break
             else:
@@ -268,10 +231,15 @@ class PyavReader:
         frames, targets, position = [], wanted.tolist(), -1
         for position, frame in enumerate(self._decode(stop)):
             if position == targets[len(frames)]:
-                frames.append(rgb(frame))
+                frames.append(self._shown(position, frame))
                 if len(frames) == len(targets):
                     return self._stack(frames)
         raise out_of_range(self.path, targets[-1], position + 1)
+
+    def _shown(self, index: int, frame: av.VideoFrame) -> np.ndarray:
+        if frame.is_corrupt:
+            self.damaged.add(index)
+        return rgb(frame)
 
     def _decode(self, stop: threading.Event | None, seek_to: int | None = None) -> Iterator[av.VideoFrame]:
         try:

@@ -1,4 +1,4 @@
-"""Write frames as an H.264 mp4 file with PyAV (decord cannot write)."""
+"""Write frames as an H.264 mp4 file with PyAV."""
 
 from __future__ import annotations
 

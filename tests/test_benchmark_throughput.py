@@ -168,7 +168,7 @@ def handmade() -> dict:
             row(PREPARED, "process pool", [90.0, 150.0]), row(PREPARED, "DataLoader", [80.0, 150.0]),
             row(PREPARED, "Ray Data", [72.0, 150.0]),
         ],
-        "readers": {RAW: {"decord": 100.0, "pyav": 120.0}},
+        "readers": {RAW: {"pyav": 120.0, "mp4": 100.0}},
         "stages": {
             RAW: {"plan": 0.05, "decode": 100.0, "object store": 0.25, "training step": 5.0, "bytes": 500_000.0}
         },

@@ -100,7 +100,7 @@ def test_the_fingerprint_follows_the_data_and_not_the_place():
 # ---- from files
 
 
-def write_video(path, frames, fps=10, size=(32, 64)):  # decord reads no width of 48
+def write_video(path, frames, fps=10, size=(32, 64)):
     path.parent.mkdir(parents=True, exist_ok=True)
     ramp = np.linspace(0, 255, frames)[:, None, None, None]
     write_mp4(path, np.broadcast_to(ramp, (frames, *size, 3)).astype(np.uint8), fps=fps)

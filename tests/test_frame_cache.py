@@ -27,7 +27,7 @@ def files(monkeypatch):
 
 
 def get(cache: FrameCache, path: str, indices: list[int], first: int = 0, frames: int = 8) -> list[int]:
-    out = cache.read(path, np.array(indices), first=first, frames=frames, reader="decord", time_limit_s=1.0)
+    out = cache.read(path, np.array(indices), first=first, frames=frames, reader="mp4", time_limit_s=1.0)
     assert out.shape == (len(indices), 4, 4, 3)
     return out[:, 0, 0, 0].tolist()
 
