@@ -27,6 +27,9 @@ from bsp.video_packets import TIMED_CONTAINERS, PacketTable, missing_bytes, scan
 DEMUXERS = ("mov", "matroska", "avi", "flv", "mpeg", "mpegvideo", "mpegts", "asf", "ogg")
 _ONLY_THIS_FILE = {"format_whitelist": ",".join(DEMUXERS), "protocol_whitelist": "file"}
 
+# What PyAV raises for damaged data; IndexError: a packet of a stream that the file does not announce.
+_DAMAGE = (av.error.FFmpegError, IndexError)
+
 
 def open_container(path: str) -> av.container.InputContainer:
     """The file at ``path``, opened by one of DEMUXERS, which open no other file. Raises as ``av.open``."""
@@ -151,8 +154,8 @@ class PyavReader:
                 extradata=self._stream.codec_context.extradata,
                 stop=stop,
             )
-        except av.error.FFmpegError as error:
-            raise VideoDecodeError(self.path, f"its packets cannot be read ({error.strerror})") from None
+        except _DAMAGE as error:
+            raise VideoDecodeError(self.path, f"its packets cannot be read ({_brief(error)})") from None
 
     def first_frame(self, stop: threading.Event) -> av.VideoFrame:
         """Decode and return the first frame shown (from the present position on)."""
@@ -215,7 +218,8 @@ class PyavReader:
                 if frame.pts is None or frame.pts > target:
                     raise VideoDecodeError(self.path, f"frame {index} cannot be decoded; the file is damaged")
                 if landing is not None and frame.pts >= landing:
-                    if frame.pts != landing:  # the demuxer chose a later start than asked for
+                    # The demuxer chose a later start than asked for, or the file calls a picture a key frame that is none.
+                    if frame.pts != landing or not frame.key_frame:
                         raise VideoDecodeError(self.path, f"seeking to frame {start} missed it")
                     landing = None
                 if frame.pts == target:
@@ -249,8 +253,8 @@ class PyavReader:
                 if stop is not None:
                     check(stop)
                 yield frame
-        except av.error.FFmpegError as error:
-            raise VideoDecodeError(self.path, f"PyAV cannot decode it ({error.strerror})") from None
+        except _DAMAGE as error:
+            raise VideoDecodeError(self.path, f"PyAV cannot decode it ({_brief(error)})") from None
 
     def _stack(self, frames: list[np.ndarray]) -> np.ndarray:
         if len({frame.shape for frame in frames}) > 1:
