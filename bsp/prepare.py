@@ -22,7 +22,7 @@ from av.video.reformatter import Interpolation, VideoReformatter
 
 from bsp.errors import VideoDecodeError
 from bsp.time_limit import call_within
-from bsp.video import VideoInfo, probe, read_frames
+from bsp.video import VideoInfo, probe, read_frames, too_damaged
 from bsp.video_readers import PyavReader
 from bsp.video_times import start_tick
 
@@ -59,6 +59,7 @@ class PreparedVideo:
     height: int
     source_bytes: int
     target_bytes: int
+    damaged_frames: int  # of the source, flagged by FFmpeg
 
 
 def prepared_size(width: int, height: int, short_side_px: int) -> tuple[int, int]:
@@ -80,21 +81,22 @@ def prepare_video(
 ) -> PreparedVideo:
     """Write ``target`` (an .mp4 name) from ``source``; it appears when it is complete and verified.
 
-        The frames are those that ``bsp.video`` reads from the source, upright, scaled with an antialiased cubic filter
-        (never enlarged) to even sizes; times are kept exactly. Raises VideoOpenError or VideoDecodeError naming the
-    source when it is broken, VideoTimeout, and ValueError when source and target are one file.
+    The frames are those that ``bsp.video`` reads from the source, upright, scaled with an antialiased cubic filter
+    (never enlarged) to even sizes; times are kept exactly. Raises VideoOpenError or VideoDecodeError naming the
+    source when it is broken or too many of its frames are damaged, VideoTimeout, and ValueError when source and target are one file.
     """
     source, target = os.fspath(source), Path(target)
     if target.suffix != ".mp4":
         raise ValueError(f"{target}: a prepared video is an mp4 file; name it so")
+    info = probe(source)
     if target.exists() and os.path.samefile(source, target):
         raise ValueError(f"{source}: source and target are the same file; choose another folder")
-    info = probe(source)
     width, height = prepared_size(info.width, info.height, settings.short_side_px)
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
-        call_within(lambda stop: _encode(info, partial, width, height, settings, stop), source, time_limit_s)
+        damaged = call_within(lambda stop: _encode(info, partial, width, height, settings, stop), source, time_limit_s)
+        too_damaged(source, damaged, info.frames)
         verify_prepared(source, partial)
         partial.replace(target)
     finally:
@@ -106,12 +108,14 @@ def prepare_video(
         height=height,
         source_bytes=os.path.getsize(source),
         target_bytes=target.stat().st_size,
+        damaged_frames=damaged,
     )
 
 
 def _encode(
     info: VideoInfo, target: Path, width: int, height: int, settings: PrepareSettings, stop: threading.Event
-) -> None:
+) -> int:
+    """Write ``target``; returns how many of the source's frames FFmpeg flags as damaged."""
     ticks, tick = frame_ticks(info.path)
     if len(ticks) != info.frames:
         raise VideoDecodeError(info.path, f"{info.frames} frames, but the times of {len(ticks)}")
@@ -129,15 +133,17 @@ def _encode(
         "bf": "0",
         "x264-params": fixed,
     }
+    # The time before the first frame is written in ticks of the movie, by default whole milliseconds.
+    muxer = {"movflags": "+faststart", "movie_timescale": str(fine.denominator)}
     try:
-        with av.open(str(target), "w", format="mp4", options={"movflags": "+faststart"}) as output:
+        with av.open(str(target), "w", format="mp4", options=muxer) as output:
             stream = output.add_stream("libx264", rate=Fraction(info.fps).limit_denominator(1001))
             stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
             stream.codec_context.thread_count = 1
             stream.codec_context.time_base = fine
             stream.options = options
-            written, packets = 0, []
-            for pixels in _scaled_frames(reader, width, height, stop):
+            written, packets, damaged = 0, [], 0
+            for pixels, is_damaged in _scaled_frames(reader, width, height, stop):
                 if written == info.frames:
                     raise VideoDecodeError(info.path, f"holds more than the {info.frames} frames it was found to have")
                 frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
@@ -146,6 +152,7 @@ def _encode(
                 output.mux(packets[:-1])
                 packets = packets[-1:]
                 written += 1
+                damaged += is_damaged
             packets += stream.encode(None)
             # The last frame's time on the screen makes the file's frame rate that of the source.
             packets[-1].duration = max(1, round(len(times) / Fraction(info.fps) / fine) - (times[-1] - times[0]))
@@ -154,10 +161,13 @@ def _encode(
         reader.close()
     if written != info.frames:
         raise VideoDecodeError(info.path, f"only {written} of its {info.frames} frames can be decoded")
+    return damaged
 
 
-def _scaled_frames(reader: PyavReader, width: int, height: int, stop: threading.Event) -> Iterator[np.ndarray]:
-    """All frames in order, upright, uint8 RGB [height, width, 3]."""
+def _scaled_frames(
+    reader: PyavReader, width: int, height: int, stop: threading.Event
+) -> Iterator[tuple[np.ndarray, bool]]:
+    """All frames in order, upright, uint8 RGB [height, width, 3], and whether FFmpeg flags them as damaged."""
     to_size = VideoReformatter()
     for frame in reader.frames(stop):
         quarter_turns = round(frame.rotation / 90) % 4  # counter-clockwise, like np.rot90
@@ -170,7 +180,7 @@ def _scaled_frames(reader: PyavReader, width: int, height: int, stop: threading.
             interpolation=Interpolation.BICUBIC,
             threads=1,
         )
-        yield np.ascontiguousarray(np.rot90(scaled.to_ndarray(), quarter_turns))
+        yield np.ascontiguousarray(np.rot90(scaled.to_ndarray(), quarter_turns)), frame.is_corrupt
 
 
 def frame_ticks(path: str | os.PathLike[str]) -> tuple[list[int], Fraction]:

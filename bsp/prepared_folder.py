@@ -11,15 +11,16 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from bsp.errors import AnnotationError, VideoError
+from bsp.errors import AnnotationError, VideoError, VideoOpenError
 from bsp.prepare import PrepareSettings, prepare_video
-from bsp.text_files import VIDEO_EXTENSIONS, is_hidden, read_text
+from bsp.text_files import VIDEO_EXTENSIONS, is_hidden, read_json, read_text
 
 HIDDEN = ".prepared"
 VERSION = 1  # of what prepare_video writes; another one needs another folder
@@ -37,7 +38,7 @@ def find_videos(videos: Path) -> tuple[Path, list[str], list[str]]:
     """
     if videos.is_dir():
         root, found, others = videos, [], []
-        for folder, inner, names in os.walk(root, followlinks=True):
+        for folder, inner, names in _walk(root):
             inner[:] = [name for name in sorted(inner) if not (is_hidden(name) or _is_prepared(folder, name))]
             for name in sorted(names):
                 relative = os.path.relpath(os.path.join(folder, name), root)
@@ -60,6 +61,29 @@ def find_videos(videos: Path) -> tuple[Path, list[str], list[str]]:
     return root, found, others
 
 
+def _walk(root: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+    """As os.walk, into linked folders too, but into none within itself (a link to a folder above).
+
+    Raises AnnotationError for a folder that cannot be read: nobody knows how many videos it holds.
+    """
+
+    def unreadable(error: OSError) -> None:
+        raise AnnotationError(f"{error.filename}: the folder cannot be read ({error.strerror})")
+
+    above: dict[str, frozenset[tuple[int, int]]] = {}
+    for folder, inner, names in os.walk(root, followlinks=True, onerror=unreadable):
+        try:
+            status = os.stat(folder)
+        except OSError as error:
+            unreadable(error)
+        outer, own = above.get(os.path.dirname(folder), frozenset()), (status.st_dev, status.st_ino)
+        if own in outer:
+            inner.clear()
+            continue
+        above[folder] = outer | {own}
+        yield folder, inner, names
+
+
 def target_name(name: str) -> str:
     """The prepared video's name below its folder: loaders find videos by the name without its extension."""
     return str(Path(name).with_suffix(".mp4"))
@@ -79,7 +103,9 @@ def open_folder(root: Path, out: Path, settings: PrepareSettings) -> None:
     wanted = {"version": VERSION, **asdict(settings)}
     path = out / HIDDEN / "settings.json"
     if path.exists():
-        found = json.loads(path.read_text("utf-8"))
+        found = read_json(path)
+        if not isinstance(found, dict):
+            raise AnnotationError(f"{path} is damaged; remove {out}, or choose another --out")
         if found != wanted:
             different = sorted(key for key in found.keys() | wanted.keys() if found.get(key) != wanted.get(key))
             says = ", ".join(f"{key} {found.get(key)} there, {wanted.get(key)} here" for key in different)
@@ -89,15 +115,18 @@ def open_folder(root: Path, out: Path, settings: PrepareSettings) -> None:
     else:
         write_json(path, wanted)
     for partial in out.rglob(".*.partial"):
-        if time.time() - partial.stat().st_mtime > _ABANDONED_S:
-            partial.unlink(missing_ok=True)
+        try:
+            if time.time() - partial.stat().st_mtime > _ABANDONED_S:
+                partial.unlink()
+        except FileNotFoundError:  # whoever wrote it has ended
+            continue
 
 
 def prepare_one(root: Path, out: Path, name: str, settings: PrepareSettings) -> dict[str, Any]:
     """Prepare one video unless that is done: its record, with "kept" (bool) added; or "error" (text) alone.
 
     The record says name, size, time of change and SHA-256 of the source; size and SHA-256 of the target; frames,
-    width, height; seconds that it took.
+    width, height; damaged frames of the source; seconds that it took. Raises OSError when ``out`` cannot be written.
     """
     source, target = root / name, out / target_name(name)
     record_path = out / HIDDEN / f"{target_name(name)}.json"
@@ -112,8 +141,9 @@ def prepare_one(root: Path, out: Path, name: str, settings: PrepareSettings) -> 
             raise VideoError(str(source), f"the video reader crashed on it {crashes} times")
         tries.parent.mkdir(parents=True, exist_ok=True)
         tries.write_bytes(b"." * (crashes + 1))
-        began, before = time.perf_counter(), source.stat()
+        began = time.perf_counter()
         try:
+            before, sha256 = _state(source)
             made = prepare_video(source, target, settings)
         finally:
             tries.unlink(missing_ok=True)
@@ -125,12 +155,13 @@ def prepare_one(root: Path, out: Path, name: str, settings: PrepareSettings) -> 
         "name": name,
         "source_bytes": before.st_size,
         "source_mtime_ns": before.st_mtime_ns,
-        "source_sha256": _sha256(source),
+        "source_sha256": sha256,
         "target_bytes": made.target_bytes,
         "target_sha256": _sha256(target),
         "frames": made.frames,
         "width": made.width,
         "height": made.height,
+        "damaged_frames": made.damaged_frames,
         "seconds": round(time.perf_counter() - began, 3),
     }
     write_json(record_path, record)
@@ -138,13 +169,12 @@ def prepare_one(root: Path, out: Path, name: str, settings: PrepareSettings) -> 
 
 
 def copy_others(root: Path, out: Path, others: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Copy the files beside the videos (annotations): (copied or there already, left out as too large)."""
+    """Copy the files beside the videos (annotations): (copied or there already, left out, each with the reason)."""
     copied, left_out = [], []
     for name in others:
         source, target = root / name, out / name
-        found = source.stat()
-        if found.st_size > MAX_COPIED_BYTES:
-            left_out.append(name)
+        if isinstance(found := _can_be_copied(source), str):
+            left_out.append(f"{name}: {found}")
             continue
         copied.append(name)
         if target.exists() and (target.stat().st_size, target.stat().st_mtime_ns) == (found.st_size, found.st_mtime_ns):
@@ -154,6 +184,20 @@ def copy_others(root: Path, out: Path, others: Sequence[str]) -> tuple[list[str]
         shutil.copy2(source, partial)
         partial.replace(target)
     return copied, left_out
+
+
+def _can_be_copied(source: Path) -> os.stat_result | str:
+    """What a file is, or why it is not copied."""
+    try:
+        found = source.stat()
+        if not stat.S_ISREG(found.st_mode):  # opening a pipe would wait for its writer
+            return "not a file (a pipe, socket or device)"
+        if found.st_size > MAX_COPIED_BYTES:
+            return f"large ({found.st_size / 2**30:.1f} GiB)"
+        with open(source, "rb"):
+            return found
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -166,9 +210,10 @@ def write_json(path: Path, value: Any) -> None:
 
 def _read_record(path: Path) -> dict[str, Any] | None:
     try:
-        return json.loads(path.read_text("utf-8"))
-    except (FileNotFoundError, ValueError):  # not done, or damaged: done again
+        record = read_json(path)
+    except AnnotationError:  # not done, or damaged: done again
         return None
+    return record if isinstance(record, dict) else None
 
 
 def _fits(record: dict[str, Any], source: Path, target: Path) -> bool:
@@ -180,8 +225,20 @@ def _fits(record: dict[str, Any], source: Path, target: Path) -> bool:
             and target.stat().st_size == record["target_bytes"]
             and _sha256(target) == record["target_sha256"]
         )
-    except (FileNotFoundError, KeyError):
+    except (OSError, KeyError):
         return False
+
+
+def _state(source: Path) -> tuple[os.stat_result, str]:
+    """What the file is, and its SHA-256; VideoOpenError if it cannot be read."""
+    try:
+        found = source.stat()
+        # A pipe is left to the video reader, which says so; reading it would wait for a writer.
+        return found, _sha256(source) if stat.S_ISREG(found.st_mode) else ""
+    except FileNotFoundError:
+        raise VideoOpenError(str(source), "no such file, or a link to one that is gone") from None
+    except OSError as error:
+        raise VideoOpenError(str(source), f"cannot be read: {error.strerror}") from None
 
 
 def _sha256(path: Path) -> str:

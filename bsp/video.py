@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import av
@@ -107,6 +107,13 @@ def too_damaged(path: str, damaged: int, frames: int) -> None:
         raise VideoDecodeError(
             path, f"{damaged} of {frames} frames are damaged, more than {MAX_DAMAGED_SHARE:.0%}; download it again"
         )
+
+
+def damage_line(damaged: Mapping[str, int], frames: int) -> str:
+    """One line on the damage of a run: the damaged frames of each video that has some, and the frames of all videos."""
+    worst = sorted(damaged, key=damaged.get, reverse=True)[:5]
+    named = ", ".join(f"{name} {damaged[name]}" for name in worst) + (", ..." if len(damaged) > len(worst) else "")
+    return f"damaged pictures: {sum(damaged.values()):,} of {frames:,} frames, in {len(damaged):,} videos ({named})"
 
 
 def read_frames(

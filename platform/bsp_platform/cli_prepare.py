@@ -49,6 +49,7 @@ def prepare(
 
     from bsp.prepare import PrepareSettings
     from bsp.prepared_folder import find_videos, open_folder
+    from bsp.video import damage_line
     from bsp_platform.cluster import start_ray
     from bsp_platform.preparing import RAY_LOG, REPORT, prepare_folder
     from bsp_platform.ray_log import RayLog
@@ -73,8 +74,10 @@ def prepare(
                 ray.shutdown()
     for line in facts["broken"]:
         say(f"left out: {line}", err=True)
-    for name in facts["too_large_to_copy"]:
-        say(f"not copied, as it is large: {name}", err=True)
+    for line in facts["not_copied"]:
+        say(f"not copied: {line}", err=True)
+    if facts["damaged_frames"]:
+        say(damage_line(facts["damaged_frames"], facts["frames"]), err=True)
     before, after = facts["bytes_before"], facts["bytes_after"]
     say(
         f"{out}: {facts['videos']:,} videos ({facts['kept']:,} were there), {facts['frames']:,} frames, "

@@ -43,6 +43,8 @@ class Progress:
     bytes_before: int = 0
     bytes_after: int = 0
     frames: int = 0
+    damaged: dict[str, int] = field(default_factory=dict)  # name: its damaged frames, if it has any
+    damage_not_counted: int = 0  # of the kept: videos whose record is older than the count
     work_s: float = 0.0  # of all tasks, also of earlier runs
     broken: list[str] = field(default_factory=list)  # "name: reason"
     began: float = field(default_factory=time.time)
@@ -56,6 +58,9 @@ class Progress:
         self.bytes_before += int(row["source_bytes"])
         self.bytes_after += int(row["target_bytes"])
         self.frames += int(row["frames"])
+        self.damage_not_counted += row["damaged_frames"] < 0
+        if row["damaged_frames"] > 0:
+            self.damaged[str(row["name"])] = int(row["damaged_frames"])
         self.work_s += float(row["seconds"])
 
     def line(self) -> str:
@@ -83,8 +88,8 @@ def prepare_folder(
     """Prepare the videos ``names`` below ``root`` into ``out``; what is done and undamaged is kept. Ray must run.
 
     ``find_videos`` gives root, names and the other files, which are copied; ``open_folder`` must have accepted ``out``.
-    Returns, and writes to ``out/.prepared/report.json``: counts, bytes before and after, seconds, and the broken
-    videos by name. Raises TooManyBroken, with the list, when more than ``max_broken_share`` of the videos are broken;
+    Returns, and writes to ``out/.prepared/report.json``: counts, bytes before and after, seconds, the broken
+    videos by name, and the number of damaged frames of each video that has some. Raises TooManyBroken, with the list, when more than ``max_broken_share`` of the videos are broken;
     OSError when results cannot be written. ``prepare`` is for tests.
     """
     import ray
@@ -119,8 +124,10 @@ def prepare_folder(
         "seconds": round(time.time() - progress.began, 1),
         "work_seconds": round(progress.work_s, 1),
         "broken": sorted(progress.broken),
+        "damaged_frames": dict(sorted(progress.damaged.items())),
+        "damage_not_counted": progress.damage_not_counted,
         "copied": copied,
-        "too_large_to_copy": left_out,
+        "not_copied": left_out,
         "settings": asdict(settings),
     }
     write_json(out / REPORT, facts)
@@ -131,6 +138,7 @@ _COLUMNS = {
     "source_bytes": np.int64,
     "target_bytes": np.int64,
     "frames": np.int64,
+    "damaged_frames": np.int64,
     "seconds": np.float64,
     "kept": np.bool_,
 }
@@ -141,7 +149,7 @@ def _prepare_batch(batch: dict[str, np.ndarray], job: PrepareJob) -> dict[str, n
     rows = []
     for name in batch["name"].tolist():
         try:
-            rows.append(job.prepare(job.root, job.out, name, job.settings))
+            rows.append({"damaged_frames": -1} | job.prepare(job.root, job.out, name, job.settings))
         except OSError as error:
             rows.append({"name": name, "fatal": str(error)})
             break
