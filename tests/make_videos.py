@@ -120,3 +120,15 @@ def write_audio(path: Path, *, seconds: int = 1) -> Path:
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     return path
+
+
+def spoil_slice(path: Path, frame: int) -> Path:
+    """Overwrite the second half of an H.264 packet: FFmpeg decodes the picture, hides the hole and flags it."""
+    with av.open(str(path)) as container:
+        packet = [packet for packet in container.demux(video=0) if packet.size][frame]
+        content = bytes(packet)
+    data = bytearray(path.read_bytes())
+    at = data.index(content) + len(content) // 2
+    data[at : at + len(content) // 2] = b"\x55" * (len(content) // 2)
+    path.write_bytes(data)
+    return path

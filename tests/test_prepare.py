@@ -62,22 +62,50 @@ def test_frames_times_and_rate_are_kept(tmp_path, name):
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["prepared.mp4"]
 
 
-@pytest.mark.parametrize("time_base", [Fraction(1001, 30000), Fraction(1, 90000), Fraction(1, 7)])
-def test_odd_time_bases_are_kept(tmp_path, time_base):
-    source = tmp_path / "odd.mp4"
-    ticks = [round(place / 25 / time_base) if time_base < Fraction(1, 100) else place for place in range(FRAMES)]
-    with av.open(str(source), "w") as output:
-        stream = output.add_stream("libx264", rate=Fraction(1, 1) / max(time_base, Fraction(1, 25)))
+def write_ticks(path: Path, time_base: Fraction, ticks: list[int], codec: str = "libx264") -> Path:
+    # mp4 rounds the time before the first frame to milliseconds unless it is told another scale.
+    exactly = {"movie_timescale": str(time_base.denominator)} if path.suffix == ".mp4" else {}
+    with av.open(str(path), "w", options=exactly) as output:
+        stream = output.add_stream(codec, rate=Fraction(1, 1) / max(time_base, Fraction(1, 25)))
         stream.width, stream.height, stream.pix_fmt = 128, 96, "yuv420p"
         stream.codec_context.time_base = time_base
-        for place, pixels in zip(ticks, numbered_frames(FRAMES), strict=True):
+        for place, pixels in zip(ticks, numbered_frames(len(ticks)), strict=True):
             frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
             frame.pts, frame.time_base = place, time_base
             output.mux(stream.encode(frame))
         output.mux(stream.encode(None))
+    return path
+
+
+@pytest.mark.parametrize("time_base", [Fraction(1001, 30000), Fraction(1, 90000), Fraction(1, 7)])
+def test_odd_time_bases_are_kept(tmp_path, time_base):
+    ticks = [round(place / 25 / time_base) if time_base < Fraction(1, 100) else place for place in range(FRAMES)]
+    source = write_ticks(tmp_path / "odd.mp4", time_base, ticks)
     prepare_video(source, tmp_path / "prepared.mp4", SETTINGS)
     assert packet_times(tmp_path / "prepared.mp4") == [place * time_base for place in ticks]
     assert video.probe(tmp_path / "prepared.mp4").fps == pytest.approx(video.probe(source).fps, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "time_base", "first"),
+    [
+        ("camera.ts", Fraction(1, 90000), 6006),  # 66.7 ms
+        ("late.mp4", Fraction(1, 90000), 6001),
+        ("hours.ts", Fraction(1, 90000), 90000 * 90000 + 1),  # 25 h: a recording of a broadcast
+        ("fine.mp4", Fraction(1, 600000), 700001),
+        ("odd.mp4", Fraction(1, 90001), 9999),
+        ("late.mkv", Fraction(1, 1000), 67),
+        ("late.flv", Fraction(1, 1000), 67),
+    ],
+)
+def test_a_first_frame_between_two_milliseconds_stays_there(tmp_path, name, time_base, first):
+    codec = "flv" if name.endswith("flv") else "libx264"
+    step = round(Fraction(1, 30) / time_base)
+    source = write_ticks(tmp_path / name, time_base, [first + step * place for place in range(10)], codec)
+    times = packet_times(source)
+    assert name == "hours.ts" or times[0] == pytest.approx(float(first * time_base), abs=1e-6)
+    prepare_video(source, tmp_path / "prepared.mp4", SETTINGS)
+    assert packet_times(tmp_path / "prepared.mp4") == times
 
 
 def test_frames_that_an_edit_list_hides_stay_hidden(tmp_path):

@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import sys
 import time
 from pathlib import Path
@@ -21,7 +22,7 @@ from bsp.prepare import PrepareSettings, prepare_video
 from bsp.prepared_folder import HIDDEN, copy_others, find_videos, open_folder, prepare_one, target_name
 
 sys.path.append(str(Path(__file__).parent))
-from make_videos import numbered_frames, read_numbers, write_video
+from make_videos import numbered_frames, read_numbers, spoil_slice, write_video
 
 SETTINGS = PrepareSettings(short_side_px=48, keyframe_interval=4)
 CSV = "label,youtube_id,time_start,time_end\nwave,a,0,1\nwave,b,3,4\nhigh jump,c,0,1\nhigh jump,d,0,1\n"
@@ -189,6 +190,76 @@ def test_a_list_names_its_videos(root, tmp_path):
     assert set(find_videos(root)[1]) == ALL
 
 
+def test_what_is_no_file_costs_one_video_and_is_named(root, tmp_path, monkeypatch):
+    (root / "wave/gone.mp4").symlink_to("/nonexistent/x.mp4")
+    (root / "wave/round.mp4").symlink_to(root / "wave/round.mp4")
+    os.mkfifo(root / "wave/pipe.mp4")
+    with socket.socket(socket.AF_UNIX) as unix:
+        monkeypatch.chdir(root)  # a socket's name may have 108 bytes
+        unix.bind("wave/socket.mp4")
+    (root / "wave/up").symlink_to(root)  # a loop: folders within it are found once
+    (root / "notes.txt").symlink_to("/nonexistent/notes.txt")
+    os.mkfifo(root / "pipe.txt")
+    found, names, others = find_videos(root)
+    assert set(names) == ALL | {f"wave/{name}.mp4" for name in ("gone", "round", "pipe", "socket")}
+    records = prepare_all(root, tmp_path / "out")
+    errors = {Path(name).stem: record["error"] for name, record in records.items() if "error" in record}
+    assert errors.keys() == {"gone", "round", "pipe", "socket"}
+    assert "a link to one that is gone" in errors["gone"]
+    assert "symbolic links" in errors["round"]
+    assert "not a file" in errors["pipe"]
+    assert "not a file" in errors["socket"]
+    copied, left_out = copy_others(found, tmp_path / "out", others)
+    assert copied == ["train.csv"]
+    assert [line.split(":")[0] for line in left_out] == ["notes.txt", "pipe.txt"]
+
+
+def test_a_video_or_folder_that_may_not_be_read_is_named(root, tmp_path, monkeypatch):
+    real = open
+
+    def refusing(path, *arguments, **keywords):  # the tests may run as root, whom nothing is forbidden
+        if str(path).endswith("b.mkv"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path, *arguments, **keywords)
+
+    monkeypatch.setattr("builtins.open", refusing)
+    assert "Permission denied" in prepare_one(root, tmp_path / "out", "wave/b.mkv", SETTINGS)["error"]
+    monkeypatch.undo()
+
+    def forbidden(folder):
+        if str(folder).endswith("high jump"):
+            raise PermissionError(13, "Permission denied", str(folder))
+        return scandir(folder)
+
+    scandir = os.scandir
+    monkeypatch.setattr(os, "scandir", forbidden)
+    with pytest.raises(AnnotationError, match="high jump: the folder cannot be read"):
+        find_videos(root)
+
+
+def test_damaged_frames_are_counted_and_too_many_break_the_video(root, tmp_path, monkeypatch):
+    spoil_slice(root / "wave/a_000000_000001.mp4", 9)
+    record = prepare_one(root, tmp_path / "out", "wave/a_000000_000001.mp4", SETTINGS)
+    assert (record["frames"], record["damaged_frames"]) == (16, 1)
+    assert prepare_one(root, tmp_path / "out", "wave/b.mkv", SETTINGS)["damaged_frames"] == 0
+    monkeypatch.setattr(video, "MAX_DAMAGED_SHARE", 0.05)  # one of 16 is more
+    (tmp_path / "out/.prepared/wave/a_000000_000001.mp4.json").unlink()
+    error = prepare_one(root, tmp_path / "out", "wave/a_000000_000001.mp4", SETTINGS)["error"]
+    assert "1 of 16 frames are damaged, more than 5%" in error
+    assert not (tmp_path / "out/wave/a_000000_000001.mp4").exists()
+
+
+def test_a_damaged_record_or_settings_file_is_no_foreign_error(root, tmp_path):
+    out = tmp_path / "out"
+    prepare_all(root, out)
+    for text in ("[" * 200_000, "[]", "\0"):
+        (out / ".prepared/wave/b.mp4.json").write_text(text)
+        assert prepare_one(root, out, "wave/b.mkv", SETTINGS)["kept"] is False
+        (out / ".prepared/settings.json").write_text(text)
+        with pytest.raises(AnnotationError, match=r"settings\.json"):
+            open_folder(root, out, SETTINGS)
+
+
 def _crash_on_b(root: Path, out: Path, name: str, settings: PrepareSettings) -> dict:
     """Stands in for a decoder that crashes its process on one video."""
     if name == "wave/b.mkv":
@@ -219,6 +290,8 @@ def test_by_ray_data(root, tmp_path, ray_session, capsys):
         return CliRunner().invoke(main, [*command, *options])
 
     (root / "wave/e.mp4").write_bytes(b"broken")
+    spoil_slice(root / "wave/a_000000_000001.mp4", 9)
+    (root / "notes.txt").symlink_to("/nonexistent/notes.txt")
     seen = []
     found = find_videos(root)
     open_folder(root, tmp_path / "out", SETTINGS)
@@ -238,7 +311,11 @@ def test_by_ray_data(root, tmp_path, ray_session, capsys):
     assert done.exit_code == 0, done.output
     assert "4 videos (3 were there), 152 frames" in done.output  # 16 + 104 + 16 + 16
     assert "left out: wave/e.mp4: " in done.output
+    assert "not copied: notes.txt: " in done.output
+    assert "damaged pictures: 1 of 152 frames, in 1 videos (wave/a_000000_000001.mp4 1)" in done.output
     report = json.loads((tmp_path / "out" / REPORT).read_text())
+    assert report["damaged_frames"] == {"wave/a_000000_000001.mp4": 1}
+    assert report["damage_not_counted"] == 0
     assert report["bytes_before"] == sum((root / name).stat().st_size for name in ALL)
     assert report["bytes_after"] == sum((tmp_path / "out" / target_name(name)).stat().st_size for name in ALL)
     assert (tmp_path / "out" / "train.csv").read_text() == CSV
@@ -263,6 +340,7 @@ def test_progress_in_a_line():
         "source_bytes": 2**20,
         "target_bytes": 2**19,
         "frames": 9,
+        "damaged_frames": 0,
         "seconds": 1.0,
     }
     for _ in range(99):
