@@ -116,8 +116,7 @@ def build_catalog(
     and named in the log and in ``Catalog.skipped``; more than ``max_skipped_share`` (0..1) of the listing
     raises TooManyBroken. ``cache_dir`` keeps the answers of good files by path, size and time of change.
     ``workers`` is the number of probing processes; 0 = in this one, None = by the number of files, at most
-    one per core. (Processes start afresh, so a script that calls this needs the usual ``if __name__ ==
-    "__main__"``.)
+    one per core.
     """
     if not listing:
         raise AnnotationError(f"{root}: nothing is listed, so there is no catalog to build")

@@ -7,20 +7,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
 import os
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
 
 from tqdm import tqdm
 
+from bsp import apart
 from bsp.errors import VideoError
 from bsp.video import VideoInfo, probe
+from bsp.video_readers import plain_fault
 
 FILES_PER_WORKER = 64  # below this many files per process, starting it costs more than it saves
 
@@ -42,11 +41,9 @@ def probe_files(
     pending = []
     for path in paths:
         stat = stats[path]
-        known = None if stat is None else cache.get(path, stat)
-        if stat is None:
-            results[path] = (0, "no such file")
-        elif stat[0] == 0:
-            results[path] = (0, "empty file (0 bytes)")
+        known = None if isinstance(stat, str) else cache.get(path, stat)
+        if isinstance(stat, str):
+            results[path] = (0, stat)
         elif known is not None:
             results[path] = (stat[0], known)
         else:
@@ -54,7 +51,7 @@ def probe_files(
     if workers is None:
         workers = min(os.cpu_count() or 1, len(pending) // FILES_PER_WORKER)
     with cache:
-        outcomes = in_order([os.path.join(root, path) for path in pending], workers)
+        outcomes = _probe_each([os.path.join(root, path) for path in pending], workers)
         quiet = None if progress else True  # None: shown on a terminal only
         shown = tqdm(outcomes, total=len(pending), desc="probing videos", unit="file", disable=quiet)
         for path, outcome in zip(pending, shown):
@@ -64,12 +61,14 @@ def probe_files(
     return results
 
 
-def _stat(path: str) -> tuple[int, int] | None:
-    """(bytes, time of change in ns), None when the file cannot be reached."""
+def _stat(path: str) -> tuple[int, int] | str:
+    """(bytes, time of change in ns), or why the file is none to open."""
+    if fault := plain_fault(path):
+        return fault
     try:
         found = os.stat(path)
-    except OSError:
-        return None
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
     return found.st_size, found.st_mtime_ns
 
 
@@ -80,45 +79,26 @@ def _probe_one(path: str) -> VideoInfo | str:
         return error.reason
 
 
-def in_order(
-    paths: Sequence[str], workers: int, look: Callable[[str], VideoInfo | str] = _probe_one
-) -> Iterator[VideoInfo | str]:
-    """``look`` at each path, in ``workers`` processes (0: here); results in the order of ``paths``.
+def _probe_each(paths: Sequence[str], workers: int) -> Iterator[VideoInfo | str]:
+    """What each file is or why not, in order, by ``workers`` processes (0: here).
 
     A file that kills its process gives a reason as its result and costs only itself.
     """
     if workers == 0:
-        yield from map(look, paths)
+        yield from map(_probe_one, paths)
         return
-    context = multiprocessing.get_context("spawn")  # a fork would copy the decoders' threads' locks
-    own = threading.local()
-    pools: list[ProcessPoolExecutor] = []
-
-    def look_apart(path: str) -> VideoInfo | str:
-        if not hasattr(own, "pool"):
-            own.pool = ProcessPoolExecutor(1, mp_context=context)
-            pools.append(own.pool)
-        try:
-            return own.pool.submit(look, path).result()
-        except BrokenProcessPool:
-            del own.pool
-            return "the video reader crashed on it"
-
-    threads = ThreadPoolExecutor(workers)
-    try:
-        for start in range(0, len(paths), 1024):  # a part at a time, for the memory of a million pending calls
-            yield from threads.map(look_apart, paths[start : start + 1024])
-    finally:
-        threads.shutdown(cancel_futures=True)
-        for pool in pools:
-            pool.shutdown()
+    for found in apart.in_order(_probe_one, [(path,) for path in paths], workers):
+        yield "the video reader crashed on it" if isinstance(found, apart.ProcessDied) else found
 
 
 class _ProbeCache:
-    """One line per probed file, appended as it comes, so that an interrupted run need not start again."""
+    """One line per probed file, appended as it comes, so that an interrupted run need not start again.
+
+    A line is a digest and the JSON text that it is of; a line that was changed or cut off is not looked into.
+    """
 
     def __init__(self, root: str, cache_dir: str | Path | None):
-        self.known: dict[str, tuple[list[int], dict]] = {}
+        self.known: dict[str, tuple[list[int], VideoInfo]] = {}
         self.file = None
         self.path = None
         self.cut_off = False  # an interruption left the last line without its end
@@ -128,14 +108,13 @@ class _ProbeCache:
         root_hash = hashlib.blake2b(root.encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()
         self.path = Path(cache_dir) / f"probes-v3-{root_hash}.jsonl"
         if self.path.exists():
-            text = self.path.read_text(encoding="utf-8", errors="surrogateescape")
-            self.cut_off = not text.endswith("\n")
-            for line in text.split("\n"):
-                try:
-                    path, stat, info = json.loads(line)
+            content = self.path.read_bytes()
+            self.cut_off = not content.endswith(b"\n")
+            for line in content.split(b"\n"):
+                digest, _, text = line.partition(b" ")
+                if digest == _digest(text):
+                    path, stat, info = json.loads(text)
                     self.known[path] = (stat, VideoInfo(**info))
-                except (ValueError, TypeError):  # a line cut off by an interruption: probe that file again
-                    continue
 
     def get(self, path: str, stat: tuple[int, int]) -> VideoInfo | None:
         """What is known of the file, if its size and time of change are still ``stat``."""
@@ -145,14 +124,19 @@ class _ProbeCache:
     def put(self, path: str, stat: tuple[int, int], info: VideoInfo) -> None:
         """Remember one file."""
         if self.file is not None:
-            self.file.write(json.dumps([path, stat, asdict(info)]) + "\n")
+            text = json.dumps([path, stat, asdict(info)]).encode()
+            self.file.write(_digest(text) + b" " + text + b"\n")
 
     def __enter__(self) -> _ProbeCache:
         if self.path is not None:
-            self.file = self.path.open("a", buffering=1, encoding="utf-8", errors="surrogateescape")
-            self.file.write("\n" * self.cut_off)
+            self.file = self.path.open("ab", buffering=0)
+            self.file.write(b"\n" * self.cut_off)
         return self
 
     def __exit__(self, *_: object) -> None:
         if self.file is not None:
             self.file.close()
+
+
+def _digest(text: bytes) -> bytes:
+    return hashlib.blake2b(text, digest_size=16).hexdigest().encode()

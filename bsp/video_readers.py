@@ -42,7 +42,7 @@ def out_of_range(path: str, index: int, frames: int) -> VideoDecodeError:
 
 def open_error(path: str, error: BaseException | None = None) -> VideoOpenError:
     """Say why a file cannot be opened (slow path, after a failure)."""
-    reason = _plain_fault(path)
+    reason = plain_fault(path)
     if reason is None:
         try:
             reason = missing_bytes(path) or _why_av_refuses(path)
@@ -51,8 +51,8 @@ def open_error(path: str, error: BaseException | None = None) -> VideoOpenError:
     return VideoOpenError(path, reason or f"cannot be opened ({_brief(error)})")
 
 
-def _plain_fault(path: str) -> str | None:
-    """A fault that shows without opening the file (opening a pipe would wait for a writer)."""
+def plain_fault(path: str) -> str | None:
+    """Why the file is none to open, from what the file system says (opening a pipe would wait for a writer)."""
     try:
         status = os.stat(path)
     except FileNotFoundError:
@@ -104,7 +104,7 @@ class PyavReader:
     def __init__(self, path: str, stop: threading.Event):
         self.path = path
         self.damaged: set[int] = set()
-        if fault := _plain_fault(path):
+        if fault := plain_fault(path):
             raise VideoOpenError(path, fault)
         self._open()
         check(stop)

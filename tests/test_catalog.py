@@ -3,16 +3,19 @@
 import logging
 import os
 import pickle
+import subprocess
+import sys
 
 import numpy as np
+import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 import bsp.probe_files
+from bsp import apart
 from bsp.catalog import Catalog, Listed, build_catalog
 from bsp.errors import AnnotationError, TooManyBroken
-from bsp.probe_files import in_order
 from bsp.video import READERS, probe
 from bsp.video_write import write_mp4
 
@@ -276,15 +279,91 @@ def test_a_damaged_cache_costs_only_its_lines(folder, tmp_path, probed):
     assert len(probed) == 4
 
 
+@pytest.mark.parametrize(
+    ("was", "becomes"),
+    [(b'"frames": 20', b'"frames": 19'), (b'"fps": 25.0', b'"fps": 5.0'), (b'"mp4"', b'"pyav"'), (b"one/a", b"two/c")],
+)
+def test_a_changed_line_of_the_cache_is_not_believed(folder, tmp_path, probed, was, becomes):
+    first = build(folder, cache_dir=tmp_path / "cache")
+    [file] = (tmp_path / "cache").iterdir()
+    content = file.read_bytes()
+    assert was in content
+    file.write_bytes(content.replace(was, becomes))
+    again = build(folder, cache_dir=tmp_path / "cache")
+    assert len(probed) > 3
+    for column in ("frames", "fps", "readers", "paths"):
+        assert getattr(again, column).tolist() == getattr(first, column).tolist()
+
+
+def test_a_cache_of_anything_else_is_no_error(folder, tmp_path, probed):
+    build(folder, cache_dir=tmp_path / "cache")
+    [file] = (tmp_path / "cache").iterdir()
+    deep = b"[" * 200_000
+    file.write_bytes(b"\n".join([deep, b"0" * 32 + b" " + deep, bytes(range(256)), b" ", b"null", file.read_bytes()]))
+    assert build(folder, cache_dir=tmp_path / "cache").frames.tolist() == [20, 50, 33]
+    assert len(probed) == 3
+
+
 # ---- processes
 
 
-def test_a_file_that_crashes_its_process_costs_only_itself():
-    # eval stands in for the reader: these "paths" are what it does in the other process
-    work = ["1 + 1", "__import__('os')._exit(3)", "2 + 2", "3 + 3"]
-    found = list(in_order(work, 1, eval))
+def crash_or_probe(path: str):
+    """Stands in for the reader, found by its name in the other process."""
+    if path.endswith("b.mp4"):
+        os._exit(3)
+    return probe(path)
+
+
+def test_a_file_that_crashes_its_process_costs_only_itself(folder, monkeypatch, caplog):
+    monkeypatch.setattr(bsp.probe_files, "_probe_one", crash_or_probe)
+    catalog = build(folder, workers=1, max_skipped_share=0.5)
+    assert catalog.frames.tolist() == [20, 50]
+    assert catalog.skipped == (("one/b.mp4", "the video reader crashed on it"),)
+
+
+SCRIPT = """
+import sys
+from bsp.datasets.kinetics import load_class_folders
+catalog = load_class_folders(sys.argv[1], workers=2, progress=False)
+print(len(catalog), catalog.frames.min(), catalog.frames.max(), catalog.class_names)
+"""
+
+
+def test_a_plain_script_builds_a_catalog_with_processes(folder, tmp_path):
+    """Without ``if __name__ == "__main__"``, and with files beside it that are named like modules."""
+    for name in ("one", "two"):
+        (tmp_path / "many" / name).mkdir(parents=True)
+        for number in range(200):
+            os.link(folder / "one" / "a.mp4", tmp_path / "many" / name / f"{number}.mp4")
+    (tmp_path / "script.py").write_text(SCRIPT)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "numpy.py").write_text("raise RuntimeError('not this one')")
+    paths = os.pathsep.join(path for path in sys.path if path)
+    ran = subprocess.run(
+        [sys.executable, str(tmp_path / "script.py"), str(tmp_path / "many")],
+        cwd=elsewhere, env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert ran.stdout == "400 20 20 ('one', 'two')\n"
+
+
+def test_calls_apart_keep_their_order_and_bring_their_errors():
+    found = list(apart.in_order(eval, [("1 + 1",), ("__import__('os')._exit(3)",), ("2 + 2",), ("3 + 3",)], 2))
     assert [found[0], *found[2:]] == [2, 4, 6]
-    assert "crashed" in found[1]
+    assert isinstance(found[1], apart.ProcessDied)
+    with pytest.raises(ZeroDivisionError):
+        list(apart.in_order(eval, [("1",), ("1 / 0",), ("2",)], 1))
+
+
+def test_an_interrupted_call_leaves_no_process():
+    before = set(psutil.Process().children())
+    calls = apart.in_order(eval, [("1",)] + [("__import__('time').sleep(600)",)] * 5, 2)
+    assert next(calls) == 1
+    ours = set(psutil.Process().children()) - before
+    assert ours
+    calls.close()  # what an exception in the loop over it does
+    assert not any(process.is_running() for process in ours)
 
 
 def test_every_file_of_a_long_list_gets_its_own_answer(tmp_path):
@@ -293,7 +372,7 @@ def test_every_file_of_a_long_list_gets_its_own_answer(tmp_path):
     for path in paths[::3]:
         (tmp_path / path).touch()
     found = bsp.probe_files.probe_files(str(tmp_path), paths, cache_dir=None, workers=0, progress=False)
-    empty = [path for path, (_, reason) in found.items() if reason == "empty file (0 bytes)"]
+    empty = [path for path, (_, reason) in found.items() if reason == "empty file (0 bytes); download it again"]
     missing = [path for path, (_, reason) in found.items() if reason == "no such file"]
     assert empty == paths[::3]
     assert len(missing) == 400

@@ -22,13 +22,9 @@ import logging
 import math
 import os
 import shutil
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
-from multiprocessing import current_process, get_context
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +33,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
+from bsp import apart
 from bsp.datasets.pantomime_plan import CODE_VERSION, PantomimeSettings, VideoPlan, draw_video, plan_video
 from bsp.video_write import write_mp4
 
@@ -128,10 +125,6 @@ def render_set(
     if workers is not None and workers < 1:
         raise ValueError(f"workers must be >= 1 or None for all cores, not {workers}")
     folder = Path(out_dir) / settings.fingerprint()
-    # A spawned process imports the caller's script first; if that calls render() again, it would wait for the
-    # lock of the process that waits for it.
-    if getattr(current_process(), "_inheriting", False):
-        raise RuntimeError("a script must call render() under `if __name__ == '__main__':`, or with workers=1")
     if is_complete(folder):
         return folder
     try:
@@ -173,7 +166,7 @@ def _render(kind: VideoSet, settings: Any, folder: Path, *, workers: int, progre
         disable=None if progress else True,  # None: shown on a terminal only
     )
     with bar:
-        if workers == 1 or len(todo) < 2 or _main_cannot_be_imported():
+        if workers == 1 or len(todo) < 2:
             for name, plan in todo.items():
                 make_video(settings, plan, str(folder / name), kind.draw_video)
                 bar.update()
@@ -197,31 +190,13 @@ def _render(kind: VideoSet, settings: Any, folder: Path, *, workers: int, progre
 def _render_parallel(
     kind: VideoSet, settings: Any, folder: Path, todo: dict[str, Any], workers: int, bar: tqdm
 ) -> None:
-    # "spawn": the caller may hold threads and locks (PyTorch, Ray) that a forked child would inherit broken.
-    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
-    try:
-        jobs: list[Future] = [
-            pool.submit(make_video, settings, plan, str(folder / name), kind.draw_video) for name, plan in todo.items()
-        ]
-        for job in as_completed(jobs):
-            job.result()
-            bar.update()
-    except BrokenProcessPool as error:
-        raise RuntimeError(
-            f"a process that draws videos for {folder} was ended (memory?) or could not start (a script must "
-            "call render() under `if __name__ == '__main__':`, or with workers=1); finished videos are kept"
-        ) from error
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _main_cannot_be_imported() -> bool:
-    """Whether the program came from standard input: a spawned process would look for its file in vain."""
-    file = getattr(sys.modules["__main__"], "__file__", None)
-    if file is None or os.path.exists(file):
-        return False
-    _LOG.warning("the program %s is not a file, so that other processes cannot start: drawing in this one", file)
-    return True
+    calls = [(settings, plan, str(folder / name), kind.draw_video) for name, plan in todo.items()]
+    for outcome in apart.in_order(make_video, calls, workers):
+        if isinstance(outcome, apart.ProcessDied):
+            raise RuntimeError(
+                f"a process that draws videos for {folder} was ended (memory?); finished videos are kept"
+            ) from outcome
+        bar.update()
 
 
 def make_video(settings: Any, plan: Any, path: str, draw: Callable[[Any, Any], np.ndarray] = draw_video) -> None:
@@ -392,4 +367,6 @@ def main(out: Path, preview: bool, workers: int | None, **sizes: Any) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    from bsp.datasets import pantomime  # under a name by which other processes find its functions
+
+    pantomime.main()
