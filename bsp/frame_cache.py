@@ -24,7 +24,8 @@ class FrameCache:
             raise ValueError(f"max_bytes must be 0 (off) or more, not {max_bytes}")
         self.max_bytes = max_bytes
         self.bytes = 0
-        self._videos: OrderedDict[str, np.ndarray] = OrderedDict()
+        self.damaged = 0  # frames given out so far that FFmpeg flags as damaged, repeats included
+        self._videos: OrderedDict[str, tuple[np.ndarray, np.ndarray]] = OrderedDict()  # frames, which are damaged
         self._uncached: set[str] = set()
 
     def read(
@@ -34,24 +35,30 @@ class FrameCache:
 
         ``indices`` must lie in [first, first + frames).
         """
-        whole = self._videos.get(path)
-        if whole is not None:
+        kept = self._videos.get(path)
+        if kept is not None:
             self._videos.move_to_end(path)
+            whole, is_damaged = kept
+            self.damaged += int(is_damaged[indices - first].sum())
             return whole[indices - first]
+        damaged: set[int] = set()
+        some = read_frames(path, indices, reader=reader, time_limit_s=time_limit_s, damaged=damaged)
+        if damaged:
+            self.damaged += int(np.isin(indices, list(damaged)).sum())
         if not self.max_bytes or path in self._uncached:
-            return read_frames(path, indices, reader=reader, time_limit_s=time_limit_s)
-        some = read_frames(path, indices, reader=reader, time_limit_s=time_limit_s)
+            return some
         needed = frames * some[0].nbytes
         if needed > self.max_bytes * _LARGEST_SHARE:
             self._uncached.add(path)
             return some
+        span = np.arange(first, first + frames)
         try:
-            whole = read_frames(path, np.arange(first, first + frames), reader=reader, time_limit_s=time_limit_s)
+            whole = read_frames(path, span, reader=reader, time_limit_s=time_limit_s, damaged=damaged)
         except VideoError:  # damage elsewhere in the file must not cost a clip that was read
             self._uncached.add(path)
             return some
         while self._videos and self.bytes + whole.nbytes > self.max_bytes:
-            self.bytes -= self._videos.popitem(last=False)[1].nbytes
-        self._videos[path] = whole
+            self.bytes -= self._videos.popitem(last=False)[1][0].nbytes
+        self._videos[path] = whole, np.isin(span, list(damaged))
         self.bytes += whole.nbytes
         return whole[indices - first]

@@ -132,7 +132,8 @@ def train_steps(
     """Train from ``start_step`` on; yields (steps done, record or None) after every step.
 
     ``batches`` are this process's: dicts of arrays "clip" uint8 [B/processes, T, H, W, 3], "label" int64,
-    "change_point" float32, "plain" bool, and "error" (empty, or why a clip could not be made: such a clip weighs
+    "change_point" float32, "plain" bool, "damaged" int64 (may be absent: frames that the decoder flags; records then
+    have no damaged_share), and "error" (empty, or why a clip could not be made: such a clip weighs
     nothing, is named in ``skipped``, and above ``max_skipped_share`` of the stream :class:`TooManyBroken` is
     raised). ``workers`` says which share of each step that is; all processes give the same weights, and
     ``skipped`` and records are those of all of them whenever a record or a checkpoint is due.
@@ -174,6 +175,8 @@ def train_steps(
                 value, stats = loss(model(clip_BTCHW), targets | {"clip": clip_BTCHW})
             value.backward()
             gradient.add()
+            if "damaged" in targets:  # frames that the decoder flags, of each clip
+                stats = stats | {"damaged_share": targets["damaged"].float().mean() / clip_BTCHW.shape[1]}
             window.add({"loss": value.detach()} | stats)
         gradient.finish()
         if settings.clip_gradient:
@@ -240,7 +243,8 @@ def _good_parts(batch: dict[str, Any], step: int, workers: Workers, missing: lis
     """What the network is trained on, by virtual worker; clips with an error are left out and added to ``missing``."""
     parts = []
     for virtual_rank, part in zip(workers.here, workers.cut(batch), strict=True):
-        arrays = {name: part[name] for name in ("clip", "label", "change_point", "plain")}
+        names = ("clip", "label", "change_point", "plain", "damaged")
+        arrays = {name: part[name] for name in names if name in part}
         bad = np.array([bool(error) for error in part.get("error", ())])
         if bad.any():
             missing.extend((step, virtual_rank, str(part["error"][row])) for row in np.flatnonzero(bad))

@@ -5,6 +5,7 @@ Letters: B clips, T = 2 * half_len frames of a clip, H W image. Frames stay uint
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,6 +13,7 @@ import numpy as np
 from bsp.augment import AugmentSettings, augment_clip
 from bsp.catalog import Catalog
 from bsp.clips import ClipPlan
+from bsp.errors import VideoOpenError
 from bsp.frame_cache import FrameCache
 from bsp.video import READERS, fit_frames
 
@@ -22,9 +24,12 @@ def decode(
     """The planned frames of each video, uint8 [frames, H, W, 3], one pass over each file.
 
     ``time_limit_s`` is per file; ``cache`` may hold videos that were read before. Raises the VideoErrors of
-    ``video.read_frames``.
+    ``video.read_frames``, and VideoOpenError for a file whose size is no longer that of the catalog: its frames would
+    be others than the planned ones, without an error.
     """
     cache = cache or FrameCache(0)
+    for video in plan.videos:
+        _check_unchanged(catalog, video)
     return [
         cache.read(
             catalog.path(video),
@@ -36,6 +41,20 @@ def decode(
         )
         for video, frames in zip(plan.videos, plan.frames)
     ]
+
+
+def _check_unchanged(catalog: Catalog, video: int) -> None:
+    if catalog.sizes is None:
+        return
+    path = catalog.path(video)
+    try:
+        size = os.stat(path).st_size
+    except OSError:  # the reader says why
+        return
+    if size != catalog.sizes[video]:
+        raise VideoOpenError(
+            path, f"{size} bytes, but {catalog.sizes[video]} when the catalog was built; start the command again"
+        )
 
 
 def synthesise(plan: ClipPlan, frames: Sequence[np.ndarray]) -> np.ndarray:

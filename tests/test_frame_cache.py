@@ -15,8 +15,9 @@ def files(monkeypatch):
     """Stands in for read_frames: frame k of file n is full of 10 * n + k. Returns the list of reads."""
     reads = []
 
-    def fake(path, indices, *, reader, time_limit_s):
+    def fake(path, indices, *, reader, time_limit_s, damaged):
         reads.append((path, len(indices)))
+        damaged.update({3, 6} & set(indices.tolist()) if path == "4" else ())
         if path == "torn" and max(indices) > 5:
             raise VideoDecodeError(path, "torn")
         number = 0 if path == "torn" else int(path)
@@ -44,6 +45,15 @@ def test_a_part_of_a_file_keeps_the_files_frame_numbers(files):
     cache = FrameCache(100 * 8 * FRAME_BYTES)
     assert get(cache, "2", [5, 6], first=4, frames=3) == [25, 26]
     assert get(cache, "2", [4], first=4, frames=3) == [24]
+
+
+@pytest.mark.parametrize("max_bytes", [0, 100 * 8 * FRAME_BYTES])
+def test_damaged_frames_are_counted_each_time_they_are_given_out(files, max_bytes):
+    cache = FrameCache(max_bytes)
+    for indices, damaged in (([0, 1], 0), ([3, 4], 1), ([6, 6, 3], 3), ([5], 0)):
+        before = cache.damaged
+        get(cache, "4", indices)
+        assert cache.damaged - before == damaged
 
 
 def test_off_reads_only_what_is_asked(files):

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import io
 import json
+import logging
+import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -33,6 +35,7 @@ from bsp_platform.stages import StageStore, file_sha256, write_json
 from bsp_platform.storage_errors import named_disk_full
 from bsp_platform.streaming import ClipStream, clip_dataset, iterate_batches
 
+log = logging.getLogger(__name__)
 WEIGHTS = "encoder.pt"
 HISTORY = "history.json"
 
@@ -240,9 +243,13 @@ def train_encoder(
     write_json(folder / HISTORY, state["history"])
     last = state["history"][-1]
     speed = {key: last[key] for key in ("clips_per_s", "data_wait_share")}
+    damaged = statistics.fmean(record.get("damaged_share", 0.0) for record in state["history"])
+    if damaged:
+        log.warning("damaged pictures: %.3g%% of the frames of the clips of %s", 100 * damaged, recipe.name)
     return {
         "name": recipe.name,
         "skipped_clips": state["skipped"],
+        "damaged_share": damaged,
         "train_seconds": time.time() - began,
         "last": last,
         **speed,

@@ -59,15 +59,18 @@ class ClipStream:
 def make_clips(
     catalog: Catalog, stream: ClipStream, indices: Iterable[int], cache: FrameCache | None = None
 ) -> dict[str, np.ndarray]:
-    """Clips ``indices`` as one batch: "clip" uint8 [B, T, H, W, 3], "label", "change_point", "index", "error".
+    """Clips ``indices`` as one batch: "clip" uint8 [B, T, H, W, 3], "label", "change_point", "index", "error", and
+    "damaged", int64 [B]: the source frames of the clip that FFmpeg flags as damaged.
 
     A clip whose video cannot be read is all zeros and carries the reason in "error" (else ""): it is counted
     and named by the consumer, never replaced.
     """
-    plans, clips, errors = [], [], []
+    plans, clips, errors, damaged = [], [], [], []
+    cache = cache or FrameCache(0)
     size = stream.augment.size_px
     for index in indices:
         plan = plan_clip(catalog, stream.clips, stream.seed, int(index))
+        before = cache.damaged
         try:
             frames = stream.decode(catalog, plan, time_limit_s=stream.time_limit_s, cache=cache)
             clip = augment_clip(synthesise(plan, frames), stream.augment, plan.augment_seed)
@@ -77,7 +80,12 @@ def make_clips(
             errors.append(f"clip {index}: {error}")
         plans.append(plan)
         clips.append(clip)
-    return {**collate(plans, clips), "error": np.array(errors, dtype=np.str_)}
+        damaged.append(cache.damaged - before)
+    return {
+        **collate(plans, clips),
+        "error": np.array(errors, dtype=np.str_),
+        "damaged": np.array(damaged, np.int64),
+    }
 
 
 class ClipMaker:
