@@ -83,7 +83,8 @@ def prepare_video(
 
     The frames are those that ``bsp.video`` reads from the source, upright, scaled with an antialiased cubic filter
     (never enlarged) to even sizes; times are kept exactly. Raises VideoOpenError or VideoDecodeError naming the
-    source when it is broken or too many of its frames are damaged, VideoTimeout, and ValueError when source and target are one file.
+    source when it is broken or too many of its frames are damaged, VideoTimeout, and ValueError when source and target
+    are one file.
     """
     source, target = os.fspath(source), Path(target)
     if target.suffix != ".mp4":

@@ -14,13 +14,12 @@ import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-import av
 import numpy as np
 
 from bsp.errors import VideoDecodeError, VideoOpenError, VideoTimeout
 from bsp.mp4_reader import Mp4Reader, mp4_reads
 from bsp.time_limit import call_within
-from bsp.video_packets import PacketTable, missing_bytes
+from bsp.video_packets import missing_bytes
 from bsp.video_readers import PyavReader, open_error, rgb
 from bsp.video_times import decoded_times, rate_of, table_times
 

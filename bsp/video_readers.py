@@ -218,7 +218,7 @@ class PyavReader:
                 if frame.pts is None or frame.pts > target:
                     raise VideoDecodeError(self.path, f"frame {index} cannot be decoded; the file is damaged")
                 if landing is not None and frame.pts >= landing:
-                    # The demuxer chose a later start than asked for, or the file calls a picture a key frame that is none.
+                    # The demuxer chose a later start than asked for, or the file calls it a key frame and it is none.
                     if frame.pts != landing or not frame.key_frame:
                         raise VideoDecodeError(self.path, f"seeking to frame {start} missed it")
                     landing = None

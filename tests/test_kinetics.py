@@ -1,6 +1,7 @@
 """The official Kinetics CSV and class folders, with real mp4 files, down to clips."""
 
 import logging
+import os
 
 import numpy as np
 import pytest
@@ -254,3 +255,30 @@ def test_a_csv_becomes_clips_of_all_kinds(tmp_path):
         classes = [1 if catalog.labels[video] == 0 else 3 for video in plan.videos]
         assert levels.tolist() == [classes[0]] * 4 + [classes[-1]] * 4
         assert (classes[0] != classes[-1]) == (plan.kind == BoundaryKind.DIFF_CLASS)
+
+
+def test_links_to_nowhere_and_loops_are_broken_videos(folder_of_classes, monkeypatch):
+    (folder_of_classes / "dance" / "gone.mp4").symlink_to("/nonexistent/gone.mp4")
+    (folder_of_classes / "dance" / "round.mp4").symlink_to(folder_of_classes / "dance" / "round.mp4")
+    (folder_of_classes / "loop").symlink_to(folder_of_classes / "loop")
+    os.mkfifo(folder_of_classes / "sing" / "pipe.mp4")
+    catalog = load_class_folders(folder_of_classes, progress=False, max_skipped_share=0.9)
+    reasons = dict(catalog.skipped)
+    assert reasons.keys() == {"dance/gone.mp4", "dance/round.mp4", "sing/pipe.mp4"}
+    assert reasons["dance/gone.mp4"] == "a link to a file that is gone"
+    assert "not a file" in reasons["sing/pipe.mp4"]
+
+    def forbidden(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(os, "listdir", forbidden)
+    with pytest.raises(AnnotationError, match="dance: the folder cannot be read"):
+        load_class_folders(folder_of_classes, progress=False)
+
+
+@pytest.fixture
+def folder_of_classes(tmp_path):
+    for name in ("dance/a.mp4", "sing/b.mp4"):
+        (tmp_path / name).parent.mkdir()
+        write_mp4(tmp_path / name, np.zeros((4, 32, 64, 3), np.uint8), fps=4)
+    return tmp_path

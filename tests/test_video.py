@@ -19,7 +19,6 @@ import pytest
 
 from bsp import mp4_reader, time_limit, video, video_readers
 from bsp.errors import VideoDecodeError, VideoError, VideoOpenError, VideoTimeout
-from bsp.video_write import write_mp4
 
 sys.path.append(str(Path(__file__).parent))
 from make_videos import numbered_frames, read_numbers, write_audio, write_cut, write_video

@@ -1,4 +1,4 @@
-"""Damaged and disguised videos: no other frames without an error, damage counted, nothing opened but the file itself."""
+"""Damaged and disguised videos: no other frames without an error, damage counted, no other file opened."""
 
 from __future__ import annotations
 
@@ -194,7 +194,9 @@ def test_a_file_that_was_replaced_is_not_read_by_the_old_plan(tiny_catalog, tmp_
     batch = make_clips(changed, stream(), range(32))
     hit = [victim in plan_clip(changed, stream().clips, 5, k).videos for k in range(32)]
     assert any(hit)
-    assert [f"{tiny_catalog.sizes[longest]} bytes, but {tiny_catalog.sizes[victim]}" in e for e in batch["error"]] == hit
+    assert [
+        f"{tiny_catalog.sizes[longest]} bytes, but {tiny_catalog.sizes[victim]}" in e for e in batch["error"]
+    ] == hit
 
 
 @pytest.mark.parametrize("cache_mb", [0, 64])
@@ -274,9 +276,9 @@ def test_a_file_named_like_an_address_is_a_file(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "how"),
     [
-        ("a.mov", X264), ("a.m4v", X264), ("a.3gp", X264), ("a.flv", X264), ("a.mkv", X264), ("a.ts", X264), ("a.avi", MPEG4),
-        ("a.mpg", {"codec": "mpeg2video"}), ("a.m2v", {"codec": "mpeg2video"}), ("a.wmv", {"codec": "wmv2"}),
-        ("a.ogv", {"codec": "libvpx"}), ("a.webm", VP9),
+        ("a.mov", X264), ("a.m4v", X264), ("a.3gp", X264), ("a.flv", X264), ("a.mkv", X264), ("a.ts", X264),
+        ("a.avi", MPEG4), ("a.mpg", {"codec": "mpeg2video"}), ("a.m2v", {"codec": "mpeg2video"}),
+        ("a.wmv", {"codec": "wmv2"}), ("a.ogv", {"codec": "libvpx"}), ("a.webm", VP9),
     ],
 )  # fmt: skip
 def test_real_videos_of_every_extension_are_read(tmp_path, name, how):

@@ -213,7 +213,10 @@ def _walk(video_root: str | Path) -> Iterator[tuple[str, str, str]]:
     for entry in entries:
         if is_hidden(entry.name):
             continue
-        inside = sorted(os.listdir(entry.path)) if entry.is_dir() else [None]
+        try:
+            inside = sorted(os.listdir(entry.path)) if os.path.isdir(entry.path) else [None]
+        except OSError as error:
+            raise AnnotationError(f"{entry.path}: the folder cannot be read ({error.strerror})") from None
         for name in inside:
             stem, extension = os.path.splitext(entry.name if name is None else name)
             if extension.lower() not in VIDEO_EXTENSIONS or (name and is_hidden(name)):

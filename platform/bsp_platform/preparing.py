@@ -88,8 +88,9 @@ def prepare_folder(
     """Prepare the videos ``names`` below ``root`` into ``out``; what is done and undamaged is kept. Ray must run.
 
     ``find_videos`` gives root, names and the other files, which are copied; ``open_folder`` must have accepted ``out``.
-    Returns, and writes to ``out/.prepared/report.json``: counts, bytes before and after, seconds, the broken
-    videos by name, and the number of damaged frames of each video that has some. Raises TooManyBroken, with the list, when more than ``max_broken_share`` of the videos are broken;
+    Returns, and writes to ``out/.prepared/report.json``: counts, bytes before and after, seconds, the broken videos by
+    name, and the number of damaged frames of each video that has some. Raises TooManyBroken, with the list, when more
+    than ``max_broken_share`` of the videos are broken;
     OSError when results cannot be written. ``prepare`` is for tests.
     """
     import ray
