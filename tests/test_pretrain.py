@@ -122,6 +122,24 @@ def test_a_skipped_clip_weighs_nothing():
         assert torch.equal(value, models[1].state_dict()[name]), name
 
 
+def test_damaged_frames_are_in_the_records_and_change_no_weight():
+    settings = TrainSettings(clips=16, batch_size=4, warmup_steps=1, log_every_steps=2)
+    models = [new_model(), new_model()]
+    plain, told = (
+        run(
+            model,
+            make_optimiser(model, settings),
+            settings,
+            batches=(batch(step) | ({"damaged": np.array([0, step, 0, 4])} if counted else {}) for step in range(4)),
+        )
+        for counted, model in enumerate(models)
+    )
+    # By hand: 4 and 5, then 6 and 7 frames of the 32 of a step.
+    assert [record["damaged_share"] for record in told] == pytest.approx([4.5 / 32, 6.5 / 32])
+    assert all("damaged_share" not in record for record in plain)
+    assert [record["loss"] for record in told] == [record["loss"] for record in plain]
+
+
 def test_too_many_skipped_clips_stop_the_run_with_their_names():
     settings = TrainSettings(clips=40, batch_size=4, max_skipped_share=0.05)
     batches = [batch(step) for step in range(10)]
