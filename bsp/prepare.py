@@ -158,6 +158,10 @@ def _encode(
             # The last frame's time on the screen makes the file's frame rate that of the source.
             packets[-1].duration = max(1, round(len(times) / Fraction(info.fps) / fine) - (times[-1] - times[0]))
             output.mux(packets)
+    except av.error.FFmpegError as error:
+        if isinstance(error, OSError):  # the disk's doing, not the video's
+            raise
+        raise VideoDecodeError(info.path, f"cannot be encoded again ({error.strerror}: its times?)") from None
     finally:
         reader.close()
     if written != info.frames:
