@@ -104,6 +104,8 @@ def test_a_first_frame_between_two_milliseconds_stays_there(tmp_path, name, time
     source = write_ticks(tmp_path / name, time_base, [first + step * place for place in range(10)], codec)
     times = packet_times(source)
     assert name == "hours.ts" or times[0] == pytest.approx(float(first * time_base), abs=1e-6)
+    if not name.endswith(("mp4", "mkv")):  # whose clock starts anywhere: at the first picture, as there is no sound
+        times = [time - times[0] for time in times]
     prepare_video(source, tmp_path / "prepared.mp4", SETTINGS)
     assert packet_times(tmp_path / "prepared.mp4") == times
 
