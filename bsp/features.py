@@ -28,7 +28,7 @@ from bsp.errors import VideoDecodeError
 from bsp.feature_record import FeatureInfo, from_attributes, of_video, read_record, sealed, snippet_times, to_attributes
 from bsp.normalisation import MEAN, STD, normalise
 from bsp.text_files import safe_name
-from bsp.video import iter_frames, probe
+from bsp.video import iter_frames, probe, too_damaged
 
 SNIPPET_FRAMES = 8  # T of Section 4.1; also the stride: snippets do not overlap
 CODE_VERSION = 1  # raise it with every change that alters features: old ones are then refused
@@ -88,7 +88,8 @@ def extract_features(
     path = os.fspath(path)
     video = probe(path)
     seen: list[int] = []
-    chunks = iter_frames(path, chunk_frames=SNIPPET_FRAMES, reader=reader or video.reader)
+    damaged: set[int] = set()
+    chunks = iter_frames(path, chunk_frames=SNIPPET_FRAMES, reader=reader or video.reader, damaged=damaged)
     snippets = _snippets(chunks, size_px, seen)
     encoder.eval()
     # Choice: a snippet's feature is the mean over its 8 frames, the vector that the linear layer sees.
@@ -99,6 +100,7 @@ def extract_features(
         ]
     if sum(seen) != video.frames:
         raise VideoDecodeError(path, f"{sum(seen)} frames were decoded of {video.frames}; re-encode the file")
+    too_damaged(path, len(damaged), video.frames)
     feat_SD = np.concatenate(parts)
     info = FeatureInfo(
         video_id=video_id,
@@ -115,6 +117,7 @@ def extract_features(
         encoder_hash=weights_hash if weights_hash is not None else encoder_hash(encoder),
         code_version=CODE_VERSION,
         reader=reader or video.reader,
+        damaged_frames=sum(frame < SNIPPET_FRAMES * len(feat_SD) for frame in damaged),
         **snippet_times(video, len(feat_SD), SNIPPET_FRAMES),
     )
     return feat_SD, info

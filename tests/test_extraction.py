@@ -2,6 +2,8 @@
 
 import dataclasses
 import shutil
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +16,9 @@ from bsp_platform.cluster import Resources
 from bsp_platform.extraction import extract_dataset
 from bsp_platform.pretraining import train_encoder
 from bsp_platform.recipes import EncoderRecipe, FeatureRecipe
+
+sys.path.append(str(Path(__file__).parent))
+from make_videos import numbered_frames, spoil_slice, write_video
 
 RECIPE = FeatureRecipe(encoder=EncoderRecipe(encoder=EncoderSettings(width=8)), untrimmed="test", size_px=32)
 
@@ -45,10 +50,15 @@ def test_features_equal_the_pure_functions_and_only_missing_ones_are_made_again(
 ):
     folder = tmp_path / "features"
     folder.mkdir()
+    spoilt = write_video(tmp_path / "spoilt.mp4", numbered_frames(144), options={"bf": "0", "g": "12"})
+    spoil_slice(spoilt, 20)
+    first, *others = tiny_untrimmed.videos
+    tiny_untrimmed = dataclasses.replace(tiny_untrimmed, videos=(dataclasses.replace(first, path=str(spoilt)), *others))
     reports = []
     facts = extract_dataset(folder, RECIPE, weights, tiny_untrimmed, Resources(), reports.append)
     assert facts["videos"] == len(tiny_untrimmed.videos) == reports[-1]["at"] == reports[-1]["total"]
     assert facts["broken"] == []
+    assert facts["damaged_frames"] == {first.video_id: 1}
     encoder = build_encoder(RECIPE.encoder.encoder, RECIPE.encoder.seed)
     for video in tiny_untrimmed.videos:
         expected, _ = extract_features(encoder, video.path, video_id=video.video_id, size_px=32)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,6 +31,9 @@ from bsp.features import (
 )
 from bsp.normalisation import normalise
 from bsp.video_write import write_mp4
+
+sys.path.append(str(Path(__file__).parent))
+import make_videos
 
 TINY = EncoderSettings(width=8)
 
@@ -188,6 +192,18 @@ def test_broken_videos_are_named(tmp_path, monkeypatch):
 
 
 # --- the hash of the weights ---
+
+
+def test_damaged_frames_are_in_the_record_and_too_many_break_the_video(tmp_path):
+    path = make_videos.write_video(tmp_path / "v.mp4", make_videos.numbered_frames(30), options={"bf": "0", "g": "10"})
+    assert extract_features(Colour(), path, video_id="v", size_px=32)[1].damaged_frames == 0
+    make_videos.spoil_slice(path, 12)
+    make_videos.spoil_slice(path, 27)  # after the last whole snippet
+    assert extract_features(Colour(), path, video_id="v", size_px=32)[1].damaged_frames == 1
+    for frame in (3, 17):
+        make_videos.spoil_slice(path, frame)
+    with pytest.raises(VideoDecodeError, match=r"v\.mp4: 4 of 30 frames are damaged, more than 10%"):
+        extract_features(Colour(), path, video_id="v", size_px=32)
 
 
 def test_encoder_hash():

@@ -26,9 +26,11 @@ from bsp.features import (
     encoder_hash,
     extract_features,
     pack_h5,
+    read_feature_info,
     read_features,
     write_features,
 )
+from bsp.video import damage_line
 from bsp_platform.cluster import Resources
 from bsp_platform.pretraining import load_encoder
 from bsp_platform.recipes import EncoderRecipe, FeatureRecipe
@@ -184,4 +186,14 @@ def extract_dataset(
         store.fetch_half_done(folder)  # what other nodes made
     complete = [v.video_id for v in present if v.video_id in whole]
     retry(lambda: pack_h5(folder, complete, folder / FEATURES_H5), folder / FEATURES_H5)  # checks every hash
-    return {"videos": len(complete), "broken": broken, "missing": list(data.missing), "snippets": snippets}
+    records = [read_feature_info(folder, video_id) for video_id in complete]
+    damaged = {record.video_id: record.damaged_frames for record in records if record.damaged_frames}
+    if damaged:
+        log.warning("%s", damage_line(damaged, sum(record.frames for record in records)))
+    return {
+        "videos": len(complete),
+        "broken": broken,
+        "missing": list(data.missing),
+        "snippets": snippets,
+        "damaged_frames": damaged,
+    }
