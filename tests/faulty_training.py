@@ -27,7 +27,7 @@ from bsp_platform.recipes import EncoderRecipe
 from bsp_platform.streaming import ClipStream, make_clips
 
 sys.path.append(str(Path(__file__).parent))
-from ray_processes import MARK, ray_processes
+from ray_processes import MARK, listening, ray_processes
 
 STRIKE_AT = 30  # steps; checkpoints are made every 20
 KINDS = (BoundaryKind.DIFF_CLASS, BoundaryKind.SAME_SPEED)
@@ -133,6 +133,11 @@ def kill_one(title: str) -> None:
     if not found:
         raise RuntimeError(f"no process with {title} in its title; the test proves nothing")
     os.kill(found[0], signal.SIGKILL)
+
+
+def note_sockets(path: Path) -> None:
+    """Write as JSON what the processes of this test session's Ray listen on."""
+    path.write_text(json.dumps(listening(os.environ[MARK])))
 
 
 def fill(disk: Path) -> None:

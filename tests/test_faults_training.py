@@ -1,6 +1,7 @@
 """Faults in training, on real processes: each result equals that of a plain loop without Ray and without a fault."""
 
 import itertools
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,8 +15,18 @@ from bsp_platform.pretraining import train_encoder
 from bsp_platform.storage_errors import StorageFull
 
 sys.path.append(str(Path(__file__).parent))
-from faulty_training import RECIPE, Reports, decode_slowly, fill, kill_one, result_of, stream_of, undisturbed
-from ray_processes import CLIP_MAKER, TRAINING
+from faulty_training import (
+    RECIPE,
+    Reports,
+    decode_slowly,
+    fill,
+    kill_one,
+    note_sockets,
+    result_of,
+    stream_of,
+    undisturbed,
+)
+from ray_processes import CLIP_MAKER, LOOPBACK, TRAINING
 
 STEPS = RECIPE.train.steps
 pytestmark = pytest.mark.fault
@@ -33,10 +44,15 @@ def reference(tiny_catalog) -> dict:
 def test_a_killed_clip_maker(ray_session, tiny_catalog, reference, tmp_path, fault_row):
     stream = replace(stream_of(RECIPE, ray_session.put(tiny_catalog)), decode=decode_slowly)
     reports = Reports(tmp_path / "reports.jsonl")
-    callback = reports(partial(kill_one, CLIP_MAKER))
+    sockets = tmp_path / "sockets.json"
+    callback = reports(lambda: (note_sockets(sockets), kill_one(CLIP_MAKER)))
     train_encoder(tmp_path, RECIPE, stream, Resources(cpus_per_maker=0.4), callbacks=[callback])
     before, after = reports.around()
     steps = [step for step, _ in before + after]
+    found = json.loads(sockets.read_text())  # in mid-training, with PyTorch's process group
+    assert {"gcs_server", "raylet"} <= {name for name, _, _ in found}
+    assert any(TRAINING in name for name, _, _ in found)
+    assert [socket for socket in found if socket[1] not in LOOPBACK] == []
     assert steps == sorted(set(steps)), "training started again, which a lost clip maker is no reason for"
     fault_row(
         "SIGKILL of a data worker (the actor that makes the clips)",

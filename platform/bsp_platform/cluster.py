@@ -90,10 +90,13 @@ def laptop_resources(workers: int = 1) -> Resources:
 def start_ray(*, cpus: int | None = None, object_store_mb: int = 768, log_to_driver: bool = False) -> None:
     """Join the cluster at RAY_ADDRESS (cluster.yaml sets it on the head), or start Ray on this machine.
 
-    Ray's dashboard and all servers of this project bind to the loopback address. ``log_to_driver`` passes on what
-    Ray's workers print (``ray_log.RayLog`` takes it).
+    A Ray started here listens on the loopback address alone, wants its token, and keeps its session in a folder that
+    nobody else may enter, removed when this process ends (loopback.py). ``log_to_driver`` passes on what Ray's workers
+    print (``ray_log.RayLog`` takes it).
     """
     import ray
+
+    from bsp_platform.loopback import alone, close_folders, private_folder, private_token
 
     if ray.is_initialized():
         return
@@ -101,21 +104,23 @@ def start_ray(*, cpus: int | None = None, object_store_mb: int = 768, log_to_dri
     if os.environ.get("RAY_ADDRESS"):
         ray.init(address=os.environ["RAY_ADDRESS"], log_to_driver=log_to_driver, logging_level="ERROR")
         return
-    ray.init(
-        address="local",  # and never a cluster of somebody else's that runs on this machine too
-        num_cpus=cpus or os.cpu_count(),
-        include_dashboard=True,
-        dashboard_host="127.0.0.1",
-        object_store_memory=object_store_mb * 2**20,
-        log_to_driver=log_to_driver,
-        logging_level="ERROR",
-    )
+    private_token()
+    folder = private_folder() / "r"  # Ray gives this one mode 0777
+    with alone():
+        ray.init(
+            address="local",  # and never a cluster of somebody else's that runs on this machine too
+            num_cpus=cpus or os.cpu_count(),
+            include_dashboard=True,
+            dashboard_host="127.0.0.1",
+            object_store_memory=object_store_mb * 2**20,
+            log_to_driver=log_to_driver,
+            logging_level="ERROR",
+            _temp_dir=str(folder),
+        )
+    close_folders(folder)
     if threading.current_thread() is threading.main_thread():
         # Ray's own handler aborts with a stack dump; as an interrupt, SIGTERM lets Ray be shut down first.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
-    token = os.path.expanduser("~/.ray/auth_token")
-    if os.path.exists(token):
-        os.chmod(token, 0o600)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,6 +28,8 @@ from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 from torch.distributed import DistError
 
 from bsp_platform.cluster import Resources
+from bsp_platform.local_torch import LocalTorchConfig
+from bsp_platform.loopback import is_alone
 
 FAILURES = 3  # lost processes and errors of the network or storage that a run survives; Ray's default is none
 LOST_NODES = 100  # nodes that a run survives losing: on spot machines days of training see many
@@ -160,7 +162,8 @@ class ElasticTrainer(TorchTrainer):
             resources_per_worker=worker_resources(resources),
             elastic_resize_monitor_interval_s=_LOOK_AGAIN_S,
         )
-        super().__init__(*args, scaling_config=scaling, **kwargs)
+        backend = LocalTorchConfig() if is_alone() else None
+        super().__init__(*args, scaling_config=scaling, torch_config=backend, **kwargs)
 
     def _initialize_and_run_controller(self, **parts):
         # Ray Train has no public place for policies; this is where version 2.60 hands its own to the controller.

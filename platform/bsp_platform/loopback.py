@@ -1,0 +1,123 @@
+"""A Ray on one machine that only its user reaches: a private folder, sockets on the loopback address, a private token.
+
+Ray 2.60 binds its servers to every interface, and gives its session folder mode 0777, whatever address ray.init is
+told. What decides is whether it believes that clusters are possible: on Windows and macOS it does not, and then uses
+the loopback address everywhere. :func:`alone` has it believe that here. A cluster that is joined is left as it is.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import fcntl
+import os
+import secrets
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+_PREFIX, _LOCK = "bsp-ray-", "driver.lock"
+# Ray's sockets have up to 70 characters below the folder, and an address of a Unix socket has 107 at most.
+_LONGEST_BASE = 107 - 70 - len(f"/{_PREFIX}12345678/r")
+_ABANDONED_S = 60.0  # a folder without a lock for so long is no driver's that is just starting
+# What Ray's processes inherit. They are set while Ray starts, not for the driver.
+_ENVIRONMENT = {
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # all servers on the loopback address
+    # Ray's exporters of metrics ask nobody for the token. Two of them cannot be turned off; a port that does not exist
+    # keeps them from starting (they log it, and Ray goes on).
+    "RAY_enable_metrics_collection": "0",
+    "AUTOSCALER_METRIC_PORT": "-1",
+    "DASHBOARD_METRIC_PORT": "-1",
+    "GLOO_SOCKET_IFNAME": "lo",  # what training processes listen on, for each other
+    "NCCL_SOCKET_IFNAME": "lo",
+}
+
+
+def private_folder() -> Path:
+    """A new folder for Ray's session that nobody else may enter (mode 0700), removed when this process ends.
+
+    Folders of processes that were killed are removed too. It lies in ``RAY_TMPDIR``, in the system's folder for
+    temporary files, or, as socket addresses are short, in /tmp.
+    """
+    base = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir())
+    if len(str(base)) > _LONGEST_BASE:
+        base = Path("/tmp")
+    _remove_abandoned(base)
+    folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=base))  # mode 0700, a name that nobody can foresee
+    lock = os.open(folder / "new", os.O_RDWR | os.O_CREAT, 0o600)
+    fcntl.flock(lock, fcntl.LOCK_EX)  # held until this process ends, however it ends
+    (folder / "new").rename(folder / _LOCK)  # nobody sees it without its lock
+    atexit.register(_end, folder, os.getpid())
+    return folder
+
+
+def _end(folder: Path, pid: int) -> None:
+    if os.getpid() == pid:  # and no child that was forked
+        if "ray" in sys.modules:
+            sys.modules["ray"].shutdown()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove_abandoned(base: Path) -> None:
+    for folder in base.glob(f"{_PREFIX}*"):
+        with contextlib.suppress(OSError):  # another user's, or just removed
+            if folder.is_symlink() or folder.stat().st_uid != os.getuid():
+                continue
+            if not (folder / _LOCK).exists():
+                if time.time() - folder.stat().st_mtime > _ABANDONED_S:
+                    shutil.rmtree(folder, ignore_errors=True)
+                continue
+            lock = os.open(folder / _LOCK, os.O_RDWR)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # BlockingIOError, an OSError: its driver lives
+                shutil.rmtree(folder, ignore_errors=True)
+            finally:
+                os.close(lock)
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """Within it ``ray.init(address="local")`` starts a Ray whose servers all listen on the loopback address."""
+    from ray._private import ray_constants  # read when Ray was imported
+
+    before = {name: os.environ.get(name) for name in _ENVIRONMENT}
+    believed = ray_constants.ENABLE_RAY_CLUSTER
+    os.environ.update(_ENVIRONMENT)
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = believed
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)
+
+
+def close_folders(folder: Path) -> None:
+    """Mode 0700 for Ray's folder and its sessions: Ray itself opens them to everybody."""
+    for path in (folder, *folder.glob("session_*")):
+        if not path.is_symlink():
+            path.chmod(0o700)
+
+
+def private_token() -> None:
+    """Ray's token, readable for its user alone; made here if there is none, as Ray makes one that all may read."""
+    if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"):
+        return
+    path = Path.home() / ".ray" / "auth_token"
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(secrets.token_hex(32))
+    except FileExistsError:
+        if path.stat().st_mode & 0o077:
+            path.chmod(0o600)
+
+
+def is_alone() -> bool:
+    """Whether this process belongs to a Ray that listens on the loopback address only."""
+    import ray
+
+    return ray.util.get_node_ip_address() in ("127.0.0.1", "::1")
