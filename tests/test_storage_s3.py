@@ -243,7 +243,7 @@ def test_a_damaged_checkpoint_on_s3_gives_way_to_the_one_before(server, address,
         save_state({"step": step, "weights": torch.arange(9.0)}, folder)
         for path in folder.iterdir():
             store.bucket.upload(path, f"encoders/x/_train/run/{folder.name}/{path.name}", "")
-    place = store.place_for_runs(store.root / "encoders" / "x" / "_train")
+    place = store.place_for_runs(store.root / "encoders" / "x" / "_train", "run")
     storage, root = pickle.loads(pickle.dumps(place["storage_filesystem"])), place["storage_path"]  # as Ray has it
     latest = Checkpoint(f"{root}/run/checkpoint_2", storage)
     assert newest_whole_state(latest)["step"] == 2

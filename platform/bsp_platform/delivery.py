@@ -18,6 +18,7 @@ from bsp_platform.outbox import Outbox, OutboxFile, Record
 log = logging.getLogger(__name__)
 KEY_TAG = "bsp.key"  # which row and seed of which configuration a run belongs to
 HANDLE = "key:"  # begins what stands for the id of a run that could not be looked up
+_ACTIONS = ("run", "params", "tags", "status", "artifact")  # and "metrics"
 _POINTS = 1000  # MLflow takes no more at a time
 # Errors that sending again cannot cure.
 _FOR_GOOD = {
@@ -50,7 +51,7 @@ class Delivery:
     def sender(self, header: Record) -> Sender:
         """Of the experiment that the first line of a file names."""
         name = header["experiment"]
-        return self._senders.setdefault(name, Sender(self, name, header["artifacts"]))
+        return self._senders.setdefault(name, Sender(self, name, header.get("artifacts")))
 
     def deliver(self, own: OutboxFile | None = None) -> int:
         """Send files that dead processes left, then ``own``. Returns how many records were sent.
@@ -157,6 +158,8 @@ class Sender:
             self._metrics(group)
         else:
             (record,) = group
+            if record["do"] not in _ACTIONS:
+                raise Undeliverable(f"{record['do']!r} is nothing that can be done")
             getattr(self, "_" + record["do"])(record)
 
     def _run(self, record: Record) -> None:

@@ -105,5 +105,5 @@ def _lease_of(content: bytes) -> float:
     """Seconds that the holder promised to write within; a torn or foreign claim gets ours."""
     try:
         return float(json.loads(content)["lease_s"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return LEASE_S

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from bsp_platform.files import PARTIAL, in_threads, sha256_once
+from bsp_platform.names import leaving_link, stays_inside
 from bsp_platform.storage_errors import StageDamaged, retry
 
 MANIFEST = "manifest.json"
@@ -66,9 +67,16 @@ def belongs(name: str) -> bool:
 
 
 def result_files(folder: Path) -> list[str]:
-    """Names of all files that belong to the result, relative to the folder, sorted."""
+    """Names of all files that belong to the result, relative to the folder, sorted.
+
+    StageDamaged for one that no manifest may name, or that is a link out of the folder.
+    """
     names = (path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file())
-    return [name for name in names if belongs(name)]
+    names = [name for name in names if belongs(name)]
+    for name in names:
+        if not stays_inside(name) or leaving_link(folder, name):
+            raise StageDamaged(f"{folder / name}: such a name, or a link out of the folder, cannot be kept", (name,))
+    return names
 
 
 def describe(folder: Path, names: list[str]) -> dict[str, dict[str, Any]]:
@@ -94,13 +102,22 @@ def parse_manifest(text: bytes, where: str | Path, recipe: Any = None) -> dict[s
         manifest = json.loads(text)
         check = manifest.pop(_CHECK, None)
         whole = all(key in manifest for key in ("recipe", "files", "seconds", "facts"))
+        whole = whole and isinstance(manifest["facts"], dict) and isinstance(manifest["seconds"], int | float)
         for facts in manifest["files"].values():
-            whole = whole and {"bytes", "sha256"} <= set(facts)
-    except (ValueError, KeyError, TypeError, AttributeError):
+            whole = whole and isinstance(facts["bytes"], int) and isinstance(facts["sha256"], str)
+        unchanged = check is None or check == _sha256_of(manifest)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         whole = False
     if not whole:
         raise StageDamaged(f"{where} is not a whole manifest", (MANIFEST,))
-    if check is not None and check != _sha256_of(manifest):
+    outside = next((name for name in manifest["files"] if not stays_inside(name)), None)
+    if outside is not None:
+        raise StageDamaged(
+            f"{where} names {outside!r}, which is no file of its folder; it is not used (docs/storage.md says who must "
+            f"be trusted)",
+            (MANIFEST,),
+        )
+    if not unchanged:
         raise StageDamaged(f"{where} is damaged (it is not as it was written)", (MANIFEST,))
     if recipe is not None and manifest["recipe"] != json.loads(json.dumps(as_plain(recipe))):
         raise StageDamaged(f"{where} belongs to another recipe", (MANIFEST,))
@@ -108,8 +125,8 @@ def parse_manifest(text: bytes, where: str | Path, recipe: Any = None) -> dict[s
 
 
 def check_sizes(folder: Path, files: dict[str, dict]) -> None:
-    """StageDamaged, naming them, if files of the manifest are missing or have another size."""
-    _refuse(folder, {name: wrong for name, facts in files.items() if (wrong := _wrong_size(folder / name, facts))})
+    """StageDamaged, naming them, if files of the manifest are missing, have another size, or lie elsewhere."""
+    _refuse(folder, {name: wrong for name, facts in files.items() if (wrong := _wrong_size(folder, name, facts))})
 
 
 def check_content(folder: Path, files: dict[str, dict]) -> None:
@@ -117,7 +134,7 @@ def check_content(folder: Path, files: dict[str, dict]) -> None:
 
     def wrong(name: str) -> str | None:
         path, facts = folder / name, files[name]
-        return _wrong_size(path, facts) or (
+        return _wrong_size(folder, name, facts) or (
             None if sha256_once(path) == facts["sha256"] else "is damaged: its SHA-256 differs from its manifest's"
         )
 
@@ -125,7 +142,10 @@ def check_content(folder: Path, files: dict[str, dict]) -> None:
     _refuse(folder, {name: text for name, text in found if text})
 
 
-def _wrong_size(path: Path, facts: dict) -> str | None:
+def _wrong_size(folder: Path, name: str, facts: dict) -> str | None:
+    path = folder / name
+    if leaving_link(folder, name):
+        return "is reached by a link that leaves the folder"
     try:
         size = retry(path.stat, path).st_size
     except FileNotFoundError:

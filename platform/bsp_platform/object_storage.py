@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from bsp_platform.files import PARTIAL
-from bsp_platform.storage_errors import comes_and_goes, retry
+from bsp_platform.names import stays_inside
+from bsp_platform.storage_errors import UnsafeName, comes_and_goes, retry
 
 T = TypeVar("T")
 SCHEME = "s3://"
@@ -173,7 +174,8 @@ class Bucket:
             partial.unlink(missing_ok=True)
 
     def sizes(self, name: str) -> dict[str, int]:
-        """Bytes of all objects below ``name``/, by their names relative to it."""
+        """Bytes of all objects below ``name``/, by their names relative to it. UnsafeName for one that leads out of
+        it; the empty objects by which consoles mark folders are passed over."""
         start = self._key(f"{name}/")
 
         def listed() -> Iterator[tuple[str, int]]:
@@ -181,7 +183,15 @@ class Bucket:
                 for entry in page.get("Contents", ()):
                     yield entry["Key"].removeprefix(start), entry["Size"]
 
-        return self._call(name, lambda: dict(listed()))
+        found = self._call(name, lambda: dict(listed()))
+        found = {key: size for key, size in found.items() if key and not (key.endswith("/") and size == 0)}
+        for key in found:
+            if not stays_inside(key):
+                raise UnsafeName(
+                    f"{self.address}/{name} holds an object named {key!r}, which leads out of its folder: remove it, "
+                    f"and see who may write to this storage"
+                )
+        return found
 
     def move(self, name: str, target: str) -> None:
         """Copy, then delete. Nothing happens if there is no such object."""

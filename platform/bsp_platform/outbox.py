@@ -9,6 +9,7 @@ file whose writer is dead is what that process could not send: whoever comes nex
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import json
@@ -25,6 +26,8 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
+
+from bsp_platform.names import stays_inside
 
 log = logging.getLogger(__name__)
 Record = dict[str, Any]
@@ -43,14 +46,22 @@ class Outbox:
         self.uri = uri
         self.folder = home.absolute() / "outbox" / hashlib.sha256(uri.encode()).hexdigest()[:12]
         self.folder.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(PermissionError):  # another user's
+            self.folder.parent.chmod(0o700)  # what stands in it is believed, and files that it names are sent
 
     @staticmethod
     def all_in(home: Path) -> list[Outbox]:
-        """Those of all stores that were used with this home."""
-        return [
-            Outbox(home, json.loads(path.read_text("utf-8"))["uri"])
-            for path in sorted((home / "outbox").glob(f"*/{_STORE}"))
-        ]
+        """Those of all stores that were used with this home. ValueError for a damaged record of one."""
+
+        def uri(path: Path) -> str:
+            try:
+                return str(json.loads(path.read_text("utf-8"))["uri"])
+            except (ValueError, KeyError, TypeError, RecursionError) as error:
+                raise ValueError(
+                    f'{path} is damaged ({error}); write {{"uri": "..."}} there, with the address of the MLflow store'
+                ) from None
+
+        return [Outbox(home, uri(path)) for path in sorted((home / "outbox").glob(f"*/{_STORE}"))]
 
     @property
     def answered(self) -> bool:
@@ -102,7 +113,9 @@ class Outbox:
             return path.absolute()
 
     def drop_copy(self, path: Path) -> None:
-        if path.parent.parent == self.folder / "files":
+        copies = self.folder / "files"
+        name = path.relative_to(copies).as_posix() if path.is_relative_to(copies) else ""
+        if stays_inside(name) and name.count("/") == 1:
             shutil.rmtree(path.parent, ignore_errors=True)
 
     def refuse(self, record: Record, reason: str) -> None:
@@ -209,9 +222,9 @@ def read_records(path: Path) -> list[Record]:
     for number, line in enumerate(path.read_bytes().splitlines(), 1):
         try:
             record = json.loads(line)
-            if number > 1 and "do" not in record:
+            if not isinstance(record, dict) or (number > 1 and "do" not in record):
                 raise ValueError("no record")
-        except (ValueError, TypeError):
+        except (ValueError, RecursionError):
             log.warning("%s: line %d is not whole and is left out", path, number)
             continue
         records.append(record)

@@ -38,6 +38,7 @@ from bsp_platform.streaming import ClipStream, clip_dataset, iterate_batches
 log = logging.getLogger(__name__)
 WEIGHTS = "encoder.pt"
 HISTORY = "history.json"
+_RUN_NAME = "run"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,7 +156,7 @@ def load_state(folder: Path) -> dict[str, Any]:
     try:
         facts = json.loads(facts_path.read_text("utf-8"))
         whole = path.stat().st_size == facts["bytes"] and file_sha256(path) == facts["sha256"]
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{folder} is not a whole checkpoint: {error}") from None
     if not whole:
         raise ValueError(f"{path} is truncated or damaged: its SHA-256 is not the one in {facts_path.name}")
@@ -225,8 +226,8 @@ def train_encoder(
         virtual=recipe.workers,
         resources=resources,
         run_config=ray.train.RunConfig(
-            name="run",
-            **(store.place_for_runs(folder / RUN) if store else {"storage_path": str(folder / RUN)}),
+            name=_RUN_NAME,
+            **(store.place_for_runs(folder / RUN, _RUN_NAME) if store else {"storage_path": str(folder / RUN)}),
             failure_config=ray.train.FailureConfig(max_failures=FAILURES, max_preemption_failures=LOST_NODES),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
             callbacks=callbacks,

@@ -54,7 +54,7 @@ class Ledger:
                     setting = Setting.from_plain(record.pop("setting"))
                     record["probes"] = {int(rung): score for rung, score in record["probes"].items()}
                     self.trials.append(Trial(setting=setting, **record))
-            except (ValueError, TypeError, KeyError, AttributeError) as error:
+            except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
                 raise ValueError(
                     f"{store.where(name)} is damaged ({error}); remove it: stages that were made are found again"
                 ) from None

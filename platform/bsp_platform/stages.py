@@ -43,8 +43,16 @@ from bsp_platform.manifests import (
     recipe_hash,
     result_files,
 )
+from bsp_platform.names import leaving_link, unsafe_checkpoint
 from bsp_platform.object_storage import THREADS, Bucket, is_address
-from bsp_platform.storage_errors import StageDamaged, StorageFull, StorageUnavailable, named_disk_full, retry
+from bsp_platform.storage_errors import (
+    StageDamaged,
+    StorageFull,
+    StorageUnavailable,
+    UnsafeName,
+    named_disk_full,
+    retry,
+)
 
 __all__ = [
     "MANIFEST", "StageDamaged", "StageStore", "StorageFull", "StorageUnavailable", "Stored", "as_plain",
@@ -53,6 +61,7 @@ __all__ = [
 log = logging.getLogger(__name__)
 CACHE_VARIABLE = "BSP_CACHE"
 _REPLACED = "replaced"
+_TRAIN_RECORD = "checkpoint_manager_snapshot.json"  # Ray Train's, in the folder of a run
 
 
 @dataclass(frozen=True)
@@ -229,7 +238,7 @@ class StageStore:
                 names = self.bucket.sizes(self._name(folder))
                 scratch = [f"{self._name(folder)}/{name}" for name in names if is_scratch(name)]
                 in_threads(self.bucket.delete, scratch, THREADS)
-            except StorageUnavailable as error:
+            except (StorageUnavailable, UnsafeName) as error:
                 where = self.bucket.where(folder.name)
                 log.warning("left behind in %s, to be removed by hand: %s: %s", where, ", ".join(SCRATCH), error)
 
@@ -250,11 +259,13 @@ class StageStore:
         return self.root / _REPLACED / stamp / kind / folder.name
 
     def _move_to(self, target: Path, folder: Path, names: list[str]) -> None:
-        """Move files of a stage, in this order; what is not there is passed over."""
+        """Move files of a stage, in this order; what is not there is passed over. Of a name that leads out of the
+        folder the link is moved, and not what it leads to."""
         for name in dict.fromkeys(names):
+            name = name if self.bucket else leaving_link(folder, name) or name
             if self.bucket:
                 self.bucket.move(self._name(folder / name), self._name(target / name))
-            elif (folder / name).exists():
+            elif os.path.lexists(folder / name):
                 (target / name).parent.mkdir(parents=True, exist_ok=True)
                 retry(lambda name=name: (folder / name).replace(target / name), folder / name)
 
@@ -309,10 +320,22 @@ class StageStore:
         """The path on this node of what :meth:`elsewhere` named, as it is: nothing is copied or checked."""
         return self.root / value.name if isinstance(value, Stored) else value
 
-    def place_for_runs(self, folder: Path) -> dict[str, Any]:
-        """Where Ray Train keeps a run of ``folder``, as arguments of its RunConfig: on S3, or the folder itself."""
+    def place_for_runs(self, folder: Path, run: str) -> dict[str, Any]:
+        """Where Ray Train keeps its run ``run`` of ``folder``, as arguments of its RunConfig: on S3, or the folder
+        itself. UnsafeName if an earlier try left, or somebody put there, a name that leads out of it."""
+        record = f"{self._name(folder)}/{run}/{_TRAIN_RECORD}"
+        unsafe = unsafe_checkpoint(self.read_note(record) or b"{}")
+        if unsafe is not None:
+            raise UnsafeName(
+                f"{self.where(record)} names the checkpoint {unsafe!r}, which is no folder of the run: remove {folder}, "
+                f"and see who may write to this storage"
+            )
         if not self.bucket:
+            for name in (run, *(f"{run}/{path.name}" for path in folder.glob(f"{run}/*"))):
+                if link := leaving_link(folder.parent, f"{folder.name}/{name}"):
+                    raise UnsafeName(f"{folder.parent / link} is a link that leaves its folder; remove it")
             return {"storage_path": str(folder)}
+        self.bucket.sizes(self._name(folder))  # UnsafeName
         from bsp_platform.arrow_s3 import arrow_file_system
 
         file_system, path = arrow_file_system(self.bucket.where(self._name(folder)))

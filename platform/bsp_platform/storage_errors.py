@@ -54,6 +54,10 @@ class StageDamaged(RuntimeError):
         self.names = names
 
 
+class UnsafeName(ValueError):
+    """A storage holds a name that leads out of its folder. Nothing is done with it; see docs/storage.md."""
+
+
 def comes_and_goes(error: BaseException) -> bool:
     """Whether an error of the operating system may be gone at the next try."""
     return isinstance(error, OSError) and error.errno in TRANSIENT
