@@ -51,7 +51,7 @@ CAPTION = (
 def load_validation(recipes: RowRecipes, store: StageStore, data: LocalizationDataset) -> FeatureSet:
     """The validation videos' features of a row with one stream."""
     ((_, recipe),) = recipes.features()
-    return load_subset([store.find("features", recipe)], data, "validation", {"size_px": recipe.size_px})
+    return load_subset([store.need("features", recipe)], data, "validation", {"size_px": recipe.size_px})
 
 
 def picture(position: int, pairs: Pairs, sets: dict[str, FeatureSet], percents: dict, means: dict) -> PairPicture:

@@ -46,7 +46,7 @@ def main(options: Options) -> int:
     for seed in reversed(range(options.seeds)):  # seed 0 comes last: it is the one that is drawn
         heads = {method: recipes[row, seed].heads["gtad"] for method, row in ROWS.items()}
         results = {
-            method: json.loads((store.find("heads", head) / DETECTIONS).read_text("utf-8"))["results"]
+            method: json.loads((store.need("heads", head) / DETECTIONS).read_text("utf-8"))["results"]
             for method, head in heads.items()
         }
         covered = {method: coverage(videos, found) for method, found in results.items()}

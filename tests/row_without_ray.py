@@ -75,6 +75,7 @@ class RowWithoutRay(row_runner._RowRunner):
     def __init__(self, job: RowJob, cache: Path):
         super().__init__(job, lambda progress: None)
         self.cache, self.made = cache, []
+        self.before: Callable[[Callable], None] = lambda function: None  # called as soon as a node is to work
 
     def _ensure(self, kind: str, recipe: Any, stage: str, build: Callable[[Path], dict]) -> Path:
         folder, found = self.store.ensure(kind, recipe, build)
@@ -83,6 +84,7 @@ class RowWithoutRay(row_runner._RowRunner):
         return folder
 
     def _remote(self, function: Callable, stage: str, folder: Path, *arguments: Any, **keywords: Any) -> Any:
+        self.before(function)
         arguments = pickle.dumps((self.store, function, *map(self.store.elsewhere, (folder, *arguments))))
         with another_node(self.cache):
             facts, files = work_on_a_node(*pickle.loads(arguments), **keywords)
@@ -109,8 +111,13 @@ class SmallRow:
         head = replace(head, class_scores=replace(head.class_scores, features=head.features))
         self.recipes = RowRecipes(encoders=recipes.encoders, heads={"gtad": head})
 
-    def run(self, storage: str | Path, *, stop_after: int | None = None) -> dict[str, float]:
-        """Make what is missing; the scores. ``made`` and ``extracted`` then say which stages, and which videos."""
+    def run(
+        self, storage: str | Path, *, stop_after: int | None = None, before: Callable[[Callable], None] | None = None
+    ) -> dict[str, float]:
+        """Make what is missing; the scores. ``made`` and ``extracted`` then say which stages, and which videos.
+
+        ``before`` is called with a function that is about to run on another node.
+        """
         import ray.data
 
         inline = InlineData(self.work / "actor node", stop_after)
@@ -120,8 +127,9 @@ class SmallRow:
             weights={}, recipes={("random", 0): self.recipes},
         )  # fmt: skip
         runner = RowWithoutRay(job, self.work / "head node")
+        runner.before = before or runner.before
         try:
-            folder = runner.head("gtad", self.recipes.heads["gtad"])
+            folder = row_runner.mended(lambda: runner.head("gtad", self.recipes.heads["gtad"]))
         finally:
             self.made, self.extracted = runner.made, inline.extracted
         return json.loads((folder / SCORES).read_text())["scores"]

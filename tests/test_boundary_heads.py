@@ -117,7 +117,8 @@ def test_without_features_of_a_subset_it_says_so(world, tmp_path):
     features, data = world
     for video in data.videos:
         if video.subset == "validation":
-            (features / f"{video.video_id}.json").unlink()
+            for path in features.glob(f"{video.video_id}.*"):
+                path.unlink()
     with pytest.raises(AnnotationError, match="'validation' has features"):
         run(tmp_path, PEAKS, [features], data)
 

@@ -57,6 +57,18 @@ def gtad(features, annotations, out, *more):
     return run("train", "gtad", *options, *more)
 
 
+def test_more_videos_without_features_than_allowed_are_refused(videos, tmp_path):
+    features, annotations = videos
+    for path in features.glob("video12.*"):
+        path.unlink()
+    result = gtad(features, annotations, tmp_path / "out")
+    assert result.exit_code == 1
+    assert "2 of 14 annotated videos have no features, such as video12." in result.output
+    assert "That is 14.3 %, more than --max-missing 10" in result.output
+    assert not (tmp_path / "out").exists()
+    assert gtad(features, annotations, tmp_path / "out", "--max-missing", "15").exit_code == 0
+
+
 def test_profiles_are_those_of_the_platform():
     assert set(PROFILE_NAMES) <= set(PROFILES)
 
@@ -150,7 +162,7 @@ def test_grounding_scores_agree_with_the_evaluation_command(head, charades, tmp_
     options = ("--head", head, "--features", features, "--charades", folder, "--out", out, "--profile", "smoke")
     result = run("train", "grounding", *options)
     assert result.exit_code == 0, result.output
-    assert "1 of 17 videos have no features, such as V16" in result.output
+    assert "1 of 17 annotated videos have no features, such as V16" in result.output
     report = tmp_path / "report.json"
     again = run(
         "evaluate", "grounding", "--ground-truth", folder / "charades_sta_test.txt", "--durations",

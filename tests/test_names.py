@@ -134,7 +134,10 @@ def test_a_checkpoint_of_ray_train_that_lies_elsewhere_is_refused(tmp_path, name
     """Ray Train deletes the folders that its record names when there are newer checkpoints."""
     result = {"version": 0, "checkpoint_dir_name": name, "metrics": {"some_dir_name": "/x"}}
     content = {"checkpoint_results": [result], "latest_checkpoint_result": result}.get(where, [name])
-    store, record = StageStore(tmp_path), tmp_path / "encoders" / "x" / "_train" / "run" / "checkpoint_manager_snapshot.json"
+    store, record = (
+        StageStore(tmp_path),
+        tmp_path / "encoders" / "x" / "_train" / "run" / "checkpoint_manager_snapshot.json",
+    )
     folder = record.parent.parent
     assert store.place_for_runs(folder, "run") == {"storage_path": str(folder)}
     record.parent.mkdir(parents=True)

@@ -100,6 +100,19 @@ def test_the_table_says_what_it_is(undisturbed):
 
 
 @pytest.mark.ray
+def test_the_storage_holds_nothing_that_anybody_would_unpickle(undisturbed):
+    """Tune keeps pickles of a run: in a private folder of the driver, which is gone with it."""
+    files = [path for path in (undisturbed / "storage").rglob("*") if path.is_file()]
+    assert files
+    assert [path for path in files if path.suffix in (".pkl", ".pickle") or "tune" in path.parts] == []
+    for path in files:
+        if path.suffix == ".pt":
+            torch.load(path, weights_only=True)
+        else:
+            assert path.read_bytes()[:1] != b"\x80", path  # what a pickle begins with
+
+
+@pytest.mark.ray
 def test_the_detections_give_the_same_score_to_the_evaluate_command(undisturbed):
     from bsp_platform.cli import main
 

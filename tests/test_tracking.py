@@ -96,6 +96,7 @@ def test_the_printed_links_lead_to_a_server_on_loopback_or_to_the_given_one(home
     tracker = Tracker(None, "links", home)
     assert tracker.ui_command() == (
         f"mlflow server --backend-store-uri sqlite:///{home}/mlflow.db --host 127.0.0.1 --port 5000"
+        " --allowed-hosts localhost:5000,127.0.0.1:5000"
     )
     number = tracker.experiment_id
     expected = f"http://127.0.0.1:5000/#/compare-runs?runs=%5B%22a%22%2C%20%22b%22%5D&experiments=%5B%22{number}%22%5D"

@@ -35,7 +35,11 @@ class CommandGroup(click.Group):
 class FileCommandGroup(CommandGroup):
     """For commands that read features and weights, whose errors (ValueError) name file, value and remedy."""
 
-    shown = (*CommandGroup.shown, ValueError)
+    @property
+    def shown(self) -> tuple[type[Exception], ...]:
+        from bsp_platform.storage_errors import StageDamaged, StorageUnavailable
+
+        return (*CommandGroup.shown, ValueError, StageDamaged, StorageUnavailable)
 
 
 def a_number(ctx: click.Context, param: click.Parameter, value: float | None) -> float | None:

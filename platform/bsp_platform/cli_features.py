@@ -55,7 +55,9 @@ def layout_options(command: Callable) -> Callable:
 def export_command(layout: Any, folder: Path, out: Path, prefix: str, cells: int | None) -> None:
     """Write features for another project."""
     from bsp.interchange import export_features
+    from bsp_platform.listed_features import check_listed
 
+    check_listed(folder)
     done = export_features(folder, out, layout=layout, prefix=prefix, cells=cells)
     say(f"{out}: {done.videos} videos, {done.rows} rows of width {done.width}")
     _name_some("of uneven frame times: their rows were interpolated at even ones", done.resampled)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -30,6 +31,13 @@ def train() -> None:
 def training_options(command: Callable) -> Callable:
     """The options that both heads have."""
     for option in (
+        click.option(
+            "--max-missing",
+            type=click.FloatRange(0, 100),
+            default=10,
+            show_default=True,
+            help="Refuse if more of the annotated videos have no features, in percent.",
+        ),
         click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True),
         click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Of the CPU."),
         click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True),
@@ -73,6 +81,7 @@ def gtad(
     seed: int,
     threads: int,
     device: str,
+    max_missing: float,
 ) -> None:
     """G-TAD: train on the subset "training", detect in "validation", evaluate by the ActivityNet protocol."""
     from dataclasses import replace
@@ -86,13 +95,9 @@ def gtad(
     check_device(device)
     expect = check_features(folders)
     data = load_activitynet(annotations, None)
-    without = videos_without_features(folders, [video.video_id for video in data.videos])
-    if without:
-        say(
-            f"{len(without)} of {len(data.videos)} annotated videos have no features, such as {sorted(without)[0]}."
-            " Those of the validation subset count as videos without a detection.",
-            err=True,
-        )
+    used = [video.video_id for video in data.videos if video.subset in ("training", "validation")]
+    consequence = "Those of the validation subset count as videos without a detection."
+    without = videos_without_features(folders, used, max_missing, consequence)
     present = replace(data, videos=tuple(video for video in data.videos if video.video_id not in without))
     # No stage is made, so the recipe is only what train_and_score reads of it: the head's settings and the seed.
     recipe = TaskRecipe(streams=(), head=PROFILES[profile]().head, annotations=file_sha256(annotations), seed=seed)
@@ -123,6 +128,7 @@ def grounding(
     seed: int,
     threads: int,
     device: str,
+    max_missing: float,
 ) -> None:
     """2D-TAN or LGI: train on Charades-STA's training split, ground the test sentences, evaluate by its protocol."""
     from bsp.datasets.charades_sta import load_charades_sta
@@ -144,13 +150,8 @@ def grounding(
         moments="",
         seed=seed,
     )
-    without = videos_without_features(folders, [video.video_id for video in data.videos])
-    if without:
-        say(
-            f"{len(without)} of {len(data.videos)} videos have no features, such as {sorted(without)[0]}. Their test"
-            " sentences count as not found.",
-            err=True,
-        )
+    used = [video.video_id for video in data.videos]
+    videos_without_features(folders, used, max_missing, "Their test sentences count as not found.")
     with complete(out) as folder:
         facts = train_and_ground(folder, recipe, folders, vectors, data, expect, device=device, threads=threads)
         note(folder, recipe, folders, charades=charades, glove=glove)
@@ -168,9 +169,11 @@ def check_device(device: str) -> None:
 def check_features(folders: tuple[Path, ...]) -> dict[str, Any]:
     """Say what the streams are; refuse folders of mixed features. Returns what the heads may expect of every record."""
     from bsp.interchange import uniform_record
+    from bsp_platform.listed_features import check_listed
 
     records = []
     for folder in folders:
+        check_listed(folder)
         ids, record = uniform_record(folder)
         records.append(record)
         say(f"{folder}: {len(ids)} videos, width {record.feature_width}, stride {record.stride_frames} frames")
@@ -183,11 +186,17 @@ def check_features(folders: tuple[Path, ...]) -> dict[str, Any]:
     return {"stride_frames": records[0].stride_frames}
 
 
-def videos_without_features(folders: tuple[Path, ...], video_ids: list[str]) -> set[str]:
-    """Of these videos, those that some stream lacks; ValueError if none is left."""
-    from bsp.spelling import name_remark
+def videos_without_features(
+    folders: tuple[Path, ...], video_ids: list[str], max_missing: float, consequence: str = ""
+) -> set[str]:
+    """Of these videos, those that some stream lacks; how many is said, with the ``consequence``.
 
-    without = {i for i in video_ids if not all((folder / f"{i}.json").exists() for folder in folders)}
+    ValueError if none is left, or more than ``max_missing`` percent are without.
+    """
+    from bsp.spelling import name_remark
+    from bsp_platform.listed_features import has_features
+
+    without = {i for i in video_ids if not all(has_features(folder, i) for folder in folders)}
     if len(without) == len(set(video_ids)):
         present = sorted(path.stem for path in folders[0].glob("*.json"))
         other = name_remark(present, without)
@@ -195,6 +204,15 @@ def videos_without_features(folders: tuple[Path, ...], video_ids: list[str]) -> 
             f"none of the {len(without)} annotated videos, such as {video_ids[0]}, has features in"
             f" {', '.join(map(str, folders))}; {other or 'are the ids the same'}? Import them with --prefix, or rename"
         )
+    if without:
+        share = 100 * len(without) / len(set(video_ids))
+        said = f"{len(without)} of {len(set(video_ids))} annotated videos have no features, such as {min(without)}."
+        if share > max_missing:
+            raise ValueError(
+                f"{said} That is {share:.1f} %, more than --max-missing {max_missing:g}: extract or import the rest, or"
+                f" allow it with --max-missing {math.ceil(share)}"
+            )
+        say(f"{said} {consequence}".strip(), err=True)
     return without
 
 

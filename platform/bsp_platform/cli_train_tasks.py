@@ -89,6 +89,7 @@ def _train(
     seed: int,
     threads: int,
     device: str,
+    max_missing: float,
 ) -> None:
     """Run a head's work function, which leaves out videos without features; print and keep what comes out.
 
@@ -99,10 +100,7 @@ def _train(
 
     check_device(device)
     expect = check_features(folders)
-    without = videos_without_features(folders, [video.video_id for video in data.videos])
-    if without:
-        one = sorted(without)[0]
-        say(f"{len(without)} of {len(data.videos)} videos have no features, such as {one}.", err=True)
+    without = videos_without_features(folders, [video.video_id for video in data.videos], max_missing)
     present = replace(data, videos=tuple(video for video in data.videos if video.video_id not in without))
     recipe = TaskRecipe(streams=(), head=getattr(PROFILES[profile](), settings), annotations="", seed=seed)
     with complete(out) as folder:

@@ -32,6 +32,7 @@ from bsp.features import (
 )
 from bsp.video import damage_line
 from bsp_platform.cluster import Resources
+from bsp_platform.manifests import FILES
 from bsp_platform.pretraining import load_encoder
 from bsp_platform.recipes import EncoderRecipe, FeatureRecipe
 from bsp_platform.stages import StageStore
@@ -190,7 +191,9 @@ def extract_dataset(
     damaged = {record.video_id: record.damaged_frames for record in records if record.damaged_frames}
     if damaged:
         log.warning("%s", damage_line(damaged, sum(record.frames for record in records)))
+    files = [f"{video_id}.{ending}" for video_id in complete for ending in ("npy", "json")]
     return {
+        FILES: files,
         "videos": len(complete),
         "broken": broken,
         "missing": list(data.missing),

@@ -23,7 +23,7 @@ from bsp.datasets.class_scores import read_class_scores as read_published_scores
 from bsp.datasets.label_times import LabelTimes
 from bsp.errors import AnnotationError
 from bsp.feature_record import covered_share, duration_share
-from bsp.features import FeatureInfo, read_features
+from bsp.features import FeatureInfo
 from bsp.fusion import concatenate_streams
 from bsp.localization.gtad import propose, train_gtad
 from bsp.localization.gtad_decode import attach_classes, best_class_share
@@ -31,6 +31,7 @@ from bsp.localization.video_classifier import fit_video_classifier
 from bsp.metrics.detection import evaluate_detection
 from bsp.metrics.file_remarks import detection_remarks
 from bsp.metrics.proposals import evaluate_proposals
+from bsp_platform.listed_features import has_features, read_listed
 from bsp_platform.manifests import PROGRESS
 from bsp_platform.recipes import HeadRecipe
 from bsp_platform.stages import write_json
@@ -68,7 +69,7 @@ class FeatureSet:
 def load_subset(folders: Sequence[Path], data: LocalizationDataset, subset: str, expect: dict[str, Any]) -> FeatureSet:
     """The features of one subset; those of several ``folders`` (streams) are concatenated.
 
-    ``expect`` are sidecar fields that must agree (ValueError otherwise).
+    ``expect`` are sidecar fields that must agree (ValueError otherwise). Raises as :func:`read_streams`.
     """
     videos, features, infos = [], [], []
     for video in data.videos:
@@ -87,10 +88,13 @@ def load_subset(folders: Sequence[Path], data: LocalizationDataset, subset: str,
 def read_streams(
     folders: Sequence[Path], video_id: str, expect: dict[str, Any]
 ) -> tuple[np.ndarray, FeatureInfo] | None:
-    """Features [S, D] of one video and their record, streams concatenated; None if any stream lacks it."""
-    if not all((folder / f"{video_id}.json").exists() for folder in folders):
+    """Features [S, D] of one video and their record, streams concatenated; None if any stream has none of it.
+
+    StageDamaged for features that a stage's manifest lists and that are lost or changed, or if it has no manifest.
+    """
+    if not all([has_features(folder, video_id) for folder in folders]):
         return None
-    return concatenate_streams([read_features(folder, video_id, expect) for folder in folders])
+    return concatenate_streams([read_listed(folder, video_id, expect) for folder in folders])
 
 
 def recorder(folder: Path, epochs: int, history: list[dict]) -> Callable[[dict], None]:

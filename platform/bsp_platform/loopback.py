@@ -37,9 +37,9 @@ _ENVIRONMENT = {
 
 
 def private_folder() -> Path:
-    """A new folder for Ray's session that nobody else may enter (mode 0700), removed when this process ends.
+    """A new folder that nobody else may enter (mode 0700), removed when this process ends.
 
-    Folders of processes that were killed are removed too. It lies in ``RAY_TMPDIR``, in the system's folder for
+    For Ray's session, and for what Tune keeps of a run. Folders of processes that were killed are removed too. It lies in ``RAY_TMPDIR``, in the system's folder for
     temporary files, or, as socket addresses are short, in /tmp.
     """
     base = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir())

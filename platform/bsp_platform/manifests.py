@@ -22,6 +22,7 @@ MANIFEST = "manifest.json"
 RUN = "_train"  # Ray Train's folder inside an encoder's
 PROGRESS = "_progress.json"  # how far the training of a head is
 SCRATCH = (RUN, PROGRESS)  # whole names: a video id, and so a feature file, may begin with "_"
+FILES = "files"  # in the facts of a build: names of files that it made, all of which must be there
 _CHECK = "check"
 _NAMED = 5  # damaged files that a message lists
 

@@ -20,7 +20,8 @@ from bsp.boundary_probe import ProbeVideo, half_targets, load_probe_video, probe
 from bsp.datasets.activitynet import LocalizationDataset
 from bsp.encoder import build_encoder
 from bsp.errors import VideoError
-from bsp.features import SNIPPET_FRAMES, read_features
+from bsp.features import SNIPPET_FRAMES
+from bsp_platform.listed_features import has_features, read_listed
 from bsp_platform.recipes import EncoderRecipe
 
 PROBE = "probe_ap"  # boundary average precision, percent
@@ -116,9 +117,8 @@ def score_features(folder: Path, videos: Sequence[ProbeVideo]) -> float:
     """The same score from a complete feature set. ValueError if one of the videos has no features in it."""
     features = []
     for video in videos:
-        try:
-            feat_SD, _ = read_features(folder, video.video_id)
-        except FileNotFoundError as error:
-            raise ValueError(f"the probe's videos must have features: {error}") from None
+        if not has_features(folder, video.video_id):
+            raise ValueError(f"the probe's videos must have features; {video.video_id} has none in {folder}")
+        feat_SD, _ = read_listed(folder, video.video_id)
         features.append(feat_SD[video.first : video.first + len(video.boundary_S)])
     return probe_score(features, [video.boundary_S for video in videos])

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from bsp.clips import plan_clip
 from bsp_platform.cluster import Resources
@@ -27,6 +28,8 @@ from bsp_platform.stages import StageStore
 from bsp_platform.streaming import ClipStream
 from bsp_platform.tasks import TASKS, AnyHeadRecipe, Head
 
+log = logging.getLogger(__name__)
+T = TypeVar("T")
 REPORT_EVERY_S = 1.0
 
 
@@ -51,18 +54,33 @@ def run_row(config: dict[str, Any], job: RowJob) -> None:
 
     recipes = job.recipes[tuple(config["cell"])]
     runner = _RowRunner(job, _throttled(tune.report))
-    # The last stream first: rows that run side by side often share the first one, and would wait for it.
-    for data, recipe in reversed(list(recipes.features())):
-        runner.features(data, recipe)
-    for name, recipe in recipes.heads.items():
-        runner.head(name, recipe)
+    mended(lambda: runner.row(recipes))
     tune.report({"stage": "scored"})
+
+
+def mended(work: Callable[[], T]) -> T:
+    """``work()``; once more if a complete stage that it uses has lost files meanwhile: that one is made again first."""
+    try:
+        return work()
+    except Exception as error:
+        damage = next((e for e in causes(error) if isinstance(e, StageDamaged)), None)
+        if damage is None:
+            raise
+        log.warning("%s; what is lost is made again", damage)
+        return work()
 
 
 class _RowRunner:
     def __init__(self, job: RowJob, report: Callable[[dict[str, Any]], None]):
         self.job, self.report = job, report
         self.store = StageStore(job.storage)
+
+    def row(self, recipes: RowRecipes) -> None:
+        # The last stream first: rows that run side by side often share the first one, and would wait for it.
+        for data, recipe in reversed(list(recipes.features())):
+            self.features(data, recipe)
+        for name, recipe in recipes.heads.items():
+            self.head(name, recipe)
 
     def _ensure(self, kind: str, recipe: Any, stage: str, build: Callable[[Path], dict]) -> Path:
         self.report({"stage": stage})

@@ -20,6 +20,7 @@ from bsp_platform.bottleneck import WaitWatch
 from bsp_platform.cluster import TRIAL_RESOURCES, Resources, cluster_size, object_store, start_ray
 from bsp_platform.failures import NO_ROOM, reason_of_trial, remembered
 from bsp_platform.live import LiveView
+from bsp_platform.loopback import private_folder
 from bsp_platform.options import Options
 from bsp_platform.plain_text import say
 from bsp_platform.probe import PROBE, WORKERS, BoundaryProbe, load_probe_videos, release_workers, score_features
@@ -56,7 +57,7 @@ def run_trial(config: dict[str, Any], job: TrialJob) -> None:
         cell = (name, seed)
         run_row({"cell": cell}, replace(job.rows, recipes={cell: plan.recipes}, probes={searched: probe}))
     store = StageStore(job.rows.storage)
-    folder = store.find("features", searched_features(plans[0]))
+    folder = store.need("features", searched_features(plans[0]))
     tune.report({"stage": "probe", LAST_PROBE: score_features(folder, ray.get(job.videos))})
 
 
@@ -243,7 +244,7 @@ def _tune(search: Search, tracking: SearchTracking, resources: Resources, consol
             ),
             run_config=tune.RunConfig(
                 name=time.strftime("%Y%m%d-%H%M%S"),
-                storage_path=str(search.store.root / "tune"),
+                storage_path=str(private_folder() / "tune"),  # it holds pickles, which a storage must not
                 callbacks=[WatchSearch(search, tracking, view, waits)],
                 verbose=0,
             ),

@@ -78,10 +78,10 @@ class SearchTracking:
             self.tracker.finish(run_id, "FINISHED" if trial.status == "stopped" else "FAILED")
             return
         plan = self.search.plans(trial.setting)[0]
-        history = json.loads((store.find("encoders", plan.searched) / HISTORY).read_text("utf-8"))
+        history = json.loads((store.need("encoders", plan.searched) / HISTORY).read_text("utf-8"))
         self.tracker.history(run_id, "pretrain/", history)
         for recipe in plan.recipes.heads.values():
-            self.tracker.artifact(run_id, store.find("heads", recipe) / SCORES, final=True)
+            self.tracker.artifact(run_id, store.need("heads", recipe) / SCORES, final=True)
         means = {name: statistics.fmean(s[name] for s in scores) for name in scores[0]}
         if trial.last_probe is not None:
             means["last_probe_ap"] = trial.last_probe

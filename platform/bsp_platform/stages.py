@@ -30,6 +30,7 @@ from filelock import FileLock, Timeout
 from bsp_platform import leases
 from bsp_platform.files import file_sha256, in_threads, sha256_once, write_json, write_whole
 from bsp_platform.manifests import (
+    FILES,
     MANIFEST,
     SCRATCH,
     as_plain,
@@ -109,6 +110,13 @@ class StageStore:
         this process; damage is named in the log and counts as absent."""
         return self._if_whole(self.folder(kind, recipe), recipe, self.check)
 
+    def need(self, kind: str, recipe: Any) -> Path:
+        """As :meth:`find`, for a stage that must be there: StageDamaged if it is not."""
+        found = self.find(kind, recipe)
+        if found is None:
+            raise StageDamaged(f"{self.where(self._name(self.folder(kind, recipe)))} is not complete; run this again")
+        return found
+
     def has(self, kind: str, recipe: Any) -> bool:
         """Whether there is a complete stage, by its manifest and sizes alone: copies nothing, hashes nothing."""
 
@@ -151,8 +159,12 @@ class StageStore:
 
     def read_checked(self, folder: Path, name: str) -> Path:
         """The path of a stage's file after comparing its SHA-256 with the manifest."""
-        path = folder / name
-        if file_sha256(path) != self._manifest(folder)["files"][name]["sha256"]:
+        path, files = folder / name, self._manifest(folder)["files"]
+        try:
+            whole = file_sha256(path) == files[name]["sha256"]
+        except (FileNotFoundError, KeyError):
+            raise StageDamaged(f"{path} is lost; remove {folder}", (name,)) from None
+        if not whole:
             raise StageDamaged(f"{path} is damaged (SHA-256 differs from its manifest); remove {folder}", (name,))
         return path
 
@@ -200,7 +212,8 @@ class StageStore:
         """The folder of the stage, made by ``build(folder)`` if need be, and whether it was found.
 
         ``build`` may find its own half-done work in the folder and continue it; it returns extra facts for
-        the manifest. All files in the folder when it returns are recorded, except ``SCRATCH``, which is
+        the manifest; ``FILES`` among them names files without which the stage is not published (StageDamaged). All
+        files in the folder when it returns are recorded, except ``SCRATCH``, which is
         removed once the stage is complete. Damaged files of an earlier one are put aside first.
         """
         found = self.find(kind, recipe)
@@ -220,6 +233,9 @@ class StageStore:
                 folder.mkdir(parents=True, exist_ok=True)
                 facts = build(folder) or {}
                 files = describe(folder, result_files(folder))
+                lost = sorted(set(facts.pop(FILES, ())) - set(files))
+                if lost:
+                    raise StageDamaged(f"{folder / lost[0]} is lost, and {len(lost) - 1} more files", tuple(lost))
                 manifest = make_manifest(recipe, files, facts, time.time() - began)
                 if self.bucket:
                     self.keep(folder, list(files), again=False)
@@ -312,8 +328,11 @@ class StageStore:
             return value
         kind, stage, *rest = value.name.split("/")
         folder = self.root / kind / stage
-        files = self._manifest(folder)["files"]
-        self.fetch(folder, {name: f for name, f in files.items() if not rest or name == "/".join(rest)})
+        manifest = self._manifest(folder)
+        wanted = {name: f for name, f in manifest["files"].items() if not rest or name == "/".join(rest)}
+        self.fetch(folder, wanted)
+        if not rest:
+            write_json(folder / MANIFEST, manifest)  # for readers of the folder
         return folder.joinpath(*rest)
 
     def place(self, value: Path | Stored) -> Path:
@@ -327,8 +346,8 @@ class StageStore:
         unsafe = unsafe_checkpoint(self.read_note(record) or b"{}")
         if unsafe is not None:
             raise UnsafeName(
-                f"{self.where(record)} names the checkpoint {unsafe!r}, which is no folder of the run: remove {folder}, "
-                f"and see who may write to this storage"
+                f"{self.where(record)} names the checkpoint {unsafe!r}, which is no folder of the run: remove {folder},"
+                f" and see who may write to this storage"
             )
         if not self.bucket:
             for name in (run, *(f"{run}/{path.name}" for path in folder.glob(f"{run}/*"))):

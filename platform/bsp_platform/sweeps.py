@@ -17,6 +17,7 @@ from bsp_platform.cluster import TRIAL_RESOURCES, Resources, cluster_size, objec
 from bsp_platform.costs import row_costs
 from bsp_platform.failures import NO_ROOM, reason_of_trial, remembered
 from bsp_platform.live import LiveView
+from bsp_platform.loopback import private_folder
 from bsp_platform.options import Options
 from bsp_platform.plain_text import say
 from bsp_platform.ray_log import RayLog
@@ -193,8 +194,8 @@ def _tune(
             tune_config=tune.TuneConfig(max_concurrent_trials=at_a_time, reuse_actors=True),
             run_config=tune.RunConfig(
                 name=time.strftime("%Y%m%d-%H%M%S"),
-                storage_path=str(store.root / "tune"),
-                callbacks=[Watch(tracking, view, WaitWatch(resources, lambda: object_store().spilled_mb), failures)],
+                storage_path=str(private_folder() / "tune"),  # it holds pickles, which a storage must not
+                callbacks=[Watch(tracking, view, WaitWatch(resources, lambda: object_store().spilled_mb))],
                 verbose=0,
             ),
         )

@@ -203,7 +203,9 @@ class Tracker:
         """How to see the runs in a browser."""
         if self.uri.startswith("http"):
             return f"open {shown_uri(self.uri)}"
-        return f"mlflow server --backend-store-uri {quote(self.uri, safe=':/')} --host 127.0.0.1 --port 5000"
+        store = quote(self.uri, safe=":/")
+        hosts = "localhost:5000,127.0.0.1:5000"
+        return f"mlflow server --backend-store-uri {store} --host 127.0.0.1 --port 5000 --allowed-hosts {hosts}"
 
     def compare_url(self, run_ids: list[str]) -> str:
         """The UI's page that compares these runs."""
