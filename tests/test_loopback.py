@@ -71,7 +71,7 @@ def test_the_folder_of_a_process_that_was_killed_is_removed_and_that_of_one_that
     (left / "r" / "session").mkdir(parents=True)
     dies.kill()
     dies.wait()
-    just_made, old, link = (tmp_path / f"bsp-ray-{name}" for name in ("new", "old", "link"))
+    just_made, old, link = (tmp_path / f"bsp-private-{name}" for name in ("new", "old", "link"))
     just_made.mkdir()
     old.mkdir()
     os.utime(old, (time.time() - 3600,) * 2)
@@ -124,7 +124,7 @@ def test_the_environment_is_as_it_was_after_ray_has_started(monkeypatch):
 
 
 def test_a_lock_is_what_keeps_a_folder(tmp_path):
-    folder = tmp_path / "bsp-ray-x"
+    folder = tmp_path / "bsp-private-x"
     folder.mkdir()
     with open(folder / "driver.lock", "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)

@@ -14,6 +14,7 @@ from s3_server import BUCKET, s3_server
 from bsp_platform.manifests import make_manifest, parse_manifest, result_files
 from bsp_platform.names import leaving_link, stays_inside, unsafe_checkpoint
 from bsp_platform.outbox import Outbox, read_records
+from bsp_platform.run_places import place_for_runs
 from bsp_platform.stages import StageStore
 from bsp_platform.storage_errors import StageDamaged, UnsafeName
 
@@ -120,7 +121,7 @@ def test_objects_in_a_bucket_that_would_be_copied_elsewhere_are_refused(server, 
     with pytest.raises(UnsafeName):
         store.put_aside("features", Recipe(1))
     with pytest.raises(UnsafeName):
-        store.place_for_runs(folder / "_train", "run")
+        place_for_runs(store, folder / "_train", "run")
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
     for key in bad:
         store.bucket.client.delete_object(Bucket=BUCKET, Key=f"names/storage/features/{folder.name}/{key}")
@@ -139,18 +140,18 @@ def test_a_checkpoint_of_ray_train_that_lies_elsewhere_is_refused(tmp_path, name
         tmp_path / "encoders" / "x" / "_train" / "run" / "checkpoint_manager_snapshot.json",
     )
     folder = record.parent.parent
-    assert store.place_for_runs(folder, "run") == {"storage_path": str(folder)}
+    assert place_for_runs(store, folder, "run") == {"storage_path": str(folder)}
     record.parent.mkdir(parents=True)
     record.write_text(json.dumps({"ray_version": "2.60.0", where: content}))
     assert unsafe_checkpoint(record.read_bytes()) == name
     with pytest.raises(UnsafeName, match=r"checkpoint_manager_snapshot\.json names the checkpoint"):
-        store.place_for_runs(folder, "run")
+        place_for_runs(store, folder, "run")
     record.write_text(record.read_text().replace(json.dumps(name), '"checkpoint_2026-11-27_22-00-00.000001"'))
-    assert store.place_for_runs(folder, "run") == {"storage_path": str(folder)}
+    assert place_for_runs(store, folder, "run") == {"storage_path": str(folder)}
     (tmp_path / "victim").mkdir()
     (record.parent / "checkpoint_x").symlink_to(tmp_path / "victim")
     with pytest.raises(UnsafeName, match="a link that leaves its folder"):
-        store.place_for_runs(folder, "run")
+        place_for_runs(store, folder, "run")
 
 
 def test_an_outbox_removes_nothing_but_its_copies_and_is_private(tmp_path):

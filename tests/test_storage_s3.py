@@ -20,6 +20,7 @@ from stage_worker import Recipe
 from test_storage_faults import BUILT_ONCE, expected, run_two_drivers, start
 
 from bsp_platform import leases
+from bsp_platform.run_places import place_for_runs
 from bsp_platform.search import Ledger
 from bsp_platform.stages import StageStore
 
@@ -243,7 +244,7 @@ def test_a_damaged_checkpoint_on_s3_gives_way_to_the_one_before(server, address,
         save_state({"step": step, "weights": torch.arange(9.0)}, folder)
         for path in folder.iterdir():
             store.bucket.upload(path, f"encoders/x/_train/run/{folder.name}/{path.name}", "")
-    place = store.place_for_runs(store.root / "encoders" / "x" / "_train", "run")
+    place = place_for_runs(store, store.root / "encoders" / "x" / "_train", "run")
     storage, root = pickle.loads(pickle.dumps(place["storage_filesystem"])), place["storage_path"]  # as Ray has it
     latest = Checkpoint(f"{root}/run/checkpoint_2", storage)
     assert newest_whole_state(latest)["step"] == 2

@@ -6,10 +6,13 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
+
+from filelock import FileLock, Timeout
 
 from bsp_platform.storage_errors import retry
 
@@ -55,6 +58,31 @@ def in_threads(function: Callable[[Any], Any], items: Iterable[Any], threads: in
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
+
+
+@contextmanager
+def file_lock(path: Path, on_wait: Callable[[], None] | None) -> Iterator[None]:
+    """Hold the lock ``path``; ``on_wait`` is called once a second while another process holds it.
+
+    The operating system frees the lock of a dead process.
+    """
+    retry(lambda: path.parent.mkdir(parents=True, exist_ok=True), path.parent)
+    lock = FileLock(str(path))
+
+    def acquire() -> bool:
+        try:
+            lock.acquire(timeout=1)
+        except Timeout:
+            return False
+        return True
+
+    while not retry(acquire, path):
+        if on_wait:
+            on_wait()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def write_whole(path: Path, write: Callable[[IO[bytes]], Any]) -> None:

@@ -19,7 +19,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-_PREFIX, _LOCK = "bsp-ray-", "driver.lock"
+_PREFIX, _LOCK = "bsp-private-", "driver.lock"
 # Ray's sockets have up to 70 characters below the folder, and an address of a Unix socket has 107 at most.
 _LONGEST_BASE = 107 - 70 - len(f"/{_PREFIX}12345678/r")
 _ABANDONED_S = 60.0  # a folder without a lock for so long is no driver's that is just starting
@@ -39,8 +39,8 @@ _ENVIRONMENT = {
 def private_folder() -> Path:
     """A new folder that nobody else may enter (mode 0700), removed when this process ends.
 
-    For Ray's session, and for what Tune keeps of a run. Folders of processes that were killed are removed too. It lies in ``RAY_TMPDIR``, in the system's folder for
-    temporary files, or, as socket addresses are short, in /tmp.
+    For Ray's session, and for what Tune keeps of a run. Folders of processes that were killed are removed too. It lies
+    in ``RAY_TMPDIR``, in the system's folder for temporary files, or, as socket addresses are short, in /tmp.
     """
     base = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir())
     if len(str(base)) > _LONGEST_BASE:

@@ -31,6 +31,7 @@ from bsp_platform.cluster import Resources
 from bsp_platform.files import write_whole
 from bsp_platform.manifests import RUN
 from bsp_platform.recipes import EncoderRecipe
+from bsp_platform.run_places import place_for_runs
 from bsp_platform.stages import StageStore, file_sha256, write_json
 from bsp_platform.storage_errors import named_disk_full
 from bsp_platform.streaming import ClipStream, clip_dataset, iterate_batches
@@ -227,7 +228,7 @@ def train_encoder(
         resources=resources,
         run_config=ray.train.RunConfig(
             name=_RUN_NAME,
-            **(store.place_for_runs(folder / RUN, _RUN_NAME) if store else {"storage_path": str(folder / RUN)}),
+            **(place_for_runs(store, folder / RUN, _RUN_NAME) if store else {"storage_path": str(folder / RUN)}),
             failure_config=ray.train.FailureConfig(max_failures=FAILURES, max_preemption_failures=LOST_NODES),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
             callbacks=callbacks,

@@ -25,10 +25,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from bsp_platform import leases
-from bsp_platform.files import file_sha256, in_threads, sha256_once, write_json, write_whole
+from bsp_platform.files import file_lock, file_sha256, in_threads, sha256_once, write_json, write_whole
 from bsp_platform.manifests import (
     FILES,
     MANIFEST,
@@ -44,7 +42,7 @@ from bsp_platform.manifests import (
     recipe_hash,
     result_files,
 )
-from bsp_platform.names import leaving_link, unsafe_checkpoint
+from bsp_platform.names import leaving_link
 from bsp_platform.object_storage import THREADS, Bucket, is_address
 from bsp_platform.storage_errors import (
     StageDamaged,
@@ -62,7 +60,6 @@ __all__ = [
 log = logging.getLogger(__name__)
 CACHE_VARIABLE = "BSP_CACHE"
 _REPLACED = "replaced"
-_TRAIN_RECORD = "checkpoint_manager_snapshot.json"  # Ray Train's, in the folder of a run
 
 
 @dataclass(frozen=True)
@@ -179,7 +176,7 @@ class StageStore:
         """Hold the right to make the stage in ``folder``; ``on_wait`` is called once a second while waiting."""
         if self.bucket:
             return leases.claim(self.bucket, self._name(folder) + ".lease", on_wait)
-        return _file_lock(folder.with_name(folder.name + ".lock"), on_wait)
+        return file_lock(folder.with_name(folder.name + ".lock"), on_wait)
 
     @contextmanager
     def only_one(self, name: str) -> Iterator[None]:
@@ -339,27 +336,6 @@ class StageStore:
         """The path on this node of what :meth:`elsewhere` named, as it is: nothing is copied or checked."""
         return self.root / value.name if isinstance(value, Stored) else value
 
-    def place_for_runs(self, folder: Path, run: str) -> dict[str, Any]:
-        """Where Ray Train keeps its run ``run`` of ``folder``, as arguments of its RunConfig: on S3, or the folder
-        itself. UnsafeName if an earlier try left, or somebody put there, a name that leads out of it."""
-        record = f"{self._name(folder)}/{run}/{_TRAIN_RECORD}"
-        unsafe = unsafe_checkpoint(self.read_note(record) or b"{}")
-        if unsafe is not None:
-            raise UnsafeName(
-                f"{self.where(record)} names the checkpoint {unsafe!r}, which is no folder of the run: remove {folder},"
-                f" and see who may write to this storage"
-            )
-        if not self.bucket:
-            for name in (run, *(f"{run}/{path.name}" for path in folder.glob(f"{run}/*"))):
-                if link := leaving_link(folder.parent, f"{folder.name}/{name}"):
-                    raise UnsafeName(f"{folder.parent / link} is a link that leaves its folder; remove it")
-            return {"storage_path": str(folder)}
-        self.bucket.sizes(self._name(folder))  # UnsafeName
-        from bsp_platform.arrow_s3 import arrow_file_system
-
-        file_system, path = arrow_file_system(self.bucket.where(self._name(folder)))
-        return {"storage_path": path, "storage_filesystem": file_system}
-
     def fetch(self, folder: Path, files: dict[str, dict]) -> None:
         """On S3: copy the ``files`` (name to "bytes" and "sha256") that this node lacks; StageDamaged if they differ
         from that. In a folder: nothing."""
@@ -413,25 +389,3 @@ class StageStore:
 
         in_threads(one, names, THREADS)
         return files
-
-
-@contextmanager
-def _file_lock(path: Path, on_wait: Callable[[], None] | None) -> Iterator[None]:
-    """The operating system frees the lock of a dead process."""
-    retry(lambda: path.parent.mkdir(parents=True, exist_ok=True), path.parent)
-    lock = FileLock(str(path))
-
-    def acquire() -> bool:
-        try:
-            lock.acquire(timeout=1)
-        except Timeout:
-            return False
-        return True
-
-    while not retry(acquire, path):
-        if on_wait:
-            on_wait()
-    try:
-        yield
-    finally:
-        lock.release()
