@@ -34,7 +34,7 @@ def training_options(command: Callable) -> Callable:
         click.option(
             "--max-missing",
             type=click.FloatRange(0, 100),
-            default=10,
+            default=10,  # Choice: published features lack a few percent of the videos, those that left YouTube
             show_default=True,
             help="Refuse if more of the annotated videos have no features, in percent.",
         ),
