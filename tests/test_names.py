@@ -1,5 +1,6 @@
 """Names that come out of a storage and would lead out of their folder: refused, and nothing outside is touched."""
 
+import hashlib
 import json
 import os
 import sys
@@ -15,7 +16,7 @@ from bsp_platform.manifests import make_manifest, parse_manifest, result_files
 from bsp_platform.names import leaving_link, stays_inside, unsafe_checkpoint
 from bsp_platform.outbox import Outbox, read_records
 from bsp_platform.run_places import place_for_runs
-from bsp_platform.stages import StageStore
+from bsp_platform.stages import StageStore, Stored
 from bsp_platform.storage_errors import StageDamaged, UnsafeName
 
 OUTSIDE = [
@@ -127,6 +128,22 @@ def test_objects_in_a_bucket_that_would_be_copied_elsewhere_are_refused(server, 
         store.bucket.client.delete_object(Bucket=BUCKET, Key=f"names/storage/features/{folder.name}/{key}")
     store.fetch_half_done(folder)
     assert [path.name for path in folder.rglob("*")] == ["good.npy"]
+
+
+def test_a_manifest_in_a_bucket_writes_nothing_outside_of_the_cache(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("BSP_CACHE", str(tmp_path / "cache"))
+    store = StageStore(f"s3://{BUCKET}/manifests/storage")
+    place = f"heads/{store.folder('heads', Recipe(1)).name}"
+    files = {"../../../../../victim": {"bytes": 1, "sha256": hashlib.sha256(b"x").hexdigest()}}
+    store.bucket.client.put_object(
+        Bucket=BUCKET, Key=f"manifests/storage/{place}/manifest.json",
+        Body=json.dumps(make_manifest(Recipe(1), files, {}, 1.0)).encode(),
+    )  # fmt: skip
+    store.bucket.client.put_object(Bucket=BUCKET, Key=f"manifests/storage/{place}/../../../../../victim", Body=b"x")
+    assert store.find("heads", Recipe(1)) is None
+    with pytest.raises(StageDamaged, match="which is no file of its folder"):
+        store.here(Stored(place))
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
 @pytest.mark.parametrize("name", ["../../victim", "/etc", "a/b", ".."])

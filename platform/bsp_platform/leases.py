@@ -88,7 +88,8 @@ def claim(bucket: Bucket, name: str, on_wait: Callable[[], None] | None = None) 
             elif (now - written).total_seconds() > _lease_of(other):
                 etag = bucket.write_if(name, content, its_etag)
                 if etag:
-                    log.warning("%s: its holder %s is dead; taken over", bucket.where(name), other.decode("utf-8", "replace"))
+                    holder_was = other.decode("utf-8", "replace")
+                    log.warning("%s: its holder %s is dead; taken over", bucket.where(name), holder_was)
         if etag is not None:
             break
         if on_wait:
