@@ -51,7 +51,8 @@ def test_ray_is_reached_by_its_user_alone(ray_session):
             # Only the dashboard's empty page, which then asks for the token, is there for everybody.
             assert refused or (path == "/" and b"text/html" in said), (name, port, path, said)
     session = Path(ray_session._private.worker._global_node.get_session_dir_path())
-    assert [mode(path) for path in (session, session.parent, session.parent.parent)] == [0o700] * 3
+    # Ray's processes give their folders mode 0777, again and again; the one around them lets nobody in.
+    assert mode(session.parent.parent) == 0o700
     assert not {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "DASHBOARD_METRIC_PORT"} & set(os.environ)
     token = Path.home() / ".ray" / "auth_token"
     assert os.environ.get("RAY_AUTH_TOKEN") or mode(token) == 0o600

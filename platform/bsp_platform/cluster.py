@@ -96,7 +96,7 @@ def start_ray(*, cpus: int | None = None, object_store_mb: int = 768, log_to_dri
     """
     import ray
 
-    from bsp_platform.loopback import alone, close_folders, private_folder, private_token
+    from bsp_platform.loopback import alone, private_folder, private_token
 
     if ray.is_initialized():
         return
@@ -105,7 +105,7 @@ def start_ray(*, cpus: int | None = None, object_store_mb: int = 768, log_to_dri
         ray.init(address=os.environ["RAY_ADDRESS"], log_to_driver=log_to_driver, logging_level="ERROR")
         return
     private_token()
-    folder = private_folder() / "r"  # Ray gives this one mode 0777
+    folder = private_folder() / "r"  # each of Ray's processes gives this one mode 0777, but nobody gets to it
     with alone():
         ray.init(
             address="local",  # and never a cluster of somebody else's that runs on this machine too
@@ -117,7 +117,6 @@ def start_ray(*, cpus: int | None = None, object_store_mb: int = 768, log_to_dri
             logging_level="ERROR",
             _temp_dir=str(folder),
         )
-    close_folders(folder)
     if threading.current_thread() is threading.main_thread():
         # Ray's own handler aborts with a stack dump; as an interrupt, SIGTERM lets Ray be shut down first.
         signal.signal(signal.SIGTERM, signal.default_int_handler)

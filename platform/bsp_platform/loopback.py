@@ -95,13 +95,6 @@ def alone() -> Iterator[None]:
             os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)
 
 
-def close_folders(folder: Path) -> None:
-    """Mode 0700 for Ray's folder and its sessions: Ray itself opens them to everybody."""
-    for path in (folder, *folder.glob("session_*")):
-        if not path.is_symlink():
-            path.chmod(0o700)
-
-
 def private_token() -> None:
     """Ray's token, readable for its user alone; made here if there is none, as Ray makes one that all may read."""
     if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"):
