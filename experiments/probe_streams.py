@@ -56,7 +56,7 @@ def windows(feat_SD: np.ndarray) -> np.ndarray:
 def probe(row: Row, seed: int, profile, sources: Sources, store: StageStore, truth: dict) -> dict[str, float]:
     """Average precision in percent by target. RuntimeError if the features are not there."""
     streams = row_recipes(replace(row, heads=("gtad",)), seed, profile, sources, 1).heads["gtad"].streams
-    folders = [store.need("features", recipe) for recipe in streams]
+    folders = [store.find("features", recipe) for recipe in streams]
     if None in folders:
         raise RuntimeError(f"no features of row {row.name} seed {seed}; run ablation_table5.py with --seeds {seed + 1}")
     sets = {}

@@ -25,6 +25,7 @@ from bsp_platform.probe import BoundaryProbe
 from bsp_platform.recipes import ClassScoresFile, ClassScoresRecipe, EncoderRecipe, FeatureRecipe
 from bsp_platform.rows import Cell, RowRecipes
 from bsp_platform.stages import StageStore
+from bsp_platform.storage_errors import StageDamaged, causes
 from bsp_platform.streaming import ClipStream
 from bsp_platform.tasks import TASKS, AnyHeadRecipe, Head
 

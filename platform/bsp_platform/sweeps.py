@@ -195,7 +195,7 @@ def _tune(
             run_config=tune.RunConfig(
                 name=time.strftime("%Y%m%d-%H%M%S"),
                 storage_path=str(private_folder() / "tune"),  # it holds pickles, which a storage must not
-                callbacks=[Watch(tracking, view, WaitWatch(resources, lambda: object_store().spilled_mb))],
+                callbacks=[Watch(tracking, view, WaitWatch(resources, lambda: object_store().spilled_mb), failures)],
                 verbose=0,
             ),
         )
