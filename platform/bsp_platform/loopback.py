@@ -101,12 +101,15 @@ def private_token() -> None:
         return
     path = Path.home() / ".ray" / "auth_token"
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    try:
-        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(secrets.token_hex(32))
-    except FileExistsError:
-        if path.stat().st_mode & 0o077:
-            path.chmod(0o600)
+    if not path.exists():
+        handle, partial = tempfile.mkstemp(dir=path.parent)  # mode 0600
+        with open(handle, "wb") as file:
+            file.write(secrets.token_hex(32).encode())
+        with contextlib.suppress(FileExistsError):  # another process was faster
+            os.link(partial, path)
+        os.unlink(partial)
+    elif path.stat().st_mode & 0o077:
+        path.chmod(0o600)
 
 
 def is_alone() -> bool:
