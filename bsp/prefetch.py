@@ -6,19 +6,28 @@ Pixels travel as uint8 and are normalised on the device.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import torch
 from torch import Tensor
 
 
+def empty_for(device: torch.device) -> Callable[[tuple[int, ...], np.dtype], np.ndarray]:
+    """(shape, dtype) -> memory for a batch that goes to ``device``: pinned for a GPU, which is then sent as it is."""
+    if device.type != "cuda":
+        return np.empty
+    # PyTorch's allocator of pinned memory keeps what is given back: pinning costs more than filling.
+    return lambda shape, dtype: torch.empty(shape, dtype=_torch_dtype(dtype), pin_memory=True).numpy()
+
+
 class Prefetcher:
     """Iterates over steps; a step is a list of batches (dicts of arrays) and comes out as tensors on ``device``.
 
     On a GPU a training step is only queued: while the device still computes it, the next batch is taken here,
-    copied to pinned memory and sent on a stream of its own, so that transfer and computation overlap. The
-    device, not the program, waits for the copy. On a CPU the tensors share memory with the arrays.
+    copied to pinned memory (unless it lies there) and sent on a stream of its own, so that transfer and computation
+    overlap. The device, not the program, waits for the copy. On a CPU the tensors share memory with the arrays.
     ``waited_s`` is the time spent waiting for the batches.
     """
 
@@ -26,6 +35,7 @@ class Prefetcher:
         self.steps, self.device = iter(steps), device
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self.waited_s = 0.0
+        self.leaving: deque[tuple[torch.cuda.Event, list[Tensor]]] = deque()  # pinned, until they are on the device
 
     def __iter__(self) -> Prefetcher:
         return self
@@ -36,8 +46,12 @@ class Prefetcher:
         self.waited_s += time.perf_counter() - began
         if self.stream is None:
             return [{name: _tensor(array) for name, array in batch.items()} for batch in step]
+        while self.leaving and self.leaving[0][0].query():
+            self.leaving.popleft()
+        pinned = [{name: _pinned(array) for name, array in batch.items()} for batch in step]
         with torch.cuda.stream(self.stream):
-            sent = [{name: self._send(array) for name, array in batch.items()} for batch in step]
+            sent = [{n: t.to(self.device, non_blocking=True) for n, t in batch.items()} for batch in pinned]
+            self.leaving.append((self.stream.record_event(), [t for batch in pinned for t in batch.values()]))
         computing = torch.cuda.current_stream(self.device)
         computing.wait_stream(self.stream)
         for batch in sent:
@@ -45,12 +59,20 @@ class Prefetcher:
                 tensor.record_stream(computing)  # else its memory could be given to the next copy too early
         return sent
 
-    def _send(self, array: np.ndarray) -> Tensor:
-        dtype = torch.from_numpy(np.empty(0, array.dtype)).dtype
-        pinned = torch.empty(array.shape, dtype=dtype, pin_memory=True)
-        pinned.numpy()[...] = array
-        # PyTorch's allocator of pinned memory does not hand it out again before the copy has been made.
-        return pinned.to(self.device, non_blocking=True)
+
+def _pinned(array: np.ndarray) -> Tensor:
+    """The array in pinned memory: itself if it is there and in one piece, else a copy."""
+    if array.flags.writeable and array.flags.c_contiguous:
+        tensor = torch.from_numpy(array)
+        if tensor.is_pinned():
+            return tensor
+    tensor = torch.empty(array.shape, dtype=_torch_dtype(array.dtype), pin_memory=True)
+    tensor.numpy()[...] = array
+    return tensor
+
+
+def _torch_dtype(dtype: np.dtype) -> torch.dtype:
+    return torch.from_numpy(np.empty(0, dtype)).dtype
 
 
 def _tensor(array: np.ndarray) -> Tensor:

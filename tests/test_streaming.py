@@ -6,7 +6,15 @@ import pytest
 from bsp.augment import AugmentSettings, augment_clip
 from bsp.clips import BoundaryKind, ClipSettings, plan_clip
 from bsp.synthesis import decode, synthesise
-from bsp_platform.streaming import ClipSpans, ClipStream, clip_dataset, iterate_batches, make_clips, worker_indices
+from bsp_platform.streaming import (
+    ClipSpans,
+    ClipStream,
+    clip_dataset,
+    clip_numbers,
+    iterate_batches,
+    make_clips,
+    worker_indices,
+)
 
 
 def stream_of(catalog_ref, length=96, batch_size=16) -> ClipStream:
@@ -83,19 +91,26 @@ def test_the_second_of_two_workers_gets_the_second_half_of_each_step(ray_session
     assert got == [list(range(k, k + 8)) for k in (8, 24, 40)]
 
 
+def test_clips_of_a_worker_are_numbered_across_batches():
+    # Batches of 6 for two workers; the second one's clips are 3 4 5, 9 10 11, 15 16 17, ...: its 2nd to 7th.
+    assert clip_numbers(2, 7, batch_size=6, rank=1, world_size=2).tolist() == [5, 9, 10, 11, 15]
+    assert clip_numbers(2, 7, batch_size=6, rank=0, world_size=1).tolist() == [2, 3, 4, 5, 6]
+
+
 def test_the_first_tasks_are_short_and_all_clips_are_in_one():
-    # Worked by hand: batches of 4, at most 4 batches a task, two makers: 1 1 2 2 batches, then 4 each.
-    spans = ClipSpans(8, 8 + 4 * 15, batch_size=4, batches=4, actors=2)
-    assert ((spans.last - spans.first) // 4).tolist() == [1, 1, 2, 2, 4, 4, 1]
+    # Worked by hand: 3 clips at first, 13 at most, two makers: 3 3 6 6 12 12 clips, then 13 each.
+    spans = ClipSpans(8, 8 + 42 + 13 + 5, least=3, most=13, actors=2)
+    assert (spans.last - spans.first).tolist() == [3, 3, 6, 6, 12, 12, 13, 5]
     assert spans.first.tolist() == [8, *spans.last.tolist()[:-1]]
-    assert spans.last[-1] == 8 + 4 * 15
+    assert spans.last[-1] == 8 + 42 + 13 + 5
 
 
-@pytest.mark.parametrize(("stop", "batches"), [(16, 8), (0, 8), (64, 1), (4, 1)])
-def test_short_streams_are_cut_without_gap_or_overlap(stop, batches):
-    spans = ClipSpans(0, stop, batch_size=4, batches=batches, actors=3)
+@pytest.mark.parametrize(("stop", "most"), [(16, 8), (0, 8), (64, 1), (4, 1), (50, 13)])
+def test_short_streams_are_cut_without_gap_or_overlap(stop, most):
+    spans = ClipSpans(0, stop, least=1, most=most, actors=3)
     numbers = [k for first, last in zip(spans.first, spans.last, strict=True) for k in range(first, last)]
     assert numbers == list(range(stop))
+    assert (spans.last - spans.first).max(initial=0) <= most
 
 
 def test_batches_are_cut_from_blocks_of_any_size():

@@ -23,17 +23,19 @@ import torch
 
 from bsp.encoder import TSMResNet, build_encoder, load_tsm_checkpoint
 from bsp.fusion import FusionModel, FusionSettings, fusion_objective
+from bsp.prefetch import empty_for
 from bsp.pretext import PretextModel, pretext_objective
 from bsp.pretrain import Loss, make_optimiser, prepare_device, restore, train_steps, training_state
 from bsp.workers import Workers
 from bsp_platform.bottleneck import MakerTimes
-from bsp_platform.cluster import Resources
+from bsp_platform.cluster import Resources, cluster_size
 from bsp_platform.files import write_whole
 from bsp_platform.manifests import RUN
 from bsp_platform.recipes import EncoderRecipe
 from bsp_platform.run_places import place_for_runs
 from bsp_platform.stages import StageStore, file_sha256, write_json
 from bsp_platform.storage_errors import named_disk_full
+from bsp_platform.stream_size import streams_at_a_time
 from bsp_platform.streaming import ClipStream, clip_dataset, iterate_batches
 
 log = logging.getLogger(__name__)
@@ -108,9 +110,10 @@ def train_worker(config: dict[str, Any]) -> None:
         world_size=world_size,
         actors=resources.makers_per_worker,
         cpus_per_actor=resources.cpus_per_maker,
+        streams=streams_at_a_time(cluster_size()[0], resources),
     )
     makers = MakerTimes()
-    batches = makers.watch(iterate_batches(dataset, settings.batch_size // world_size))
+    batches = makers.watch(iterate_batches(dataset, settings.batch_size // world_size, empty_for(device)))
     steps = train_steps(
         model,
         optimiser,

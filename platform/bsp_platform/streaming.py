@@ -33,11 +33,11 @@ from bsp.frame_cache import FrameCache
 from bsp.synthesis import collate, decode, synthesise
 from bsp_platform.bottleneck import MAKER, MakerClock
 from bsp_platform.data_context import data_context
+from bsp_platform.stream_size import StreamSize, room_of_stream, stream_size
 
 _BREATH_S = 0.05  # clip makers have tasks waiting meanwhile
-_TASK_BYTES = 16 * 2**20  # of clips, at most (but a batch)
 _SPANS_AHEAD = 64  # waiting for a clip maker; far more than makers
-_TASKS_AHEAD = 8  # of 16 MiB, running or waiting at a clip maker; more than it ends in a turn of Ray Data's loop, 0.1 s
+_TASKS_IN_FLIGHT = "bsp.tasks_in_flight"  # key of Ray Data's context: StreamSize.tasks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +103,7 @@ class ClipMaker:
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         spans = zip(batch["first"], batch["last"], strict=True)
-        indices = np.concatenate([worker_indices(int(first), int(last), **self.cut) for first, last in spans])
+        indices = np.concatenate([clip_numbers(int(first), int(last), **self.cut) for first, last in spans])
         with self.clock:
             clips = make_clips(self.catalog, self.stream, indices, self.cache)
         return clips | {MAKER: self.clock.column(len(indices))}
@@ -120,31 +120,50 @@ def worker_indices(start: int, stop: int, *, batch_size: int, rank: int, world_s
     Step s trains on clips [s*batch_size, (s+1)*batch_size); worker r takes the r-th equal part of it.
     ``start`` must be a multiple of ``batch_size``, and ``batch_size`` of ``world_size`` (ValueError).
     """
+    first, last = worker_span(start, stop, batch_size=batch_size, world_size=world_size)
+    return clip_numbers(first, last, batch_size=batch_size, rank=rank, world_size=world_size)
+
+
+def worker_span(start: int, stop: int, *, batch_size: int, world_size: int) -> tuple[int, int]:
+    """The first and last (exclusive) of a worker's own clips in the stream [start, stop), counted from 0.
+
+    Raises ValueError as :func:`worker_indices` does.
+    """
     if batch_size % world_size:
         raise ValueError(f"batch_size {batch_size} cannot be shared by {world_size} workers equally")
     if start % batch_size or stop % batch_size:
         raise ValueError(f"the stream [{start}, {stop}) is not cut at multiples of batch_size {batch_size}")
+    return start // world_size, stop // world_size
+
+
+def clip_numbers(first: int, last: int, *, batch_size: int, rank: int, world_size: int) -> np.ndarray:
+    """Numbers in the stream, int64, of clips ``first`` .. ``last`` - 1 of those that are this worker's, in order.
+
+    Of a stream of batches of 6 for two workers the second one's are 3, 4, 5, 9, 10, 11, ...: its clips 2 .. 3 are 5, 9.
+    """
     part = batch_size // world_size
-    steps = np.arange(start // batch_size, stop // batch_size, dtype=np.int64)
-    return (steps[:, None] * batch_size + rank * part + np.arange(part)[None]).reshape(-1)
+    own = np.arange(first, last, dtype=np.int64)
+    return own // part * batch_size + rank * part + own % part
 
 
 class ClipSpans(Datasource):
-    """Source of spans of clip numbers, a row each: "first" and "last" (exclusive), one task of a clip maker.
+    """Source of spans of a worker's clips, a row each: "first" and "last" (exclusive), one task of a clip maker.
 
-    A span has ``batches`` batches or fewer: the first ones are short, so that training starts soon and every one of
-    ``actors`` clip makers has work at once, and each next round of spans is twice as long. One read task gives one
-    small block, which Ray Data splits into blocks of a row while the stream runs (``override_num_blocks`` = number
-    of spans). A read task per span would be made before the first clip: with twelve million clips 47,000 of them
-    (docs/scale.md).
+    A span has ``most`` clips or fewer, wherever batches begin. The first ones have ``least``, so that training starts
+    soon and every one of ``actors`` clip makers has work at once, and each next round of spans is twice as long. One
+    read task gives one small block, which Ray Data splits into blocks of a row while the stream runs
+    (``override_num_blocks`` = number of spans). A read task per span would be made before the first clip: with twelve
+    million clips of 224 px 920,000 of them (docs/scale.md).
     """
 
-    def __init__(self, start: int, stop: int, *, batch_size: int, batches: int, actors: int):
+    def __init__(self, start: int, stop: int, *, least: int, most: int, actors: int):
         super().__init__()
-        ramp = [length for length in (1, 2, 4, 8, 16, 32) if length < batches for _ in range(actors)]
-        ends = start + batch_size * np.cumsum(ramp, dtype=np.int64)
-        first = np.concatenate([[start], ends]).astype(np.int64)
-        rest = np.arange(first[-1] + batch_size * batches, stop, batch_size * batches, dtype=np.int64)
+        lengths = []
+        while least < most:
+            lengths += [least] * actors
+            least *= 2
+        first = start + np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64)
+        rest = np.arange(first[-1] + most, stop, most, dtype=np.int64)
         self.first = np.concatenate([first[first < stop], rest])
         self.last = np.append(self.first[1:], stop)[: len(self.first)]
 
@@ -175,6 +194,19 @@ class FewSpansAhead(BackpressurePolicy):
         return 0 if self._topology[op].total_enqueued_output_blocks() >= _SPANS_AHEAD else None  # None: no limit
 
 
+class BoundInFlight(BackpressurePolicy):
+    """Give clip makers no more tasks than ``StreamSize.tasks``, finished blocks that nobody has taken included.
+
+    In the place of Ray Data's own policies, which guess from bytes seen so far and leave half of the store unused.
+    """
+
+    def can_add_input(self, op) -> bool:
+        if not op.name.startswith(f"MapBatches({ClipMaker.__name__})"):
+            return True
+        tasks = op.num_active_tasks() + self._topology[op].total_enqueued_output_blocks()
+        return tasks < self._data_context.get_config(_TASKS_IN_FLIGHT)
+
+
 class Breathe(ExecutionCallback):
     """Let Ray Data's scheduling loop, a thread of the training process, sleep between its steps.
 
@@ -186,6 +218,12 @@ class Breathe(ExecutionCallback):
         time.sleep(_BREATH_S)
 
 
+def size_of_stream(stream: ClipStream, actors: int, streams: int = 1) -> StreamSize:
+    """How the stream is cut on the running Ray, whose object store it shares with ``streams`` - 1 others."""
+    store = ray.cluster_resources().get("object_store_memory", 0.0)
+    return stream_size(clip_bytes(stream), actors, room_of_stream(store, streams))
+
+
 def clip_dataset(
     stream: ClipStream,
     *,
@@ -194,21 +232,28 @@ def clip_dataset(
     world_size: int = 1,
     actors: int = 1,
     cpus_per_actor: float = 1.0,
+    streams: int = 1,
 ) -> Dataset:
     """This worker's part of the stream from clip ``start`` on, as a lazy Ray Data set of rendered clips.
 
-    The set needs ``actors * cpus_per_actor`` CPUs; the task that gives out spans of numbers needs none.
+    The set needs ``actors * cpus_per_actor`` CPUs; the task that gives out spans of numbers needs none. ``streams``
+    share the object store (``stream_size.streams_at_a_time``). ``start`` and ``stream.length`` must be multiples of
+    ``stream.batch_size``, and that of ``world_size`` (ValueError).
     """
-    # A task costs Ray some ms, so it makes many clips where they are small. Much longer ones lose: arrays above 32 MiB
-    # come fresh from the kernel each time (docs/performance.md).
-    batch_bytes = clip_bytes(stream) * stream.batch_size // world_size
-    batches = max(1, _TASK_BYTES // batch_bytes)
-    # Fewer large ones: they take longer, and would fill the object store.
-    ahead = min(_TASKS_AHEAD, max(2, _TASKS_AHEAD * _TASK_BYTES // batch_bytes))
-    spans = ClipSpans(start, stream.length, batch_size=stream.batch_size, batches=batches, actors=actors)
+    first, last = worker_span(start, stream.length, batch_size=stream.batch_size, world_size=world_size)
+    size = size_of_stream(stream, actors, streams)
+    part = stream.batch_size // world_size
+    spans = ClipSpans(
+        first,
+        last,
+        least=min(size.task_clips, -(-part // actors)),  # all makers make the first batch together
+        most=size.task_clips,
+        actors=actors,
+    )
     with data_context() as context:
         context.custom_execution_callback_classes.append(Breathe)
-        context.set_config(ENABLED_BACKPRESSURE_POLICIES_CONFIG_KEY, [*ENABLED_BACKPRESSURE_POLICIES, FewSpansAhead])
+        context.set_config(ENABLED_BACKPRESSURE_POLICIES_CONFIG_KEY, [FewSpansAhead, BoundInFlight])
+        context.set_config(_TASKS_IN_FLIGHT, size.tasks)
         context.execution_options.preserve_order = True
         context.memory_usage_poll_interval_s = None  # else each task starts a thread that measures memory
         # Spans that may wait at their source; of Ray Data's default, two, a turn of its loop takes no more than two.
@@ -219,25 +264,61 @@ def clip_dataset(
             fn_constructor_args=(stream, rank, world_size),
             batch_size=None,
             batch_format="numpy",
-            compute=ActorPoolStrategy(size=actors, max_tasks_in_flight_per_actor=ahead),
+            compute=ActorPoolStrategy(size=actors, max_tasks_in_flight_per_actor=size.ahead),
             num_cpus=cpus_per_actor,
         )
 
 
-def iterate_batches(dataset: Dataset, batch_size: int) -> Iterator[dict]:
-    """Numpy batches of exactly ``batch_size`` clips (the last one may be smaller), in the stream's order; read-only.
+def iterate_batches(
+    dataset: Dataset, batch_size: int, empty: Callable[[tuple[int, ...], np.dtype], np.ndarray] = np.empty
+) -> Iterator[dict]:
+    """Numpy batches of exactly ``batch_size`` clips (the last one may be smaller), in the stream's order.
 
-    They are views of the blocks in the object store. Blocks are taken whole, one ahead, and cut here: letting Ray
-    Data cut them costs two more threads in the training process and two hand-overs per batch.
+    Blocks are taken whole, one ahead: letting Ray Data cut them costs two more threads in the training process and two
+    hand-overs per batch. Each block is copied once, into its place in the batch, and leaves the object store; ``empty``
+    (shape, dtype) gives the memory for numbers of a batch: pinned where it goes to a GPU (``prefetch.empty_for``).
     """
-    rest: dict[str, np.ndarray] = {}
+    batch = _Batch(batch_size, empty)
     for block in dataset.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=1):
-        if rest:  # Ray Data has split a block of far more than 128 MiB
-            block = {name: np.concatenate([rest[name], array]) for name, array in block.items()}
-        clips = len(block["index"])
-        whole = clips // batch_size * batch_size
-        for first in range(0, whole, batch_size):
-            yield {name: array[first : first + batch_size] for name, array in block.items()}
-        rest = {name: array[whole:] for name, array in block.items()} if whole < clips else {}
-    if rest:
-        yield rest
+        first, clips = 0, len(block["index"])
+        while first < clips:
+            first += batch.add(block, first)
+            if batch.clips == batch_size:
+                yield batch.take()
+        del block  # before the next one is asked for
+    if batch.clips:
+        yield batch.take()
+
+
+class _Batch:
+    """A batch that is filled from blocks; its memory is asked for with the first clips."""
+
+    def __init__(self, size: int, empty: Callable[[tuple[int, ...], np.dtype], np.ndarray]):
+        self.size, self.empty = size, empty
+        self._reset()
+
+    def _reset(self) -> None:
+        self.clips = 0
+        self.numbers: dict[str, np.ndarray] = {}
+        self.texts: dict[str, list[np.ndarray]] = {}  # as wide as their longest, which the first piece does not know
+
+    def add(self, block: dict[str, np.ndarray], first: int) -> int:
+        """Take over as many clips of a block, from ``first`` on, as there is room for; returns their number."""
+        count = min(self.size - self.clips, len(block["index"]) - first)
+        for name, array in block.items():
+            piece = array[first : first + count]
+            if array.dtype.kind not in "biuf":
+                self.texts.setdefault(name, []).append(piece)
+                continue
+            if name not in self.numbers:
+                self.numbers[name] = self.empty((self.size, *array.shape[1:]), array.dtype)
+            self.numbers[name][self.clips : self.clips + count] = piece
+        self.clips += count
+        return count
+
+    def take(self) -> dict[str, np.ndarray]:
+        """The clips that are there; the next batch begins."""
+        batch = {name: array[: self.clips] for name, array in self.numbers.items()}
+        batch |= {name: np.concatenate(pieces) for name, pieces in self.texts.items()}
+        self._reset()
+        return batch
