@@ -63,7 +63,8 @@ def stream_size(clip_bytes: int, makers: int, room_bytes: int | None = None) -> 
 
 def streams_at_a_time(cpus: float, resources: Resources) -> int:
     """Streams that share a cluster's object store: as many as training processes with their makers fit on its CPUs."""
-    return max(1, int((cpus + 1e-9) // (resources.cpus_per_worker + resources.makers_per_worker * resources.cpus_per_maker)))
+    each = resources.cpus_per_worker + resources.makers_per_worker * resources.cpus_per_maker
+    return max(1, int((cpus + 1e-9) // each))
 
 
 def room_of_stream(store_bytes: float, streams: int) -> int:
@@ -87,7 +88,7 @@ class StorePlan:
     def __str__(self) -> str:
         each = " for each training process" if self.streams > 1 else ""
         return (
-            f"clip stream: {self.stream.makers} makers{each}, {self.stream.task_clips} clips per task, at most "
+            f"clip stream: clip makers {self.stream.makers}{each}, clips per task {self.stream.task_clips}, at most "
             f"{self.streams * self.stream.in_flight_bytes / MIB:,.0f} MiB in flight; object store "
             f"{self.store_bytes / MIB:,.0f} MiB"
         )
@@ -98,6 +99,7 @@ def store_plan(clip_bytes: int, cpus: float, resources: Resources, most_bytes: i
     streams = streams_at_a_time(cpus, resources)
     wanted = stream_size(clip_bytes, resources.makers_per_worker).in_flight_bytes * streams + _OTHERS_BYTES
     store = max(_STORE_FLOOR, min(max(wanted, _LEAST_BYTES), most_bytes))
+    store = -(-store // MIB) * MIB  # ``start_ray`` takes MiB
     room = room_of_stream(store, streams)
     return StorePlan(
         stream=stream_size(clip_bytes, resources.makers_per_worker, room), streams=streams, store_bytes=store
