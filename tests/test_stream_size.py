@@ -4,6 +4,8 @@ import pytest
 
 from bsp_platform.cluster import Resources
 from bsp_platform.stream_size import (
+    clip_bytes,
+    plan_within,
     room_of_stream,
     store_limit,
     store_plan,
@@ -13,11 +15,12 @@ from bsp_platform.stream_size import (
 
 MIB = 2**20
 GIB = 2**30
-CLIP_224 = 8 * 224 * 224 * 3  # 1,204,224 bytes
+CLIP_224 = clip_bytes(4, 224)
 PAPER = Resources(cpus_per_worker=1.0, gpus_per_worker=1.0, makers_per_worker=12, cpus_per_maker=1.0)
 
 
 def test_a_task_of_large_clips_is_13_of_them():
+    assert CLIP_224 == 1_204_224
     # 13 x 1,204,480 bytes (with 256 for labels and the like) are 14.9 MiB; 14 would be 16.1.
     size = stream_size(CLIP_224, 12)
     assert (size.task_clips, size.task_bytes, size.ahead, size.tasks) == (13, 15_658_240, 8, 96)
@@ -82,6 +85,11 @@ def test_the_store_of_a_small_machine_is_what_the_machine_has_and_the_stream_fit
     # Half of it, 300 MiB, is for clips: 20 blocks of 14.93 MiB, 5 of them the trainer's, one for each of 12 makers.
     assert (plan.stream.task_clips, plan.stream.ahead) == (13, 1)
     assert plan.stream.in_flight_bytes <= 300 * MIB
+
+
+def test_a_cluster_that_is_there_has_the_store_that_it_has():
+    plan = plan_within(CLIP_224, 16, PAPER, 30 * GIB)
+    assert (plan.store_bytes, plan.stream) == (30 * GIB, stream_size(CLIP_224, 12))
 
 
 def test_small_clips_keep_the_store_that_they_had():

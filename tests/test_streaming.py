@@ -1,11 +1,16 @@
 """The clip stream: the same clips through Ray Data, called directly, from any start, for any worker count."""
 
+import threading
+import time
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from bsp.augment import AugmentSettings, augment_clip
 from bsp.clips import BoundaryKind, ClipSettings, plan_clip
 from bsp.synthesis import decode, synthesise
+from bsp_platform.stream_size import stream_size
 from bsp_platform.streaming import (
     ClipSpans,
     ClipStream,
@@ -13,6 +18,8 @@ from bsp_platform.streaming import (
     clip_numbers,
     iterate_batches,
     make_clips,
+    size_of_stream,
+    spans_of,
     worker_indices,
 )
 
@@ -123,3 +130,58 @@ def test_batches_are_cut_from_blocks_of_any_size():
 
     got = [batch["index"].tolist() for batch in iterate_batches(Blocks(), 4)]
     assert got == [list(range(k, min(k + 4, 27))) for k in range(0, 27, 4)]
+
+
+class Watched:
+    """A data set whose blocks are weighed on their way to the batches."""
+
+    def __init__(self, dataset):
+        self.dataset, self.bytes = dataset, []
+
+    def iter_batches(self, **how):
+        for block in self.dataset.iter_batches(**how):
+            self.bytes.append(sum(array.nbytes for array in block.values()))
+            yield block
+
+
+@pytest.mark.ray
+def test_a_slow_trainer_of_large_clips_leaves_the_store_within_its_bound(ray_session, tiny_catalog):
+    """Ray's store of 256 MiB, a stream of 462 MB in batches of 154 MB; by the count of Ray's node manager."""
+    from bsp_platform.cluster import object_store
+
+    stream = replace(stream_of(ray_session.put(tiny_catalog), 3 * 128, 128), augment=AugmentSettings(size_px=224))
+    before, used, done = object_store(), [], threading.Event()
+    bound = size_of_stream(stream, 2).in_flight_bytes
+    assert bound < 128 * 2**20
+    assert before.used_mb < 64
+
+    def watch():
+        while not done.wait(0.05):
+            used.append(object_store().used_mb - before.used_mb)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    dataset = Watched(clip_dataset(stream, actors=2, cpus_per_actor=0.4))
+    try:
+        numbers = []
+        for batch in iterate_batches(dataset, 128):
+            assert batch["clip"].nbytes == 128 * 8 * 224 * 224 * 3
+            numbers += batch["index"].tolist()
+            while len(set(used[-20:])) > 1:  # until the makers may do no more
+                time.sleep(0.1)
+    finally:
+        done.set()
+        watcher.join()
+    assert numbers == list(range(3 * 128))
+    assert max(dataset.bytes) < 16 * 2**20
+    assert 40e6 < max(used) * 1e6 <= bound * 1.01  # the store counts Arrow's headers, too
+    assert object_store().spilled_mb == before.spilled_mb
+
+
+@pytest.mark.parametrize("batch_size", [1, 13, 128, 4096])
+def test_a_task_is_16_mib_at_most_whatever_the_batch_size(batch_size):
+    size = stream_size(8 * 224 * 224 * 3, 2)
+    spans = spans_of(0, 40 * batch_size, batch_size, size)
+    clips = spans.last - spans.first
+    assert clips.sum() == 40 * batch_size
+    assert clips.max() * 8 * 224 * 224 * 3 <= 16 * 2**20

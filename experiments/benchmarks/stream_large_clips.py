@@ -42,10 +42,9 @@ from bsp_platform.cluster import object_store, start_ray  # noqa: E402
 from bsp_platform.profiles import smoke  # noqa: E402
 from bsp_platform.ray_log import RayLog  # noqa: E402
 from bsp_platform.stages import write_json  # noqa: E402
-from bsp_platform.stream_size import MIB, stream_size  # noqa: E402
+from bsp_platform.stream_size import MIB, clip_bytes, stream_size  # noqa: E402
 from bsp_platform.streaming import (  # noqa: E402
     ClipStream,
-    clip_bytes,
     clip_dataset,
     iterate_batches,
     make_clips,
@@ -145,7 +144,7 @@ def _to_queue(queue: Any, arguments: tuple) -> None:
 
 
 class Queues:
-    """The plain limit: processes that make tasks in turns and pickle them into a queue each. As a data set of blocks."""
+    """The plain limit: processes that make tasks in turns, with a queue each; looks like a data set of blocks."""
 
     def __init__(self, kind: Kind, makers: int, task_clips: int):
         context = multiprocessing.get_context("spawn")
@@ -170,7 +169,7 @@ class Queues:
 def consume(
     batches: Iterator[dict], *, seconds: float, clips_per_s: float, sample: Callable[[], dict] = dict
 ) -> dict[str, Any]:
-    """Take batches at ``clips_per_s`` at most; rate, CPU time and samples after the stream has been warm for a while."""
+    """Take batches at ``clips_per_s`` at most: rate, CPU time and samples, past the first seconds."""
     began = time.perf_counter()
     batch_size = len(next(batches)["index"])
     first_s, samples, seen = time.perf_counter() - began, [], 0
@@ -218,11 +217,13 @@ def rate_of_stream(kind: Kind, makers: int, cpus: float, seconds: float, clips_p
     return found
 
 
-def measure(kinds: list[Kind], makers: int, rounds: int, seconds: float, clips_per_s: float, say: Callable) -> list[dict]:
+def measure(
+    kinds: list[Kind], makers: int, rounds: int, seconds: float, clips_per_s: float, say: Callable
+) -> list[dict]:
     """A row for each kind of videos."""
     rows = []
     for kind in kinds:
-        task = stream_size(clip_bytes(kind.stream), makers).task_clips
+        task = stream_size(clip_bytes(kind.stream.clips.half_len, SIZE_PX), makers).task_clips
         found = []
         for number in range(rounds):
             say(f"{kind.name}, {makers} makers, round {number + 1}")
@@ -235,7 +236,9 @@ def measure(kinds: list[Kind], makers: int, rounds: int, seconds: float, clips_p
                 f"  alone {alone:.0f}, queue {queue['clips_per_s']:.0f} ({queue['cpu_ms']:.2f} ms), "
                 f"stream {stream['clips_per_s']:.0f} ({stream['cpu_ms']:.2f} ms) clips/s"
             )
-        rows.append({"videos": kind.name, "batch": kind.stream.batch_size, "makers": makers, "task": task, "rounds": found})
+        rows.append(
+            {"videos": kind.name, "batch": kind.stream.batch_size, "makers": makers, "task": task, "rounds": found}
+        )
     return rows
 
 
@@ -269,12 +272,14 @@ def markdown(result: dict[str, Any]) -> str:
         f"{result['hardware']}; {result['date']}; `{result['command']}`.",
         "",
         "| videos | clips a batch | makers | one maker alone, clips/s | queue / (makers x alone) | stream / (makers x "
-        "alone) | stream, clips/s | CPU ms per clip | store, MB, 1st and 2nd half | most | may be in flight | spilled |",
+        "alone) | stream, clips/s | CPU ms per clip | store MB, 1st and 2nd half | most | may be in flight | spilled |",
         "| --- | ---: | ---: | ---: | --- | --- | ---: | ---: | --- | ---: | ---: | ---: |",
     ]
     for row in result["rows"]:
         s = summary(row)
-        queue, stream = (f"{statistics.median(s[k]):.2f} ({min(s[k]):.2f} to {max(s[k]):.2f})" for k in ("queue", "stream"))
+        queue, stream = (
+            f"{statistics.median(s[k]):.2f} ({min(s[k]):.2f} to {max(s[k]):.2f})" for k in ("queue", "stream")
+        )
         lines.append(
             f"| {row['videos']} | {row['batch']} | {row['makers']} | {s['alone']:.0f} | {queue} | {stream} | "
             f"{s['clips_per_s']:.0f} | {s['cpu_ms']:.2f} | {s['store_mb'][0]:.0f}, {s['store_mb'][1]:.0f} | "

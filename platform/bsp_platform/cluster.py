@@ -151,6 +151,13 @@ def object_store() -> ObjectStore:
     )
 
 
+def object_store_bytes() -> int:
+    """Size of the running cluster's object stores."""
+    import ray
+
+    return int(ray.cluster_resources().get("object_store_memory", 0))
+
+
 def cluster_size() -> tuple[float, float]:
     """CPUs and GPUs of the running Ray cluster."""
     import ray

@@ -7,6 +7,7 @@ A trial that was stopped leaves its checkpoint in the store; a search with ``--p
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import asdict, dataclass, replace
 from typing import Any, TextIO
@@ -17,7 +18,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from bsp_platform.bottleneck import WaitWatch
-from bsp_platform.cluster import TRIAL_RESOURCES, Resources, cluster_size, object_store, start_ray
+from bsp_platform.cluster import TRIAL_RESOURCES, Resources, cluster_size, object_store, object_store_bytes, start_ray
 from bsp_platform.failures import NO_ROOM, reason_of_trial, remembered
 from bsp_platform.live import LiveView
 from bsp_platform.loopback import private_folder
@@ -32,6 +33,7 @@ from bsp_platform.search_tables import print_search, search_content, write_searc
 from bsp_platform.search_tracking import SearchTracking
 from bsp_platform.sources import Sources, load_sources
 from bsp_platform.stages import StageStore
+from bsp_platform.stream_size import clip_bytes, machine_limit, plan_within, store_plan
 
 LAST_PROBE = "last_probe_ap"
 
@@ -214,8 +216,11 @@ def _run_missing(search: Search, tracking: SearchTracking, troubles: list[str]) 
 
 def _tune(search: Search, tracking: SearchTracking, resources: Resources, console: TextIO, troubles: list[str]) -> None:
     options, spec, sources = search.options, search.spec, search.sources
-    start_ray(cpus=options.cpus, log_to_driver=True)
+    clip = clip_bytes(options.profile.clips.half_len, options.profile.augment.size_px)
+    wanted = store_plan(clip, options.cpus or os.cpu_count() or 1, resources, machine_limit())
+    start_ray(cpus=options.cpus, object_store_mb=wanted.object_store_mb, log_to_driver=True)
     cpus, gpus = cluster_size()
+    say(plan_within(clip, cpus, resources, object_store_bytes()), file=console)
     at_a_time = resources.rows_at_a_time(options.cpus or cpus, gpus if options.gpus is None else options.gpus)
     say(f"decoding up to {spec.probe.videos} training videos for the probe", file=console)
     videos = load_probe_videos(sources.data["activitynet"], options.profile.augment.size_px, spec.probe)

@@ -44,15 +44,15 @@ class StreamSize:
         return (self.tasks + _TAKEN) * self.task_bytes
 
 
-def stream_size(clip_bytes: int, makers: int, room_bytes: int | None = None) -> StreamSize:
-    """The cut of a stream of clips of ``clip_bytes`` for ``makers``, to fit into ``room_bytes`` (None: no limit).
+def stream_size(clip: int, makers: int, room_bytes: int | None = None) -> StreamSize:
+    """The cut of a stream of clips of ``clip`` bytes for ``makers``, to fit into ``room_bytes`` (None: no limit).
 
     With less room fewer tasks wait at a maker, one at least; with still less they are smaller, one clip at least.
     8 frames of 224 px (1,204,224 bytes) give tasks of 13 clips. ValueError for makers or sizes below 1.
     """
-    if min(clip_bytes, makers) < 1:
-        raise ValueError(f"clip_bytes {clip_bytes} and makers {makers} must be at least 1")
-    row = clip_bytes + ROW_BYTES
+    if min(clip, makers) < 1:
+        raise ValueError(f"a clip of {clip} bytes and makers {makers} must be at least 1")
+    row = clip + ROW_BYTES
     most = TASK_BYTES if room_bytes is None else min(TASK_BYTES, room_bytes // (makers + _TAKEN))
     clips = max(1, most // row)
     ahead = _AHEAD
@@ -94,16 +94,23 @@ class StorePlan:
         )
 
 
-def store_plan(clip_bytes: int, cpus: float, resources: Resources, most_bytes: int) -> StorePlan:
-    """The object store that ``resources`` on ``cpus`` want, ``most_bytes`` at most, and the stream that it leads to."""
+def clip_bytes(half_len: int, size_px: int) -> int:
+    """Bytes of one clip's pixels, uint8 [2 * half_len, size_px, size_px, 3]."""
+    return 2 * half_len * size_px**2 * 3
+
+
+def plan_within(clip: int, cpus: float, resources: Resources, store_bytes: int) -> StorePlan:
+    """What ``resources`` on ``cpus`` come to with a given object store; ``clip`` is bytes."""
     streams = streams_at_a_time(cpus, resources)
-    wanted = stream_size(clip_bytes, resources.makers_per_worker).in_flight_bytes * streams + _OTHERS_BYTES
-    store = max(_STORE_FLOOR, min(max(wanted, _LEAST_BYTES), most_bytes))
-    store = -(-store // MIB) * MIB  # ``start_ray`` takes MiB
-    room = room_of_stream(store, streams)
-    return StorePlan(
-        stream=stream_size(clip_bytes, resources.makers_per_worker, room), streams=streams, store_bytes=store
-    )
+    stream = stream_size(clip, resources.makers_per_worker, room_of_stream(store_bytes, streams))
+    return StorePlan(stream=stream, streams=streams, store_bytes=store_bytes)
+
+
+def store_plan(clip: int, cpus: float, resources: Resources, most_bytes: int) -> StorePlan:
+    """The object store that ``resources`` on ``cpus`` want, ``most_bytes`` at most, and what it leads to."""
+    wanted = stream_size(clip, resources.makers_per_worker).in_flight_bytes * streams_at_a_time(cpus, resources)
+    store = max(_STORE_FLOOR, min(max(wanted + _OTHERS_BYTES, _LEAST_BYTES), most_bytes))
+    return plan_within(clip, cpus, resources, -(-store // MIB) * MIB)  # ``start_ray`` takes MiB
 
 
 def store_limit(memory_bytes: int, shm_bytes: int) -> int:

@@ -17,7 +17,6 @@ import numpy as np
 import ray
 from ray.data import ActorPoolStrategy, Dataset
 from ray.data._internal.execution.backpressure_policy import (
-    ENABLED_BACKPRESSURE_POLICIES,
     ENABLED_BACKPRESSURE_POLICIES_CONFIG_KEY,
 )
 from ray.data._internal.execution.backpressure_policy.backpressure_policy import BackpressurePolicy
@@ -32,8 +31,9 @@ from bsp.errors import VideoError
 from bsp.frame_cache import FrameCache
 from bsp.synthesis import collate, decode, synthesise
 from bsp_platform.bottleneck import MAKER, MakerClock
+from bsp_platform.cluster import object_store_bytes
 from bsp_platform.data_context import data_context
-from bsp_platform.stream_size import StreamSize, room_of_stream, stream_size
+from bsp_platform.stream_size import StreamSize, clip_bytes, room_of_stream, stream_size
 
 _BREATH_S = 0.05  # clip makers have tasks waiting meanwhile
 _SPANS_AHEAD = 64  # waiting for a clip maker; far more than makers
@@ -109,11 +109,6 @@ class ClipMaker:
         return clips | {MAKER: self.clock.column(len(indices))}
 
 
-def clip_bytes(stream: ClipStream) -> int:
-    """Bytes of one clip's pixels, uint8 [T, H, W, 3]."""
-    return 2 * stream.clips.half_len * stream.augment.size_px**2 * 3
-
-
 def worker_indices(start: int, stop: int, *, batch_size: int, rank: int, world_size: int) -> np.ndarray:
     """Numbers of this worker's clips, int64, in order.
 
@@ -179,6 +174,12 @@ class ClipSpans(Datasource):
         return [ReadTask(functools.partial(_read_spans, self.first, self.last), facts)]
 
 
+def spans_of(first: int, last: int, batch_size: int, size: StreamSize) -> ClipSpans:
+    """A worker's clips first .. last - 1 as tasks; all clip makers make the first of its batches together."""
+    least = min(size.task_clips, -(-batch_size // size.makers))
+    return ClipSpans(first, last, least=least, most=size.task_clips, actors=size.makers)
+
+
 def _read_spans(first: np.ndarray, last: np.ndarray) -> Iterator:
     import pyarrow
 
@@ -220,8 +221,8 @@ class Breathe(ExecutionCallback):
 
 def size_of_stream(stream: ClipStream, actors: int, streams: int = 1) -> StreamSize:
     """How the stream is cut on the running Ray, whose object store it shares with ``streams`` - 1 others."""
-    store = ray.cluster_resources().get("object_store_memory", 0.0)
-    return stream_size(clip_bytes(stream), actors, room_of_stream(store, streams))
+    clip = clip_bytes(stream.clips.half_len, stream.augment.size_px)
+    return stream_size(clip, actors, room_of_stream(object_store_bytes(), streams))
 
 
 def clip_dataset(
@@ -242,14 +243,7 @@ def clip_dataset(
     """
     first, last = worker_span(start, stream.length, batch_size=stream.batch_size, world_size=world_size)
     size = size_of_stream(stream, actors, streams)
-    part = stream.batch_size // world_size
-    spans = ClipSpans(
-        first,
-        last,
-        least=min(size.task_clips, -(-part // actors)),  # all makers make the first batch together
-        most=size.task_clips,
-        actors=actors,
-    )
+    spans = spans_of(first, last, stream.batch_size // world_size, size)
     with data_context() as context:
         context.custom_execution_callback_classes.append(Breathe)
         context.set_config(ENABLED_BACKPRESSURE_POLICIES_CONFIG_KEY, [FewSpansAhead, BoundInFlight])

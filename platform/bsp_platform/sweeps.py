@@ -6,6 +6,7 @@ the same command, and a failed row is reported while the others go on.
 
 from __future__ import annotations
 
+import os
 import time
 from typing import TextIO
 
@@ -13,7 +14,7 @@ import ray
 from ray import tune
 
 from bsp_platform.bottleneck import WaitWatch
-from bsp_platform.cluster import TRIAL_RESOURCES, Resources, cluster_size, object_store, start_ray
+from bsp_platform.cluster import TRIAL_RESOURCES, Resources, cluster_size, object_store, object_store_bytes, start_ray
 from bsp_platform.costs import row_costs
 from bsp_platform.failures import NO_ROOM, reason_of_trial, remembered
 from bsp_platform.live import LiveView
@@ -26,6 +27,7 @@ from bsp_platform.row_runner import RowJob, run_row
 from bsp_platform.rows import Cell, Experiment, Row, RowRecipes, row_recipes
 from bsp_platform.sources import Sources, load_sources
 from bsp_platform.stages import StageStore, recipe_hash
+from bsp_platform.stream_size import clip_bytes, machine_limit, plan_within, store_plan
 from bsp_platform.sweep_tracking import SweepTracking
 from bsp_platform.tables import print_table, table_content, write_tables
 
@@ -173,8 +175,11 @@ def _tune(
     failures: dict[Cell, str],
     troubles: list[str],
 ) -> None:
-    start_ray(cpus=options.cpus, log_to_driver=True)
+    clip = clip_bytes(options.profile.clips.half_len, options.profile.augment.size_px)
+    wanted = store_plan(clip, options.cpus or os.cpu_count() or 1, resources, machine_limit())
+    start_ray(cpus=options.cpus, object_store_mb=wanted.object_store_mb, log_to_driver=True)
     cpus, gpus = cluster_size()
+    say(plan_within(clip, cpus, resources, object_store_bytes()), file=console)
     at_a_time = resources.rows_at_a_time(options.cpus or cpus, gpus if options.gpus is None else options.gpus)
     job = RowJob(
         storage=store.address,
