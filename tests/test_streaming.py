@@ -20,7 +20,7 @@ from bsp_platform.streaming import (
     make_clips,
     size_of_stream,
     spans_of,
-    worker_indices,
+    worker_span,
 )
 
 
@@ -33,6 +33,11 @@ def stream_of(catalog_ref, length=96, batch_size=16) -> ClipStream:
         batch_size=batch_size,
         length=length,
     )
+
+
+def worker_indices(start, stop, *, batch_size, rank, world_size):
+    first, last = worker_span(start, stop, batch_size=batch_size, world_size=world_size)
+    return clip_numbers(first, last, batch_size=batch_size, rank=rank, world_size=world_size)
 
 
 def test_workers_share_each_step_without_gap_or_overlap():

@@ -109,20 +109,10 @@ class ClipMaker:
         return clips | {MAKER: self.clock.column(len(indices))}
 
 
-def worker_indices(start: int, stop: int, *, batch_size: int, rank: int, world_size: int) -> np.ndarray:
-    """Numbers of this worker's clips, int64, in order.
-
-    Step s trains on clips [s*batch_size, (s+1)*batch_size); worker r takes the r-th equal part of it.
-    ``start`` must be a multiple of ``batch_size``, and ``batch_size`` of ``world_size`` (ValueError).
-    """
-    first, last = worker_span(start, stop, batch_size=batch_size, world_size=world_size)
-    return clip_numbers(first, last, batch_size=batch_size, rank=rank, world_size=world_size)
-
-
 def worker_span(start: int, stop: int, *, batch_size: int, world_size: int) -> tuple[int, int]:
     """The first and last (exclusive) of a worker's own clips in the stream [start, stop), counted from 0.
 
-    Raises ValueError as :func:`worker_indices` does.
+    ``start`` and ``stop`` must be multiples of ``batch_size``, and that of ``world_size`` (ValueError).
     """
     if batch_size % world_size:
         raise ValueError(f"batch_size {batch_size} cannot be shared by {world_size} workers equally")
@@ -134,7 +124,8 @@ def worker_span(start: int, stop: int, *, batch_size: int, world_size: int) -> t
 def clip_numbers(first: int, last: int, *, batch_size: int, rank: int, world_size: int) -> np.ndarray:
     """Numbers in the stream, int64, of clips ``first`` .. ``last`` - 1 of those that are this worker's, in order.
 
-    Of a stream of batches of 6 for two workers the second one's are 3, 4, 5, 9, 10, 11, ...: its clips 2 .. 3 are 5, 9.
+    Step s trains on clips [s*batch_size, (s+1)*batch_size); worker r takes the r-th equal part of it. Of a stream
+    of batches of 6 for two workers the second one's are 3, 4, 5, 9, 10, 11, ...: its clips 2 .. 3 are 5 and 9.
     """
     part = batch_size // world_size
     own = np.arange(first, last, dtype=np.int64)
