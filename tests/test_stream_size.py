@@ -64,27 +64,27 @@ def test_streams_share_the_store_as_training_processes_share_the_cpus():
     assert streams_at_a_time(64, PAPER) == 4
     assert streams_at_a_time(8, PAPER) == 1  # too few for the makers that were wished for
     assert streams_at_a_time(2, Resources()) == 2  # 0.55 + 0.4
-    # 512 MiB are not for clips, of a small store half.
-    assert room_of_stream(4 * GIB, 1) == 3584 * MIB
-    assert room_of_stream(200 * MIB, 2) == 50 * MIB
+    # Ray begins to spill at 80%; 512 MiB of that are not for clips, of a small store half.
+    assert room_of_stream(5 * GIB, 1) == 3584 * MIB
+    assert room_of_stream(200 * MIB, 2) == 40 * MIB
 
 
 def test_the_store_of_the_paper_profile_on_16_cores():
-    # 101 blocks of 15,658,240 bytes and 512 MiB: 2,118,353,152 bytes, 2,020.2 MiB.
+    # 101 blocks of 15,658,240 bytes and 512 MiB are 2,020.2 MiB, which is 80% of 2,525.3.
     plan = store_plan(CLIP_224, 16, PAPER, most_bytes=50 * GIB)
-    assert plan.store_bytes == 2021 * MIB
+    assert plan.store_bytes == 2526 * MIB
     assert plan.stream == stream_size(CLIP_224, 12)
     assert str(plan) == (
-        "clip stream: clip makers 12, clips per task 13, at most 1,508 MiB in flight; object store 2,021 MiB"
+        "clip stream: clip makers 12, clips per task 13, at most 1,508 MiB in flight; object store 2,526 MiB"
     )
 
 
 def test_the_store_of_a_small_machine_is_what_the_machine_has_and_the_stream_fits_into_it():
     plan = store_plan(CLIP_224, 16, PAPER, most_bytes=600 * MIB)
     assert plan.store_bytes == 600 * MIB
-    # Half of it, 300 MiB, is for clips: 20 blocks of 14.93 MiB, 5 of them the trainer's, one for each of 12 makers.
-    assert (plan.stream.task_clips, plan.stream.ahead) == (13, 1)
-    assert plan.stream.in_flight_bytes <= 300 * MIB
+    # 40% of it, 240 MiB, are for clips: 17 blocks, 5 of them the trainer's, one for each of 12 makers, 12 clips each.
+    assert (plan.stream.task_clips, plan.stream.ahead) == (12, 1)
+    assert plan.stream.in_flight_bytes <= 240 * MIB
 
 
 def test_a_cluster_that_is_there_has_the_store_that_it_has():
@@ -95,7 +95,7 @@ def test_a_cluster_that_is_there_has_the_store_that_it_has():
 def test_small_clips_keep_the_store_that_they_had():
     plan = store_plan(8 * 48 * 48 * 3, 2, Resources(), most_bytes=50 * GIB)
     assert plan.streams == 2
-    assert plan.object_store_mb == 928  # 2 x 13 blocks of 16.0 MiB and 512
+    assert plan.object_store_mb == 1160  # 2 x 13 blocks of 16.0 MiB and 512 are 80% of it
     assert "clip makers 1 for each training process, clips per task 302, at most 416 MiB in flight" in str(plan)
 
 

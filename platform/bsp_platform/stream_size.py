@@ -7,6 +7,7 @@ for the trainer, blocks that the trainer takes) is bounded, and Ray's object sto
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ ROW_BYTES = 256  # of a clip's label, number, times and the like, with room to s
 _AHEAD = 8  # tasks that run or wait at a clip maker; more than it ends in a turn of Ray Data's loop, 0.15 s
 _TAKEN = 5  # blocks at the trainer: one is copied, the others are on their way through Ray Data's iterator
 _OTHERS_BYTES = 512 * MIB  # of the object store, for all that is not clips: catalogs, features, heads, Ray's own
+_BEFORE_SPILLING = 0.8  # share of an object store above which Ray writes objects to disk
 _LEAST_BYTES = 768 * MIB  # of the object store, where the machine has it
 _OF_MEMORY, _OF_SHM = 0.4, 0.9  # shares of a machine that the object store may take
 _STORE_FLOOR = 128 * MIB  # Ray refuses less than 75 MiB
@@ -68,8 +70,8 @@ def streams_at_a_time(cpus: float, resources: Resources) -> int:
 
 
 def room_of_stream(store_bytes: float, streams: int) -> int:
-    """Bytes of an object store that one of ``streams`` may fill with clips; half of a small store is for others."""
-    return int(store_bytes - min(_OTHERS_BYTES, store_bytes / 2)) // streams
+    """Bytes of an object store that one of ``streams`` may fill with clips; 40% of a small store is for others."""
+    return int(_BEFORE_SPILLING * store_bytes - min(_OTHERS_BYTES, 0.4 * store_bytes)) // streams
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +111,8 @@ def plan_within(clip: int, cpus: float, resources: Resources, store_bytes: int) 
 def store_plan(clip: int, cpus: float, resources: Resources, most_bytes: int) -> StorePlan:
     """The object store that ``resources`` on ``cpus`` want, ``most_bytes`` at most, and what it leads to."""
     wanted = stream_size(clip, resources.makers_per_worker).in_flight_bytes * streams_at_a_time(cpus, resources)
-    store = max(_STORE_FLOOR, min(max(wanted + _OTHERS_BYTES, _LEAST_BYTES), most_bytes))
+    wanted = math.ceil((wanted + _OTHERS_BYTES) / _BEFORE_SPILLING)
+    store = max(_STORE_FLOOR, min(max(wanted, _LEAST_BYTES), most_bytes))
     return plan_within(clip, cpus, resources, -(-store // MIB) * MIB)  # ``start_ray`` takes MiB
 
 
