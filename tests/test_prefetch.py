@@ -1,12 +1,13 @@
 """Batches on their way to the device. On a CPU they pass through; what is for GPUs only is measured on one."""
 
 import numpy as np
+import pytest
 import torch
 
 from bsp.clips import BoundaryKind
 from bsp.encoder import EncoderSettings, build_encoder
 from bsp.normalisation import normalise
-from bsp.prefetch import Prefetcher
+from bsp.prefetch import Prefetcher, empty_for
 from bsp.pretext import PretextModel, PretextSettings, pretext_loss
 from bsp.pretrain import TrainSettings, make_optimiser, restore, training_state
 
@@ -30,6 +31,27 @@ def test_arrays_that_may_not_be_written_are_copied():
     ((batch,),) = Prefetcher([[{"clip": array}]], CPU)
     batch["clip"] += 1
     assert array.tolist() == [0, 1, 2, 3]
+
+
+def test_batches_for_a_cpu_are_in_ordinary_memory():
+    assert empty_for(CPU) is np.empty
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_batches_in_pinned_memory_are_sent_from_there_and_not_written_over():
+    """More batches than the device has taken at any time, halves of them and a row left out, as training cuts them."""
+    device, empty, sent = torch.device("cuda", 0), empty_for(torch.device("cuda", 0)), []
+
+    def steps():
+        for k in range(40):
+            clip = empty((64, 1 << 18), np.dtype(np.uint8))
+            assert torch.from_numpy(clip[32:]).is_pinned()
+            clip[...] = k
+            yield [{"clip": clip[:32]}, {"clip": clip[32:][np.arange(32) != 5]}]
+
+    for step in Prefetcher(steps(), device):
+        sent.append([(part["clip"].amin(), part["clip"].amax(), len(part["clip"])) for part in step])
+    assert [[(int(a), int(b), n) for a, b, n in step] for step in sent] == [[(k, k, 32), (k, k, 31)] for k in range(40)]
 
 
 def test_the_network_and_its_loss_in_bfloat16_are_near_those_in_float32():

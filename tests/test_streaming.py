@@ -125,16 +125,36 @@ def test_short_streams_are_cut_without_gap_or_overlap(stop, most):
     assert (spans.last - spans.first).max(initial=0) <= most
 
 
-def test_batches_are_cut_from_blocks_of_any_size():
-    blocks = [{"index": np.arange(k, k + n)} for k, n in ((0, 8), (8, 5), (13, 1), (14, 10), (24, 3))]
+def test_batches_are_put_together_from_blocks_of_any_size():
+    """Blocks that are views of an object store; a batch's numbers are in the memory that was given for it."""
+    blocks = []
+    for first, clips in ((0, 8), (8, 5), (13, 1), (14, 10), (24, 3)):
+        index = np.arange(first, first + clips)
+        clip = np.repeat(index.astype(np.uint8)[:, None], 6, axis=1).reshape(clips, 2, 3)
+        clip.setflags(write=False)
+        text = np.array([f"clip {k}: " + "x" * k if k in (5, 20) else "" for k in index], np.str_)
+        blocks.append({"index": index, "clip": clip, "error": text})
 
     class Blocks:
         def iter_batches(self, **how):
             assert how["batch_size"] is None
             return iter(blocks)
 
-    got = [batch["index"].tolist() for batch in iterate_batches(Blocks(), 4)]
-    assert got == [list(range(k, min(k + 4, 27))) for k in range(0, 27, 4)]
+    given = []
+
+    def empty(shape, dtype):
+        given.append(np.full(shape, 99, dtype))
+        return given[-1]
+
+    got = list(iterate_batches(Blocks(), 4, empty))
+    assert [batch["index"].tolist() for batch in got] == [list(range(k, min(k + 4, 27))) for k in range(0, 27, 4)]
+    for batch in got:
+        assert batch["clip"][:, 1, 2].tolist() == batch["index"].tolist()
+        assert batch["clip"].flags.writeable
+        assert any(batch["clip"].base is array for array in given)
+        assert [len(text) for text in batch["error"]] == [{5: 8 + 5, 20: 9 + 20}.get(k, 0) for k in batch["index"]]
+    assert len(given) == 2 * 7
+    assert list(iterate_batches(Blocks(), 4))[6]["index"].tolist() == [24, 25, 26]
 
 
 class Watched:
