@@ -38,6 +38,7 @@ from bsp.datasets.kinetics import load_class_folders, load_kinetics_csv  # noqa:
 from bsp.datasets.pantomime import render  # noqa: E402
 from bsp.frame_cache import FrameCache  # noqa: E402
 from bsp.prepare import PrepareSettings, prepare_video  # noqa: E402
+from bsp_platform.bottleneck import MakerTimes  # noqa: E402
 from bsp_platform.cluster import object_store, start_ray  # noqa: E402
 from bsp_platform.profiles import smoke  # noqa: E402
 from bsp_platform.ray_log import RayLog  # noqa: E402
@@ -55,7 +56,7 @@ from bsp_platform.tables import hardware  # noqa: E402
 RESULTS = EXPERIMENTS.parent / "results"
 SIZE_PX = 224
 WANTED = 0.85
-_LENGTH = 10**8  # of a stream; more than any measurement takes
+_LENGTH = 12_000_000  # of a stream, as in profile paper
 _WARM_S = 3.0
 
 
@@ -114,7 +115,10 @@ def make_tasks(catalog: Catalog, stream: ClipStream, task_clips: int, first: int
 
 
 def _alone(answer: Any, seconds: float, arguments: tuple) -> None:
-    tasks, made, began = make_tasks(*arguments), 0, 0.0
+    import torch
+
+    torch.set_num_threads(1)
+    tasks, made, began, used = make_tasks(*arguments), 0, 0.0, 0.0
     warm = time.perf_counter() + _WARM_S
     for task in tasks:
         now = time.perf_counter()
@@ -123,12 +127,12 @@ def _alone(answer: Any, seconds: float, arguments: tuple) -> None:
             if now - began >= seconds:
                 break
         elif now >= warm:
-            began = now
-    answer.put(made / (now - began))
+            began, used = now, time.process_time()
+    answer.put((made / (now - began), 1000 * (time.process_time() - used) / made))
 
 
-def rate_alone(kind: Kind, task_clips: int, seconds: float) -> float:
-    """Clips/s of one maker in a process of its own that hands nothing over."""
+def rate_alone(kind: Kind, task_clips: int, seconds: float) -> tuple[float, float]:
+    """Clips/s of one maker in a process of its own that hands nothing over, and ms of CPU per clip."""
     context = multiprocessing.get_context("spawn")
     answer = context.Queue()
     process = context.Process(target=_alone, args=(answer, seconds, (kind.catalog, kind.stream, task_clips, 0, 1)))
@@ -139,6 +143,9 @@ def rate_alone(kind: Kind, task_clips: int, seconds: float) -> float:
 
 
 def _to_queue(queue: Any, arguments: tuple) -> None:
+    import torch
+
+    torch.set_num_threads(1)
     for task in make_tasks(*arguments):
         queue.put(task)
 
@@ -167,13 +174,18 @@ class Queues:
 
 
 def consume(
-    batches: Iterator[dict], *, seconds: float, clips_per_s: float, sample: Callable[[], dict] = dict
+    batches: Iterator[dict],
+    *,
+    seconds: float,
+    clips_per_s: float,
+    sample: Callable[[], dict] = dict,
+    warm: Callable[[], Any] = dict,
 ) -> dict[str, Any]:
     """Take batches at ``clips_per_s`` at most: rate, CPU time and samples, past the first seconds."""
     began = time.perf_counter()
     batch_size = len(next(batches)["index"])
     first_s, samples, seen = time.perf_counter() - began, [], 0
-    warm, due, asked, used = time.perf_counter() + _WARM_S, 0.0, 0.0, {}
+    begin, due, asked, used = time.perf_counter() + _WARM_S, 0.0, 0.0, {}
     for batch in batches:
         now = time.perf_counter()
         if asked:
@@ -182,8 +194,9 @@ def consume(
                 break
             if now - asked >= len(samples):
                 samples.append({"seconds": now - asked, "clips": seen, **sample()})
-        elif now >= warm:
+        elif now >= begin:
             asked, used = now, cpu_seconds()
+            warm()
         due = max(now, due + batch_size / clips_per_s)
         time.sleep(due - now)
     cpu_s = used_since(used)
@@ -211,8 +224,9 @@ def rate_of_stream(kind: Kind, makers: int, cpus: float, seconds: float, clips_p
 
     size = size_of_stream(stream, makers)
     dataset = clip_dataset(stream, actors=makers, cpus_per_actor=cpus)
-    batches = iterate_batches(dataset, stream.batch_size, Reused())
-    found = consume(batches, seconds=seconds, clips_per_s=clips_per_s, sample=sample)
+    times = MakerTimes()
+    batches = times.watch(iterate_batches(dataset, stream.batch_size, Reused()))
+    found = consume(batches, seconds=seconds, clips_per_s=clips_per_s, sample=sample, warm=times.take) | times.take()
     found |= {"in_flight_mb": size.in_flight_bytes / 1e6, "spilled_mb": object_store().spilled_mb - spilled}
     return found
 
@@ -227,14 +241,15 @@ def measure(
         found = []
         for number in range(rounds):
             say(f"{kind.name}, {makers} makers, round {number + 1}")
-            alone = rate_alone(kind, task, seconds)
+            alone, alone_ms = rate_alone(kind, task, seconds)
             queues = iterate_batches(Queues(kind, makers, task), kind.stream.batch_size, Reused())
             queue = consume(queues, seconds=seconds, clips_per_s=clips_per_s)
             stream = rate_of_stream(kind, makers, 0.5, seconds, clips_per_s)
-            found.append({"alone": alone, "queue": queue, "stream": stream})
+            found.append({"alone": alone, "alone_ms": alone_ms, "queue": queue, "stream": stream})
             say(
-                f"  alone {alone:.0f}, queue {queue['clips_per_s']:.0f} ({queue['cpu_ms']:.2f} ms), "
-                f"stream {stream['clips_per_s']:.0f} ({stream['cpu_ms']:.2f} ms) clips/s"
+                f"  clips/s: alone {alone:.0f} ({alone_ms:.2f} ms), queue {queue['clips_per_s']:.0f} "
+                f"({queue['cpu_ms']:.2f} ms), stream {stream['clips_per_s']:.0f} ({stream['cpu_ms']:.2f} ms); "
+                f"makers busy {stream['makers_busy']:.0%}, machine {stream['machine_busy']:.0%}"
             )
         rows.append(
             {"videos": kind.name, "batch": kind.stream.batch_size, "makers": makers, "task": task, "rounds": found}
@@ -257,7 +272,10 @@ def summary(row: dict[str, Any]) -> dict[str, Any]:
         "queue": [r["queue"]["clips_per_s"] / most for r, most in zip(rounds, limit, strict=True)],
         "stream": [r["stream"]["clips_per_s"] / most for r, most in zip(rounds, limit, strict=True)],
         "clips_per_s": statistics.median(r["stream"]["clips_per_s"] for r in rounds),
+        "alone_ms": statistics.median(r["alone_ms"] for r in rounds),
+        "queue_ms": statistics.median(r["queue"]["cpu_ms"] for r in rounds),
         "cpu_ms": statistics.median(r["stream"]["cpu_ms"] for r in rounds),
+        "busy": statistics.median(r["stream"]["makers_busy"] for r in rounds),
         "store_mb": [statistics.mean(mb for mb, late in halves if late is half) for half in (False, True)],
         "store_mb_most": max(sample["store_mb"] for sample in samples),
         "own_mb": [min(s["own_mb"] for s in samples), max(s["own_mb"] for s in samples)],
@@ -271,9 +289,10 @@ def markdown(result: dict[str, Any]) -> str:
     lines = [
         f"{result['hardware']}; {result['date']}; `{result['command']}`.",
         "",
-        "| videos | clips a batch | makers | one maker alone, clips/s | queue / (makers x alone) | stream / (makers x "
-        "alone) | stream, clips/s | CPU ms per clip | store MB, 1st and 2nd half | most | may be in flight | spilled |",
-        "| --- | ---: | ---: | ---: | --- | --- | ---: | ---: | --- | ---: | ---: | ---: |",
+        "| videos | batch | makers | alone, clips/s | queue / (makers x alone) | stream / (makers x alone) | stream, "
+        "clips/s | makers busy | CPU ms per clip: alone, queue, stream | store MB, 1st and 2nd half | most | may be in "
+        "flight | spilled |",
+        "| --- | ---: | ---: | ---: | --- | --- | ---: | ---: | --- | --- | ---: | ---: | ---: |",
     ]
     for row in result["rows"]:
         s = summary(row)
@@ -282,7 +301,8 @@ def markdown(result: dict[str, Any]) -> str:
         )
         lines.append(
             f"| {row['videos']} | {row['batch']} | {row['makers']} | {s['alone']:.0f} | {queue} | {stream} | "
-            f"{s['clips_per_s']:.0f} | {s['cpu_ms']:.2f} | {s['store_mb'][0]:.0f}, {s['store_mb'][1]:.0f} | "
+            f"{s['clips_per_s']:.0f} | {s['busy']:.0%} | {s['alone_ms']:.2f}, {s['queue_ms']:.2f}, {s['cpu_ms']:.2f} | "
+            f"{s['store_mb'][0]:.0f}, {s['store_mb'][1]:.0f} | "
             f"{s['store_mb_most']:.0f} | {s['in_flight_mb']:.0f} | {s['spilled_mb']:.0f} |"
         )
     return "\n".join(lines) + "\n"

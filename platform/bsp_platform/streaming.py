@@ -144,14 +144,8 @@ class ClipSpans(Datasource):
 
     def __init__(self, start: int, stop: int, *, least: int, most: int, actors: int):
         super().__init__()
-        lengths = []
-        while least < most:
-            lengths += [least] * actors
-            least *= 2
-        first = start + np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64)
-        rest = np.arange(first[-1] + most, stop, most, dtype=np.int64)
-        self.first = np.concatenate([first[first < stop], rest])
-        self.last = np.append(self.first[1:], stop)[: len(self.first)]
+        self.cut = {"start": start, "stop": stop, "least": least, "most": most, "actors": actors}
+        self.first, self.last = cut_spans(**self.cut)
 
     def __len__(self) -> int:
         return len(self.first)
@@ -162,7 +156,7 @@ class ClipSpans(Datasource):
     def get_read_tasks(self, parallelism: int, per_task_row_limit=None, data_context=None) -> list[ReadTask]:
         size = self.estimate_inmemory_data_size()
         facts = BlockMetadata(num_rows=len(self), size_bytes=size, input_files=None, exec_stats=None)
-        return [ReadTask(functools.partial(_read_spans, self.first, self.last), facts)]
+        return [ReadTask(functools.partial(_read_spans, **self.cut), facts)]
 
 
 def spans_of(first: int, last: int, batch_size: int, size: StreamSize) -> ClipSpans:
@@ -171,9 +165,23 @@ def spans_of(first: int, last: int, batch_size: int, size: StreamSize) -> ClipSp
     return ClipSpans(first, last, least=least, most=size.task_clips, actors=size.makers)
 
 
-def _read_spans(first: np.ndarray, last: np.ndarray) -> Iterator:
+def cut_spans(start: int, stop: int, *, least: int, most: int, actors: int) -> tuple[np.ndarray, np.ndarray]:
+    """First and last (exclusive) clip of each span of ``ClipSpans``, int64."""
+    lengths = []
+    while least < most:
+        lengths += [least] * actors
+        least *= 2
+    first = start + np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64)
+    rest = np.arange(first[-1] + most, stop, most, dtype=np.int64)
+    first = np.concatenate([first[first < stop], rest])
+    return first, np.append(first[1:], stop)[: len(first)]
+
+
+def _read_spans(**cut: int) -> Iterator:
     import pyarrow
 
+    # Cut again here: Ray refuses a read task that carries more than a megabyte.
+    first, last = cut_spans(**cut)
     yield pyarrow.table({"first": first, "last": last})
 
 
