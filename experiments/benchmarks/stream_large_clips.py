@@ -216,7 +216,8 @@ def rate_of_stream(kind: Kind, makers: int, cpus: float, seconds: float, clips_p
         makers = [p for p in own.children(recursive=True) if "MapWorker" in p.name()]
         private = [(m := p.memory_info()).rss - m.shared for p in (own, *makers)]
         return {
-            "store_mb": store.used_mb,
+            "store_mb": store.wanted_mb,
+            "uncleared_mb": store.used_mb - store.wanted_mb,
             "spilled_mb": store.spilled_mb - spilled,
             "own_mb": private[0] / 1e6,
             "makers_mb": sum(private[1:]) / 1e6,

@@ -127,6 +127,7 @@ class ObjectStore:
     """Ray's object stores, summed over the nodes; MB are 10^6 bytes."""
 
     used_mb: float
+    wanted_mb: float  # of that, what somebody still refers to; Ray clears the rest once a second or when it needs room
     capacity_mb: float
     spilled_mb: float  # written to disk since the nodes started, because a store was full
     objects: int
@@ -145,6 +146,7 @@ def object_store() -> ObjectStore:
                 stores.append(node_stats(address, port, include_memory_info=False).store_stats)
     return ObjectStore(
         used_mb=sum(store.object_store_bytes_used for store in stores) / 1e6,
+        wanted_mb=sum(store.object_store_bytes_primary_copy for store in stores) / 1e6,
         capacity_mb=sum(store.object_store_bytes_avail for store in stores) / 1e6,
         spilled_mb=sum(store.spilled_bytes_total for store in stores) / 1e6,
         objects=sum(store.num_local_objects for store in stores),

@@ -185,11 +185,20 @@ def _read_spans(**cut: int) -> Iterator:
     yield pyarrow.table({"first": first, "last": last})
 
 
+def _operators(topology, name: str) -> set:
+    """Ray Data's operators of that name, whatever follows after an arrow; asked for once, as names are put together."""
+    return {op for op in topology if op.name.split("->")[0] == name}
+
+
 class FewSpansAhead(BackpressurePolicy):
     """Hold the spans back until clip makers need them: Ray Data's own limits count bytes, and a span has hardly any."""
 
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self._sources = _operators(self._topology, "Read" + ClipSpans.__name__)
+
     def max_task_output_bytes_to_read(self, op) -> int | None:
-        if op.name != "Read" + ClipSpans.__name__ and not op.name.startswith(f"Read{ClipSpans.__name__}->"):
+        if op not in self._sources:
             return None
         return 0 if self._topology[op].total_enqueued_output_blocks() >= _SPANS_AHEAD else None  # None: no limit
 
@@ -200,8 +209,12 @@ class BoundInFlight(BackpressurePolicy):
     In the place of Ray Data's own policies, which guess from bytes seen so far and leave half of the store unused.
     """
 
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self._makers = _operators(self._topology, f"MapBatches({ClipMaker.__name__})")
+
     def can_add_input(self, op) -> bool:
-        if not op.name.startswith(f"MapBatches({ClipMaker.__name__})"):
+        if op not in self._makers:
             return True
         tasks = op.num_active_tasks() + self._topology[op].total_enqueued_output_blocks()
         return tasks < self._data_context.get_config(_TASKS_IN_FLIGHT)
