@@ -345,7 +345,7 @@ def main(
         "rows": rows,
     }
     write_json(folder / "table.json", result)
-    (folder / "table.md").write_text(markdown(result))
+    (folder / "table.md").write_text(markdown(result), "utf-8")
     print(markdown(result))
     samples = rows[-1]["rounds"][-1]["stream"]["samples"]
     print("  s   clips  store MB  spilled  process MB  makers MB   (last measurement)")

@@ -131,7 +131,7 @@ def machine_limit() -> int:
 
     memory = psutil.virtual_memory().total
     for name in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        text = Path(name).read_text().strip() if os.path.exists(name) else ""
+        text = Path(name).read_text("ascii").strip() if os.path.exists(name) else ""
         if text.isdigit():
             memory = min(memory, int(text))
     if not os.path.isdir("/dev/shm"):
