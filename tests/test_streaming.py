@@ -4,6 +4,7 @@ import itertools
 import threading
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,8 +14,10 @@ from bsp.clips import BoundaryKind, ClipSettings, plan_clip
 from bsp.synthesis import decode, synthesise
 from bsp_platform.stream_size import stream_size
 from bsp_platform.streaming import (
+    BoundInFlight,
     ClipSpans,
     ClipStream,
+    FewSpansAhead,
     clip_dataset,
     clip_numbers,
     iterate_batches,
@@ -156,6 +159,33 @@ def test_batches_are_put_together_from_blocks_of_any_size():
         assert [len(text) for text in batch["error"]] == [{5: 8 + 5, 20: 9 + 20}.get(k, 0) for k in batch["index"]]
     assert len(given) == 2 * 7
     assert list(iterate_batches(Blocks(), 4))[6]["index"].tolist() == [24, 25, 26]
+
+
+def test_makers_get_no_task_while_enough_is_in_flight():
+    """Tasks that run or wait and finished blocks count alike; the source of numbers is not held back by them."""
+
+    class Operator:
+        def __init__(self, name, tasks):
+            self.name, self.tasks = name, tasks
+
+        def num_active_tasks(self):
+            return self.tasks
+
+    source, makers = Operator("ReadClipSpans->SplitBlocks(900)", 50), Operator("MapBatches(ClipMaker)", 3)
+    blocks = {source: 0, makers: 4}
+    topology = {op: SimpleNamespace(total_enqueued_output_blocks=lambda op=op: blocks[op]) for op in (source, makers)}
+    policy = BoundInFlight(SimpleNamespace(get_config={"bsp.tasks_in_flight": 8}.get), topology, None)
+    assert policy.can_add_input(makers)  # 3 + 4
+    makers.tasks = 4
+    assert not policy.can_add_input(makers)
+    blocks[makers] = 3  # the trainer has taken one
+    assert policy.can_add_input(makers)
+    assert policy.can_add_input(source)
+    spans = FewSpansAhead(None, topology, None)
+    assert spans.max_task_output_bytes_to_read(source) is None
+    blocks[source] = 64
+    assert spans.max_task_output_bytes_to_read(source) == 0
+    assert spans.max_task_output_bytes_to_read(makers) is None
 
 
 class Watched:

@@ -1,6 +1,7 @@
 """The stream of clips of 224 px against what its clip makers could make: does it starve, does memory stay flat?
 
-    python experiments/benchmarks/stream_large_clips.py               # about 6 minutes on two cores
+    python experiments/benchmarks/stream_large_clips.py               # about 20 minutes on two cores
+    ... --only prepared --rounds 1 --makers 2                        # a first look, a minute
 
 The consumer takes up to 2,000 clips/s and does nothing with them but what training does with the batch on its way to a
 GPU: one copy into memory that is used again. Per kind of videos, in turns: one clip maker alone in a process without
