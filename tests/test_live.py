@@ -98,7 +98,7 @@ def shares(busy=0.97, decoding=0.8, computing=0.95, machine=0.5) -> dict[str, fl
         (shares(decoding=0.3), 0, "synthesis and augmentation", "raise makers_per_worker (now 12)"),
         (shares(computing=0.2), 0, "79% of it waiting for storage", "faster or nearer disk"),
         (shares(machine=0.99), 0, "no CPU of the machine is free", "bsp prepare"),
-        (shares(busy=0.3), 2000, "2000 MB went from the object store to disk", "object_store_mb"),
+        (shares(busy=0.3), 2000, "2000 MB went from the object store to disk", "/dev/shm"),
         (shares(busy=0.3), 0, "nothing to do 70% of the time, so handing clips over", "--workers"),
         ({}, 0, "report nothing", "Ray's log"),
     ],

@@ -138,7 +138,8 @@ def bottleneck(shares: dict[str, float], resources: Resources, spilled_mb: float
         if spilled_mb:
             return (
                 f"{idle}, and {spilled_mb:.0f} MB went from the object store to disk",
-                "give Ray a larger object store (object_store_mb of start_ray; --object-store-memory of ray start)",
+                "give Ray a larger object store: more memory in /dev/shm (--shm-size of a container), or "
+                "--object-store-memory of ray start",
             )
         return (
             f"{idle}, so handing clips over is too slow for one training process",
