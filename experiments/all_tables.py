@@ -11,6 +11,7 @@ A script that fails is named in the report; the others go on.
 import importlib
 from pathlib import Path
 
+from bsp_platform.failures import remembered
 from bsp_platform.options import Options, experiment_command
 from bsp_platform.plain_text import say
 from bsp_platform.report import write_report
@@ -42,12 +43,16 @@ def run_all(options: Options) -> int:
         try:
             if importlib.import_module(name).main(options):
                 failures[name] = "some rows failed; see above and the table"
-        except (ValueError, RuntimeError, OSError) as error:
+        except (ValueError, RuntimeError, OSError, EOFError) as error:
             say(f"error: {error}")
             failures[name] = str(error)
-        write_report(options.results, options.profile.name, SCRIPTS, failures)
+        unwritten: list[str] = []  # of the last time; a full disk must not stop the scripts that are done already
+        with remembered(unwritten, "the report"):
+            write_report(options.results, options.profile.name, SCRIPTS, failures)
+    for trouble in unwritten:
+        say(f"FAILED {trouble}")
     say(f"\nReport: {options.results / 'REPORT.md'}")
-    return 1 if failures else 0
+    return 1 if failures or unwritten else 0
 
 
 if __name__ == "__main__":

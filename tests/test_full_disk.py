@@ -1,0 +1,158 @@
+"""A disk that fills up during a sweep: what is finished is shown, with the reason and the remedy, and nothing aborts.
+
+Here the parts of a sweep are made to fail one by one, without Ray.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import pickle
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from click.testing import CliRunner
+
+from bsp_platform import sweeps
+from bsp_platform.cli_common import CommandGroup
+from bsp_platform.options import Options, experiment_command
+from bsp_platform.rows import Experiment, Row
+from bsp_platform.tables import write_text
+
+DONE, OPEN = ("done", 0), ("open", 0)
+ROWS = tuple(Row(name=name, label=name, streams=()) for name in ("done", "open"))
+EXPERIMENT = Experiment(name="small", title="Small table", columns=("mAP_avg",), rows=ROWS)
+
+
+def no_room(*_, **__):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/disk/file")
+
+
+def half_a_pickle(*_, **__):
+    pickle.loads(b"")  # EOFError, as Tune's at the end; click takes it for the end of the user's input
+
+
+class Recipes:
+    """A row's recipes, of which only one row has its scores."""
+
+    def __init__(self, name: str):
+        self.name = name
+
+    def finished(self, store) -> bool:
+        return self.name == "done"
+
+    def scores(self, store):
+        return {"mAP_avg": 42.5} if self.name == "done" else None
+
+    def seconds(self, store):
+        return {}
+
+    def stages(self):
+        return []
+
+
+class Tracking:
+    def __init__(self, *_):
+        self.parent = ""
+        self.tracker = SimpleNamespace(
+            system_metrics=lambda run: contextlib.nullcontext(), ui_command=lambda: "mlflow server"
+        )
+
+    def open(self, *_): ...
+
+    def close_cell(self, *_): ...
+
+    def close(self, *_): ...
+
+    def compare_url(self):
+        return "there"
+
+
+@pytest.fixture
+def sweep(tmp_path, monkeypatch):
+    """Runs the table as a program does; returns click's result."""
+    sources = SimpleNamespace(notes=[], vanilla_weights={})
+    monkeypatch.setattr(sweeps, "load_sources", lambda *_, **__: sources)
+    monkeypatch.setattr(sweeps, "row_recipes", lambda row, *_: Recipes(row.name))
+    monkeypatch.setattr(sweeps, "SweepTracking", Tracking)
+
+    def run(options: Options) -> int:
+        return sweeps.run(EXPERIMENT, options)
+
+    def start():
+        command = experiment_command(tmp_path, run)
+        return CliRunner().invoke(command, ["--storage", str(tmp_path / "storage"), "--results", str(tmp_path / "out")])
+
+    return start
+
+
+def test_an_ordinary_failure_and_its_table(sweep, monkeypatch, tmp_path):
+    def tune(*arguments):
+        arguments[-2][OPEN] = "a.npy: damaged; delete it"
+
+    monkeypatch.setattr(sweeps, "_run_missing", tune)
+    result = sweep()
+    assert result.exit_code == 1
+    assert "42.50" in result.output
+    assert "FAILED open seed 0: a.npy: damaged; delete it" in result.output
+    assert "42.50" in (tmp_path / "out" / "small" / "mini" / "table.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize("failing", [no_room, half_a_pickle])
+def test_the_table_is_shown_when_the_rows_stop(sweep, monkeypatch, failing):
+    monkeypatch.setattr(sweeps, "_run_missing", failing)
+    result = sweep()
+    assert result.exit_code == 1
+    assert "42.50" in result.output
+    assert "FAILED open seed 0: not finished" in result.output
+    assert "FAILED the rows: " in result.output
+    assert "Aborted" not in result.output
+    if failing is no_room:
+        assert "No space left on device: '/disk/file'; free some space and run the same command again" in result.output
+
+
+@pytest.mark.parametrize("name", ["write_tables", "close", "close_cell"])
+def test_the_table_is_shown_when_it_cannot_be_written_or_recorded(sweep, monkeypatch, name):
+    monkeypatch.setattr(sweeps, "_run_missing", lambda *_: None)
+    monkeypatch.setattr(*((sweeps, name) if name == "write_tables" else (Tracking, name)), no_room)
+    result = sweep()
+    assert result.exit_code == 1
+    assert "42.50" in result.output
+    assert "free some space and run the same command again" in result.output
+
+
+def test_a_refused_plan_is_no_table(sweep, monkeypatch):
+    def refuse(*_):
+        raise ValueError("12 CPUs are needed; give --cpus 12")
+
+    monkeypatch.setattr(sweeps, "_run_missing", refuse)
+    result = sweep()
+    assert result.exit_code == 1
+    assert result.output.splitlines()[-1] == "error: 12 CPUs are needed; give --cpus 12"
+
+
+def test_half_a_file_is_no_abort(tmp_path):
+    result = CliRunner().invoke(experiment_command(tmp_path, half_a_pickle), [])
+    assert (result.exit_code, "Aborted" in result.output) == (1, False)
+    group = CommandGroup("bsp")
+    group.command()(half_a_pickle)
+    result = CliRunner().invoke(group, ["half-a-pickle"])
+    assert isinstance(result.exception, RuntimeError)
+
+
+def test_an_old_table_survives_a_new_one_that_has_no_room(tmp_path, monkeypatch):
+    path = tmp_path / "table.md"
+    write_text(path, "old")
+
+    def half(self, text, *_):
+        with open(self, "w", encoding="utf-8") as file:
+            file.write(text[:1])
+        no_room()
+
+    monkeypatch.setattr(Path, "write_text", half)
+    with pytest.raises(OSError, match="No space"):
+        write_text(path, "new")
+    assert path.read_text("utf-8") == "old"
+    assert list(tmp_path.iterdir()) == [path]
