@@ -93,7 +93,7 @@ def _figure(content: dict[str, Any], folder: Path, results: Path) -> list[str]:
     return [
         f"## {content['title']}",
         "",
-        *(line for line in (content.get("caption", ""), "") if line or content.get("caption")),
+        *([markdown_text(content["caption"]), ""] if content.get("caption") else []),
         *(line for picture in pictures for line in (f"![{picture.stem}]({picture.as_posix()})", "")),
         *([*markdown_table(claim_lines(content["claims"])), ""] if content.get("claims") else []),
     ]
