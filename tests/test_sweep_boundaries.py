@@ -215,13 +215,13 @@ def search_of(proxy: str, epsilons: str):
 def test_a_failed_trial_is_reported_with_its_error_at_once(ray_session, tmp_path):
     from ray import tune
 
-    from bsp_platform import search_run
+    from bsp_platform.failures import reason_of_trial
 
     reasons = []
 
     class Keep(tune.Callback):
         def on_trial_error(self, iteration, trials, trial, **info):
-            reasons.append(search_run._why(trial))
+            reasons.append(reason_of_trial(trial))
 
     def dies(config: dict) -> None:
         raise ValueError("no features of video 7")
