@@ -123,6 +123,16 @@ def test_a_traceback_that_is_text_only(error, expected):
     assert reason(RuntimeError(text)).startswith(expected.format(line=line))
 
 
+def test_what_ray_makes_of_an_error_that_cannot_travel():
+    """Only text is left then, with a line of Ray's for every process instead of Python's own."""
+    text = (
+        '\x1b[36mray::outer()\x1b[39m (pid=1, ip=127.0.0.1)\n  File "/x/bsp/a.py", line 3, in f\n    g()\n'
+        '    ^^^\n\x1b[36mray::inner()\x1b[39m (pid=2, ip=127.0.0.1)\n  File "/x/bsp/b.py", line 7, in g\n'
+        "    raise NeedsMore(file)\nlib.NeedsMore: a.npy: damaged\nextract it again"
+    )
+    assert reason(RuntimeError(text)) == "NeedsMore: a.npy: damaged\nextract it again (bsp/b.py, line 7)"
+
+
 def test_the_error_file_of_a_trial_may_be_half_written(tmp_path):
     whole, half, text = tmp_path / "whole.pkl", tmp_path / "half.pkl", tmp_path / "error.txt"
     whole.write_bytes(pickle.dumps(ValueError("a.npy: damaged; delete it")))

@@ -46,7 +46,7 @@ def reason(error: BaseException) -> str:
     # ``raise X from Y`` is done where X knows more than Y (the file and the remedy), so the outermost one counts.
     error = own or next((e for e in chain if not _wraps(e)), chain[-1])
     text = _COLOURS.sub("", str(error)).partition(_POSTSCRIPT)[0].strip()
-    if "Traceback (most recent call last)" in text:
+    if "Traceback (most recent call last)" in text or text.startswith("ray::"):
         return _out_of_traceback(text)
     where = "" if isinstance(error, _SPEAK_FOR_THEMSELVES) else _place(_frames(error))
     if is_disk_full(error) and not isinstance(error, StorageFull):
