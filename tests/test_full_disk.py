@@ -113,6 +113,19 @@ def test_the_table_is_shown_when_the_rows_stop(sweep, monkeypatch, failing):
         assert "No space left on device: '/disk/file'; free some space and run the same command again" in result.output
 
 
+def test_why_a_row_failed_is_kept_when_it_fails(tmp_path):
+    """Not at the end, when Tune may be unable to read one of the errors and then tells none."""
+    failures: dict = {}
+    view = SimpleNamespace(update=lambda *_: None)
+    watch = sweeps.Watch(Tracking(), view, None, failures)
+    for name, content in (("done", pickle.dumps(ValueError("a.npy: damaged; delete it"))), ("open", b"")):
+        (tmp_path / name).write_bytes(content)
+        trial = SimpleNamespace(config={"cell": [name, 0]}, pickled_error_file=str(tmp_path / name), error_file=None)
+        watch.on_trial_error(0, [], trial)
+    assert failures[DONE] == "a.npy: damaged; delete it"
+    assert "is the disk full" in failures[OPEN]
+
+
 @pytest.mark.parametrize("name", ["write_tables", "close", "close_cell"])
 def test_the_table_is_shown_when_it_cannot_be_written_or_recorded(sweep, monkeypatch, name):
     monkeypatch.setattr(sweeps, "_run_missing", lambda *_: None)
