@@ -105,7 +105,7 @@ def test_activitynet(tmp_path, caplog):
     scores, _ = train(tmp_path, features, "gtad", "--annotations", path)
     assert 0 <= scores["mAP_avg"] <= 100
     told = [line for line in caplog.messages if line.startswith("labels of")]
-    if REAL:  # 9 and 3 are empty; one more lies in the last third of a second, which has no feature here
+    if REAL:  # 9 and 3 are empty; one more lies in the last half second, which has no feature here
         assert "labels of 15410 training instances: 10 dropped" in told[0]
         assert "187 cut at their video's end" in told[0]
         assert "labels of 7654 validation instances" in told[1]
