@@ -21,7 +21,7 @@ from search_cases import WIDTH_8, sources_of, tiny_profile, train_plainly
 
 def test_boundaries_fall_into_snippets_of_eight_frames():
     # 10 fps: frame 8 opens snippet 1; 3.2 s is frame 32, snippet 4, which a video of 4 snippets lacks.
-    info = VideoInfo(path="a.mp4", frames=32, fps=10, uniform=True, width=64, height=64, codec="h264", reader="decord")
+    info = VideoInfo(path="a.mp4", frames=32, fps=10, uniform=True, width=64, height=64, codec="h264", reader="pyav")
     assert boundary_snippets([0.0, 0.8, 2.39, 3.2], info, snippets=4).tolist() == [True, True, True, False]
 
 
