@@ -1,7 +1,8 @@
 """The errors that users of this project meet. Each names the file, the value and the remedy.
 
 A :class:`VideoError` is about one video file and may be skipped (counted and named, with a cap); an
-:class:`AnnotationError` is about a list or annotation file and stops the program.
+:class:`FileError` is about a file of features or weights, an :class:`AnnotationError` about a list or annotation file;
+both stop the program.
 """
 
 from __future__ import annotations
@@ -35,5 +36,9 @@ class TooManyBroken(RuntimeError):
     """More videos are missing or broken than the cap allows; the message lists them."""
 
 
-class AnnotationError(ValueError):
+class FileError(ValueError):
+    """A file that was given or found is damaged, too large, or of another kind; the message names it and the remedy."""
+
+
+class AnnotationError(FileError):
     """A list or annotation file is malformed; the message names file, line or field, and the value."""

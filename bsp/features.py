@@ -26,7 +26,9 @@ from torch import nn
 from bsp.augment import centre_clip
 from bsp.errors import VideoDecodeError
 from bsp.feature_record import FeatureInfo, from_attributes, of_video, read_record, sealed, snippet_times, to_attributes
+from bsp.hdf5_files import HDF5Reader
 from bsp.normalisation import MEAN, STD, normalise
+from bsp.npy_files import read_npy
 from bsp.text_files import safe_name
 from bsp.video import iter_frames, probe, too_damaged
 
@@ -206,7 +208,7 @@ def read_features(
     size = npy.stat().st_size
     if size != info.npy_bytes:
         raise ValueError(f"{npy}: {size} bytes instead of {info.npy_bytes}; delete it and extract again")
-    feat_SD = np.load(npy, allow_pickle=False)
+    feat_SD = read_npy(npy)
     _check_content(str(npy), feat_SD, info)
     return feat_SD, info
 
@@ -240,15 +242,9 @@ def read_features_h5(
     h5_path: str | os.PathLike[str], video_id: str, expect: dict[str, Any] | None = None
 ) -> tuple[np.ndarray, FeatureInfo]:
     """As :func:`read_features`, from a file that :func:`pack_h5` wrote. KeyError for an unknown id."""
-    import h5py
-
     name = f"{os.fspath(h5_path)}:{video_id}"
-    with h5py.File(h5_path, "r") as file:
-        if video_id not in file:
-            raise KeyError(f"{name}: not among the {len(file)} videos of the file")
-        data = file[video_id]
-        feat_SD = data[:]
-        attributes = dict(data.attrs)
+    with HDF5Reader() as file:
+        feat_SD, attributes = file.read(h5_path, video_id, attributes=True)
     try:
         info = from_attributes(attributes)
     except ValueError as error:

@@ -26,7 +26,9 @@ from typing import Literal
 
 import numpy as np
 
-from bsp.errors import AnnotationError
+from bsp.errors import AnnotationError, FileError
+from bsp.hdf5_files import HDF5Reader
+from bsp.npy_files import read_npy
 from bsp.text_files import delimiter_of, is_hidden, read_text, safe_name
 
 Layout = Literal["gtad", "opentad", "2dtan", "lgi", "csv"]
@@ -46,6 +48,7 @@ class NamedArray:
     name: str  # as its project writes it, perhaps with a prefix
     file: Path
     key: str | None  # of the data set inside an HDF5 file; None = the file is the array
+    hdf5: HDF5Reader | None = None  # what reads that file
 
     def __str__(self) -> str:
         return str(self.file) if self.key is None else f"{self.file}:{self.key}"
@@ -53,24 +56,25 @@ class NamedArray:
     def read(self, *, channel_first: bool = False) -> np.ndarray:
         """float32 [T, C]; ``channel_first`` says that it is kept as [C, T].
 
-        ValueError, naming the file, for what is no two-dimensional array of numbers with at least one row.
+        FileError, naming the file, for what is no two-dimensional array of numbers with at least one row.
         """
         if self.key is not None:
-            array = _read_hdf5(self)
+            array = self._from_hdf5()
         elif self.file.suffix == ".csv":
             array = _read_csv(self.file)
         else:
-            try:
-                array = np.load(self.file, allow_pickle=False)
-            except (ValueError, EOFError) as error:
-                raise ValueError(f"{self}: not an array of numbers in NumPy's format ({error})") from None
-        if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiu" or not array.size:
-            what = f"{array.dtype} {list(array.shape)}" if isinstance(array, np.ndarray) else type(array).__name__
-            raise ValueError(f"{self}: {what}, not an array of numbers")
+            array = read_npy(self.file)
         if array.ndim < 2 or sum(side > 1 for side in array.shape[1:]) > 1:
-            raise ValueError(f"{self}: an array {list(array.shape)}, not [rows, width]; pool it to one vector per row")
-        feat_TC = array.reshape(len(array), -1).astype(np.float32)
+            raise FileError(f"{self}: an array {list(array.shape)}, not [rows, width]; pool it to one vector per row")
+        with np.errstate(over="ignore"):  # beyond float32: infinite, which the store refuses by name
+            feat_TC = array.reshape(len(array), -1).astype(np.float32)
         return np.ascontiguousarray(feat_TC.T) if channel_first else feat_TC
+
+    def _from_hdf5(self) -> np.ndarray:
+        try:
+            return (self.hdf5 or HDF5Reader()).read(self.file, self.key)[0]
+        except KeyError as error:
+            raise FileError(error.args[0]) from None
 
 
 def find_arrays(path: Path, layout: Layout) -> list[NamedArray]:
@@ -80,7 +84,11 @@ def find_arrays(path: Path, layout: Layout) -> list[NamedArray]:
     if path.is_file():
         if layout not in _IN_ONE_FILE:
             raise ValueError(f"{path}: is a file, but the layout {layout} is a folder with a file per video")
-        return [NamedArray(name=key, file=path, key=key) for key in _hdf5_keys(path) if not is_hidden(key)]
+        hdf5 = HDF5Reader()
+        names = [name for name in hdf5.names(path) if not is_hidden(name)]
+        if not names:
+            raise FileError(f"{path}: holds no data set")
+        return [NamedArray(name=key, file=path, key=key, hdf5=hdf5) for key in names]
     suffixes = _IN_FOLDER[layout]
     if not suffixes:
         raise ValueError(f"{path}: is a folder, but the layout {layout} is one HDF5 file")
@@ -90,7 +98,8 @@ def find_arrays(path: Path, layout: Layout) -> list[NamedArray]:
         found = f"files of several kinds ({', '.join(kinds)}); keep one" if kinds else "none"
         raise ValueError(f"{path}: expected one {' or '.join(f'<name>{s}' for s in suffixes)} per video, found {found}")
     if kinds[0] in _HDF5:
-        return [NamedArray(name=file.stem, file=file, key=file.stem) for file in files]
+        hdf5 = HDF5Reader()
+        return [NamedArray(name=file.stem, file=file, key=file.stem, hdf5=hdf5) for file in files]
     return [NamedArray(name=file.name.removesuffix(kinds[0]), file=file, key=None) for file in files]
 
 
@@ -133,35 +142,6 @@ def refuse_existing(path: Path) -> None:
     """FileExistsError unless ``path`` is free or an empty folder."""
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise FileExistsError(f"{path}: is there already; remove it or choose another place")
-
-
-def _hdf5_keys(path: Path) -> list[str]:
-    import h5py
-
-    try:
-        with h5py.File(path, "r") as file:
-            keys = sorted(file)
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be read as HDF5 ({error})") from None
-    if not keys:
-        raise ValueError(f"{path}: holds no data set")
-    return keys
-
-
-def _read_hdf5(array: NamedArray) -> np.ndarray:
-    import h5py
-
-    try:
-        with h5py.File(array.file, "r") as file:
-            found = file.get(array.key)
-            if isinstance(found, h5py.Group) and len(found) == 1:  # 2D-TAN's ActivityNet file: <id>/c3d_features
-                found = next(iter(found.values()))
-            if not isinstance(found, h5py.Dataset):
-                inside = sorted(file if found is None else found)[:5]
-                raise ValueError(f"{array}: expected one data set of this name, found {inside}")
-            return found[()]
-    except OSError as error:
-        raise ValueError(f"{array}: cannot be read as HDF5 ({error})") from None
 
 
 def _read_csv(path: Path) -> np.ndarray:

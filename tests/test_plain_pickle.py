@@ -115,5 +115,5 @@ def test_damaged_files_are_named(tmp_path, content):
 
 
 def test_an_absent_file_is_named(tmp_path):
-    with pytest.raises(AnnotationError, match=r"nowhere\.pkl: cannot be read"):
+    with pytest.raises(AnnotationError, match=r"nowhere\.pkl: no such file"):
         read_plain_pickle(tmp_path / "nowhere.pkl")

@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from bsp.datasets.results_json import with_clean_ids
-from bsp.errors import AnnotationError
+from bsp.errors import AnnotationError, FileError
+from bsp.npy_files import read_npy
 from bsp.spelling import name_remark
 from bsp.text_files import clean_label, read_json, refuse_alike
 
@@ -87,8 +88,8 @@ def _from_json(path: Path, class_names: Sequence[str], video_ids: Iterable[str])
 
 def _from_untrimmednet(path: Path, class_names: Sequence[str], video_ids: Iterable[str]) -> dict[str, np.ndarray]:
     try:
-        table = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
+        table = read_npy(path)
+    except FileError as error:
         raise AnnotationError(f"{path}: {error}; expected {_LAYOUTS}") from None
     if table.shape != UNTRIMMEDNET_SHAPE or table.dtype.kind != "f":
         raise AnnotationError(f"{path}: a {table.dtype} array {list(table.shape)}; expected {_LAYOUTS}")

@@ -1,14 +1,13 @@
 """Pickles that other people made, read without letting them run anything.
 
-A pickle is a program: it names functions, which Python's own reader imports and calls. This reader knows a handful
-of names (those that plain data and NumPy arrays need) and answers them with functions of its own; any other name is
-refused. Protocols 0 to 5 are read, also as written by Python 2 and by NumPy 1 and 2.
+A pickle is a program: it names functions, which Python's own reader imports and calls. bsp/pickle_machine.py does
+neither; this module tells it the handful of names that plain data and NumPy arrays need, as functions of our own, and
+refuses every other name. Protocols 0 to 5 are read, also as written by Python 2 and by NumPy 1 and 2.
 """
 
 from __future__ import annotations
 
 import math
-import pickle
 import re
 from pathlib import Path
 from typing import Any
@@ -16,112 +15,132 @@ from typing import Any
 import numpy as np
 
 from bsp.errors import AnnotationError
+from bsp.pickle_machine import Machine, Name, Refused, StandIn, check_key
+from bsp.text_files import read_bytes
+
+MAX_BYTES = 512 * 2**20  # the largest published annotation pickles have some tens of MB
 
 
 def read_plain_pickle(path: str | Path) -> Any:
     """The content of a pickle of dicts, lists, tuples, sets, text, bytes, booleans, numbers and None.
 
-    NumPy arrays come as (nested) lists, NumPy scalars as Python numbers, text of Python 2 decoded as Latin-1. Raises
-    AnnotationError with the file and, for a pickle that holds anything else, the name of that.
+    NumPy arrays come as (nested) lists, NumPy scalars as Python numbers, text of Python 2 decoded as Latin-1; keys of
+    dicts and items of sets are text, bytes or numbers. Raises AnnotationError with the file and, for a pickle that
+    holds anything else or more than the budget of pickle_machine.py, the name of that.
     """
+    content = read_bytes(path, max_bytes=MAX_BYTES)
     try:
-        with open(path, "rb") as file:
-            return _PlainUnpickler(file, encoding="latin1").load()
-    except _Refused as error:
+        return Machine(content, plain_name).load()
+    except Refused as error:
         raise AnnotationError(
             f"{path}: this pickle wants to use {error}, which is no plain data; it was not read. Convert the file to"
             " JSON where you trust it"
         ) from None
-    except OSError as error:
-        raise AnnotationError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except Exception as error:  # damaged bytes can end in any exception that the reader or a constructor raises
-        raise AnnotationError(f"{path}: damaged pickle ({type(error).__name__}: {error}); download it again") from error
+    except Exception as error:  # damaged bytes can end in any exception that the machine or a constructor raises
+        raise AnnotationError(f"{path}: damaged pickle ({type(error).__name__}: {error}); download it again") from None
 
 
-class _Refused(Exception):
-    """The message names what the pickle asked for."""
+def plain_name(module: str, name: str) -> Name:
+    """What stands for a name that plain data need; Refused for any other one."""
+    module = {"__builtin__": "builtins"}.get(module, module).replace("numpy.core.", "numpy._core.")
+    try:
+        return _ALLOWED[module, name]
+    except KeyError:
+        raise Refused(f"{module}.{name}"[:200]) from None
 
 
-class _PlainUnpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        module = {"__builtin__": "builtins"}.get(module, module).replace("numpy.core.", "numpy._core.")
-        try:
-            return _ALLOWED[module, name]
-        except KeyError:
-            raise _Refused(f"{module}.{name}") from None
-
-    def persistent_load(self, _: Any) -> Any:
-        raise _Refused("an object that is stored elsewhere")
-
-
-class _DType:
+class _DType(StandIn):
     """Stands for numpy.dtype: an item type of fixed size without fields."""
 
-    def __init__(self, code: str, align: bool = False, copy: bool = False):
+    def __init__(self, machine: Machine, code: str, align: bool = False, copy: bool = False):
         if not re.fullmatch(r"b1|[iu][1248]|f[248]|[SU]\d{1,4}|O8?", code):
-            raise _Refused(f"a NumPy array of type {code!r}")
+            raise Refused(f"a NumPy array of type {code!r:.60}")
         self.code, self.order = code, "="
 
-    def __setstate__(self, state: tuple) -> None:
+    def set_state(self, machine: Machine, state: tuple) -> None:
+        if state[1] not in ("<", ">", "=", "|"):
+            raise ValueError(f"the byte order {state[1]!r:.60}")
         self.order = state[1]
 
     @property
     def is_object(self) -> bool:
         return self.code[0] == "O"
 
-    def items(self, data: Any) -> np.ndarray:
+    def items(self, machine: Machine, data: Any) -> np.ndarray:
         """The bytes (as Python 2 stored them: Latin-1 text) as a flat array."""
         if self.is_object:
-            raise _Refused("a NumPy scalar of type object")
-        return np.frombuffer(data.encode("latin1") if isinstance(data, str) else data, self.order + self.code)
+            raise Refused("a NumPy scalar of type object")
+        machine.spend(len(data) // 8)
+        items = np.frombuffer(data.encode("latin1") if isinstance(data, str) else data, self.order + self.code)
+        machine.spend(len(items))
+        return items
 
 
-class _Array(list):
+class _Array(list, StandIn):
     """Stands for numpy.ndarray; becomes the nested list of its items."""
 
-    def __setstate__(self, state: tuple) -> None:
+    def set_state(self, machine: Machine, state: tuple) -> None:
         _, shape, dtype, fortran, data = state
         if not dtype.is_object:
-            self[:] = _nested(dtype.items(data), shape, "F" if fortran else "C")
+            self[:] = _nested(dtype.items(machine, data), shape, "F" if fortran else "C")
         elif len(shape) == 1 and len(data) == math.prod(shape):  # the items themselves are plain data
             self[:] = data
         else:
-            raise _Refused(f"a NumPy array of objects with the shape {shape}")
+            raise Refused(f"a NumPy array of objects with the shape {shape!r:.60}")
 
 
 def _nested(items: np.ndarray, shape: tuple, order: str) -> list:
     if not shape:
-        raise _Refused("a NumPy array without dimensions")
+        raise Refused("a NumPy array without dimensions")
+    if not items.size and shape != (0,):  # [1000000, 0] would be a million empty lists
+        raise Refused(f"an empty NumPy array of the shape {shape!r:.60}")
     return items.reshape(shape, order=order).tolist()
 
 
-def _empty_array(subtype: type, shape: tuple, code: Any) -> _Array:
+def _empty_array(machine: Machine, subtype: Any, shape: tuple, code: Any) -> _Array:
     return _Array()
 
 
-def _array_of(data: Any, dtype: _DType, shape: tuple, order: str) -> list:
-    return _nested(dtype.items(data), shape, order)
+def _array_of(machine: Machine, data: Any, dtype: _DType, shape: tuple, order: str) -> list:
+    return _nested(dtype.items(machine, data), shape, order)
 
 
-def _scalar(dtype: _DType, data: Any) -> Any:
-    return dtype.items(data)[0].item()
+def _scalar(machine: Machine, dtype: _DType, data: Any) -> Any:
+    return dtype.items(machine, data)[0].item()
 
 
-def _bytes(*parts: str) -> bytes:
+def _bytes(machine: Machine, *parts: str) -> bytes:
     """Protocol 2 writes bytes as Latin-1 text with the name of that encoding, and empty ones as bytes()."""
-    if parts and (len(parts) != 2 or parts[1].replace("-", "") != "latin1"):
-        raise _Refused(f"the encoding {parts[1:]}")
-    return parts[0].encode("latin1") if parts else b""
+    if not parts:
+        return b""
+    if len(parts) != 2 or parts[1].replace("-", "") != "latin1":
+        raise Refused(f"the encoding {parts[1:]!r:.60}")
+    machine.spend(len(parts[0]) // 8)
+    return parts[0].encode("latin1")
+
+
+def _set(machine: Machine, items: list = ()) -> set:
+    machine.spend(len(items))
+    for item in items:
+        check_key(item)
+    return set(items)
+
+
+def _frozen_set(machine: Machine, items: list = ()) -> frozenset:
+    return frozenset(_set(machine, items))
 
 
 _ALLOWED = {
-    ("builtins", "set"): set,
-    ("builtins", "frozenset"): frozenset,
-    ("builtins", "bytes"): _bytes,
-    ("_codecs", "encode"): _bytes,
-    ("numpy", "ndarray"): _Array,
-    ("numpy", "dtype"): _DType,
-    ("numpy._core.multiarray", "_reconstruct"): _empty_array,
-    ("numpy._core.multiarray", "scalar"): _scalar,
-    ("numpy._core.numeric", "_frombuffer"): _array_of,
+    key: Name(".".join(key), make)
+    for key, make in {
+        ("builtins", "set"): _set,
+        ("builtins", "frozenset"): _frozen_set,
+        ("builtins", "bytes"): _bytes,
+        ("_codecs", "encode"): _bytes,
+        ("numpy", "ndarray"): _Array,
+        ("numpy", "dtype"): _DType,
+        ("numpy._core.multiarray", "_reconstruct"): _empty_array,
+        ("numpy._core.multiarray", "scalar"): _scalar,
+        ("numpy._core.numeric", "_frombuffer"): _array_of,
+    }.items()
 }

@@ -1,0 +1,117 @@
+"""The program that bsp/hdf5_files.py starts: answers questions about HDF5 files on its standard input, one JSON line
+each, with a JSON line and the bytes of an array.
+
+It reads what lies in the file itself and nothing else. It limits its own memory and time, because a damaged file can
+lead the HDF5 library round in circles or make it unpack without end.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import resource
+import signal
+import stat
+import sys
+
+import h5py
+import numpy as np
+
+MEMORY_BYTES = 6 * 2**30  # of this process, with its libraries
+SECONDS = 120  # per question; an array is read in well below one
+MAX_ARRAY_BYTES = 2 * 2**30  # one video: 70 hours of 2,048 numbers, one row every 8 frames at 30 frames per second
+_UNCHECKED_BYTES = 16 * 2**20  # zeros pack by any factor; larger arrays than this by at most the next
+_MOST_PACKED = 100
+_FILTERS = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32, h5py.h5z.FILTER_LZF}
+_MAX_ATTRIBUTE_BYTES = 64 * 2**10
+
+
+class Refused(Exception):
+    pass
+
+
+def linked(group: h5py.Group, name: str) -> h5py.Group | h5py.Dataset | None:
+    """What a name in a group stands for, if it lies in this file; None if there is no such name."""
+    found = group
+    for part in name.split("/"):
+        if not isinstance(found, h5py.Group) or not part or not found.id.links.exists(part.encode()):
+            return None
+        if found.id.links.get_info(part.encode()).type != h5py.h5l.TYPE_HARD:
+            raise Refused(f"{part} is a link to another place or file, which is not followed; store the array itself")
+        found = found[part]
+    return found
+
+
+def check(data: h5py.Dataset, file_bytes: int) -> None:
+    """Refused unless the array is made of numbers that all lie in the file."""
+    made = data.id.get_create_plist()
+    if made.get_external_count() or made.get_layout() == h5py.h5d.VIRTUAL:
+        raise Refused("its numbers lie in other files, which are not opened; store them in this one")
+    filters = {made.get_filter(k)[0] for k in range(made.get_nfilters())}
+    if filters - _FILTERS:
+        raise Refused(f"packed by the filter {min(filters - _FILTERS)}; pack it with gzip, or not at all")
+    if data.dtype.kind not in "fiu" or data.dtype.itemsize > 8:
+        raise Refused(f"items of the type {str(data.dtype)[:60]}, not numbers")
+    if not 1 <= len(data.shape) <= 8 or not all(data.shape):
+        raise Refused(f"the shape {str(data.shape)[:60]}, not rows of numbers")
+    size, stored = math.prod(data.shape) * data.dtype.itemsize, data.id.get_storage_size()
+    packed = filters & {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_LZF}
+    most = max(_UNCHECKED_BYTES, _MOST_PACKED * stored) if packed and stored else stored
+    chunk = math.prod(data.chunks) * data.dtype.itemsize if data.chunks else 0
+    if stored > file_bytes or size > most or size > MAX_ARRAY_BYTES or chunk > max(_UNCHECKED_BYTES, size):
+        raise Refused(f"{size:,} bytes are declared, of which {stored:,} are in the file; copy or make it again")
+
+
+def attributes_of(data: h5py.Dataset) -> dict:
+    found = {}
+    for name in data.attrs:
+        kept = data.attrs.get_id(name)
+        text = h5py.check_string_dtype(kept.dtype) is not None
+        if not (text or kept.dtype.kind in "fiu") or kept.get_storage_size() > _MAX_ATTRIBUTE_BYTES:
+            raise Refused(f"the attribute {name[:60]!r} is no text and no number")
+        value = data.attrs[name]
+        found[name] = value.tolist() if isinstance(value, np.generic | np.ndarray) else value
+    return found
+
+
+def answer(question: dict) -> tuple[dict, np.ndarray | None]:
+    found = os.stat(question["path"])
+    if not stat.S_ISREG(found.st_mode):
+        raise Refused("not a regular file")
+    with h5py.File(question["path"], "r") as file:
+        name = question["name"]
+        if name is None:
+            return {"names": sorted(file)}, None
+        data = linked(file, name)
+        group = file if data is None else data
+        if isinstance(data, h5py.Group) and len(data) == 1:  # 2D-TAN's ActivityNet file: <id>/c3d_features
+            data = linked(data, next(iter(data)))
+        if not isinstance(data, h5py.Dataset):
+            return {"inside": sorted(group)[:5] if isinstance(group, h5py.Group) else []}, None
+        check(data, found.st_size)
+        attributes = attributes_of(data) if question["attributes"] else {}
+        array = np.ascontiguousarray(data[()])
+        return {"dtype": array.dtype.str, "shape": array.shape, "attributes": attributes}, array
+
+
+def main() -> None:
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    for line in sys.stdin.buffer:
+        signal.alarm(SECONDS)  # ends the process, wherever it is
+        array = None
+        try:
+            said, array = answer(json.loads(line))
+            head = json.dumps(said)
+        except Exception as error:  # the library's own are of a dozen kinds
+            array, head = None, json.dumps({"error": str(error)[:300] or type(error).__name__})
+        signal.alarm(0)
+        sys.stdout.buffer.write(head.encode() + b"\n")
+        if array is not None:
+            sys.stdout.buffer.write(memoryview(array).cast("B"))
+        sys.stdout.buffer.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,112 @@
+"""HDF5 files that others made: their names and arrays, read in a process of its own.
+
+An HDF5 file can name other files whose bytes are to become its numbers, declare terabytes in a kilobyte, and, when it
+is damaged, end the process that reads it. bsp/hdf5_child.py refuses all that lies outside the file, checks sizes
+before it reads, and has bounded memory and time; if it dies, that is an error about the file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bsp.errors import FileError
+
+_CHILD = Path(__file__).with_name("hdf5_child.py")
+
+
+class HDF5Reader:
+    """Answers from one process, which starts at the first question and ends with this object. For one thread."""
+
+    def __init__(self) -> None:
+        self._child: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> HDF5Reader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the process; the next question starts another one."""
+        child, self._child = self._child, None
+        if child is not None:
+            child.kill()
+            child.stdin.close()
+            child.stdout.close()
+            child.wait()
+
+    def names(self, path: str | os.PathLike[str]) -> list[str]:
+        """What the file's root holds, sorted. FileError if it is no HDF5 file; FileNotFoundError."""
+        return self._ask(path, str(path), name=None)[0]["names"]
+
+    def read(
+        self, path: str | os.PathLike[str], name: str, *, attributes: bool = False
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """The array of numbers called ``name`` (or the only one in a group of that name), and its attributes if asked.
+
+        Raises FileError, naming file, data set and remedy, for everything else; KeyError, with what there is instead,
+        if there is no such array; FileNotFoundError.
+        """
+        where = f"{os.fspath(path)}:{name}"
+        said, array = self._ask(path, where, name=name, attributes=attributes)
+        if "inside" in said:
+            raise KeyError(f"{where}: expected one data set of this name, found {said['inside']}")
+        return array, said["attributes"]
+
+    def _ask(self, path: str | os.PathLike[str], where: str, **question: Any) -> tuple[dict[str, Any], Any]:
+        if not os.path.exists(path):
+            raise FileNotFoundError(f"{os.fspath(path)}: no such file")
+        if self._child is None or self._child.poll() is not None:
+            self.close()
+            self._child = _start()
+        line = json.dumps({"path": os.path.abspath(path), "attributes": False, **question}).encode() + b"\n"
+        said = array = None
+        try:
+            self._child.stdin.write(line)
+            self._child.stdin.flush()
+            said = json.loads(self._child.stdout.readline())
+            array = self._array(said) if "shape" in said else None
+        except (OSError, ValueError):  # the process ended before or within its answer
+            code = self._child.wait()
+            self.close()
+            what = "took longer than two minutes" if code == -signal.SIGALRM else f"ended the reader (status {code})"
+            raise FileError(f"{where}: reading it as HDF5 {what}; it is damaged, copy or make it again") from None
+        except BaseException:  # half an answer must not be taken for that to the next question
+            self.close()
+            raise
+        if "error" in said:
+            raise FileError(f"{where}: cannot be read as HDF5 ({said['error']})")
+        return said, array
+
+    def _array(self, said: dict[str, Any]) -> np.ndarray:
+        array = np.empty(said["shape"], said["dtype"])
+        view = memoryview(array).cast("B")
+        while view:
+            count = self._child.stdout.readinto(view)
+            if not count:
+                raise BrokenPipeError
+            view = view[count:]
+        return array
+
+
+def _start() -> subprocess.Popen[bytes]:
+    # -P: beside the script lie modules of ours whose names others use too. No plug-ins: a file could ask for one.
+    settings = {"HDF5_PLUGIN_PRELOAD": "::", "OPENBLAS_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8"}
+    return subprocess.Popen(
+        [sys.executable, "-P", str(_CHILD)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, **settings},
+    )

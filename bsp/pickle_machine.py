@@ -1,0 +1,425 @@
+"""A pickle is a program for a small stack machine. This is such a machine that runs nothing else and uses bounded
+time and memory.
+
+Python's own reader imports what a pickle names and calls it; it also reserves memory for whatever number stands in
+the file, and it follows nested objects on the C stack, so that a file of 300 kB can end the process. Here a name is
+only looked up in a table of the caller's, every instruction counts against a budget, and what comes out is a tree:
+no container holds itself, none is deeper than ``DEEPEST``, and shared ones do not unfold to more than the budget.
+Protocols 0 to 5 are read, text of Python 2 as Latin-1.
+"""
+
+from __future__ import annotations
+
+import codecs
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from pickletools import opcodes
+from typing import Any
+
+STEPS = 30_000_000  # instructions, and items of arrays; the largest published annotation pickles have a few millions
+DEEPEST = 64  # containers inside one another
+_LONGEST_NUMBER = 64  # characters or bytes; torch's magic number has 10 bytes
+
+
+class Refused(Exception):
+    """The message names what the pickle asked for."""
+
+
+@dataclass(frozen=True, eq=False)
+class Name:
+    """What a name in the pickle stands for: ``make(machine, *arguments)`` is called where the pickle calls it."""
+
+    title: str
+    make: Callable[..., Any]
+
+
+class StandIn:
+    """An object that may be given a state afterwards."""
+
+    def set_state(self, machine: Machine, state: Any) -> None:
+        raise Refused(f"an object of the type {type(self).__name__}")
+
+
+class Ignored(StandIn):
+    """Something that nobody needs: takes every state and every item, and holds nothing."""
+
+    def set_state(self, machine: Machine, state: Any) -> None:
+        pass
+
+
+class Machine:
+    """Reads the pickles that lie one after the other in ``data``.
+
+    find: (module, name) to what it stands for; raises Refused for what it does not know.
+    persistent: what a persistent id stands for.
+    :meth:`load` raises Refused for what is not wanted, and any other Exception for damaged bytes.
+    """
+
+    def __init__(
+        self,
+        data: bytes,
+        find: Callable[[str, str], Name],
+        persistent: Callable[[Any], Any] | None = None,
+        steps: int = STEPS,
+    ):
+        self.data, self.at, self.steps = data, 0, steps
+        self._find, self._persistent = find, persistent
+        self.stack: list[Any] = []
+        self._marked: list[list[Any]] = []  # the stacks below the open marks
+        self._memo: dict[int, Any] = {}
+
+    def load(self) -> Any:
+        """The value of the pickle that begins at ``at``, which moves behind it."""
+        self.stack, self._marked, self._memo = [], [], {}
+        data, operations, before = self.data, _OPERATIONS, self.steps
+        while True:
+            code = data[self.at]
+            self.at += 1
+            self.steps -= 1
+            if self.steps < 0:
+                raise Refused("more objects than any such file holds")
+            if code == _STOP:
+                break
+            operation = operations[code]
+            if operation is None:
+                raise ValueError(f"the byte 0x{code:02x} at {self.at - 1} is no instruction for plain data")
+            operation(self)
+        value = self.stack.pop()
+        check_tree(value, before)
+        return value
+
+    def spend(self, items: int) -> None:
+        """Count ``items`` more objects."""
+        self.steps -= items
+        if self.steps < 0:
+            raise Refused("more objects than any such file holds")
+
+    # --- bytes ------------------------------------------------------------------------------------------------
+
+    def take(self, count: int) -> bytes:
+        start, stop = self.at, self.at + count
+        if count < 0 or stop > len(self.data):
+            raise ValueError(f"{count} bytes are wanted at {start} of {len(self.data)}")
+        self.at = stop
+        return self.data[start:stop]
+
+    def unpack(self, layout: str) -> Any:
+        return struct.unpack(layout, self.take(struct.calcsize(layout)))[0]
+
+    def line(self, longest: int | None = None) -> bytes:
+        stop = self.data.find(b"\n", self.at, None if longest is None else self.at + longest + 1)
+        if stop < 0:
+            raise ValueError(f"a line without an end at {self.at}")
+        line, self.at = self.data[self.at : stop], stop + 1
+        return line
+
+    # --- containers -------------------------------------------------------------------------------------------
+
+    def since_mark(self) -> list[Any]:
+        items, self.stack = self.stack, self._marked.pop()
+        return items
+
+    def mark(self) -> None:
+        if len(self._marked) > 4 * DEEPEST:
+            raise Refused(f"more than {4 * DEEPEST} open marks")
+        self._marked.append(self.stack)
+        self.stack = []
+
+    def append(self, items: list[Any]) -> None:
+        target = self.stack[-1]
+        if isinstance(target, list):
+            target.extend(items)
+        elif not isinstance(target, Ignored):
+            raise TypeError("items for what is no list")
+
+    def set_items(self, items: list[Any]) -> None:
+        target = self.stack[-1]
+        if isinstance(target, dict):
+            if len(items) % 2:
+                raise ValueError("a key without a value")
+            for key, value in zip(items[::2], items[1::2]):
+                if type(key) is not str:
+                    check_key(key)
+                target[key] = value
+        elif not isinstance(target, Ignored):
+            raise TypeError("keys for what is no dict")
+
+    def add(self, items: list[Any]) -> None:
+        target = self.stack[-1]
+        for item in items:
+            check_key(item)
+        if isinstance(target, set):
+            target.update(items)
+        elif not isinstance(target, Ignored):
+            raise TypeError("items for what is no set")
+
+    # --- objects ----------------------------------------------------------------------------------------------
+
+    def name(self, module: Any, name: Any) -> None:
+        if not (isinstance(module, str) and isinstance(name, str)):
+            raise TypeError("a name that is no text")
+        self.stack.append(self._find(module, name))
+
+    def call(self, function: Any, arguments: Any) -> None:
+        if not isinstance(function, Name) or not isinstance(arguments, tuple | list):
+            raise TypeError("a call of what is no function")
+        self.stack.append(function.make(self, *arguments))
+
+    def build(self) -> None:
+        state, target = self.stack.pop(), self.stack[-1]
+        if isinstance(target, StandIn):
+            target.set_state(self, state)
+        elif type(target) is not dict or not isinstance(state, dict):  # attributes of an OrderedDict: not needed
+            raise TypeError(f"a state for a {type(target).__name__}")
+
+    def persistent(self, identity: Any) -> None:
+        if self._persistent is None:
+            raise Refused("an object that is stored elsewhere")
+        self.stack.append(self._persistent(identity))
+
+    def put(self, place: int) -> None:
+        self._memo[place] = self.stack[-1]
+
+    def get(self, place: int) -> None:
+        self.stack.append(self._memo[place])
+
+
+def check_key(key: Any) -> None:
+    """Refused, unless a dict may have this key: other kinds and longer integers can be made to collide."""
+    if not (isinstance(key, str | bytes | float | bool | None) or (type(key) is int and -(2**63) <= key < 2**64)):
+        raise Refused(f"a {type(key).__name__} as the key of a dict or in a set")
+
+
+def check_tree(root: Any, most: int = STEPS) -> None:
+    """Refused for a container that holds itself, for more than DEEPEST inside one another, and for shared ones that
+    unfold to more than ``most`` objects."""
+    sizes: dict[int, int] = {}  # of what is done, unfolded
+    path = {id(root)}
+    frames = [[root, _children(root), 1]]
+    while frames:
+        frame = frames[-1]
+        for child in frame[1]:
+            if not isinstance(child, _CONTAINERS):
+                frame[2] += 1
+                continue
+            if id(child) in path:
+                raise Refused("a container that holds itself")
+            size = sizes.get(id(child))
+            if size is None:
+                if len(frames) >= DEEPEST:
+                    raise Refused(f"more than {DEEPEST} containers inside one another")
+                path.add(id(child))
+                frames.append([child, _children(child), 1])
+                break
+            frame[2] += size
+        else:
+            frames.pop()
+            path.discard(id(frame[0]))
+            sizes[id(frame[0])] = frame[2]
+            if frames:
+                frames[-1][2] += frame[2]
+        if frame[2] > most:
+            raise Refused("containers that unfold to more objects than any such file holds")
+
+
+_CONTAINERS = (dict, list, tuple, set, frozenset)
+
+
+def _children(value: Any):
+    if isinstance(value, dict):
+        return iter(value.values())  # keys are none: see check_key
+    return iter(value) if isinstance(value, _CONTAINERS) else iter(())
+
+
+def _integer(data: bytes) -> int:
+    return int.from_bytes(data, "little", signed=True)
+
+
+def _long(machine: Machine, size: int) -> int:
+    if not 0 <= size <= _LONGEST_NUMBER:
+        raise Refused(f"an integer of {size} bytes")
+    return _integer(machine.take(size))
+
+
+def _text_line(machine: Machine) -> str:
+    return machine.line(4096).decode("utf-8")
+
+
+def _int_line(machine: Machine) -> int | bool:
+    line = machine.line(_LONGEST_NUMBER)
+    return line == b"01" if line in (b"00", b"01") else int(line.rstrip(b"L"))
+
+
+def _string_line(machine: Machine) -> str:
+    line = machine.line().strip()
+    if len(line) < 2 or line[:1] != line[-1:] or line[:1] not in b"'\"":
+        raise ValueError("text without quotes")
+    return codecs.escape_decode(line[1:-1])[0].decode("latin1")
+
+
+def _unicode_line(machine: Machine) -> str:
+    text = machine.line().decode("raw-unicode-escape")
+    text.encode()  # half a character of UTF-16 is no text
+    return text
+
+
+def _push(read: Callable[[Machine], Any]) -> Callable[[Machine], None]:
+    def operation(machine: Machine) -> None:
+        machine.stack.append(read(machine))
+
+    return operation
+
+
+def _tuple_of(count: int) -> Callable[[Machine], None]:
+    def operation(machine: Machine) -> None:
+        items = tuple(machine.stack[-count:])
+        if len(items) < count:
+            raise IndexError("an empty stack")
+        machine.stack[-count:] = [items]
+
+    return operation
+
+
+def _protocol(machine: Machine) -> None:
+    if machine.take(1)[0] > 5:
+        raise Refused("a protocol above 5")
+
+
+def _pop(machine: Machine) -> None:
+    machine.stack.pop() if machine.stack else machine.since_mark()
+
+
+def _call_marked(machine: Machine) -> None:  # OBJ
+    function, *arguments = machine.since_mark()
+    machine.call(function, arguments)
+
+
+def _call_named(machine: Machine) -> None:  # INST
+    module, name, arguments = _text_line(machine), _text_line(machine), machine.since_mark()
+    machine.name(module, name)
+    machine.call(machine.stack.pop(), arguments)
+
+
+def _call(machine: Machine) -> None:
+    arguments, function = machine.stack.pop(), machine.stack.pop()
+    machine.call(function, arguments)
+
+
+def _call_with_keywords(machine: Machine) -> None:
+    keywords = machine.stack.pop()
+    if keywords != {}:
+        raise Refused("an object made with keywords")
+    _call(machine)
+
+
+def _stack_name(machine: Machine) -> None:
+    name, module = machine.stack.pop(), machine.stack.pop()
+    machine.name(module, name)
+
+
+def _items_of(method: Callable[[Machine, list], None], count: int | None) -> Callable[[Machine], None]:
+    """Takes ``count`` items, or all since the mark, from above the container that gets them."""
+
+    def operation(machine: Machine) -> None:
+        if count is None:
+            items = machine.since_mark()
+        else:
+            items = machine.stack[-count:]
+            del machine.stack[-count:]
+        method(machine, items)
+
+    return operation
+
+
+def _collected(make: Callable[[list], Any]) -> Callable[[Machine], None]:
+    def operation(machine: Machine) -> None:
+        items = machine.since_mark()
+        machine.stack.append(make(items))
+
+    return operation
+
+
+def _checked_dict(items: list) -> dict:
+    for key in items[::2]:
+        check_key(key)
+    return dict(zip(items[::2], items[1::2], strict=True))
+
+
+def _checked_set(items: list) -> frozenset:
+    for item in items:
+        check_key(item)
+    return frozenset(items)
+
+
+_BY_NAME: dict[str, Callable[[Machine], None]] = {
+    "PROTO": _protocol,
+    "FRAME": lambda m: m.take(8) and None,
+    "MARK": Machine.mark,
+    "POP": _pop,
+    "POP_MARK": lambda m: m.since_mark() and None,
+    "DUP": _push(lambda m: m.stack[-1]),
+    "NONE": _push(lambda m: None),
+    "NEWTRUE": _push(lambda m: True),
+    "NEWFALSE": _push(lambda m: False),
+    "INT": _push(_int_line),
+    "LONG": _push(_int_line),
+    "BININT": _push(lambda m: _integer(m.take(4))),
+    "BININT1": _push(lambda m: m.take(1)[0]),
+    "BININT2": _push(lambda m: int.from_bytes(m.take(2), "little")),
+    "LONG1": _push(lambda m: _long(m, m.take(1)[0])),
+    "LONG4": _push(lambda m: _long(m, m.unpack("<i"))),
+    "FLOAT": _push(lambda m: float(m.line(_LONGEST_NUMBER))),
+    "BINFLOAT": _push(lambda m: m.unpack(">d")),
+    "STRING": _push(_string_line),
+    "BINSTRING": _push(lambda m: m.take(m.unpack("<i")).decode("latin1")),
+    "SHORT_BINSTRING": _push(lambda m: m.take(m.take(1)[0]).decode("latin1")),
+    "UNICODE": _push(_unicode_line),
+    "SHORT_BINUNICODE": _push(lambda m: m.take(m.take(1)[0]).decode("utf-8")),
+    "BINUNICODE": _push(lambda m: m.take(m.unpack("<I")).decode("utf-8")),
+    "BINUNICODE8": _push(lambda m: m.take(m.unpack("<Q")).decode("utf-8")),
+    "SHORT_BINBYTES": _push(lambda m: m.take(m.take(1)[0])),
+    "BINBYTES": _push(lambda m: m.take(m.unpack("<I"))),
+    "BINBYTES8": _push(lambda m: m.take(m.unpack("<Q"))),
+    "BYTEARRAY8": _push(lambda m: m.take(m.unpack("<Q"))),
+    "EMPTY_LIST": _push(lambda m: []),
+    "EMPTY_DICT": _push(lambda m: {}),
+    "EMPTY_SET": _push(lambda m: set()),
+    "EMPTY_TUPLE": _push(lambda m: ()),
+    "LIST": _collected(list),
+    "TUPLE": _collected(tuple),
+    "DICT": _collected(_checked_dict),
+    "FROZENSET": _collected(_checked_set),
+    "TUPLE1": _tuple_of(1),
+    "TUPLE2": _tuple_of(2),
+    "TUPLE3": _tuple_of(3),
+    "APPEND": _items_of(Machine.append, 1),
+    "APPENDS": _items_of(Machine.append, None),
+    "SETITEM": _items_of(Machine.set_items, 2),
+    "SETITEMS": _items_of(Machine.set_items, None),
+    "ADDITEMS": _items_of(Machine.add, None),
+    "GET": lambda m: m.get(int(m.line(_LONGEST_NUMBER))),
+    "BINGET": lambda m: m.get(m.take(1)[0]),
+    "LONG_BINGET": lambda m: m.get(m.unpack("<I")),
+    "PUT": lambda m: m.put(int(m.line(_LONGEST_NUMBER))),
+    "BINPUT": lambda m: m.put(m.take(1)[0]),
+    "LONG_BINPUT": lambda m: m.put(m.unpack("<I")),
+    "MEMOIZE": lambda m: m.put(len(m._memo)),
+    "GLOBAL": lambda m: m.name(_text_line(m), _text_line(m)),
+    "STACK_GLOBAL": _stack_name,
+    "REDUCE": _call,
+    "NEWOBJ": _call,
+    "NEWOBJ_EX": _call_with_keywords,
+    "OBJ": _call_marked,
+    "INST": _call_named,
+    "BUILD": Machine.build,
+    "PERSID": lambda m: m.persistent(_text_line(m)),
+    "BINPERSID": lambda m: m.persistent(m.stack.pop()),
+}
+
+
+# Extension codes and buffers outside the file stay out: no plain file has them.
+_OPERATIONS = [None] * 256
+for _opcode in opcodes:
+    _OPERATIONS[ord(_opcode.code)] = _BY_NAME.get(_opcode.name)
+_STOP = ord(".")
