@@ -24,7 +24,8 @@ import torch
 from torch import nn
 
 from bsp.errors import AnnotationError
-from bsp.text_files import decode_as, open_utf8
+from bsp.npy_files import read_npy
+from bsp.text_files import decode_as, open_utf8, parse_json
 
 logger = logging.getLogger(__name__)
 
@@ -308,8 +309,8 @@ def _checksum(words: Iterable[str], vectors: np.ndarray) -> str:
 def _read_cache(stem: Path, identity: dict[str, str | int]) -> WordVectors | None:
     """The cached vectors, or None if there are none or they are damaged (which the log then says)."""
     try:
-        story = json.loads(stem.with_suffix(".json").read_bytes())
-        vectors = np.load(stem.with_suffix(".npy"), allow_pickle=False)
+        story = parse_json(stem.with_suffix(".json").read_bytes(), stem.with_suffix(".json"))
+        vectors = read_npy(stem.with_suffix(".npy"))
         words, sha256 = tuple(story["words"]), story["sha256"]
         if story["identity"] != identity or vectors.dtype != np.float32 or len(words) != len(vectors):
             raise ValueError("the two files do not belong together")
@@ -317,7 +318,7 @@ def _read_cache(stem: Path, identity: dict[str, str | int]) -> WordVectors | Non
             raise ValueError("the checksum differs")
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         logger.warning("%s.npy: damaged cache (%s), made again", stem, error)
         return None
     return WordVectors(words=words, vectors=vectors, name=str(identity["name"]), sha256=sha256)

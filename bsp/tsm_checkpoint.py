@@ -8,20 +8,31 @@ a half-loaded network trains and extracts without complaint and is wrong.
 from __future__ import annotations
 
 import os
-import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from bsp.errors import FileError
+from bsp.pickle_machine import Ignored
+from bsp.weight_files import read_weights
+
 if TYPE_CHECKING:
     from bsp.encoder import EncoderSettings, TSMResNet
 
-_PREFIXES = ("module.", "base_model.", "encoder.")  # data parallel, TSM's wrapper, our own pretext model
-_NESTED = ("state_dict", "encoder")  # where checkpoints keep the weights: TSM's release, ours
+# Data parallel, torch.compile, TSM's wrapper, our own pretext model, MMAction's, MoCo's and others' names of the network.
+_PREFIXES = (
+    "module.", "_orig_mod.", "base_model.", "encoder.", "encoder_q.", "backbone.", "model.", "net.", "network.", "resnet.",
+)  # fmt: skip
+# Where checkpoints keep the weights, in this order: beside "model" may lie its moving average.
+_NESTED = (
+    "state_dict", "model_state_dict", "model_state", "model", "net", "network", "module", "encoder", "backbone", "weights",
+    "params",
+)  # fmt: skip
+_LARGEST = 1e8  # Choice: weights and statistics of trained ResNets stay below 1e5; a flipped bit of the exponent does not
 _BACKBONE = re.compile(r"(conv1|bn1|layer\d+)\.")
 _DEPTHS = {
     ((2, 2, 2, 2), "basic"): 18,
@@ -29,6 +40,7 @@ _DEPTHS = {
     ((3, 4, 6, 3), "bottleneck"): 50,
     ((3, 4, 23, 3), "bottleneck"): 101,
 }
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _SUPPORTED = (18, 34, 50)
 _SHOWN = 6  # names per group in a printed report
 
@@ -64,7 +76,7 @@ def checkpoint_architecture(source: str | os.PathLike[str] | Mapping[str, Any]) 
     """(depth, width) of the ResNet in a checkpoint, read from the names and shapes of its weights.
 
     What this accepts, :func:`load_tsm_checkpoint` loads into an encoder of that depth and width. Raises
-    ValueError, naming the file and the reason, as that does, and for a ResNet that the encoder cannot be.
+    FileError, naming the file and the reason, as that does, and for a ResNet that the encoder cannot be.
     """
     from bsp.encoder import EncoderSettings, TSMResNet  # that module imports this one
 
@@ -79,17 +91,17 @@ def checkpoint_architecture(source: str | os.PathLike[str] | Mapping[str, Any]) 
 
 
 def load_tsm_checkpoint(encoder: TSMResNet, source: str | os.PathLike[str] | Mapping[str, Any]) -> LoadReport:
-    """Fill ``encoder`` from a checkpoint file or a state dict (plain or under "state_dict").
+    """Fill ``encoder`` from a checkpoint file or a state dict (plain, or under a usual name).
 
-    Raises ValueError, naming the file and the reason, for: not a checkpoint, another depth or width, optical
-    flow, a shift in another place, entries missing or unknown, values not finite. The encoder then stays
+    Raises FileError, naming the file and the reason, for: not a checkpoint, another depth or width, optical
+    flow, a shift in another place, entries missing or unknown, values not finite or absurd. The encoder then stays
     as it was.
     """
     name, found, origin = _open(source)
     target = encoder.state_dict()
     theirs, (depth, width) = _architecture(found, name), (encoder.settings.depth, encoder.settings.width)
     if theirs != (depth, width):
-        raise ValueError(
+        raise FileError(
             f"{name}: holds a ResNet-{theirs[0]} of width {theirs[1]}, the encoder is a ResNet-{depth} of width"
             f" {width}; change EncoderSettings or the checkpoint"
         )
@@ -107,7 +119,7 @@ def load_tsm_checkpoint(encoder: TSMResNet, source: str | os.PathLike[str] | Map
 def _open(source: str | os.PathLike[str] | Mapping[str, Any]) -> tuple[str, dict[str, Tensor], dict[str, str]]:
     """A name for messages, the weights under the encoder's names, and for each of these the name in the file."""
     name = "the state dict" if isinstance(source, Mapping) else os.fspath(source)
-    content = source if isinstance(source, Mapping) else _read(name)
+    content = source if isinstance(source, Mapping) else read_weights(name)
     return name, *_canonical(_weights(content, name), name)
 
 
@@ -116,32 +128,43 @@ def _shifted(origin: Mapping[str, str]) -> set[str]:
     return {key for key, old in origin.items() if ".net." in old}
 
 
-def _read(path: str) -> Any:
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
-        brief = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ValueError(
-            f"{path}: not a PyTorch checkpoint of plain tensors, or truncated ({brief}); download it again,"
-            " or save its state_dict() alone with torch.save"
-        ) from error
-
-
 def _weights(content: Any, name: str) -> dict[str, Tensor]:
-    """The dictionary of tensors in a checkpoint, wherever it is nested."""
-    if isinstance(content, Mapping):
-        for key in _NESTED:
-            if isinstance(content.get(key), Mapping):
-                content = content[key]
-                break
+    """The dictionary of a ResNet's tensors in a checkpoint, wherever it is nested."""
     if not isinstance(content, Mapping):
-        raise ValueError(f"{name}: holds a {type(content).__name__}, not a dictionary of weights")
-    weights = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
-    if not weights:
-        raise ValueError(f"{name}: no tensors in it; its entries are {sorted(map(str, content))[:8]}")
+        what = "a whole model or another object" if isinstance(content, Ignored) else f"a {type(content).__name__}"
+        raise FileError(f"{name}: holds {what}, not a dictionary of weights; save its state_dict() alone")
+    found = [_tensors(part) for part in _parts(content)]
+    for weights in found:
+        if any(_BACKBONE.match(_our_name(key)) for key in weights):
+            return weights
+    weights = next((weights for weights in found if weights), None)
+    if weights is None:
+        raise FileError(
+            f"{name}: no tensors in it; its entries are {sorted(map(str, content))[:8]}. Save the model's state_dict()"
+            " alone"
+        )
     return weights
+
+
+def _parts(content: Mapping[Any, Any], depth: int = 3) -> Iterator[Mapping[Any, Any]]:
+    """The dictionary itself, then those in it under the usual names, then the other ones."""
+    yield content
+    if depth:
+        names = [key for key in _NESTED if key in content] + [key for key in content if key not in _NESTED]
+        for inner in (content[key] for key in names):
+            if isinstance(inner, Mapping):
+                yield from _parts(inner, depth - 1)
+
+
+def _tensors(content: Mapping[Any, Any]) -> dict[str, Tensor]:
+    return {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
+
+
+def _our_name(old: str) -> str:
+    """An entry's name without the prefixes that wrappers put before it."""
+    while old.startswith(_PREFIXES):
+        old = old.split(".", 1)[1]
+    return re.sub(r"^(layer\d+\.\d+\.conv1)\.net\.", r"\1.", old)
 
 
 def _canonical(weights: dict[str, Tensor], name: str) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -149,12 +172,9 @@ def _canonical(weights: dict[str, Tensor], name: str) -> tuple[dict[str, Tensor]
     found: dict[str, Tensor] = {}
     origin: dict[str, str] = {}
     for old, value in weights.items():
-        key = old
-        while key.startswith(_PREFIXES):
-            key = key.split(".", 1)[1]
-        key = re.sub(r"^(layer\d+\.\d+\.conv1)\.net\.", r"\1.", key)
+        key = _our_name(old)
         if key in found:
-            raise ValueError(f"{name}: {old} and {origin[key]} are the same layer {key}; keep one of them")
+            raise FileError(f"{name}: {old} and {origin[key]} are the same layer {key}; keep one of them")
         found[key], origin[key] = value, old
     return found, origin
 
@@ -162,24 +182,24 @@ def _canonical(weights: dict[str, Tensor], name: str) -> tuple[dict[str, Tensor]
 def _architecture(found: Mapping[str, Tensor], name: str) -> tuple[int, int]:
     """(depth, width) that a set of canonical names and shapes belongs to; ValueError where no encoder is like it."""
     if not any(_BACKBONE.match(key) for key in found):
-        raise ValueError(f"{name}: no ResNet in it; its tensors are {sorted(found)[:8]}")
+        raise FileError(f"{name}: no ResNet in it; its tensors are {sorted(found)[:8]}")
     if any(re.match(r"layer\d+\.\d+\.net\.", key) for key in found):
-        raise ValueError(f'{name}: TSM with the in-place shift ("block"); only "blockres" is supported')
+        raise FileError(f'{name}: TSM with the in-place shift ("block"); only "blockres" is supported')
     stem = found.get("conv1.weight")
     if stem is None:
-        raise ValueError(f"{name}: without the first convolution conv1.weight; another network, or truncated")
+        raise FileError(f"{name}: without the first convolution conv1.weight; another network, or truncated")
     if stem.ndim == 5:
-        raise ValueError(f"{name}: a network of 3-D convolutions (conv1 is {list(stem.shape)}); the encoder's are 2-D")
+        raise FileError(f"{name}: a network of 3-D convolutions (conv1 is {list(stem.shape)}); the encoder's are 2-D")
     if stem.ndim == 4 and stem.shape[1] == 10:
-        raise ValueError(f"{name}: trained on optical flow (conv1 takes 10 channels); get the RGB weights")
+        raise FileError(f"{name}: trained on optical flow (conv1 takes 10 channels); get the RGB weights")
     if stem.ndim != 4 or stem.shape[1:] != (3, 7, 7):
-        raise ValueError(f"{name}: conv1.weight is {list(stem.shape)} instead of [width, 3, 7, 7]; another network")
+        raise FileError(f"{name}: conv1.weight is {list(stem.shape)} instead of [width, 3, 7, 7]; another network")
     blocks = tuple(len({k.split(".")[1] for k in found if k.startswith(f"layer{s}.")}) for s in (1, 2, 3, 4))
     kind = "bottleneck" if any(".conv3." in key for key in found) else "basic"
     depth = _DEPTHS.get((blocks, kind))
     if depth not in _SUPPORTED:
         what = f"a ResNet with {kind} blocks {list(blocks)}" if depth is None else f"a ResNet-{depth}"
-        raise ValueError(f"{name}: holds {what}; supported are ResNet-{', '.join(map(str, _SUPPORTED))}")
+        raise FileError(f"{name}: holds {what}; supported are ResNet-{', '.join(map(str, _SUPPORTED))}")
     return depth, stem.shape[0]
 
 
@@ -192,19 +212,30 @@ def _refuse_misfit(
         if key in found and found[key].shape != value.shape
     ]
     if misfits:
-        raise ValueError(f"{name}: {len(misfits)} shapes do not fit: {'; '.join(misfits[:4])}")
+        raise FileError(f"{name}: {len(misfits)} shapes do not fit: {'; '.join(misfits[:4])}")
     missing = [k for k in target if k not in found and not k.endswith(".num_batches_tracked")]
     if missing:
-        raise ValueError(f"{name}: {len(missing)} entries are missing: {missing[:4]}; is the file truncated?")
+        raise FileError(f"{name}: {len(missing)} entries are missing: {missing[:4]}; is the file truncated?")
     unknown = [k for k in found if _BACKBONE.match(k) and k not in target]
     if unknown:
-        raise ValueError(f"{name}: {len(unknown)} entries that the encoder does not have: {unknown[:4]}")
+        raise FileError(f"{name}: {len(unknown)} entries that the encoder does not have: {unknown[:4]}")
     first = {k for k in target if re.fullmatch(r"layer\d+\.\d+\.conv1\.weight", k)}
     # Without any ".net" the file is a plain ResNet (ImageNet weights, TSN): a fine start for either encoder.
     if shifted and not settings.shift:
-        raise ValueError(f"{name}: trained with temporal shift, but the encoder has shift=False")
+        raise FileError(f"{name}: trained with temporal shift, but the encoder has shift=False")
     if shifted and shifted != first:
-        raise ValueError(f"{name}: only {len(shifted)} of {len(first)} blocks are shifted; another TSM variant")
-    broken = [k for k in target if k in found and not bool(torch.isfinite(found[k]).all())]
+        raise FileError(f"{name}: only {len(shifted)} of {len(first)} blocks are shifted; another TSM variant")
+    numbers = [k for k in target if k in found and not k.endswith(".num_batches_tracked")]
+    others = [f"{k} ({found[k].dtype})" for k in numbers if found[k].dtype not in _FLOATS]
+    if others:
+        raise FileError(f"{name}: entries that are no plain floating-point numbers: {others[:4]}; quantised weights?")
+    broken = [k for k in numbers if not bool(torch.isfinite(found[k]).all())]
     if broken:
-        raise ValueError(f"{name}: values that are not finite in {broken[:4]}; the file is damaged")
+        raise FileError(f"{name}: values that are not finite in {broken[:4]}; the file is damaged")
+    absurd = [k for k in numbers if found[k].numel() and float(found[k].abs().max()) > _LARGEST]
+    absurd += [k for k in numbers if k.endswith(".running_var") and bool((found[k] < 0).any())]
+    if absurd:
+        raise FileError(
+            f"{name}: values above {_LARGEST:g}, or negative variances, in {absurd[:4]}; the file is damaged, or the"
+            " training diverged"
+        )

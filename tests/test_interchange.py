@@ -192,7 +192,7 @@ def table(text: str):
         ("lgi", "a.npy", b"hello", "not an array of numbers in NumPy's format"),
         ("lgi", "a.npy", np.zeros(7), r"\[7\], not \[rows, width\]"),
         ("lgi", "a.npy", np.zeros((2, 3, 4)), r"\[2, 3, 4\], not \[rows, width\]"),
-        ("lgi", "a.npy", np.zeros((0, 4)), r"\[0, 4\], not an array of numbers"),
+        ("lgi", "a.npy", np.zeros((0, 4)), r"not an array of numbers .*\(0, 4\)"),
         ("lgi", "a.npy", np.array([["x", "y"]]), "not an array of numbers"),
         ("lgi", "a.npy", np.array([[1, 1], [1.0, np.nan]]), r"a\.npy: row 1, .* not finite \(nan"),
         ("lgi", "a.txt", b"", "expected one <name>.npy per video, found none"),

@@ -151,20 +151,26 @@ def _name_some(what: str, names: tuple[str, ...]) -> None:
 @click.option("--depth", type=click.Choice(["18", "34", "50"]), help="Refuse any other.  [default: the file's]")
 @click.option("--width", type=click.IntRange(min=1), help="Channels after the stem (64 = standard); as --depth.")
 @click.option("--out", type=OUTPUT_FILE, help="Write the weights under our names here; must be free.")
-def weights(file: Path, depth: str | None, width: int | None, out: Path | None) -> None:
+@click.option("--sha256", help="Refuse a file whose SHA-256 does not begin with these digits.")
+def weights(file: Path, depth: str | None, width: int | None, out: Path | None, sha256: str | None) -> None:
     """Check a checkpoint: published TSM weights, a torchvision-style ResNet, or an encoder of ours.
 
-    Prints the architecture, and which entries of the file fill which of the encoder. A file that does not fit is
-    refused with the reason.
+    FILE is what torch.save wrote (.pt, .pth), or .safetensors; nothing in it is run. Prints its SHA-256, the
+    architecture, and which entries of the file fill which of the encoder. A file that does not fit is refused with
+    the reason.
     """
     import torch
 
     from bsp.encoder import EncoderSettings, build_encoder
     from bsp.interchange_files import refuse_existing
     from bsp.tsm_checkpoint import checkpoint_architecture, load_tsm_checkpoint
+    from bsp_platform.files import file_sha256
 
     if out is not None:
         refuse_existing(out)
+    hashed = file_sha256(file)
+    if sha256 is not None and not (sha256 and hashed.startswith(sha256.lower())):
+        raise click.ClickException(f"{file}: its SHA-256 is {hashed}, not {sha256}; download it again")
     try:
         found_depth, found_width = checkpoint_architecture(file)
         settings = EncoderSettings(depth=int(depth or found_depth), width=width or found_width)
@@ -173,6 +179,7 @@ def weights(file: Path, depth: str | None, width: int | None, out: Path | None) 
     except ValueError as error:
         raise click.ClickException(str(error)) from error
     say(f"{file}: ResNet-{found_depth} of width {found_width}, features of {settings.feature_width} numbers")
+    say(f"SHA-256  {hashed}")
     say(report)
     if out is not None:
         partial = out.with_name(f".{out.name}.partial")

@@ -9,7 +9,6 @@ name and folder come from the recipe.
 from __future__ import annotations
 
 import io
-import json
 import logging
 import statistics
 import tempfile
@@ -22,10 +21,13 @@ from typing import Any
 import torch
 
 from bsp.encoder import TSMResNet, build_encoder, load_tsm_checkpoint
+from bsp.errors import FileError
 from bsp.fusion import FusionModel, FusionSettings, fusion_objective
 from bsp.prefetch import empty_for
 from bsp.pretext import PretextModel, pretext_objective
 from bsp.pretrain import Loss, make_optimiser, prepare_device, restore, train_steps, training_state
+from bsp.text_files import parse_json
+from bsp.weight_files import parse_weights
 from bsp.workers import Workers
 from bsp_platform.bottleneck import MakerTimes
 from bsp_platform.cluster import Resources, cluster_size
@@ -155,15 +157,15 @@ def save_state(state: dict[str, Any], folder: Path) -> None:
 
 
 def load_state(folder: Path) -> dict[str, Any]:
-    """The state saved in ``folder``. ValueError, naming the file, if it is incomplete or damaged."""
+    """The state saved in ``folder``. FileError, naming the file, if it is incomplete or damaged."""
     path, facts_path = folder / "state.pt", folder / "state.json"
     try:
-        facts = json.loads(facts_path.read_text("utf-8"))
+        facts = parse_json(facts_path.read_bytes(), facts_path)
         whole = path.stat().st_size == facts["bytes"] and file_sha256(path) == facts["sha256"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ValueError(f"{folder} is not a whole checkpoint: {error}") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise FileError(f"{folder} is not a whole checkpoint: {error}") from None
     if not whole:
-        raise ValueError(f"{path} is truncated or damaged: its SHA-256 is not the one in {facts_path.name}")
+        raise FileError(f"{path} is truncated or damaged: its SHA-256 is not the one in {facts_path.name}")
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
@@ -283,7 +285,11 @@ def save_encoder(encoder: TSMResNet, recipe: EncoderRecipe, folder: Path) -> Non
 
 
 def load_encoder(path: Path, recipe: EncoderRecipe) -> TSMResNet:
-    """The encoder of a complete stage, in evaluation mode, on the CPU."""
+    """The encoder of a complete stage, in evaluation mode, on the CPU. FileError, naming the file, if it is damaged."""
     encoder = build_encoder(recipe.encoder, recipe.seed)
-    encoder.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["encoder"])
+    content = parse_weights(path.read_bytes(), path)  # also compares the checksums inside the file
+    try:
+        encoder.load_state_dict(content["encoder"])
+    except (TypeError, KeyError, RuntimeError) as error:
+        raise FileError(f"{path}: not the weights of this encoder ({str(error)[:300]}); remove its folder") from None
     return encoder.eval()
