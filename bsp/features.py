@@ -239,12 +239,18 @@ def pack_h5(folder: str | os.PathLike[str], video_ids: Sequence[str], h5_path: s
 
 
 def read_features_h5(
-    h5_path: str | os.PathLike[str], video_id: str, expect: dict[str, Any] | None = None
+    h5_path: str | os.PathLike[str],
+    video_id: str,
+    expect: dict[str, Any] | None = None,
+    *,
+    reader: HDF5Reader | None = None,
 ) -> tuple[np.ndarray, FeatureInfo]:
-    """As :func:`read_features`, from a file that :func:`pack_h5` wrote. KeyError for an unknown id."""
+    """As :func:`read_features`, from a file that :func:`pack_h5` wrote. KeyError for an unknown id.
+
+    A ``reader`` that serves many calls saves the start of a process for each.
+    """
     name = f"{os.fspath(h5_path)}:{video_id}"
-    with HDF5Reader() as file:
-        feat_SD, attributes = file.read(h5_path, video_id, attributes=True)
+    feat_SD, record = (reader or HDF5Reader()).read(h5_path, video_id, attributes=True)
     try:
         info = from_attributes(attributes)
     except ValueError as error:

@@ -96,7 +96,9 @@ def answer(question: dict) -> tuple[dict, np.ndarray | None]:
 
 
 def main() -> None:
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    _, already = resource.getrlimit(resource.RLIMIT_AS)
+    most = MEMORY_BYTES if already == resource.RLIM_INFINITY else min(MEMORY_BYTES, already)
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     for line in sys.stdin.buffer:
         signal.alarm(SECONDS)  # ends the process, wherever it is

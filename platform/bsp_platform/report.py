@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from bsp.errors import FileError
+from bsp.text_files import parse_json
 from bsp_platform.claims import claim_lines
 from bsp_platform.plain_text import markdown_text
 from bsp_platform.tables import markdown_table, table_body, write_text
@@ -17,19 +19,22 @@ _ORDER = ("appears", "within the noise", "reversed")
 
 
 def write_report(results: Path, profile: str, names: Sequence[str], failures: dict[str, str]) -> Path:
-    """Write the report of the scripts ``names`` for one profile; ``failures``: what went wrong, by script."""
+    """Write the report of the scripts ``names`` for one profile; ``failures``: what went wrong, by script.
+
+    FileError, naming it, for a damaged table.json or figure.json.
+    """
     parts, claims, about = [], [], ""
     for name in names:
         folder = results / name / profile
         if (folder / "table.json").exists():
-            content = json.loads((folder / "table.json").read_text("utf-8"))
-            about = about or content["about"]
-            claims += [claim for claim in content["claims"] if claim not in claims]
-            parts += _table(name, content, folder.relative_to(results))
+            with _as_written(folder / "table.json") as content:
+                about = about or content["about"]
+                claims += [claim for claim in content["claims"] if claim not in claims]
+                parts += _table(name, content, folder.relative_to(results))
         elif (folder / "figure.json").exists():
-            content = json.loads((folder / "figure.json").read_text("utf-8"))
-            claims += content.get("claims", [])
-            parts += _figure(content, folder.relative_to(results), results)
+            with _as_written(folder / "figure.json") as content:
+                claims += content.get("claims", [])
+                parts += _figure(content, folder.relative_to(results), results)
         if name in failures:
             parts += [f"**{name} failed:** {markdown_text(failures[name])}", ""]
     lines = [
@@ -46,6 +51,18 @@ def write_report(results: Path, profile: str, names: Sequence[str], failures: di
     path = results / REPORT
     write_text(path, "\n".join(lines).rstrip() + "\n")
     return path
+
+
+@contextmanager
+def _as_written(path: Path) -> Iterator[dict[str, Any]]:
+    """The content of a JSON file of ours; FileError, naming it, where that is not what this version writes."""
+    content = parse_json(path.read_bytes(), path)
+    try:
+        yield content
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
+        raise FileError(
+            f"{path}: not as this version writes it ({type(error).__name__}: {str(error)[:100]}); run its script again"
+        ) from None
 
 
 def _summary(claims: list[dict[str, Any]]) -> list[str]:
