@@ -25,7 +25,7 @@ NAME = "fuzzed"
 @dataclass(frozen=True)
 class Kind:
     name: str
-    seeds: Callable[[Path], list[bytes]]  # valid files; the folder is for scratch
+    seeds: Callable[[Path], list[bytes]]  # valid files; made in the folder, which is kept beside them as "seeds"
     read: Callable[[Path], Any]  # what the project does with the file at this path
     suffix: str
 
@@ -186,8 +186,10 @@ def _hdf5_reader() -> Any:
 
 
 def _arrays_of_hdf5(path: Path) -> Any:
+    from bsp.interchange_files import NamedArray
+
     reader = _hdf5_reader()
-    return [reader.read(path, name)[0].shape for name in reader.names(path)]
+    return [NamedArray(name=n, file=path, key=n, hdf5=reader).read() for n in reader.names(path)]
 
 
 def _rows() -> np.ndarray:
@@ -310,6 +312,8 @@ def _manifest(path: Path) -> Any:
     from bsp_platform.manifests import check_sizes, parse_manifest
 
     manifest = parse_manifest(path.read_bytes(), path)
+    (path.parent / NAME).mkdir(exist_ok=True)
+    (path.parent / NAME / "a.txt").write_text("abc")
     return check_sizes(path.parent / NAME, manifest["files"])
 
 
@@ -345,7 +349,10 @@ def _probe_caches(folder: Path) -> list[bytes]:
 
 
 def _states(folder: Path) -> list[bytes]:
-    return [json.dumps({"bytes": 5, "sha256": hashlib.sha256(b"state").hexdigest()}).encode()]
+    from bsp_platform.pretraining import save_state
+
+    save_state({"step": 5}, folder)
+    return [(folder / "state.json").read_bytes()]
 
 
 def _state(path: Path) -> Any:
@@ -353,7 +360,7 @@ def _state(path: Path) -> Any:
 
     folder = path.parent / NAME
     folder.mkdir(exist_ok=True)
-    (folder / "state.pt").write_bytes(b"other")
+    shutil.copy(path.parent / "seeds" / "state.pt", folder / "state.pt")
     shutil.copy(path, folder / "state.json")
     return load_state(folder)
 

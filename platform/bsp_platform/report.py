@@ -30,11 +30,11 @@ def write_report(results: Path, profile: str, names: Sequence[str], failures: di
             with _as_written(folder / "table.json") as content:
                 about = about or content["about"]
                 claims += [claim for claim in content["claims"] if claim not in claims]
-                parts += _table(name, content, folder.relative_to(results))
+                parts.append("\n".join(_table(name, content, folder.relative_to(results))))
         elif (folder / "figure.json").exists():
             with _as_written(folder / "figure.json") as content:
                 claims += content.get("claims", [])
-                parts += _figure(content, folder.relative_to(results), results)
+                parts.append("\n".join(_figure(content, folder.relative_to(results), results)))
         if name in failures:
             parts += [f"**{name} failed:** {markdown_text(failures[name])}", ""]
     lines = [
