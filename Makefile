@@ -10,7 +10,7 @@ EXPERIMENTS := table4=ablation_table4 table5=ablation_table5 table1=table1_activ
     figure2=figure2_synthesis figure4=figure4_feature_difference figure5=figure5_qualitative all-tables=all_tables sweep=sweep_boundaries
 TARGETS := $(foreach pair,$(EXPERIMENTS),$(firstword $(subst =, ,$(pair))))
 
-.PHONY: setup test test-all faults ui clean help $(TARGETS)
+.PHONY: setup test test-all faults fuzz ui clean help $(TARGETS)
 
 help:
 	@echo "make TARGET [ARGS='--seeds 3 --profile mini']   one experiment on the embedded data:"
@@ -22,6 +22,7 @@ help:
 	@echo "make test                        the tests, but for some that take a minute or more each"
 	@echo "make test-all                    all tests"
 	@echo "make faults                      the tests that break something, and the fault matrix"
+	@echo "make fuzz [ARGS=...]             mutated files of every kind: --count 2000, --seed 0, --kind npy (docs/datasets.md)"
 	@echo "make ui                          MLflow UI on http://127.0.0.1:5000"
 
 setup: $(VENV)/.installed
@@ -52,8 +53,11 @@ test-all: setup
 faults: setup
 	$(PYTEST) -m fault $(ARGS)
 
-# The server binds to the loopback address only, and answers to these names only: else any page in the user's browser
-# could have a name of its own point to this address, and read. Without the job runner it is two processes, not ten.
+# 2000 mutated files of each kind: read, or refused by an error that names them. Failing ones go to fuzz_failures/.
+fuzz: setup
+	$(BIN)/python tests/fuzzing.py $(ARGS)
+
+# The server binds to the loopback address only. Without the job runner it is two processes instead of ten.
 ui: setup
 	@mkdir -p mlflow
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow server --workers 1 --host 127.0.0.1 --port 5000 \

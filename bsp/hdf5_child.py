@@ -61,6 +61,11 @@ def check(data: h5py.Dataset, file_bytes: int) -> None:
     chunk = math.prod(data.chunks) * data.dtype.itemsize if data.chunks else 0
     if stored > file_bytes or size > most or size > MAX_ARRAY_BYTES or chunk > max(_MAX_CHUNK_BYTES, size):
         raise Refused(f"{size:,} bytes are declared, of which {stored:,} are in the file; copy or make it again")
+    if packed:
+        pieces: list[int] = []
+        data.id.chunk_iter(lambda piece: pieces.append(piece.size))
+        if max(pieces) > chunk + chunk // 100 + 1024:  # what cannot be packed hardly grows
+            raise Refused(f"a piece of {max(pieces):,} packed bytes for {chunk:,}; copy or make it again")
 
 
 def attributes_of(data: h5py.Dataset) -> dict:

@@ -23,6 +23,7 @@ import jiter
 
 from bsp.errors import AnnotationError
 
+_AT_ONCE = 16 * 2**20  # bytes
 MAX_TEXT_BYTES = 4 * 2**30  # after unpacking; the largest published result file is below 1 GB
 DELIMITERS = ",;\t"
 VIDEO_EXTENSIONS = (  # in order of preference, should a video be there twice
@@ -149,7 +150,11 @@ def read_bytes(path: str | os.PathLike[str], *, max_bytes: int = MAX_TEXT_BYTES)
     if "\0" in os.fspath(path):
         raise AnnotationError(f"{path!r}: a file's name has no zero byte")
     with open_bytes(path) as file:
-        content = file.read(max_bytes + 1)
+        parts, left = [], max_bytes + 1
+        while part := file.read(min(left, _AT_ONCE)):  # all at once would reserve max_bytes for every file
+            parts.append(part)
+            left -= len(part)
+    content = b"".join(parts)
     if len(content) > max_bytes:
         raise AnnotationError(f"{path}: more than {max_bytes:,} bytes of content; it is not such a file")
     return content

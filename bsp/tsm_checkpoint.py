@@ -32,7 +32,9 @@ _NESTED = (
     "state_dict", "model_state_dict", "model_state", "model", "net", "network", "module", "encoder", "backbone", "weights",
     "params",
 )  # fmt: skip
-_LARGEST = 1e8  # Choice: weights and statistics of trained ResNets stay below 1e5; a flipped bit of the exponent does not
+_LARGEST = (
+    1e8  # Choice: weights and statistics of trained ResNets stay below 1e5; a flipped bit of the exponent does not
+)
 _BACKBONE = re.compile(r"(conv1|bn1|layer\d+)\.")
 _DEPTHS = {
     ((2, 2, 2, 2), "basic"): 18,

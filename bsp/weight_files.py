@@ -189,7 +189,11 @@ def _numbers(data: bytes, kind: Any, count: int) -> Tensor:
 def _tensor(machine: Machine, storage: Any, offset: int, size: tuple, stride: tuple, *_: Any) -> Any:
     if isinstance(storage, Ignored):
         return storage
-    if len(size) != len(stride) or len(size) > 8 or not all(type(n) is int and n >= 0 for n in (offset, *size, *stride)):
+    if (
+        len(size) != len(stride)
+        or len(size) > 8
+        or not all(type(n) is int and n >= 0 for n in (offset, *size, *stride))
+    ):
         raise ValueError(f"a tensor {size!r:.60} with the strides {stride!r:.60}")
     last, count = offset, 1
     for side, step in zip(size, stride):

@@ -83,7 +83,8 @@ def _hacs(path: Path) -> Any:
 
 
 def _detections(path: Path) -> Any:
-    from bsp.datasets.results_json import prediction_columns, read_json
+    from bsp.datasets.results_json import prediction_columns
+    from bsp.text_files import read_json
 
     return prediction_columns(read_json(path), videos=["v1"], class_names=["Diving"], name=str(path))
 
@@ -365,7 +366,12 @@ def _state(path: Path) -> Any:
     return load_state(folder)
 
 
-_ROW = {"label": "vanilla", "scores": {"mAP": {"mean": 5.0, "std": 0.5}}, "paper": {"mAP": 6.0}, "failures": {"1": "no"}}
+_ROW = {
+    "label": "vanilla",
+    "scores": {"mAP": {"mean": 5.0, "std": 0.5}},
+    "paper": {"mAP": 6.0},
+    "failures": {"1": "no"},
+}
 _CLAIM = {
     "text": "BSP adds", "metric": "mAP", "stated_by_paper": True, "paper_difference": 1.0, "mean": 0.5, "std": None,
     "verdict": "appears",

@@ -74,7 +74,9 @@ def mutated(content: bytes, random_: random.Random) -> bytes:
             width, order = random_.choice((1, 2, 4, 8)), random_.choice(("little", "big"))
             old = int.from_bytes(data[at : at + width], order)
             top = 1 << 8 * width
-            new = random_.choice((old + 1, old - 1, 2 * old, 0, top - 1, top // 2, top // 2 - 1, size, 1 << 40, old << 8))
+            new = random_.choice(
+                (old + 1, old - 1, 2 * old, 0, top - 1, top // 2, top // 2 - 1, size, 1 << 40, old << 8)
+            )
             data[at : at + width] = (new % top).to_bytes(width, order)
         elif change == 8:  # two pieces change places
             other = random_.randrange(size or 1)
@@ -102,14 +104,18 @@ def _other_value(content: bytes, random_: random.Random) -> bytes:
         if change == 0:
             del container[key]
         elif change == 1 and isinstance(container, dict):
-            container[random_.choice(("", "x", "\x00", "../../x", "e\u0301", "A" * 5000, "_check"))] = container.pop(key)
+            container[random_.choice(("", "x", "\x00", "../../x", "e\u0301", "A" * 5000, "_check"))] = container.pop(
+                key
+            )
         else:
             container[key] = random_.choice(_VALUES)
     return before + json.dumps(whole).encode() + b"\n" + after
 
 
 def _places(value: object) -> Iterator[tuple[dict | list, object]]:
-    for key, part in list(value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()):
+    for key, part in list(
+        value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    ):
         yield value, key
         yield from _places(part)
 
@@ -120,7 +126,7 @@ def file_number(kind: Kind, seeds: Sequence[bytes], seed: int, number: int) -> b
 
 
 def judged(kind: Kind, path: Path) -> str:
-    """"accepted", "refused", or what is wrong."""
+    """ "accepted", "refused", or what is wrong."""
     from bsp.errors import FileError, TooManyBroken, VideoError
     from bsp_platform.storage_errors import StageDamaged
 
@@ -179,7 +185,9 @@ def child(names: Sequence[str], seed: int, first: int, count: int) -> None:
             first = 0 if first and len(names) > 1 else first
 
 
-def fuzz(names: Sequence[str], *, seed: int, first: int, count: int, save: Path | None = None) -> tuple[Counter, list[str]]:
+def fuzz(
+    names: Sequence[str], *, seed: int, first: int, count: int, save: Path | None = None
+) -> tuple[Counter, list[str]]:
     """How many files of each kind were accepted and refused, and a line for each that was neither."""
     counts: Counter[tuple[str, str]] = Counter()
     failures: list[str] = []
@@ -211,7 +219,18 @@ def fuzz(names: Sequence[str], *, seed: int, first: int, count: int, save: Path 
 
 
 def _answers(names: Sequence[str], seed: int, first: int, count: int):
-    command = [sys.executable, __file__, "--child", *names, "--seed", str(seed), "--first", str(first), "--count", str(count)]
+    command = [
+        sys.executable,
+        __file__,
+        "--child",
+        *names,
+        "--seed",
+        str(seed),
+        "--first",
+        str(first),
+        "--count",
+        str(count),
+    ]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     answered = 0
     with process:
@@ -248,7 +267,10 @@ def main() -> None:
     began, bad = time.time(), 0
     for name in chosen.kind or KINDS:
         counts, failures = fuzz([name], seed=chosen.seed, first=chosen.first, count=chosen.count, save=chosen.save)
-        print(f"{name:14} {counts[name, 'accepted']:6} accepted {counts[name, 'refused']:6} refused {len(failures):4} wrong", flush=True)
+        print(
+            f"{name:14} {counts[name, 'accepted']:6} accepted {counts[name, 'refused']:6} refused {len(failures):4} wrong",
+            flush=True,
+        )
         for failure in failures:
             print(f"    {failure}", flush=True)
         bad += len(failures)

@@ -23,8 +23,8 @@ from bsp.errors import AnnotationError
 MIN_CHANGE_S = 0.3  # the published minimum duration of what lies between two changes, on either side of each
 MIN_ANNOTATORS = 3  # clips with fewer are left out
 
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1)]  # also written as a float
+Positive = Annotated[float, Field(gt=0, le=1e9)]
+Count = Annotated[int, Field(ge=1, le=10**12)]  # also written as a float
 
 
 class ProcessedRecord(TypedDict):
@@ -148,7 +148,8 @@ def boundaries_of(changes: Iterable[Change], duration_s: float, name: str = "cha
 
 def frame_of(time_s: float, fps: float, num_frames: int) -> float:
     """0-based frame of a boundary, as a float as published: min(num_frames - 1, floor(t * fps))."""
-    return float(min(num_frames - 1, math.floor(time_s * fps)))
+    frame = time_s * fps
+    return float(math.floor(frame) if frame < num_frames else num_frames - 1)
 
 
 def _from_raw(document: Mapping[str, Any], name: str) -> tuple[dict[str, ProcessedRecord], list[str]]:
