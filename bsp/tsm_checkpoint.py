@@ -23,18 +23,17 @@ from bsp.weight_files import read_weights
 if TYPE_CHECKING:
     from bsp.encoder import EncoderSettings, TSMResNet
 
-# Data parallel, torch.compile, TSM's wrapper, our own pretext model, MMAction's, MoCo's and others' names of the network.
+# Of data parallel, torch.compile, TSM's wrapper, our own pretext model, MMAction, MoCo, and common names of a network.
 _PREFIXES = (
-    "module.", "_orig_mod.", "base_model.", "encoder.", "encoder_q.", "backbone.", "model.", "net.", "network.", "resnet.",
+    "module.", "_orig_mod.", "base_model.", "encoder.", "encoder_q.", "backbone.", "model.", "net.", "network.",
+    "resnet.",
 )  # fmt: skip
 # Where checkpoints keep the weights, in this order: beside "model" may lie its moving average.
 _NESTED = (
-    "state_dict", "model_state_dict", "model_state", "model", "net", "network", "module", "encoder", "backbone", "weights",
-    "params",
+    "state_dict", "model_state_dict", "model_state", "model", "net", "network", "module", "encoder", "backbone",
+    "weights", "params",
 )  # fmt: skip
-_LARGEST = (
-    1e8  # Choice: weights and statistics of trained ResNets stay below 1e5; a flipped bit of the exponent does not
-)
+_LARGEST = 1e8  # Choice: what trained ResNets hold stays below 1e5; with a flipped bit of the exponent it does not
 _BACKBONE = re.compile(r"(conv1|bn1|layer\d+)\.")
 _DEPTHS = {
     ((2, 2, 2, 2), "basic"): 18,

@@ -32,14 +32,14 @@ SECONDS = 30  # for one file; then the process ends
 MORE_MEMORY = 2 * 2**30  # bytes above what the process has before the first file
 _MOST_BYTES = 2 * 2**20
 _WORDS = (
-    b"[" * 100_000, b"{\"a\":" * 50_000, b"9" * 400, b"-1", b"1e999", b"NaN", b"Infinity", b"null", b"true", b'"', b"\0",
-    b"\xef\xbb\xbf", b"\xff\xfe", b"\xff", b"\r\n", b"\r", b"\n\n", b",", b";", b"\t", b"../", b"/etc/passwd",
+    b"[" * 100_000, b"{\"a\":" * 50_000, b"9" * 400, b"-1", b"1e999", b"NaN", b"Infinity", b"null", b"true", b'"',
+    b"\0", b"\xef\xbb\xbf", b"\xff\xfe", b"\xff", b"\r\n", b"\r", b"\n\n", b",", b";", b"\t", b"../", b"/etc/passwd",
     b"\\ud800", b"0.", b"1" * 200_000, b"[]", b"{}", b'""', b"\xcc\x81", b" ", b"#", b"(", b"]" * 3, b"1e308", b"-0",
 )  # fmt: skip
-
 _VALUES = (
-    None, True, False, 0, 1, -1, 5, 2**63, -(2**70), 10**400, 0.5, 1e308, float("inf"), float("nan"), "", "5", "x", "nan",
-    "1e999", "A" * 5000, "../../x", "/etc/passwd", "\x00", "e\u0301", [], {}, [[]], [1], ["x"], {"x": 1}, [None] * 3, [[1, 2]],
+    None, True, False, 0, 1, -1, 5, 2**63, -(2**70), 10**400, 0.5, 1e308, float("inf"), float("nan"), "", "5", "x",
+    "nan", "1e999", "A" * 5000, "../../x", "/etc/passwd", "\x00", "e\u0301", [], {}, [[]], [1], ["x"], {"x": 1},
+    [None] * 3, [[1, 2]],
 )  # fmt: skip
 
 
@@ -182,7 +182,6 @@ def child(names: Sequence[str], seed: int, first: int, count: int) -> None:
                 found = judged(kind, path)
                 signal.alarm(0)
                 print(json.dumps([name, number, found]), file=answers)
-            first = 0 if first and len(names) > 1 else first
 
 
 def fuzz(
@@ -207,7 +206,6 @@ def fuzz(
                 counts[kind, found] += 1
             else:
                 failures.append(_told(kind, seed, number, found, save))
-            done = (kind, number)
         if last is not None:
             kind, number = last
             failures.append(_told(kind, seed, number, f"ended the process, or took longer than {SECONDS} s", save))
@@ -218,19 +216,10 @@ def fuzz(
     return counts, failures
 
 
-def _answers(names: Sequence[str], seed: int, first: int, count: int):
-    command = [
-        sys.executable,
-        __file__,
-        "--child",
-        *names,
-        "--seed",
-        str(seed),
-        "--first",
-        str(first),
-        "--count",
-        str(count),
-    ]
+def _answers(names: Sequence[str], seed: int, first: int, count: int) -> Iterator[list]:
+    numbers = {"--seed": seed, "--first": first, "--count": count}
+    options = [word for name, number in numbers.items() for word in (name, str(number))]
+    command = [sys.executable, __file__, *options, "--child", *names]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     answered = 0
     with process:

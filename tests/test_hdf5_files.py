@@ -109,8 +109,10 @@ def test_what_is_not_in_the_file_is_not_read(write, reason, reader, tmp_path):
         reader.read(tmp_path / "x.h5", "a")
 
 
-@pytest.mark.parametrize("keywords", [{}, {"chunks": (2, 3), "compression": "gzip", "shuffle": True, "fletcher32": True},
-                                      {"chunks": (3, 1), "compression": "lzf"}, {"chunks": (1, 4)}])  # fmt: skip
+PACKED = {"chunks": (2, 3), "compression": "gzip", "shuffle": True, "fletcher32": True}
+
+
+@pytest.mark.parametrize("keywords", [{}, PACKED, {"chunks": (3, 1), "compression": "lzf"}, {"chunks": (1, 4)}])
 @pytest.mark.parametrize("dtype", ["<f4", ">f8", "<f2", "u1"])
 def test_numbers_come_back(keywords, dtype, reader, tmp_path):
     with h5py.File(tmp_path / "x.h5", "w") as file:

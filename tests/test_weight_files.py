@@ -43,14 +43,16 @@ def test_both_formats_of_pytorch_come_back_as_pytorch_reads_them(zipped, tmp_pat
     assert found["sizes"] == (1, 2)
     for name, value in expected["nested"]["state"].items():
         got = found["nested"]["state"][name]
-        assert got.dtype == value.dtype and got.shape == value.shape and torch.equal(got, value.detach()), name
+        assert (got.dtype, got.shape) == (value.dtype, value.shape), name
+        assert torch.equal(got, value.detach()), name
 
 
 def test_safetensors_come_back(tmp_path):
     state = {name: value.detach().clone().contiguous() for name, value in tensors().items()}
     safetensors.torch.save_file(state, tmp_path / "x.safetensors")
     found = read_weights(tmp_path / "x.safetensors")
-    assert set(found) == set(state) and all(torch.equal(found[name], state[name]) for name in state)
+    assert set(found) == set(state)
+    assert all(torch.equal(found[name], state[name]) for name in state)
 
 
 class Trap:
