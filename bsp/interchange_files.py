@@ -66,17 +66,9 @@ class NamedArray:
             array = read_npy(self.file)
         if array.ndim < 2 or sum(side > 1 for side in array.shape[1:]) > 1:
             raise FileError(f"{self}: an array {list(array.shape)}, not [rows, width]; pool it to one vector per row")
-        with np.errstate(over="ignore"):  # beyond float32: infinite, which the store refuses by name
+        with np.errstate(over="ignore"):  # beyond float32: infinite, which an import refuses by name
             feat_TC = array.reshape(len(array), -1).astype(np.float32)
-        if channel_first:
-            feat_TC = np.ascontiguousarray(feat_TC.T)
-        wrong = np.flatnonzero(~np.isfinite(feat_TC).all(axis=1))
-        if wrong.size:
-            raise FileError(
-                f"{self}: {wrong.size} of {len(feat_TC)} rows hold values that are not finite (or beyond float32), the"
-                f" first is row {wrong[0]}, counted from 0; make these features again"
-            )
-        return feat_TC
+        return np.ascontiguousarray(feat_TC.T) if channel_first else feat_TC
 
     def _from_hdf5(self) -> np.ndarray:
         try:

@@ -17,13 +17,9 @@ from dataclasses import dataclass
 from pickletools import opcodes
 from typing import Any
 
-STEPS = 30_000_000  # instructions, and items of arrays; the largest published annotation pickles have a few millions
-DEEPEST = 64  # containers inside one another
+from bsp.plain_trees import DEEPEST, STEPS, Refused, check_key, check_tree
+
 _LONGEST_NUMBER = 64  # characters or bytes; torch's magic number has 10 bytes
-
-
-class Refused(Exception):
-    """The message names what the pickle asked for."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,53 +179,6 @@ class Machine:
 
     def get(self, place: int) -> None:
         self.stack.append(self._memo[place])
-
-
-def check_key(key: Any) -> None:
-    """Refused, unless a dict may have this key: other kinds and longer integers can be made to collide."""
-    if not (isinstance(key, str | bytes | float | bool | None) or (type(key) is int and -(2**63) <= key < 2**64)):
-        raise Refused(f"a {type(key).__name__} as the key of a dict or in a set")
-
-
-def check_tree(root: Any, most: int = STEPS) -> None:
-    """Refused for a container that holds itself, for more than DEEPEST inside one another, and for shared ones that
-    unfold to more than ``most`` objects."""
-    sizes: dict[int, int] = {}  # of what is done, unfolded
-    path = {id(root)}
-    frames = [[root, _children(root), 1]]
-    while frames:
-        frame = frames[-1]
-        for child in frame[1]:
-            if not isinstance(child, _CONTAINERS):
-                frame[2] += 1
-                continue
-            if id(child) in path:
-                raise Refused("a container that holds itself")
-            size = sizes.get(id(child))
-            if size is None:
-                if len(frames) >= DEEPEST:
-                    raise Refused(f"more than {DEEPEST} containers inside one another")
-                path.add(id(child))
-                frames.append([child, _children(child), 1])
-                break
-            frame[2] += size
-        else:
-            frames.pop()
-            path.discard(id(frame[0]))
-            sizes[id(frame[0])] = frame[2]
-            if frames:
-                frames[-1][2] += frame[2]
-        if frame[2] > most:
-            raise Refused("containers that unfold to more objects than any such file holds")
-
-
-_CONTAINERS = (dict, list, tuple, set, frozenset)
-
-
-def _children(value: Any):
-    if isinstance(value, dict):
-        return iter(value.values())  # keys are none: see check_key
-    return iter(value) if isinstance(value, _CONTAINERS) else iter(())
 
 
 def _integer(data: bytes) -> int:

@@ -167,7 +167,8 @@ def child(names: Sequence[str], seed: int, first: int, count: int) -> None:
             seeds = kind.seeds(folder / "seeds")
             for content in seeds:  # what is not mutated is read
                 (folder / f"{NAME}{kind.suffix}").write_bytes(content)
-                if (found := judged(kind, folder / f"{NAME}{kind.suffix}")) != "accepted":
+                found = judged(kind, folder / f"{NAME}{kind.suffix}")
+                if found != "accepted":
                     print(json.dumps([name, -1, f"the valid file: {found}"]), file=answers)
             if not limited:
                 pages = int(Path("/proc/self/statm").read_text().split()[0])
@@ -256,10 +257,8 @@ def main() -> None:
     began, bad = time.time(), 0
     for name in chosen.kind or KINDS:
         counts, failures = fuzz([name], seed=chosen.seed, first=chosen.first, count=chosen.count, save=chosen.save)
-        print(
-            f"{name:14} {counts[name, 'accepted']:6} accepted {counts[name, 'refused']:6} refused {len(failures):4} wrong",
-            flush=True,
-        )
+        read, refused = counts[name, "accepted"], counts[name, "refused"]
+        print(f"{name:14} {read:6} accepted {refused:6} refused {len(failures):4} wrong", flush=True)
         for failure in failures:
             print(f"    {failure}", flush=True)
         bad += len(failures)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 
 import h5py
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from click.testing import CliRunner
 
@@ -160,7 +162,22 @@ def test_wrong_weights_are_refused_with_the_reason(tmp_path):
     path.write_text("<html>")
     result = run("weights", path)
     assert result.exit_code == 1
-    assert "not a PyTorch checkpoint of plain tensors" in result.output
+    assert "neither PyTorch's format nor safetensors" in result.output
     torch.save({"conv1.weight": torch.zeros(64, 10, 7, 7)}, path)
     assert "trained on optical flow" in run("weights", path, "--out", tmp_path / "x.pt").output
     assert not (tmp_path / "x.pt").exists()
+
+
+def test_safetensors_and_their_hash(checkpoint, tmp_path):
+    """The format has no checksum of its own; a name may hold one, or the user gives it."""
+    state = torch.load(checkpoint, weights_only=True)
+    state = {key: value.contiguous() for key, value in state.get("state_dict", state).items()}
+    path = tmp_path / "tsm.safetensors"
+    safetensors.torch.save_file(state, path)
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    found = run("weights", path, "--sha256", sha256[:12])
+    assert found.exit_code == 0, found.output
+    assert "ResNet-18 of width 8" in found.output
+    assert f"SHA-256  {sha256}" in found.output
+    other = run("weights", path, "--sha256", "0" * 64)
+    assert (other.exit_code, f"its SHA-256 is {sha256}, not 0000" in other.output) == (1, True)

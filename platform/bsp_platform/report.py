@@ -28,7 +28,7 @@ def write_report(results: Path, profile: str, names: Sequence[str], failures: di
         folder = results / name / profile
         if (folder / "table.json").exists():
             with _as_written(folder / "table.json") as content:
-                about = about or content["about"]
+                about = about or markdown_text(content["about"])
                 claims += [claim for claim in content["claims"] if claim not in claims]
                 parts.append("\n".join(_table(name, content, folder.relative_to(results))))
         elif (folder / "figure.json").exists():
@@ -40,7 +40,7 @@ def write_report(results: Path, profile: str, names: Sequence[str], failures: di
     lines = [
         "# All tables and figures",
         "",
-        f"Profile `{profile}`: {markdown_text(about)}.",
+        f"Profile `{profile}`: {about}.",
         "Ours and the paper's numbers come from different data and must not be compared in value; what can be compared",
         "is which rows are above which others.",
         "",
