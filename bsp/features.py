@@ -250,7 +250,7 @@ def read_features_h5(
     A ``reader`` that serves many calls saves the start of a process for each.
     """
     name = f"{os.fspath(h5_path)}:{video_id}"
-    feat_SD, record = (reader or HDF5Reader()).read(h5_path, video_id, attributes=True)
+    feat_SD, attributes = (reader or HDF5Reader()).read(h5_path, video_id, attributes=True)
     try:
         info = from_attributes(attributes)
     except ValueError as error:
