@@ -12,7 +12,7 @@ import json
 import pickle
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
@@ -410,13 +410,24 @@ def _video(folder: Path, container: str, codec: str, **options: str) -> list[byt
 
 
 def _watch(path: Path) -> Any:
+    """What is read are the frames that FFmpeg gives when it decodes the file from its beginning."""
+    import av
+
     from bsp.video import iter_frames, probe, read_frames
 
     info = probe(path, time_limit_s=10.0)
-    chunks = list(iter_frames(path, chunk_frames=8, reader=info.reader, time_limit_s=10.0))
-    frames = sum(map(len, chunks))
-    read_frames(path, np.array([0, info.frames - 1]), reader=info.reader, time_limit_s=10.0)
-    return asdict(info), frames
+    chunks = iter_frames(path, chunk_frames=8, reader=info.reader, time_limit_s=10.0)
+    frames_THWC = np.concatenate(list(chunks))
+    ends = read_frames(path, np.array([0, info.frames - 1]), reader=info.reader, time_limit_s=10.0)
+    with av.open(str(path), metadata_errors="ignore") as container:
+        container.streams.video[0].thread_type = "NONE"
+        decoded = list(container.decode(video=0))
+    expected = [frame.to_ndarray(format="rgb24") for frame in decoded]
+    if len(expected) != len(frames_THWC) or not all(map(np.array_equal, expected, frames_THWC)):
+        raise AssertionError(f"{info.reader} gives other frames than FFmpeg")
+    # FFmpeg patches a damaged frame from those before it, which a jump to the last one does not decode.
+    if not any(frame.is_corrupt for frame in decoded) and not np.array_equal(ends, [expected[0], expected[-1]]):
+        raise AssertionError(f"{info.reader} gives other single frames than FFmpeg")
 
 
 _H264 = {"preset": "ultrafast", "g": "5", "x264-params": "scenecut=0"}

@@ -7,7 +7,6 @@ from a fixed classification result.
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -31,7 +30,7 @@ from bsp.localization.video_classifier import fit_video_classifier
 from bsp.metrics.detection import evaluate_detection
 from bsp.metrics.file_remarks import detection_remarks
 from bsp.metrics.proposals import evaluate_proposals
-from bsp_platform.listed_features import has_features, read_listed
+from bsp.text_files import parse_json
 from bsp_platform.manifests import PROGRESS
 from bsp_platform.recipes import HeadRecipe
 from bsp_platform.stages import write_json
@@ -148,10 +147,10 @@ def _write_class_scores(folder: Path, data: LocalizationDataset, scores: dict[st
 def read_class_scores(path: Path, class_names: tuple[str, ...]) -> dict[str, np.ndarray]:
     """Scores per video in the order of ``class_names``, from ``{"class": [...], "results": {id: [...]}}``."""
     try:
-        content = json.loads(path.read_text("utf-8"))
+        content = parse_json(path.read_bytes(), path)
         order = [content["class"].index(name) for name in class_names]
         return {video: np.asarray(row, float)[order] for video, row in content["results"].items()}
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError) as error:
         raise AnnotationError(
             f'{path}: expected {{"class": [names], "results": {{video: [scores]}}}} with all '
             f"{len(class_names)} classes of the annotations; {error}"

@@ -7,8 +7,6 @@ where it is; the scores lie in the store when it returns.
 from __future__ import annotations
 
 import contextlib
-import json
-import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from bsp.clips import plan_clip
+from bsp.text_files import parse_json
 from bsp_platform.cluster import Resources
 from bsp_platform.extraction import extract_dataset
 from bsp_platform.heads import CLASS_SCORES, convert_class_scores, make_class_scores
@@ -189,8 +188,8 @@ class _RowRunner:
         (folder / PROGRESS).unlink(missing_ok=True)  # of an earlier, interrupted try
         waiting = [task.remote(store, function, *map(store.elsewhere, (folder, *arguments)), **keywords)]
         while not ray.wait(waiting, timeout=REPORT_EVERY_S)[0]:
-            with contextlib.suppress(OSError, ValueError):  # not there yet
-                self.report({"stage": stage, **json.loads((folder / PROGRESS).read_text("utf-8"))})
+            with contextlib.suppress(OSError, ValueError, TypeError):  # not there yet
+                self.report({"stage": stage, **parse_json((folder / PROGRESS).read_bytes(), PROGRESS)})
         facts, files = ray.get(waiting[0])
         store.fetch(folder, files)
         return facts
