@@ -419,14 +419,16 @@ def _watch(path: Path) -> Any:
     chunks = iter_frames(path, chunk_frames=8, reader=info.reader, time_limit_s=10.0)
     frames_THWC = np.concatenate(list(chunks))
     ends = read_frames(path, np.array([0, info.frames - 1]), reader=info.reader, time_limit_s=10.0)
+    expected, whole = [], info.codec != "vp8"  # whose decoder flags no damage
     with av.open(str(path), metadata_errors="ignore") as container:
         container.streams.video[0].thread_type = "NONE"
-        decoded = list(container.decode(video=0))
-    expected = [frame.to_ndarray(format="rgb24") for frame in decoded]
+        for frame in container.decode(video=0):
+            expected.append(frame.to_ndarray(format="rgb24"))
+            whole = whole and not frame.is_corrupt
     if len(expected) != len(frames_THWC) or not all(map(np.array_equal, expected, frames_THWC)):
         raise AssertionError(f"{info.reader} gives other frames than FFmpeg")
     # FFmpeg patches a damaged frame from those before it, which a jump to the last one does not decode.
-    if not any(frame.is_corrupt for frame in decoded) and not np.array_equal(ends, [expected[0], expected[-1]]):
+    if whole and not np.array_equal(ends, [expected[0], expected[-1]]):
         raise AssertionError(f"{info.reader} gives other single frames than FFmpeg")
 
 
