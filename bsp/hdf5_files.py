@@ -80,7 +80,8 @@ class HDF5Reader:
         except (OSError, ValueError):  # the process ended before or within its answer
             code = self._child.wait()
             self.close()
-            what = "took longer than two minutes" if code == -signal.SIGALRM else f"ended the reader (status {code})"
+            endless = code in (-signal.SIGALRM, -signal.SIGPROF)
+            what = "found no end" if endless else f"ended the reader (status {code})"
             raise FileError(f"{where}: reading it as HDF5 {what}; it is damaged, copy or make it again") from None
         except BaseException:  # half an answer must not be taken for that to the next question
             self.close()
