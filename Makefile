@@ -57,7 +57,8 @@ faults: setup
 fuzz: setup
 	$(BIN)/python tests/fuzzing.py $(ARGS)
 
-# The server binds to the loopback address only. Without the job runner it is two processes instead of ten.
+# The server binds to the loopback address only, and answers to these names only: else any page in the user's browser
+# could have a name of its own point to this address, and read. Without the job runner it is two processes, not ten.
 ui: setup
 	@mkdir -p mlflow
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow server --workers 1 --host 127.0.0.1 --port 5000 \

@@ -31,6 +31,7 @@ from bsp.metrics.detection import evaluate_detection
 from bsp.metrics.file_remarks import detection_remarks
 from bsp.metrics.proposals import evaluate_proposals
 from bsp.text_files import parse_json
+from bsp_platform.listed_features import has_features, read_listed
 from bsp_platform.manifests import PROGRESS
 from bsp_platform.recipes import HeadRecipe
 from bsp_platform.stages import write_json

@@ -7,6 +7,7 @@ where it is; the scores lie in the store when it returns.
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
