@@ -1,8 +1,9 @@
 """Read videos: probe a file once, then read frames by index or the whole file in order.
 
-H.264 in mp4 is read through the file's own index, the rest by PyAV; one probe per file decides and the name of the
-reader is kept with the file (catalog), so that reading a clip opens the file once and looks at nothing else. Frames
-are uint8 RGB, upright (rotation metadata applied), numbered from 0 in display order. Every call has a time limit.
+H.264 in mp4 is read through the file's own index, single frames of plain MPEG-4 in AVI by decord, the rest by PyAV;
+one probe per file decides and the name of the reader is kept with the file (catalog), so that reading a clip opens the
+file once and looks at nothing else. Frames are uint8 RGB, upright (rotation metadata applied), numbered from 0 in
+display order. Every call has a time limit.
 Frames that FFmpeg flags as damaged are given out, and their numbers to who asks for them.
 Legend: T frames, H height, W width.
 """
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from bsp.decord_reader import DecordReader, decord_reads
 from bsp.errors import VideoDecodeError, VideoOpenError, VideoTimeout
 from bsp.mp4_reader import Mp4Reader, mp4_reads
 from bsp.time_limit import call_within
@@ -23,8 +25,8 @@ from bsp.video_packets import missing_bytes
 from bsp.video_readers import PyavReader, open_error, rgb
 from bsp.video_times import decoded_times, rate_of, table_times
 
-READERS = ("pyav", "mp4")
-READER_CLASSES = {"pyav": PyavReader, "mp4": Mp4Reader}
+READERS = ("decord", "pyav", "mp4")  # a catalog holds positions in it: append only
+READER_CLASSES = {"decord": DecordReader, "pyav": PyavReader, "mp4": Mp4Reader}
 
 # Choice: of the frames of a file that is decoded whole. FFmpeg flags the picture that is damaged, not those after it
 # that refer to it, so that a tenth is likely most of the video; below, losing the video would cost more.
@@ -81,6 +83,10 @@ def _probe(path: str, stop: threading.Event) -> VideoInfo:
             reader.rewind()
             pts = [frame.pts for frame in reader.frames(stop)]
             frames, times_T = len(pts), decoded_times(reader, pts)
+        choice = "mp4" if exact else "pyav"
+        if plain_avi and not table.odd:
+            reader.rewind()
+            choice = "decord" if decord_reads(path, reader, stop) else "pyav"
         fps, uniform = reader.fps(), True
         if times_T is not None:
             fps, uniform = rate_of(times_T, fps)
@@ -96,7 +102,7 @@ def _probe(path: str, stop: threading.Event) -> VideoInfo:
         width=width,
         height=height,
         codec=codec,
-        reader="mp4" if exact else "pyav",
+        reader=choice,
     )
 
 

@@ -139,8 +139,11 @@ def test_damaged_frames_are_told_by_number_however_they_are_read(tmp_path, name)
     how = X264 | {"options": X264["options"] | {"x264-params": "scenecut=0:keyint=12:bframes=0"}}
     path = write_video(tmp_path / name, numbered_frames(FRAMES), **(MPEG4 if name == "a.avi" else how))
     reader = video.probe(path).reader
+    assert (reader == "decord") == (name == "a.avi")
     assert told(path, np.arange(FRAMES), reader) == set()
     spoil_slice(path, 17)
+    reader = video.probe(path).reader
+    assert reader != "decord"  # which tells no damage
     expected = {k for k, (_, flag, _) in enumerate(sequential(path)) if flag}
     assert 17 in expected
     assert told(path, np.arange(FRAMES), reader) == expected
