@@ -17,7 +17,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 import numpy as np
 import torch
@@ -32,6 +32,7 @@ from bsp.npy_files import read_npy
 from bsp.text_files import safe_name
 from bsp.video import iter_frames, probe, too_damaged
 
+Precision = Literal["float32", "bfloat16"]  # that the encoder computes in; features are float32 in any case
 SNIPPET_FRAMES = 8  # T of Section 4.1; also the stride: snippets do not overlap
 CODE_VERSION = 1  # raise it with every change that alters features: old ones are then refused
 
@@ -40,6 +41,7 @@ _REMEDIES = {
     "feature_width": "use the encoder that the head was made for, or change the head's feature_width",
     "encoder_hash": "these features come from other weights; extract again with this encoder",
     "code_version": "extract again with this version of the program",
+    "precision": "features of one comparison are computed in one precision; extract again",
 }
 
 
@@ -67,6 +69,65 @@ def encoder_hash(encoder: nn.Module) -> str:
     return digest.hexdigest()
 
 
+class VideoSnippets:
+    """The cropped snippets of one video, uint8 [T, size, size, 3] each, in order and in one pass over the file.
+
+    ``count`` is their number S, known before the first is decoded; :meth:`info` is the video's record, known after
+    the last. Raises VideoError when made or while read, for an unreadable video.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, video_id: str, size_px: int, reader: str | None = None):
+        self.path, self.video_id, self.size_px = os.fspath(path), video_id, size_px
+        self.video = probe(self.path)
+        self.reader = reader or self.video.reader
+        self.count = snippet_count(self.video.frames)
+        self.damaged: set[int] = set()  # frames that the decoder flagged
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        seen: list[int] = []
+        self.damaged.clear()
+        chunks = iter_frames(self.path, chunk_frames=SNIPPET_FRAMES, reader=self.reader, damaged=self.damaged)
+        yield from _snippets(chunks, self.size_px, seen)
+        if sum(seen) != self.video.frames:
+            raise VideoDecodeError(
+                self.path, f"{sum(seen)} frames were decoded of {self.video.frames}; re-encode the file"
+            )
+        too_damaged(self.path, len(self.damaged), self.video.frames)
+
+    def info(self, *, feature_width: int, weights_hash: str, precision: Precision) -> FeatureInfo:
+        """The record of features that an encoder made of all snippets."""
+        return FeatureInfo(
+            video_id=self.video_id,
+            frames=self.video.frames,
+            fps=float(self.video.fps),
+            snippet_frames=SNIPPET_FRAMES,
+            stride_frames=SNIPPET_FRAMES,
+            offset_frames=0,
+            size_px=self.size_px,
+            mean=MEAN,
+            std=STD,
+            feature_width=feature_width,
+            snippets=self.count,
+            encoder_hash=weights_hash,
+            code_version=CODE_VERSION,
+            reader=self.reader,
+            damaged_frames=sum(frame < SNIPPET_FRAMES * self.count for frame in self.damaged),
+            precision=precision,
+            **snippet_times(self.video, self.count, SNIPPET_FRAMES),
+        )
+
+
+def encode_snippets(encoder: nn.Module, snippet_BTHWC: torch.Tensor, precision: Precision) -> torch.Tensor:
+    """Features float32 [B, D] of snippets uint8 [B, T, H, W, 3], on the device where these are.
+
+    ``encoder`` maps [B, T, 3, H, W] to [B, T, D] and is in evaluation mode.
+    """
+    # Choice: a snippet's feature is the mean over its 8 frames, the vector that the linear layer sees.
+    reduced = precision == "bfloat16"
+    with torch.inference_mode(), torch.autocast(snippet_BTHWC.device.type, dtype=torch.bfloat16, enabled=reduced):
+        return encoder(normalise(snippet_BTHWC, torch.bfloat16 if reduced else torch.float32)).float().mean(dim=1)
+
+
 def extract_features(
     encoder: nn.Module,
     path: str | os.PathLike[str],
@@ -77,6 +138,7 @@ def extract_features(
     batch_snippets: int = 16,
     weights_hash: str | None = None,
     reader: str | None = None,
+    precision: Precision = "float32",
 ) -> tuple[np.ndarray, FeatureInfo]:
     """Features float32 [S, D] of one video and their record, in one pass over the file.
 
@@ -87,42 +149,19 @@ def extract_features(
     """
     if batch_snippets < 1:
         raise ValueError(f"batch_snippets must be at least 1, not {batch_snippets}")
-    path = os.fspath(path)
-    video = probe(path)
-    seen: list[int] = []
-    damaged: set[int] = set()
-    chunks = iter_frames(path, chunk_frames=SNIPPET_FRAMES, reader=reader or video.reader, damaged=damaged)
-    snippets = _snippets(chunks, size_px, seen)
+    snippets = VideoSnippets(path, video_id=video_id, size_px=size_px, reader=reader)
     encoder.eval()
-    # Choice: a snippet's feature is the mean over its 8 frames, the vector that the linear layer sees.
-    with torch.inference_mode():
-        parts = [
-            encoder(normalise(torch.from_numpy(batch).to(device))).mean(dim=1).float().cpu().numpy()
-            for batch in _batches(snippets, batch_snippets)
+    feat_SD = np.concatenate(
+        [
+            encode_snippets(encoder, torch.from_numpy(batch).to(device), precision).cpu().numpy()
+            for batch in batches_of(snippets, batch_snippets)
         ]
-    if sum(seen) != video.frames:
-        raise VideoDecodeError(path, f"{sum(seen)} frames were decoded of {video.frames}; re-encode the file")
-    too_damaged(path, len(damaged), video.frames)
-    feat_SD = np.concatenate(parts)
-    info = FeatureInfo(
-        video_id=video_id,
-        frames=video.frames,
-        fps=float(video.fps),
-        snippet_frames=SNIPPET_FRAMES,
-        stride_frames=SNIPPET_FRAMES,
-        offset_frames=0,
-        size_px=size_px,
-        mean=MEAN,
-        std=STD,
-        feature_width=feat_SD.shape[1],
-        snippets=len(feat_SD),
-        encoder_hash=weights_hash if weights_hash is not None else encoder_hash(encoder),
-        code_version=CODE_VERSION,
-        reader=reader or video.reader,
-        damaged_frames=sum(frame < SNIPPET_FRAMES * len(feat_SD) for frame in damaged),
-        **snippet_times(video, len(feat_SD), SNIPPET_FRAMES),
     )
-    return feat_SD, info
+    return feat_SD, snippets.info(
+        feature_width=feat_SD.shape[1],
+        weights_hash=weights_hash if weights_hash is not None else encoder_hash(encoder),
+        precision=precision,
+    )
 
 
 def _snippets(chunks: Iterable[np.ndarray], size_px: int, seen: list[int]) -> Iterator[np.ndarray]:
@@ -140,7 +179,8 @@ def _snippets(chunks: Iterable[np.ndarray], size_px: int, seen: list[int]) -> It
         seen.append(len(chunk_THWC))
 
 
-def _batches(snippets: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
+def batches_of(snippets: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
+    """Stacks of ``size`` snippets, the last one the rest."""
     batch: list[np.ndarray] = []
     for snippet in snippets:
         batch.append(snippet)

@@ -84,7 +84,8 @@ def prepare_device(device: torch.device, threads: int) -> None:
     if device.type == "cpu":
         torch.set_num_threads(threads)
         return
-    torch.cuda.set_device(device)
+    if device.index is not None:  # "cuda" alone is the GPU that is current anyway
+        torch.cuda.set_device(device)
     torch.backends.cudnn.benchmark = True  # sizes are fixed, so the search for the fastest kernels pays
     torch.set_float32_matmul_precision("high")  # TF32 for what autocast leaves in float32
     torch.backends.cudnn.allow_tf32 = True

@@ -52,12 +52,15 @@ def tiny_untrimmed(tiny_data):
 
 @pytest.fixture(scope="session")
 def ray_session():
-    """Ray on two logical CPUs, as on the smallest machine that the README names."""
+    """Ray on two logical CPUs, as on the smallest machine that the README names, and a GPU that is only counted."""
     import ray
 
     from bsp_platform.cluster import start_ray
+    from bsp_platform.device import LOGICAL_GPUS
 
-    start_ray(cpus=2, object_store_mb=256)
+    with pytest.MonkeyPatch.context() as patch:  # for Ray's processes, not for this one
+        patch.setenv(LOGICAL_GPUS, "1")
+        start_ray(cpus=2, gpus=1, object_store_mb=256)
     yield ray
     ray.shutdown()
 

@@ -2,7 +2,8 @@
 
 import pytest
 
-from bsp_platform.cluster import Resources, laptop_resources
+from bsp_platform.cluster import Resources
+from bsp_platform.resources import laptop_resources
 
 
 def test_a_row_needs_the_widest_of_its_stages():
@@ -34,7 +35,7 @@ def test_a_row_that_is_too_wide_runs_on_fewer_processes():
 
 
 def test_gpus_count_too():
-    row = Resources(gpus_per_worker=1, gpus_per_extractor=1)
+    row = Resources(gpus_per_worker=1, gpus_per_extractor=1, decoders_per_extractor=1)
     assert row.rows_at_a_time(64, 4) == 4
     with pytest.raises(ValueError, match=r"1\.00 GPUs"):
         row.rows_at_a_time(64, 0)

@@ -105,7 +105,7 @@ def test_features_come_from_eight_frames_whatever_tau(tiny_untrimmed, tmp_path):
     trained = build_encoder(recipe.encoder, 3)
     save_encoder(trained, recipe, tmp_path)
     features = FeatureRecipe(encoder=recipe, untrimmed="v", size_px=32)
-    job = ExtractionJob(recipe=features, weights=tmp_path / "encoder.pt", folder=tmp_path, use_gpu=False)
+    job = ExtractionJob(recipe=features, weights=tmp_path / "encoder.pt", folder=tmp_path)
     count, error = Extractor(job).extract(video.video_id, video.path)
     same_weights = build_encoder(WIDTH_8, 99)
     same_weights.load_state_dict(trained.state_dict())

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from bsp_platform.cli_common import INPUT_FILE, INPUT_FOLDER, FileCommandGroup, print_percentages
+from bsp_platform.device import DEVICES, Device, local_device
 from bsp_platform.plain_text import say
 
 if TYPE_CHECKING:
@@ -28,6 +29,14 @@ def train() -> None:
     """Train a localisation head on features and print its scores."""
 
 
+def _device(ctx: click.Context, param: click.Parameter, wanted: Device) -> str:
+    """ "cpu" or "cuda"; refused where there is none."""
+    try:
+        return local_device(wanted)
+    except ValueError as error:
+        raise click.BadParameter(str(error), ctx, param) from None
+
+
 def training_options(command: Callable) -> Callable:
     """The options that both heads have."""
     for option in (
@@ -38,7 +47,14 @@ def training_options(command: Callable) -> Callable:
             show_default=True,
             help="Refuse if more of the annotated videos have no features, in percent.",
         ),
-        click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True),
+        click.option(
+            "--device",
+            type=click.Choice(DEVICES),
+            default="auto",
+            show_default=True,
+            callback=_device,
+            help="auto: a GPU if PyTorch has one.",
+        ),
         click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Of the CPU."),
         click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True),
         click.option(
@@ -92,7 +108,6 @@ def gtad(
     from bsp_platform.recipes import TaskRecipe
     from bsp_platform.stages import file_sha256
 
-    check_device(device)
     expect = check_features(folders)
     data = load_activitynet(annotations, None)
     used = [video.video_id for video in data.videos if video.subset in ("training", "validation")]
@@ -137,7 +152,6 @@ def grounding(
     from bsp_platform.profiles import PROFILES
     from bsp_platform.recipes import GroundingRecipe
 
-    check_device(device)
     expect = check_features(folders)
     data = load_charades_sta(charades)
     settings = PROFILES[profile]()
@@ -157,13 +171,6 @@ def grounding(
         note(folder, recipe, folders, charades=charades, glove=glove)
     print_percentages(f"{head}, {charades}, words: {facts['words']}", facts["scores"])
     say(f"written: {out}")
-
-
-def check_device(device: str) -> None:
-    import torch
-
-    if device == "cuda" and not torch.cuda.is_available():
-        raise click.BadParameter("this machine has no GPU that PyTorch can use", param_hint="--device")
 
 
 def check_features(folders: tuple[Path, ...]) -> dict[str, Any]:

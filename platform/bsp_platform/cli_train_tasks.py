@@ -11,7 +11,6 @@ import click
 
 from bsp_platform.cli_common import INPUT_FILE, INPUT_FOLDER, print_percentages
 from bsp_platform.cli_train import (
-    check_device,
     check_features,
     complete,
     note,
@@ -98,7 +97,6 @@ def _train(
     from bsp_platform.profiles import PROFILES
     from bsp_platform.recipes import TaskRecipe
 
-    check_device(device)
     expect = check_features(folders)
     without = videos_without_features(folders, [video.video_id for video in data.videos], max_missing)
     present = replace(data, videos=tuple(video for video in data.videos if video.video_id not in without))

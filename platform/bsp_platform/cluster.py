@@ -35,6 +35,8 @@ class Resources:
     extractors: int = 1  # feature extraction actors
     cpus_per_extractor: float = 0.95
     gpus_per_extractor: float = 0.0
+    decoders_per_extractor: int = 0  # tasks that decode for it; 0 = it decodes itself, on a CPU
+    cpus_per_decoder: float = 1.0
     cpus_per_head: float = 0.95  # training and scoring a localisation head
     gpus_per_head: float = 0.0
 
@@ -44,12 +46,17 @@ class Resources:
                 f"train_workers {self.train_workers}, makers_per_worker {self.makers_per_worker} and "
                 f"extractors {self.extractors} must be at least 1"
             )
+        if bool(self.gpus_per_extractor) != bool(self.decoders_per_extractor):
+            raise ValueError(
+                f"gpus_per_extractor {self.gpus_per_extractor:g} and decoders_per_extractor "
+                f"{self.decoders_per_extractor}: on a GPU others decode, on a CPU none"
+            )
 
     @property
     def row_cpus(self) -> float:
         """CPUs of one row at its widest moment."""
         training = self.train_workers * (self.cpus_per_worker + self.makers_per_worker * self.cpus_per_maker)
-        extraction = self.extractors * self.cpus_per_extractor
+        extraction = self.extractors * (self.cpus_per_extractor + self.decoders_per_extractor * self.cpus_per_decoder)
         return TRIAL_CPUS + max(training, extraction, self.cpus_per_head)
 
     @property
@@ -60,15 +67,25 @@ class Resources:
             self.gpus_per_head,
         )
 
+    def smallest(self) -> Resources:
+        """As little as a row can run with."""
+        return replace(
+            self,
+            train_workers=1,
+            makers_per_worker=1,
+            extractors=1,
+            decoders_per_extractor=min(1, self.decoders_per_extractor),
+        )
+
     def rows_at_a_time(self, cpus: float, gpus: float = 0.0) -> int:
-        """How many rows fit side by side; 1 if a row fits with a single training process and a single extractor.
+        """How many rows fit side by side; 1 if a row fits with a single process of each kind.
 
         ValueError, with the numbers and the remedy, if not even that does.
         """
         fit = int((cpus + 1e-9) // self.row_cpus)
         if self.row_gpus:
             fit = min(fit, int((gpus + 1e-9) // self.row_gpus))
-        smallest = replace(self, train_workers=1, extractors=1)
+        smallest = self.smallest()
         if fit < 1 and self != smallest:
             return min(1, smallest.rows_at_a_time(cpus, gpus))
         if fit < 1:
@@ -79,20 +96,14 @@ class Resources:
         return fit
 
 
-def laptop_resources(workers: int = 1) -> Resources:
-    """For CPUs only: one row per core, or one row of ``workers`` data-parallel processes."""
-    if workers == 1:
-        return Resources(frame_cache_mb=384)
-    # Training is the wide part; its processes keep one core each, clips are made in the gaps.
-    return Resources(train_workers=workers, cpus_per_worker=0.7, cpus_per_maker=0.25, frame_cache_mb=384)
-
-
-def start_ray(*, cpus: int | None = None, object_store_mb: int = 768, log_to_driver: bool = False) -> None:
+def start_ray(
+    *, cpus: int | None = None, gpus: int = 0, object_store_mb: int = 768, log_to_driver: bool = False
+) -> None:
     """Join the cluster at RAY_ADDRESS (cluster.yaml sets it on the head), or start Ray on this machine.
 
     A Ray started here listens on the loopback address alone, wants its token, and keeps its session in a folder that
     nobody else may enter, removed when this process ends (loopback.py). ``log_to_driver`` passes on what Ray's workers
-    print (``ray_log.RayLog`` takes it).
+    print (``ray_log.RayLog`` takes it). ``gpus`` is what a Ray started here has to give.
     """
     import ray
 
@@ -110,6 +121,7 @@ def start_ray(*, cpus: int | None = None, object_store_mb: int = 768, log_to_dri
         ray.init(
             address="local",  # and never a cluster of somebody else's that runs on this machine too
             num_cpus=cpus or os.cpu_count(),
+            num_gpus=gpus,
             include_dashboard=True,
             dashboard_host="127.0.0.1",
             object_store_memory=object_store_mb * 2**20,

@@ -18,6 +18,7 @@ import torch
 
 from bsp.encoder import EncoderSettings, build_encoder, macs_per_clip
 from bsp.fusion import TwoStream
+from bsp_platform.device import local_device
 from bsp_platform.profiles import Profile
 from bsp_platform.stages import StageStore, write_json
 from bsp_platform.tables import hardware
@@ -70,7 +71,7 @@ def row_costs(rows: Sequence, profile: Profile, store: StageStore) -> dict[str, 
 
 def measure(recipe: CostRecipe) -> list[dict[str, Any]]:
     """One dict per architecture, in the recipe's order; clips/s is the median over rounds, on a GPU if there is one."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(local_device("auto"))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     size = recipe.size_px

@@ -19,7 +19,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError, RayTaskError
 from ray.train import FailureConfig, ScalingConfig
-from ray.train.torch import TorchTrainer
+from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2._internal.exceptions import RayTrainError
 from ray.train.v2._internal.execution.failure_handling import FailureDecision
 from ray.train.v2._internal.execution.failure_handling.default import DefaultFailurePolicy
@@ -28,6 +28,7 @@ from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 from torch.distributed import DistError
 
 from bsp_platform.cluster import Resources
+from bsp_platform.device import process_group_backend
 from bsp_platform.local_torch import LocalTorchConfig
 from bsp_platform.loopback import is_alone
 
@@ -162,7 +163,7 @@ class ElasticTrainer(TorchTrainer):
             resources_per_worker=worker_resources(resources),
             elastic_resize_monitor_interval_s=_LOOK_AGAIN_S,
         )
-        backend = LocalTorchConfig() if is_alone() else None
+        backend = (LocalTorchConfig if is_alone() else TorchConfig)(backend=process_group_backend())
         super().__init__(*args, scaling_config=scaling, torch_config=backend, **kwargs)
 
     def _initialize_and_run_controller(self, **parts):

@@ -24,7 +24,8 @@ class _LocalTorch(_TorchBackend):
     def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
         folder = ray._private.worker._global_node.get_session_dir_path()
         store = Path(folder) / f"torch-{uuid.uuid4().hex}"
-        backend = "nccl" if worker_group.get_resources_per_worker().get("GPU", 0) else "gloo"
+        on_gpus = worker_group.get_resources_per_worker().get("GPU", 0) > 0
+        backend = backend_config.backend or ("nccl" if on_gpus else "gloo")
         worker_group.execute(_set_torch_distributed_env_vars)
         ray.get(
             [

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from bsp_platform.device import DEVICES, Device
 from bsp_platform.plain_text import forgiving_streams, say
 from bsp_platform.profiles import PROFILES, Profile
 from bsp_platform.sources import FOLDERS, DataPaths
@@ -30,6 +31,7 @@ class Options:
     cpus: int | None  # of a Ray started here, or that the joined cluster may grow to; None = what is there
     gpus: int | None  # that the joined cluster may grow to; None = what is there
     fresh: bool
+    device: Device = "auto"  # auto = a GPU if Ray has one
 
 
 def storage_place(text: str | Path) -> str | Path:
@@ -69,6 +71,7 @@ def experiment_command(root: Path, run: Callable[[Options], int]) -> click.Comma
     )
     @click.option("--glove", type=Path, help="GloVe text file for grounding; without it words are learnt from scratch")
     @click.option("--workers", type=click.IntRange(1), default=1, help="workers that share each training step of a row")
+    @click.option("--device", type=click.Choice(DEVICES), default="auto", help="auto: a GPU if Ray has one")
     @click.option("--cpus", type=click.IntRange(1), help="CPUs for a Ray started here, or that the cluster may reach")
     @click.option("--gpus", type=click.IntRange(0), help="GPUs that the cluster may reach")
     @click.option("--fresh", is_flag=True, help="make all stages of these rows again; old ones are put aside")

@@ -31,6 +31,7 @@ from bsp.weight_files import parse_weights
 from bsp.workers import Workers
 from bsp_platform.bottleneck import MakerTimes
 from bsp_platform.cluster import Resources, cluster_size
+from bsp_platform.device import assigned_device
 from bsp_platform.files import write_whole
 from bsp_platform.manifests import RUN
 from bsp_platform.recipes import EncoderRecipe
@@ -86,13 +87,13 @@ def start_training(job: TrainJob, device: torch.device) -> tuple[PretextModel | 
 def train_worker(config: dict[str, Any]) -> None:
     """One training process, of as many as there was room for; called by Ray Train with ``{"job": TrainJob}``."""
     import ray.train
-    import ray.train.torch
 
     job: TrainJob = config["job"]
     recipe, settings = job.recipe, job.recipe.train
     context = ray.train.get_context()
     rank, world_size = context.get_world_rank(), context.get_world_size()
-    device = ray.train.torch.get_device()
+    resources = job.resources
+    device = assigned_device(resources.gpus_per_worker)
     prepare_device(device, settings.threads)
     torch.manual_seed(recipe.seed * 1000)  # dropout; weights and clips have generators of their own
     model, loss = start_training(job, device)
@@ -102,7 +103,6 @@ def train_worker(config: dict[str, Any]) -> None:
     if state is not None:
         step, skipped = restore(state, model, optimiser)
         history = state["history"]
-    resources = job.resources
     if resources.compile_training:
         model.compile()  # in place: the names of the weights stay
     dataset = clip_dataset(
@@ -142,9 +142,17 @@ def train_worker(config: dict[str, Any]) -> None:
         with tempfile.TemporaryDirectory() as folder:
             checkpoint = None
             if save and rank == 0:
-                save_state({**training_state(model, optimiser, done, skipped), "history": history}, Path(folder))
+                state = training_state(model, optimiser, done, skipped)
+                save_state({**state, "history": history, "computed": how_computed(device, resources)}, Path(folder))
                 checkpoint = ray.train.Checkpoint.from_directory(folder)
             ray.train.report(metrics, checkpoint=checkpoint)  # every rank must call it: it is a barrier
+
+
+def how_computed(device: torch.device, resources: Resources) -> str:
+    """Device and precision of a training: what is outside the recipe, but changes the last bits or more of them."""
+    if device.type == "cpu":
+        return "CPU, float32" + ", compiled" * resources.compile_training
+    return f"{torch.cuda.get_device_name(device)}, bfloat16" + ", compiled" * resources.compile_training
 
 
 def save_state(state: dict[str, Any], folder: Path) -> None:
@@ -257,6 +265,7 @@ def train_encoder(
         "name": recipe.name,
         "skipped_clips": state["skipped"],
         "damaged_share": damaged,
+        "computed": state.get("computed", ""),
         "train_seconds": time.time() - began,
         "last": last,
         **speed,

@@ -14,6 +14,7 @@ from bsp.datasets.pantomime import PantomimeSettings
 from bsp.datasets.pantomime_grounding import GroundingWorldSettings
 from bsp.datasets.pantomime_stories_plan import StorySettings
 from bsp.encoder import EncoderSettings
+from bsp.features import Precision
 from bsp.fusion import FusionSettings
 from bsp.localization.actionness import ActionnessSettings
 from bsp.localization.boundaries import BoundaryHeadSettings, PeakSettings
@@ -23,8 +24,9 @@ from bsp.localization.lgi import LGISettings
 from bsp.localization.tan2d import TAN2DSettings
 from bsp.pretext import PretextSettings
 from bsp.pretrain import TrainSettings
-from bsp_platform.cluster import Resources, laptop_resources
+from bsp_platform.cluster import Resources
 from bsp_platform.recipes import EncoderRecipe, Stream
+from bsp_platform.resources import laptop_resources, paper_resources
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +53,10 @@ class Profile:
     tan2d: TAN2DSettings
     lgi: LGISettings
     word_width: int  # of word embeddings that are learnt, without a GloVe file
-    resources: Callable[[int], Resources]  # from the number of training workers
+    # From the number of training workers and the device, "cpu" or "cuda": what a row would like (planning.py fits it).
+    resources: Callable[[int, str], Resources]
+    # Of the encoder's arithmetic in extraction; part of the result, so it belongs to the profile and not to the device.
+    feature_precision: Precision = "float32"
 
     def encoder_recipe(
         self,
@@ -226,20 +231,8 @@ def paper() -> Profile:
         tan2d=TAN2DSettings(feature_width=512),
         lgi=LGISettings(feature_width=512),
         word_width=300,
-        resources=lambda workers: Resources(
-            train_workers=workers,
-            cpus_per_worker=1.0,
-            gpus_per_worker=1.0,
-            wait_for_workers_s=120.0,  # an autoscaler's machines do not come at the same time
-            compile_training=True,
-            makers_per_worker=12,
-            cpus_per_maker=1.0,
-            extractors=max(1, workers),
-            cpus_per_extractor=2.0,
-            gpus_per_extractor=1.0,
-            cpus_per_head=2.0,
-            gpus_per_head=1.0,
-        ),
+        resources=paper_resources,
+        feature_precision="bfloat16",
     )
 
 

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from bsp.augment import AugmentSettings
 from bsp.clips import BoundaryKind, ClipSettings
 from bsp.encoder import EncoderSettings
+from bsp.features import Precision
 from bsp.fusion import FusionSettings
 from bsp.localization.gtad import GTADSettings
 from bsp.localization.lgi import LGISettings
@@ -93,6 +94,7 @@ class FeatureRecipe:
     encoder: EncoderRecipe
     untrimmed: str  # fingerprint of the videos
     size_px: int  # what the encoder sees, square
+    precision: Precision = field(default="float32", metadata={"later": True})  # that the encoder computes in
     code: int = 1
 
 

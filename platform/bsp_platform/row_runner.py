@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from bsp.clips import plan_clip
 from bsp.text_files import parse_json
 from bsp_platform.cluster import Resources
+from bsp_platform.device import assigned_device
 from bsp_platform.extraction import extract_dataset
 from bsp_platform.heads import CLASS_SCORES, convert_class_scores, make_class_scores
 from bsp_platform.manifests import PROGRESS, result_files
@@ -200,16 +201,19 @@ def work_on_a_node(
     store: StageStore, function: Callable[..., Any], folder: Any, *arguments: Any, **keywords: Any
 ) -> tuple[Any, dict[str, dict]]:
     """``function(folder, ...)`` as a Ray task on any node. What it returns, and the files that it left on S3; with
-    storage in a folder none, as they are where they belong."""
+    storage in a folder none, as they are where they belong. A keyword ``device`` ("cpu" or "cuda") becomes the one
+    that Ray gave the task."""
     folder = store.place(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    if "device" in keywords:
+        keywords["device"] = str(assigned_device(keywords["device"] == "cuda"))
     facts = function(folder, *map(store.here, arguments), **keywords)
     return facts, store.keep(folder, result_files(folder))
 
 
 def _expected(recipe: FeatureRecipe) -> dict[str, Any]:
     """Sidecar fields that features of this recipe must have."""
-    return {"size_px": recipe.size_px}
+    return {"size_px": recipe.size_px, "precision": recipe.precision}
 
 
 def _throttled(report: Callable[[dict[str, Any]], None]) -> Callable[[dict[str, Any]], None]:

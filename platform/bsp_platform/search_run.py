@@ -7,7 +7,6 @@ A trial that was stopped leaves its checkpoint in the store; a search with ``--p
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import asdict, dataclass, replace
 from typing import Any, TextIO
@@ -18,12 +17,13 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from bsp_platform.bottleneck import WaitWatch
-from bsp_platform.cluster import TRIAL_RESOURCES, Resources, cluster_size, object_store, object_store_bytes, start_ray
+from bsp_platform.cluster import TRIAL_RESOURCES, object_store
 from bsp_platform.failures import NO_ROOM, reason_of_trial, remembered
 from bsp_platform.live import LiveView
 from bsp_platform.loopback import private_folder
 from bsp_platform.options import Options
 from bsp_platform.plain_text import say
+from bsp_platform.planning import plan_lines, refuse_early, start_planned
 from bsp_platform.probe import PROBE, WORKERS, BoundaryProbe, load_probe_videos, release_workers, score_features
 from bsp_platform.ray_log import RayLog
 from bsp_platform.row_runner import RowJob, run_row
@@ -33,7 +33,6 @@ from bsp_platform.search_tables import print_search, search_content, write_searc
 from bsp_platform.search_tracking import SearchTracking
 from bsp_platform.sources import Sources, load_sources
 from bsp_platform.stages import StageStore
-from bsp_platform.stream_size import clip_bytes, machine_limit, plan_within, store_plan
 
 LAST_PROBE = "last_probe_ap"
 
@@ -156,6 +155,7 @@ def run_search(spec: SearchOptions, options: Options) -> int:
     began = time.time()
     if options.rows:
         raise ValueError(f"--rows {','.join(options.rows)}: a search has trials, not rows; use --space")
+    refuse_early(options)
     store = StageStore(options.storage)
     with store.only_one(spec.name):
         sources = load_sources(options.profile, {"gtad"}, options.data, storage=store.root)
@@ -205,23 +205,18 @@ def _put_aside(search: Search) -> None:
 def _run_missing(search: Search, tracking: SearchTracking, troubles: list[str]) -> None:
     """Run the open trials and new ones; the search's state says what became of them."""
     options = search.options
-    resources = options.profile.resources(options.workers)
-    if options.cpus:
-        resources.rows_at_a_time(options.cpus, 1e9)  # refuse before starting anything
     folder = options.results if search.store.bucket else search.store.root
     ray_log = RayLog.of_run(folder, search.spec.name)
     with ray_log, tracking.tracker.system_metrics(tracking.parent):
-        _tune(search, tracking, resources, ray_log.console, troubles)
+        _tune(search, tracking, ray_log.console, troubles)
 
 
-def _tune(search: Search, tracking: SearchTracking, resources: Resources, console: TextIO, troubles: list[str]) -> None:
+def _tune(search: Search, tracking: SearchTracking, console: TextIO, troubles: list[str]) -> None:
     options, spec, sources = search.options, search.spec, search.sources
-    clip = clip_bytes(options.profile.clips.half_len, options.profile.augment.size_px)
-    wanted = store_plan(clip, options.cpus or os.cpu_count() or 1, resources, machine_limit())
-    start_ray(cpus=options.cpus, object_store_mb=wanted.object_store_mb, log_to_driver=True)
-    cpus, gpus = cluster_size()
-    say(plan_within(clip, cpus, resources, object_store_bytes()), file=console)
-    at_a_time = resources.rows_at_a_time(options.cpus or cpus, gpus if options.gpus is None else options.gpus)
+    plan = start_planned(options)
+    for line in plan_lines(plan, options):
+        say(line, file=console)
+    resources, at_a_time = plan.resources, plan.rows
     say(f"decoding up to {spec.probe.videos} training videos for the probe", file=console)
     videos = load_probe_videos(sources.data["activitynet"], options.profile.augment.size_px, spec.probe)
     rows = RowJob(

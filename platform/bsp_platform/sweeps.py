@@ -6,7 +6,6 @@ the same command, and a failed row is reported while the others go on.
 
 from __future__ import annotations
 
-import os
 import time
 from typing import TextIO
 
@@ -14,20 +13,20 @@ import ray
 from ray import tune
 
 from bsp_platform.bottleneck import WaitWatch
-from bsp_platform.cluster import TRIAL_RESOURCES, Resources, cluster_size, object_store, object_store_bytes, start_ray
+from bsp_platform.cluster import TRIAL_RESOURCES, object_store
 from bsp_platform.costs import row_costs
 from bsp_platform.failures import NO_ROOM, reason_of_trial, remembered
 from bsp_platform.live import LiveView
 from bsp_platform.loopback import private_folder
 from bsp_platform.options import Options
 from bsp_platform.plain_text import say
+from bsp_platform.planning import plan_lines, refuse_early, start_planned
 from bsp_platform.ray_log import RayLog
 from bsp_platform.recipes import ClassScoresRecipe
 from bsp_platform.row_runner import RowJob, run_row
 from bsp_platform.rows import Cell, Experiment, Row, RowRecipes, row_recipes
 from bsp_platform.sources import Sources, load_sources
 from bsp_platform.stages import StageStore, recipe_hash
-from bsp_platform.stream_size import clip_bytes, machine_limit, plan_within, store_plan
 from bsp_platform.sweep_tracking import SweepTracking
 from bsp_platform.tables import print_table, table_content, write_tables
 
@@ -37,6 +36,7 @@ def run(experiment: Experiment, options: Options) -> int:
     began = time.time()
     profile = options.profile
     rows = _chosen(experiment, options.rows)
+    refuse_early(options)
     store = StageStore(options.storage)
     with store.only_one(experiment.name):
         heads = {head for row in rows for head in row.heads}
@@ -156,11 +156,8 @@ def _run_missing(
     troubles: list[str],
 ) -> None:
     """Tune over the missing cells. Why cells failed goes into ``failures``, at once."""
-    resources = options.profile.resources(options.workers)
-    if options.cpus:
-        resources.rows_at_a_time(options.cpus, 1e9)  # refuse before starting anything
     with ray_log:
-        _tune(todo, recipes, store, sources, options, tracking, ray_log.console, resources, failures, troubles)
+        _tune(todo, recipes, store, sources, options, tracking, ray_log.console, failures, troubles)
 
 
 def _tune(
@@ -171,16 +168,13 @@ def _tune(
     options: Options,
     tracking: SweepTracking,
     console: TextIO,
-    resources: Resources,
     failures: dict[Cell, str],
     troubles: list[str],
 ) -> None:
-    clip = clip_bytes(options.profile.clips.half_len, options.profile.augment.size_px)
-    wanted = store_plan(clip, options.cpus or os.cpu_count() or 1, resources, machine_limit())
-    start_ray(cpus=options.cpus, object_store_mb=wanted.object_store_mb, log_to_driver=True)
-    cpus, gpus = cluster_size()
-    say(plan_within(clip, cpus, resources, object_store_bytes()), file=console)
-    at_a_time = resources.rows_at_a_time(options.cpus or cpus, gpus if options.gpus is None else options.gpus)
+    plan = start_planned(options)
+    for line in plan_lines(plan, options):
+        say(line, file=console)
+    resources, at_a_time = plan.resources, plan.rows
     job = RowJob(
         storage=store.address,
         resources=resources,

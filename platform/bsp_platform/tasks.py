@@ -91,7 +91,12 @@ def head_recipe(
     videos, labels = sources.videos_prints[task.data], sources.labels_prints[task.data]
 
     def features(encoder: EncoderRecipe) -> FeatureRecipe:
-        return FeatureRecipe(encoder=encoder, untrimmed=videos, size_px=profile.augment.size_px)
+        return FeatureRecipe(
+            encoder=encoder,
+            untrimmed=videos,
+            size_px=profile.augment.size_px,
+            precision=profile.feature_precision,
+        )
 
     streams = tuple(map(features, encoders))
     settings = task.settings(profile)

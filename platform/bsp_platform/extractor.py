@@ -1,0 +1,78 @@
+"""The frozen encoder of an extraction: what a process that makes snippet features holds, on a CPU or a GPU."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from bsp.errors import VideoError
+from bsp.features import SNIPPET_FRAMES, FeatureInfo, encoder_hash, extract_features, write_features
+from bsp_platform.device import assigned_device
+from bsp_platform.pretraining import load_encoder
+from bsp_platform.recipes import EncoderRecipe, FeatureRecipe
+from bsp_platform.stages import StageStore
+from bsp_platform.storage_errors import retry
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractionJob:
+    """What an extraction actor needs."""
+
+    recipe: FeatureRecipe
+    weights: Any  # path of encoder.pt, or what ``store`` made of it for other nodes
+    folder: Any  # where the features go, likewise
+    gpus: float = 0.0  # that Ray gives the actor
+    store: StageStore | None = None  # None: all nodes see weights and folder
+
+
+class Extractor:
+    """The actor: holds the frozen encoder; a call reads videos and writes their features."""
+
+    def __init__(self, job: ExtractionJob):
+        torch.set_num_threads(1)
+        self.job = job
+        torch.backends.cudnn.allow_tf32 = False  # float32 is float32; bfloat16 does not ask
+        self.device = assigned_device(job.gpus)
+        # Snippets are 8 frames, whatever 2 * tau the encoder was trained on: the shift has no weights.
+        architecture = replace(job.recipe.encoder.encoder, frames=SNIPPET_FRAMES)
+        weights, self.folder = job.weights, job.folder
+        if job.store:
+            weights, self.folder = job.store.here(weights), job.store.place(self.folder)
+        encoder = retry(lambda: load_encoder(weights, EncoderRecipe(encoder=architecture)), weights)
+        self.hash = encoder_hash(encoder)
+        self.encoder = encoder.to(self.device, memory_format=torch.channels_last)
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        rows = [self.extract(str(v), str(p)) for v, p in zip(batch["video_id"], batch["path"], strict=True)]
+        return {
+            "video_id": batch["video_id"],
+            "snippets": np.array([r[0] for r in rows]),
+            "error": np.array([r[1] for r in rows], np.str_),
+        }
+
+    def extract(self, video_id: str, path: str) -> tuple[int, str]:
+        """Features of one video, written to the folder. Returns its number of snippets and "" or an error."""
+        try:
+            feat_SD, info = extract_features(
+                self.encoder,
+                path,
+                video_id=video_id,
+                size_px=self.job.recipe.size_px,
+                device=self.device,
+                weights_hash=self.hash,
+                precision=self.job.recipe.precision,
+            )
+        except VideoError as error:
+            return 0, str(error)
+        self.write(video_id, feat_SD, info)
+        return len(feat_SD), ""
+
+    def write(self, video_id: str, feat_SD: np.ndarray, info: FeatureInfo) -> None:
+        """Put a video's features where they belong; with storage on S3 they are there when this returns."""
+        retry(lambda: write_features(self.folder, video_id, feat_SD, info), self.folder / video_id)
+        if self.job.store:
+            for name in (f"{video_id}.npy", f"{video_id}.json"):  # the record last: it means complete
+                self.job.store.keep(self.folder, [name])

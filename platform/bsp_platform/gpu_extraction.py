@@ -1,0 +1,195 @@
+"""Extraction on GPUs: all cores decode, an actor on each GPU encodes full batches that mix videos.
+
+An actor keeps some decoding tasks running (Ray's streaming generators, plain tasks on any node). Each hands over the
+cropped snippets of one video, uint8, in blocks of 16 MiB, and waits when two of its blocks have not been taken: memory
+is bounded by the number of tasks, however long a video is. Blocks are read where they lie in the object store and
+copied once, into the batch. A video is written when its last snippet is there, by threads, as disks are slow to promise
+that they have something. Whole videos stay with one actor, so one that is lost costs what it had not written yet.
+
+Ray Data is not used here: its blocks would be copied twice more on the way into a batch (into Arrow tables, and put
+together), and it counts bytes, not videos.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from bsp.errors import VideoError
+from bsp.features import SNIPPET_FRAMES, FeatureInfo, VideoSnippets, batches_of
+from bsp.snippet_encoder import SnippetEncoder
+from bsp_platform.cluster import Resources
+from bsp_platform.extractor import ExtractionJob, Extractor
+
+log = logging.getLogger(__name__)
+BLOCK_BYTES = 16 * 2**20  # of pixels: large beside the cost of an object, small beside the object store
+BLOCKS_AHEAD = 2  # of a decoding task that the encoder has not taken
+_TRIES = 3  # of a decoding task whose process died
+_LOST_ACTORS = 20  # that an extraction survives: spot machines go
+_WRITERS = 4
+
+
+def decode_video(video_id: str, path: str, size_px: int) -> Iterator[dict[str, Any]]:
+    """Blocks of one video: "first" number and "pixels" uint8 [N, T, H, W, 3]; the last also has "record", the video's
+    FeatureInfo without what only the encoder knows. An unreadable video ends with a block that is only "error"."""
+    block = max(1, BLOCK_BYTES // (SNIPPET_FRAMES * size_px**2 * 3))
+    held: dict[str, Any] | None = None  # the last block is sent when nothing can go wrong any more
+    try:
+        snippets = VideoSnippets(path, video_id=video_id, size_px=size_px)
+        first = 0
+        for pixels in batches_of(snippets, block):
+            if held is not None:
+                yield held
+            held = {"first": first, "pixels": pixels}
+            first += len(pixels)
+    except VideoError as error:
+        yield {"error": str(error)}
+        return
+    yield held | {"record": snippets.info(feature_width=0, weights_hash="", precision="float32")}
+
+
+class _Video:
+    """What is known of a video that is on its way."""
+
+    def __init__(self) -> None:
+        self.features: dict[int, np.ndarray] = {}  # by number
+        self.record: FeatureInfo | None = None
+
+    def whole(self) -> bool:
+        return self.record is not None and len(self.features) == self.record.snippets
+
+
+class GpuExtractor:
+    """The actor: a frozen encoder on a GPU, its decoding tasks, and the threads that write."""
+
+    def __init__(self, job: ExtractionJob, resources: Resources):
+        self.base, self.resources = Extractor(job), resources
+
+    def extract(self, videos: list[tuple[str, str]]) -> Iterator[dict[str, Any]]:
+        """Features of (id, path) videos, written; a row for each as it is finished, in any order."""
+        job = self.base.job
+        encoder = SnippetEncoder(self.base.encoder, self.base.device, job.recipe.precision)
+        on_the_way: dict[str, _Video] = {}
+        writing: deque[Future] = deque()
+        with ThreadPoolExecutor(_WRITERS) as pool:
+            for video_id, block in self._blocks(videos):
+                if "error" in block:
+                    on_the_way.pop(video_id, None)  # what is still in a batch is dropped when it comes out
+                    yield {"video_id": video_id, "snippets": 0, "error": block["error"]}
+                    continue
+                video = on_the_way.setdefault(video_id, _Video())
+                video.record = block.get("record")
+                finished = encoder.add(video_id, block["first"], block["pixels"])
+                writing += [pool.submit(self._write, *ready) for ready in _collect(finished, on_the_way)]
+                while writing and (writing[0].done() or len(writing) > 4 * _WRITERS):
+                    yield writing.popleft().result()
+            writing += [pool.submit(self._write, *ready) for ready in _collect(encoder.flush(), on_the_way)]
+            for one in writing:
+                yield one.result()
+
+    def _blocks(self, videos: list[tuple[str, str]]) -> Iterator[tuple[str, dict[str, Any]]]:
+        """(video id, block) of all videos as the decoding tasks make them."""
+        import ray
+        from ray.exceptions import RayError, RayTaskError
+
+        size_px = self.base.job.recipe.size_px
+        task = ray.remote(decode_video).options(
+            num_cpus=self.resources.cpus_per_decoder,
+            num_returns="streaming",
+            _generator_backpressure_num_objects=BLOCKS_AHEAD,
+            max_retries=_TRIES - 1,
+            scheduling_strategy="SPREAD",
+        )
+        waiting, running = deque(videos), {}
+        while waiting or running:
+            while waiting and len(running) < self.resources.decoders_per_extractor:
+                video_id, path = waiting.popleft()
+                running[task.remote(video_id, path, size_px)] = video_id
+            for blocks in ray.wait(list(running), num_returns=1)[0]:
+                video_id = running.pop(blocks)
+                try:
+                    block = ray.get(next(blocks))
+                except StopIteration:
+                    continue
+                except RayTaskError:
+                    raise  # an error of the program
+                except RayError as error:
+                    # A file that ends the process which reads it is one broken video.
+                    block = {"error": f"the process that decoded it died {_TRIES} times: {error}"}
+                else:
+                    running[blocks] = video_id  # behind the others: they take turns
+                yield video_id, block
+
+    def _write(self, video_id: str, feat_SD: np.ndarray, record: FeatureInfo) -> dict[str, Any]:
+        precision = self.base.job.recipe.precision
+        info = replace(record, feature_width=feat_SD.shape[1], encoder_hash=self.base.hash, precision=precision)
+        self.base.write(video_id, feat_SD, info)
+        return {"video_id": video_id, "snippets": len(feat_SD), "error": ""}
+
+
+def _collect(
+    finished: list[tuple[str, int, np.ndarray]], on_the_way: dict[str, _Video]
+) -> Iterator[tuple[str, np.ndarray, FeatureInfo]]:
+    """Put features to their videos; the videos that are whole now, no longer ``on_the_way``."""
+    for video_id, number, feat_D in finished:
+        if video_id in on_the_way:
+            on_the_way[video_id].features[number] = feat_D
+    for video_id in dict.fromkeys(name for name, _, _ in finished):
+        video = on_the_way.get(video_id)
+        if video and video.whole():
+            del on_the_way[video_id]
+            yield video_id, np.stack([video.features[k] for k in range(video.record.snippets)]), video.record
+
+
+def extract_on_gpus(job: ExtractionJob, videos: list, resources: Resources) -> Iterator[dict[str, Any]]:
+    """One row per video as it is finished, as from the pool on CPUs. Needs a running Ray with GPUs.
+
+    An actor that is lost with its node is replaced, and goes on with what it had not written.
+    """
+    import ray
+    from ray.exceptions import RayActorError
+
+    actor = ray.remote(GpuExtractor).options(
+        num_cpus=resources.cpus_per_extractor, num_gpus=resources.gpus_per_extractor, scheduling_strategy="SPREAD"
+    )
+    todo = [(video.video_id, video.path) for video in videos]
+    number = min(resources.extractors, len(todo))
+    running: dict[Any, tuple[Any, dict[str, str]]] = {}  # stream of rows -> its actor, its unfinished videos
+
+    def start(share: dict[str, str]) -> None:
+        extractor = actor.remote(job, resources)
+        stream = extractor.extract.options(num_returns="streaming").remote(list(share.items()))
+        running[stream] = (extractor, share)
+
+    for k in range(number):
+        start(dict(todo[k::number]))
+    lost = 0
+    try:
+        while running:
+            for stream in ray.wait(list(running), num_returns=1)[0]:
+                extractor, share = running[stream]
+                try:
+                    row = ray.get(next(stream))
+                except StopIteration:
+                    ray.kill(extractor)  # its GPU is free for the next stage at once
+                    del running[stream]
+                except RayActorError as error:
+                    del running[stream]
+                    lost += 1
+                    if lost > _LOST_ACTORS:
+                        raise
+                    log.warning("an extraction process was lost (%s); %d videos go to a new one", error, len(share))
+                    if share:
+                        start(share)
+                else:
+                    del share[row["video_id"]]
+                    yield row
+    finally:
+        for extractor, _ in running.values():
+            ray.kill(extractor)
