@@ -1,0 +1,147 @@
+"""Training at 224 px from prepared files against its two limits, in one run: what the makers make, what a step takes.
+
+    python experiments/benchmarks/training.py --work DIR             # R18, bf16, compiled, batches of 128; needs a GPU
+    python experiments/benchmarks/training.py --work DIR --tiny      # small pictures, a narrow R18, on two cores
+
+Writes DIR/training.json. "ratio" is training / min(makers x one maker alone, steps on ready batches); the design wants
+0.85 with 12 makers. One maker is measured alone, in this process; training is what ``bsp.pretrain`` does, fed by Ray
+Data as always, from its second record on.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+
+import bsp_platform  # noqa: F401  isort: skip (first: it sets the environment that Ray reads)
+import click
+import ray
+import torch
+
+from bsp.augment import AugmentSettings
+from bsp.clips import ClipSettings
+from bsp.datasets.kinetics import load_class_folders
+from bsp.encoder import EncoderSettings, build_encoder
+from bsp.prepare import PrepareSettings, prepare_video
+from bsp.pretext import PretextModel, PretextSettings, pretext_objective
+from bsp.pretrain import TrainSettings, make_optimiser, prepare_device, train_steps
+from bsp_platform.device import DEVICES, local_device
+from bsp_platform.planning import make_plan, this_machine
+from bsp_platform.profiles import paper
+from bsp_platform.streaming import ClipStream, clip_dataset, iterate_batches, make_clips
+from bsp_platform.tables import hardware
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+from throughput_training import StepRunner, Variant
+from throughput_videos import make_kinetics_like
+
+from bsp_platform.cluster import object_store, start_ray
+
+
+def prepared(work: Path, videos: int) -> Path:
+    """A folder of 340x256 videos as ``bsp prepare`` makes them, one folder per class."""
+    raw, out = work / "raw", work / "prepared"
+    for path in make_kinetics_like(raw, videos):
+        target = out / path.relative_to(raw)
+        if not target.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            prepare_video(path, target, PrepareSettings(short_side_px=256))
+    return out
+
+
+def one_maker(catalog, stream: ClipStream, seconds: float) -> float:
+    """Clips/s that this process alone makes."""
+    began, numbers, done = time.perf_counter(), itertools.count(10**6, 8), 0
+    while time.perf_counter() - began < seconds:
+        first = next(numbers)
+        done += len(make_clips(catalog, stream, range(first, first + 8))["label"])
+    return done / (time.perf_counter() - began)
+
+
+def trained(stream: ClipStream, encoder: EncoderSettings, device, makers: int, *, compiled: bool, seconds: float):
+    """(clips/s, share of time waiting) of training with ``makers``, medians of the records after the first."""
+    every = 4
+    settings = TrainSettings(
+        clips=stream.length, batch_size=stream.batch_size, log_every_steps=every, checkpoint_every_steps=10**9
+    )
+    pretext = PretextSettings(task="classification", kinds=stream.clips.kinds)
+    model = PretextModel(build_encoder(encoder, 0), pretext, seed=0).to(device, memory_format=torch.channels_last)
+    if compiled:
+        model.compile()
+    batches = iterate_batches(clip_dataset(stream, actors=makers), stream.batch_size)
+    steps = train_steps(
+        model, make_optimiser(model, settings), batches, loss=pretext_objective(pretext), settings=settings,
+        device=device,
+    )  # fmt: skip
+    records, began = [], None
+    for _, record in steps:
+        if record is None:
+            continue
+        if began is not None:
+            records.append(record)
+            if time.perf_counter() - began > seconds:
+                break
+        else:
+            began = time.perf_counter()
+    return median(r["clips_per_s"] for r in records), median(r["data_wait_share"] for r in records)
+
+
+@click.command()
+@click.option("--work", type=click.Path(path_type=Path), required=True)
+@click.option("--tiny", is_flag=True)
+@click.option("--device", type=click.Choice(DEVICES), default="auto", show_default=True)
+@click.option("--seconds", default=25.0, show_default=True, help="of training after the first record")
+@click.option("--object-store-mb", default=6144, show_default=True)
+def main(work: Path, tiny: bool, device: str, seconds: float, object_store_mb: int) -> None:
+    """Measure and print."""
+    work.mkdir(parents=True, exist_ok=True)
+    where = torch.device(local_device(device))
+    machine = this_machine(None)
+    makers = make_plan(paper(), machine, device=where.type, workers=1).resources.makers_per_worker
+    size_px, batch = (64, 16) if tiny else (224, 128)
+    encoder = EncoderSettings(depth=18, width=8 if tiny else 64)
+    catalog = load_class_folders(prepared(work, 4 if tiny else 8), progress=False)
+    stream = ClipStream(
+        catalog=None, clips=ClipSettings(), augment=AugmentSettings(size_px=size_px), seed=0, batch_size=batch,
+        length=batch * 10**5,
+    )  # fmt: skip
+    torch.set_num_threads(1)
+    alone = one_maker(catalog, stream, 1.0 if tiny else 4.0)
+    prepare_device(where, 1)
+    on_gpu = where.type == "cuda"
+    step = StepRunner(Variant(encoder=encoder, size_px=size_px, batch_size=batch, compiled=on_gpu, bf16=on_gpu), where)
+    for _ in range(3):
+        step.step()
+    ready = step.rate(5 if tiny else 30)
+    del step
+    start_ray(object_store_mb=object_store_mb if not tiny else 256)
+    rate, waited = trained(
+        replace(stream, catalog=ray.put(catalog)), encoder, where, makers, compiled=on_gpu, seconds=seconds
+    )
+    limit = min(makers * alone, ready)
+    result = {
+        "hardware": hardware(),
+        "device": str(where),
+        "setting": f"R{encoder.depth} width {encoder.width}, {size_px} px, batch {batch}",
+        "makers": makers,
+        "one_maker": alone,
+        "ready_batches": ready,
+        "training": rate,
+        "waiting_for_data": waited,
+        "ratio": rate / limit,
+        "spilled_mb": object_store().spilled_mb,
+    }
+    (work / "training.json").write_text(json.dumps(result, indent=1))
+    print(
+        f"{result['setting']}: {rate:,.0f} clips/s of min({makers} makers x {alone:,.0f}, {ready:,.0f}): "
+        f"{result['ratio']:.2f} (wanted: 0.85); waiting {waited:.0%}; spilled {result['spilled_mb']:,.0f} MB"
+    )
+
+
+if __name__ == "__main__":
+    main()
