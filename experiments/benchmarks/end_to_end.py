@@ -30,6 +30,7 @@ from bsp.localization.gtad import GTADSettings
 from bsp.pretrain import TrainSettings
 from bsp_platform.device import DEVICES
 from bsp_platform.options import Options
+from bsp_platform.planning import refuse_early
 from bsp_platform.profiles import Profile, paper, smoke
 from bsp_platform.recipes import Stream
 from bsp_platform.rows import Experiment, Row
@@ -141,13 +142,15 @@ def main(work: Path, tiny: bool, device: str, cpus: int | None) -> None:
         results=work / "results",
         tracking_uri=None,
         tracking_home=work / "mlflow",
-        data=data_folders(work),
+        data=DataPaths(),
         workers=1,
         cpus=cpus,
         gpus=None,
         fresh=False,
         device=device,
     )
+    refuse_early(options)
+    options = replace(options, data=data_folders(work))
     rendered = time.time()
     status = run(EXPERIMENT, options)
     table = json.loads((work / "results" / EXPERIMENT.name / "paper" / "table.json").read_text())
