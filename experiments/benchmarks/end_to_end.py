@@ -67,7 +67,7 @@ def data_folders(work: Path) -> DataPaths:
     few = replace(small.stories, games_train=1, games_test=1, tasks=2, clips_train=5, clips_val=3)
     stories = render_stories(few, work / "data", progress=False)
     return DataPaths(
-        kinetics=pantomime / "trimmed" / "videos",
+        kinetics=pantomime / "trimmed",
         activitynet=pantomime / "untrimmed",
         charades=render_grounding(replace(small.grounding, train=5, test=3), work / "data", progress=False),
         crosstask=stories / "tasks",
@@ -153,7 +153,7 @@ def main(work: Path, tiny: bool, device: str, cpus: int | None) -> None:
     options = replace(options, data=data_folders(work))
     rendered = time.time()
     status = run(EXPERIMENT, options)
-    table = json.loads((work / "results" / EXPERIMENT.name / "paper" / "table.json").read_text())
+    table = json.loads((work / "results" / EXPERIMENT.name / "paper" / "table.json").read_text(encoding="utf-8"))
     result = {
         "failed": status,
         "seconds": round(time.time() - rendered, 1),
@@ -161,7 +161,7 @@ def main(work: Path, tiny: bool, device: str, cpus: int | None) -> None:
         "gpus": asked_for(),
         "table": table,
     }
-    (work / "end_to_end.json").write_text(json.dumps(result, indent=1))
+    (work / "end_to_end.json").write_text(json.dumps(result, indent=1), encoding="utf-8")
     print(f"profile paper, cut down: {result['seconds']} s, {'FAILED' if status else 'all heads scored'}")
     sys.exit(status)
 

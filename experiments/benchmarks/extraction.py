@@ -152,7 +152,7 @@ def main(work: Path, tiny: bool, device: str, seconds: float, cpus: int | None) 
             flush=True,
         )
     result = {"hardware": hardware(), "device": plan.device, "decoders": plan.resources.decoders_per_extractor}
-    (work / "extraction.json").write_text(json.dumps(result | {"rows": rows}, indent=1))
+    (work / "extraction.json").write_text(json.dumps(result | {"rows": rows}, indent=1), encoding="utf-8")
 
 
 def _logical() -> bool:

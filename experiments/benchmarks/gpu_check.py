@@ -47,7 +47,7 @@ def run_part(part: Part, out: Path, work: Path, limit_s: float, more: list[str])
     began = time.monotonic()
     command = [sys.executable, str(HERE / f"{part.name}.py"), "--work", str(work / part.name), *part.arguments, *more]
     log = out / f"{part.name}.log"
-    with open(log, "w") as file:
+    with open(log, "w", encoding="utf-8") as file:
         process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, start_new_session=True)
         try:
             status = str(process.wait(limit_s))
@@ -64,7 +64,7 @@ def run_part(part: Part, out: Path, work: Path, limit_s: float, more: list[str])
     result = work / part.name / f"{part.name}.json"
     if result.exists():
         (out / result.name).write_bytes(result.read_bytes())
-    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
     return {"part": part.name, "status": status, "seconds": round(time.monotonic() - began, 1), "last": lines[-8:]}
 
 
@@ -94,13 +94,13 @@ def main(out: Path, work: Path | None, parts: str, limit: float, tiny: bool, cpu
             continue
         print(f"{time.monotonic() - began:5.0f} s  {part.name}", flush=True)
         done.append(run_part(part, out, work, min(part.limit_s, left) if not tiny else left, more))
-        (out / "summary.json").write_text(json.dumps(done, indent=1))
+        (out / "summary.json").write_text(json.dumps(done, indent=1), encoding="utf-8")
     lines = []
     for row in done:
         lines.append(f"== {row['part']}: {'ok' if row['status'] == '0' else row['status']}, {row['seconds']} s")
         lines += [f"   {line}" for line in row["last"]]
     lines.append(f"{time.monotonic() - began:.0f} s in all")
-    (out / "summary.txt").write_text("\n".join(lines) + "\n")
+    (out / "summary.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     print("\n".join(lines))
     sys.exit(any(row["status"] != "0" for row in done))
 

@@ -88,7 +88,7 @@ def main(work: Path, tiny: bool, device: str, depths: str) -> None:
         )
         # After each: what is measured stays when the next one runs out of time.
         result = {"hardware": hardware(), "device": str(where), "ceiling_teraflops": ceiling / 1e12, "rows": rows}
-        (work / "steps.json").write_text(json.dumps(result, indent=1))
+        (work / "steps.json").write_text(json.dumps(result, indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -136,7 +136,7 @@ def main(work: Path, tiny: bool, device: str, seconds: float, object_store_mb: i
         "ratio": rate / limit,
         "spilled_mb": object_store().spilled_mb,
     }
-    (work / "training.json").write_text(json.dumps(result, indent=1))
+    (work / "training.json").write_text(json.dumps(result, indent=1), encoding="utf-8")
     print(
         f"{result['setting']}: {rate:,.0f} clips/s of min({makers} makers x {alone:,.0f}, {ready:,.0f}): "
         f"{result['ratio']:.2f} (wanted: 0.85); waiting {waited:.0%}; spilled {result['spilled_mb']:,.0f} MB"

@@ -228,6 +228,6 @@ def memory_gb() -> float:
 
     limits = [psutil.virtual_memory().total]
     for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        text = Path(path).read_text().strip() if os.path.exists(path) else "max"
+        text = Path(path).read_text(encoding="ascii").strip() if os.path.exists(path) else "max"
         limits += [int(text)] if text.isdigit() else []
     return min(limits) / 2**30
