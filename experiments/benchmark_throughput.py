@@ -29,6 +29,7 @@ from throughput_sources import EMBEDDED, PREPARED, RAW, Source, make_sources
 from throughput_training import measure_steps, measure_waiting, variants
 
 from bsp_platform.cluster import start_ray
+from bsp_platform.device import DEVICES, local_device
 from bsp_platform.plain_text import forgiving_streams
 from bsp_platform.ray_log import RayLog
 from bsp_platform.stages import write_json
@@ -140,13 +141,15 @@ def write(result: Result, folder: Path) -> None:
 @click.option("--quick", is_flag=True, help="a first look in half the time")
 @click.option("--videos", "video_folder", type=click.Path(path_type=Path), help="made here and kept (default: results)")
 @click.option("--results", type=click.Path(path_type=Path), default=ROOT / "results")
-@click.option("--device", type=click.Choice(["cpu", "cuda"]), help="of the training steps (default: a GPU if there)")
-def main(quick: bool, video_folder: Path | None, results: Path, device: str | None) -> None:
+@click.option(
+    "--device", type=click.Choice(DEVICES), default="auto", help="of the training steps; auto: a GPU if there"
+)
+def main(quick: bool, video_folder: Path | None, results: Path, device: str) -> None:
     """Measure what the design promises about speed."""
     forgiving_streams()
     began = time.perf_counter()
     folder = results / "benchmark_throughput"
-    chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    chosen = torch.device(local_device(device))
     with RayLog(folder / "ray.log") as log:
         console = Console(file=log.console)
         start_ray(cpus=4)
