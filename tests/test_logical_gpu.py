@@ -10,7 +10,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
+from click.testing import CliRunner
 
 from bsp_platform.device import LOGICAL_GPUS
 
@@ -58,3 +60,44 @@ def test_a_gpu_that_is_not_there_is_refused_before_anything_starts(tmp_path):
     assert done.returncode != 0
     assert "--device cuda: PyTorch" in done.stdout + done.stderr
     assert not (tmp_path / "storage").exists()
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_the_gpu_check_walks_without_a_gpu(tmp_path):
+    """Its first part is the test above."""
+    parts = ("extraction", "training", "steps")
+    options = {"out": tmp_path, "parts": ",".join(parts), "cpus": 2, "limit": 900}
+    done = call("gpu_check", "--tiny", *(f"--{name}={value}" for name, value in options.items()), limit_s=1000)
+    assert done.returncode == 0, done.stdout
+    results = {name: json.loads((tmp_path / f"{name}.json").read_text()) for name in parts}
+    assert results["extraction"]["device"] == "cuda"  # that is, the plan's
+    for result in (*results["extraction"]["rows"], results["training"], *results["steps"]["rows"]):
+        assert result["ratio"] > 0
+    assert "== steps: ok" in (tmp_path / "summary.txt").read_text()
+
+
+def test_a_part_that_fails_or_takes_too_long_costs_itself_alone(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import gpu_check
+
+    scripts = {
+        "good": "import pathlib, sys; pathlib.Path(sys.argv[2]).mkdir(parents=True); "
+        "pathlib.Path(sys.argv[2], 'good.json').write_text('{}'); print('fine')",
+        "bad": "raise SystemExit('broken')",
+        "slow": "import subprocess; print('begun', flush=True); subprocess.run(['sleep', '987'])",
+    }
+    for name, text in scripts.items():
+        (tmp_path / f"{name}.py").write_text(text)
+    monkeypatch.setattr(gpu_check, "HERE", tmp_path)
+    monkeypatch.setattr(gpu_check, "PARTS", [gpu_check.Part(name, 5) for name in ("slow", "bad", "good")])
+    out = tmp_path / "out"
+    result = CliRunner().invoke(gpu_check.main, ["--out", str(out), "--parts", "slow,bad,good"])
+    assert result.exit_code == 1
+    rows = {row["part"]: row for row in json.loads((out / "summary.json").read_text())}
+    assert rows["slow"]["status"] == "stopped after 5 s"
+    assert rows["slow"]["last"] == ["begun"]
+    assert (rows["bad"]["status"], rows["bad"]["last"]) == ("1", ["broken"])
+    assert (rows["good"]["status"], rows["good"]["last"]) == ("0", ["fine"])
+    assert (out / "good.json").exists()
+    assert not any("987" in (process.info["cmdline"] or []) for process in psutil.process_iter(["cmdline"]))

@@ -25,12 +25,14 @@ from bsp.datasets.activitynet import LocalizationDataset, UntrimmedVideo
 from bsp.encoder import EncoderSettings, build_encoder
 from bsp.features import VideoSnippets, encode_snippets
 from bsp.snippet_encoder import BATCH_SNIPPETS
-from bsp_platform.device import DEVICES, local_device
+from bsp_platform.device import DEVICES, logical_gpus
 from bsp_platform.extraction import extract_dataset
+from bsp_platform.options import Options
 from bsp_platform.planning import Plan, make_plan, start_planned, this_machine
 from bsp_platform.pretraining import save_encoder
 from bsp_platform.profiles import paper
 from bsp_platform.recipes import EncoderRecipe, FeatureRecipe
+from bsp_platform.sources import DataPaths
 from bsp_platform.tables import hardware
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
@@ -79,8 +81,9 @@ def extraction_rate(work: Path, settings: EncoderSettings, size_px: int, files: 
             )
             for k in range(videos)
         ),
-        labels=(),
+        class_names=(),
         missing=(),
+        ground_truth={},
     )
     began, times = time.perf_counter(), []
     extract_dataset(
@@ -106,17 +109,13 @@ def extraction_rate(work: Path, settings: EncoderSettings, size_px: int, files: 
 @click.option("--cpus", type=click.IntRange(1))
 def main(work: Path, tiny: bool, device: str, seconds: float, cpus: int | None) -> None:
     """Measure and print."""
-    from bsp_platform.options import Options
-    from bsp_platform.sources import DataPaths
-
     work.mkdir(parents=True, exist_ok=True)
     files = make_kinetics_like(work / "raw", 2 if tiny else 4)
     size_px = 64 if tiny else 224
     cores = cpus or os.cpu_count() or 1
     profile = replace(paper(), name="benchmark")
-    request = {"device": device, "workers": 1}
-    make_plan(profile, this_machine(cpus), **request)  # refuse before measuring
-    computing = torch.device(local_device("auto" if device == "auto" else device) if not _logical() else "cpu")
+    planned = make_plan(profile, this_machine(cpus), device=device, workers=1)  # refuses before anything is measured
+    computing = torch.device("cpu" if logical_gpus() else planned.device)
     torch.set_num_threads(1)
     one_core = decode_rate(files[0], size_px, 1.0 if tiny else 4.0)
     limits = {}
@@ -153,12 +152,6 @@ def main(work: Path, tiny: bool, device: str, seconds: float, cpus: int | None) 
         )
     result = {"hardware": hardware(), "device": plan.device, "decoders": plan.resources.decoders_per_extractor}
     (work / "extraction.json").write_text(json.dumps(result | {"rows": rows}, indent=1), encoding="utf-8")
-
-
-def _logical() -> bool:
-    from bsp_platform.device import logical_gpus
-
-    return bool(logical_gpus())
 
 
 if __name__ == "__main__":
