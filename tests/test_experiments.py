@@ -161,6 +161,16 @@ def test_old_hashes_still_hold():
     assert "more_streams" in as_plain(recipes("table5", "two-stream").heads["gtad"])
 
 
+def test_the_precision_of_features_is_part_of_a_recipe_and_follows_from_the_profile():
+    """Not from the device: what a GPU machine made is found on a laptop, and float32 results of before as well."""
+    from bsp_platform.stages import as_plain
+
+    mini, paper = (recipes("table4", "vanilla", profile=name).heads["gtad"] for name in ("mini", "paper"))
+    assert "precision" not in as_plain(mini)["features"]
+    assert as_plain(paper)["features"]["precision"] == "bfloat16"
+    assert recipe_hash(replace(paper, features=replace(paper.features, precision="float32"))) != recipe_hash(paper)
+
+
 def test_the_papers_gains_follow_from_its_numbers():
     """Differences that the paper's text and fact sheets state, from the numbers that we print beside ours."""
     two, table5 = ({row.name: row.paper for row in TABLES[name].rows} for name in ("table2", "table5"))
