@@ -48,10 +48,11 @@ def decode_video(video_id: str, path: str, size_px: int) -> Iterator[dict[str, A
                 yield held
             held = {"first": first, "pixels": pixels}
             first += len(pixels)
+        record = snippets.info(feature_width=0, weights_hash="", precision="float32")
     except VideoError as error:
         yield {"error": str(error)}
-        return
-    yield held | {"record": snippets.info(feature_width=0, weights_hash="", precision="float32")}
+    else:
+        yield held | {"record": record}
 
 
 class _Video:
