@@ -67,7 +67,7 @@ class Plan:
         logical = " (logical: computed on the CPU)" if self.device == "cuda" and logical_gpus() else ""
         first = (
             f"plan: --device {wanted}: {'GPU' if self.device == 'cuda' else 'CPU'}{logical}; {where} has "
-            f"{machine.cpus:g} CPUs, {machine.gpus:g} GPUs{memory}; {_times(self.rows, 'row')} at a time"
+            f"{_times(machine.cpus, 'CPU')}, {_times(machine.gpus, 'GPU')}{memory}; {_times(self.rows, 'row')} at a time"
         )
         share = f", {ours.gpus_per_worker:g} of a GPU each" if 0 < ours.gpus_per_worker < 1 else ""
         training = f"  training on {on}: {_times(self.processes, 'process')}{share}"
@@ -90,9 +90,9 @@ class Plan:
         return lines
 
 
-def _times(number: int, what: str) -> str:
+def _times(number: float, what: str) -> str:
     plural = f"{what}es" if what.endswith("s") else f"{what}s"
-    return f"{number} {what if number == 1 else plural}"
+    return f"{number:g} {what if number == 1 else plural}"
 
 
 def fit(wish: Resources, machine: Machine) -> tuple[Resources, int, int]:
