@@ -67,7 +67,8 @@ class Plan:
         logical = " (logical: computed on the CPU)" if self.device == "cuda" and logical_gpus() else ""
         first = (
             f"plan: --device {wanted}: {'GPU' if self.device == 'cuda' else 'CPU'}{logical}; {where} has "
-            f"{_times(machine.cpus, 'CPU')}, {_times(machine.gpus, 'GPU')}{memory}; {_times(self.rows, 'row')} at a time"
+            f"{_times(machine.cpus, 'CPU')}, {_times(machine.gpus, 'GPU')}{memory}; "
+            f"{_times(self.rows, 'row')} at a time"
         )
         share = f", {ours.gpus_per_worker:g} of a GPU each" if 0 < ours.gpus_per_worker < 1 else ""
         training = f"  training on {on}: {_times(self.processes, 'process')}{share}"
