@@ -27,6 +27,7 @@ from bsp.augment import AugmentSettings
 from bsp.clips import ClipSettings
 from bsp.datasets.kinetics import load_class_folders
 from bsp.encoder import EncoderSettings, build_encoder
+from bsp.prefetch import empty_for
 from bsp.prepare import PrepareSettings, prepare_video
 from bsp.pretext import PretextModel, PretextSettings, pretext_objective
 from bsp.pretrain import TrainSettings, make_optimiser, prepare_device, train_steps
@@ -73,7 +74,7 @@ def trained(stream: ClipStream, encoder: EncoderSettings, device, makers: int, *
     model = PretextModel(build_encoder(encoder, 0), pretext, seed=0).to(device, memory_format=torch.channels_last)
     if compiled:
         model.compile()
-    batches = iterate_batches(clip_dataset(stream, actors=makers), stream.batch_size)
+    batches = iterate_batches(clip_dataset(stream, actors=makers), stream.batch_size, empty_for(device))
     steps = train_steps(
         model, make_optimiser(model, settings), batches, loss=pretext_objective(pretext), settings=settings,
         device=device,
