@@ -10,7 +10,7 @@ EXPERIMENTS := table4=ablation_table4 table5=ablation_table5 table1=table1_activ
     figure2=figure2_synthesis figure4=figure4_feature_difference figure5=figure5_qualitative all-tables=all_tables sweep=sweep_boundaries
 TARGETS := $(foreach pair,$(EXPERIMENTS),$(firstword $(subst =, ,$(pair))))
 
-.PHONY: setup test test-all faults fuzz ui clean help $(TARGETS)
+.PHONY: setup test test-slow test-all faults fuzz ui clean help $(TARGETS)
 
 help:
 	@echo "make TARGET [ARGS='--seeds 3 --profile mini']   one experiment on the embedded data:"
@@ -20,7 +20,7 @@ help:
 	@echo "make all-tables [ARGS=...]       all of them, and results/REPORT.md"
 	@echo "make sweep [ARGS=...]            search over boundary settings (epsilon, gamma, tau, stride, kinds, fusion)"
 	@echo "make test                        the tests, but for some that take a minute or more each"
-	@echo "make test-all                    all tests"
+	@echo "make test-slow                   those tests alone; make test-all: all tests"
 	@echo "make faults                      the tests that break something, and the fault matrix"
 	@echo "make fuzz [ARGS=...]             mutated files of every kind: --count 2000, --seed 0, --kind npy (docs/datasets.md)"
 	@echo "make ui                          MLflow UI on http://127.0.0.1:5000"
@@ -45,6 +45,9 @@ $(TARGETS): setup
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 test: setup
 	$(PYTEST) -m "not slow" $(ARGS)
+
+test-slow: setup
+	$(PYTEST) -m slow $(ARGS)
 
 test-all: setup
 	$(PYTEST) $(ARGS)
