@@ -11,6 +11,7 @@ import codecs
 import csv
 import gzip
 import io
+import json
 import os
 import unicodedata
 import zlib
@@ -220,6 +221,24 @@ def parse_json(content: bytes, name: str | os.PathLike[str]) -> Any:
         return jiter.from_json(content, catch_duplicate_keys=True)
     except ValueError as error:
         decode_as("utf-8", content, name)  # raises where that is the matter, with the remedy
+        if "surrogate" in str(error):
+            return _with_surrogates(content, name)
+        raise AnnotationError(f"{name}: malformed JSON, {error}") from None
+
+
+def _with_surrogates(content: bytes, name: str | os.PathLike[str]) -> Any:
+    """JSON in which Python has written a name that is no UTF-8 (as file names may be), which jiter refuses."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            twice = next(key for place, (key, _) in enumerate(pairs) if key in dict(pairs[:place]))
+            raise ValueError(f"Detected duplicate key {twice!r}")
+        return found
+
+    try:
+        return json.loads(content, object_pairs_hook=unique)
+    except (ValueError, RecursionError) as error:
         raise AnnotationError(f"{name}: malformed JSON, {error}") from None
 
 

@@ -10,6 +10,7 @@ from bsp.catalog import Catalog
 from bsp.clips import BoundaryKind, ClipSettings, plan_clip
 from bsp.errors import VideoOpenError
 from bsp.synthesis import collate, decode, render_clip, synthesise
+from bsp.video import READERS
 from bsp.video_write import write_mp4
 
 DIFF_CLASS, SAME_CLASS, DIFF_SPEED, SAME_SPEED = BoundaryKind
@@ -24,7 +25,7 @@ def make_catalog(root="/videos", frames=40):
         first_frame=np.zeros(4, np.int64),
         frames=np.full(4, frames, np.int32),
         fps=np.full(4, 12, np.float32),
-        readers=np.zeros(4, np.uint8),
+        readers=np.full(4, READERS.index("pyav"), np.uint8),
         class_names=("a", "b"),
     )
 
@@ -156,10 +157,10 @@ def test_decode_reads_the_planned_frames(folder):
             assert np.abs(right - left - (30 if video >= 2 else 0)).max() < 4
 
 
-@pytest.mark.parametrize("reader", [0, 1])
+@pytest.mark.parametrize("reader", ["pyav", "mp4"])
 def test_rendered_clips_follow_the_plan(folder, reader):
     catalog = make_catalog(folder)
-    catalog.readers[:] = reader
+    catalog.readers[:] = READERS.index(reader)
     for index in range(8):
         plan = plan_clip(catalog, ClipSettings(change_point=4), 0, index)
         clip = render_clip(catalog, plan, None, time_limit_s=20)

@@ -546,3 +546,12 @@ def test_a_first_line_of_features_is_never_lost(first_line, tmp_path):
     with pytest.raises(AnnotationError, match=r"a\.csv: line 1 begins with"):
         import_features(folder, tmp_path / "out", layout="csv", durations={"a": 3.0})
     assert not (tmp_path / "out").exists()
+
+
+def test_json_of_names_that_are_no_utf8_comes_back_as_python_wrote_it():
+    written = {"caf\udce9.mp4": ["\udcff", 1], "b": None}
+    assert parse_json(json.dumps(written).encode(), "a.json") == written
+    with pytest.raises(AnnotationError, match=r"a\.json.*twice|a\.json.*duplicate key 'b'"):
+        parse_json(b'{"b": "\\udcff", "b": 1}', "a.json")
+    with pytest.raises(AnnotationError, match=r"a\.json"):
+        parse_json(b'["\\udcff", ' + b"[" * 100_000, "a.json")

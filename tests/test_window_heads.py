@@ -144,11 +144,11 @@ def test_a_ground_truth_that_spells_the_classes_otherwise_is_noticed(thumos, tmp
     )
     spelt = {
         "database": json.loads(
-            json.dumps(data.ground_truth["database"]).replace("kick", "Kick").replace("wave", "Wave")
+            json.dumps(data.ground_truth["database"]).replace("kick", "kick_").replace("wave", "wave_")
         )
     }
     facts = window_heads.train_and_score_windows(
         tmp_path, recipe_of(), [folder], class_scores, replace(data, ground_truth=spelt), {}
     )
     assert facts["scores"]["mAP_avg"] == 0
-    assert facts["remarks"] == ["'kick' is probably 'Kick' (upper and lower case differ)."]
+    assert facts["remarks"] == ["'kick' is probably 'kick_' (underscores and blanks differ)."]

@@ -110,12 +110,14 @@ def cut_down(tiny: bool) -> Profile:
 
 def asked_for() -> dict[str, list[float]]:
     """GPUs that Ray was asked for, by name of the class or function: state of the running Ray."""
+    import ray
     from ray.util.state import list_actors, list_tasks
 
     found: dict[str, list[float]] = {}
-    for one in list_actors(detail=True, limit=10_000):
+    address = ray.get_runtime_context().gcs_address  # others may have a Ray of theirs on this machine
+    for one in list_actors(address, detail=True, limit=10_000):
         found.setdefault(one.class_name, []).append(_gpus(one.required_resources))
-    for one in list_tasks(detail=True, limit=10_000, filters=[("type", "=", "NORMAL_TASK")]):
+    for one in list_tasks(address, detail=True, limit=10_000, filters=[("type", "=", "NORMAL_TASK")]):
         found.setdefault(one.func_or_class_name, []).append(_gpus(one.required_resources))
     return {name: sorted(set(amounts)) for name, amounts in found.items()}
 

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from ray.tune.experiment import Trial
 
 log = logging.getLogger(__name__)
-_POSTSCRIPT = "\nFailed to apply UDF transform after "  # Ray Data appends advice about its own settings
+# Ray Data appends advice about its own settings to a message; in the repr of a key the line end is spelt out.
+_ADVICE = "Failed to apply UDF transform after "
+_POSTSCRIPT = re.compile(rf"(?:\n|\\n){_ADVICE}.*?(?=['\"]?\Z)", re.DOTALL)
 _SPEAK_FOR_THEMSELVES = (ValueError, RuntimeError, OSError)
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _FRAME = re.compile(r'^ *File "(?P<file>[^"]+)", line (?P<line>\d+)', re.MULTILINE)
@@ -45,13 +47,26 @@ def reason(error: BaseException) -> str:
     own = next((e for e in chain if type(e) in (StorageFull, StorageUnavailable, StageDamaged)), None)
     # ``raise X from Y`` is done where X knows more than Y (the file and the remedy), so the outermost one counts.
     error = own or next((e for e in chain if not _wraps(e)), chain[-1])
-    text = _COLOURS.sub("", str(error)).partition(_POSTSCRIPT)[0].strip()
-    if "Traceback (most recent call last)" in text or text.startswith("ray::"):
-        return _out_of_traceback(text)
-    where = "" if isinstance(error, _SPEAK_FOR_THEMSELVES) else _place(_frames(error))
+    text = _without_advice(str(error))
+    speaks, where = isinstance(error, _SPEAK_FOR_THEMSELVES), ""
+    written = next((text for text in map(_without_advice, map(str, chain)) if _is_traceback(text)), None)
+    if isinstance(error, OSError) and str(error.filename).startswith(_ADVICE):  # which stands in the file's place
+        text = _out_of_traceback(written) if written else f"[Errno {error.errno}] {error.strerror}"
+    elif _is_traceback(text) or (written and not speaks and not error.__traceback__):  # it came without its place
+        return _out_of_traceback(written or text)
+    elif not speaks:
+        where = _place(_frames(error))
     if is_disk_full(error) and not isinstance(error, StorageFull):
         text += "; free some space and run the same command again: what is finished is kept"
-    return _told(type(error).__name__, text, isinstance(error, _SPEAK_FOR_THEMSELVES), where)
+    return _told(type(error).__name__, text, speaks, where)
+
+
+def _is_traceback(text: str) -> bool:
+    return "Traceback (most recent call last)" in text or re.search(r"^ray::", text, re.MULTILINE) is not None
+
+
+def _without_advice(text: str) -> str:
+    return _POSTSCRIPT.sub("", _COLOURS.sub("", text).strip()).strip()
 
 
 def _told(name: str, text: str, speaks: bool, where: str = "") -> str:
