@@ -100,7 +100,9 @@ def measure_stages(source: Source, *, seconds: float, rounds: int) -> dict[str, 
 def readers() -> dict[str, Callable[[str, np.ndarray], np.ndarray]]:
     """The platform's readers and, if it is installed and works, torchcodec: (path, frame numbers) -> frames."""
     found: dict[str, Callable[[str, np.ndarray], np.ndarray]] = {
-        name: lambda path, indices, name=name: read_frames(path, indices, reader=name) for name in READERS
+        name: lambda path, indices, name=name: read_frames(path, indices, reader=name)
+        for name in READERS
+        if name != "decord"  # which reads AVI only, and these are mp4
     }
     try:
         from torchcodec.decoders import VideoDecoder

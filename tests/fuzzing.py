@@ -255,7 +255,9 @@ def main() -> None:
     if chosen.child:
         return child(chosen.child, chosen.seed, chosen.first, chosen.count)
     began, bad = time.time(), 0
-    for name in chosen.kind or KINDS:
+    names = chosen.kind or list(KINDS)
+    print(f"{len(names)} kinds, {chosen.count} files of each; a file that nobody changed must be accepted", flush=True)
+    for name in names:
         counts, failures = fuzz([name], seed=chosen.seed, first=chosen.first, count=chosen.count, save=chosen.save)
         read, refused = counts[name, "accepted"], counts[name, "refused"]
         print(f"{name:14} {read:6} accepted {refused:6} refused {len(failures):4} wrong", flush=True)
@@ -267,4 +269,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -5,9 +5,10 @@ from dataclasses import replace
 import pytest
 
 from bsp_platform.cluster import Resources
-from bsp_platform.planning import MEMORY, Machine, fit, make_plan, memory_gb
+from bsp_platform.planning import Machine, fit, make_plan
 from bsp_platform.profiles import PROFILES, mini, paper
 from bsp_platform.resources import laptop_resources, paper_resources
+from bsp_platform.stream_size import MEMORY, memory_bytes
 
 
 @pytest.mark.parametrize("profile", sorted(PROFILES))
@@ -86,9 +87,19 @@ def test_the_plan_is_told():
 
 
 def test_memory_is_what_the_system_says_or_what_we_are_told(monkeypatch):
-    assert memory_gb() > 0.5
+    assert memory_bytes() > 2**29
     monkeypatch.setenv(MEMORY, "126")
-    assert memory_gb() == 126
+    assert memory_bytes() == 126 * 2**30
+
+
+def test_too_little_memory_is_said(monkeypatch):
+    monkeypatch.setenv(MEMORY, "2")
+    told = make_plan(mini(), Machine(cpus=2, gpus=0, memory_gb=2), device="cpu", workers=1).lines(mini(), "cpu")
+    assert "little memory" in told[-1]
+    assert "there are 2.0" in told[-1]
+    monkeypatch.setenv(MEMORY, "24")
+    told = make_plan(mini(), Machine(cpus=2, gpus=0, memory_gb=24), device="cpu", workers=1).lines(mini(), "cpu")
+    assert "memory" not in "".join(told)
 
 
 def test_a_gpu_extractor_needs_decoders():

@@ -149,6 +149,21 @@ def test_detections_with_other_names():
     assert remark == "No predicted video counts: 't0' is in the subset 'training', which has 'video0000'."
 
 
+def test_a_single_misspelt_class_is_named():
+    truth = {"database": {"a": record("a", "arm circles", 1, 5), "b": record("b", "bow", 2, 6)}}
+    found = {"results": {"a": [prediction("arm circlez", 1, 5)], "b": [prediction("bow", 2, 6)]}}
+    (remark,) = detection_remarks(truth, found, subset="validation", is_zero=False)
+    assert remark == "No instance has the predicted class 'arm circlez'; 'arm circles' is probably meant."
+
+
+def record(video, label, start, end):
+    return {"subset": "validation", "duration": 10.0, "annotations": [{"label": label, "segment": [start, end]}]}
+
+
+def prediction(label, start, end):
+    return {"label": label, "score": 0.9, "segment": [start, end]}
+
+
 def test_nothing_matches_and_nobody_knows_why():
     truth = {"database": {"a": {"subset": "validation", "annotations": [{"label": "x", "segment": [1, 5]}]}}}
     found = {"results": {"a": [{"label": "x", "score": 1, "segment": ["7", "9"]}]}}

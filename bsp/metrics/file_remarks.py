@@ -6,6 +6,7 @@ They are for files that the metric has accepted, and return sentences; none for 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from difflib import get_close_matches
 from itertools import islice
 from typing import Any
 
@@ -48,6 +49,11 @@ def detection_remarks(
         remarks.append(name_remark(unknown, classes, labels=True))
         if not remarks[-1] and unknown and len(unknown) == len(predicted):
             remarks.append(f"No predicted class counts: predicted {unknown[0]!r}, annotated {next(iter(classes))!r}")
+        elif not remarks[-1]:
+            meant = {label: get_close_matches(label, classes, n=1, cutoff=0.8) for label in unknown}
+            slip = next((label for label in meant if meant[label]), None)
+            if slip is not None:
+                remarks.append(f"No instance has the predicted class {slip!r}; {meant[slip][0]!r} is probably meant")
     both = islice((video for video in truth if video in found), MAX_VIDEOS)
     videos = [
         VideoTimes(video, _segments(truth[video]), _best(found[video]), _number(database[video].get("duration")))

@@ -9,18 +9,16 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bsp_platform.cluster import TRIAL_CPUS, Resources, cluster_size, object_store_bytes, start_ray
 from bsp_platform.device import choose_device, local_gpus, logical_gpus, no_gpu_here
-from bsp_platform.stream_size import clip_bytes, machine_limit, plan_within, store_plan
+from bsp_platform.stream_size import clip_bytes, machine_limit, memory_bytes, plan_within, store_plan
 
 if TYPE_CHECKING:
     from bsp_platform.options import Options
     from bsp_platform.profiles import Profile
 
-MEMORY = "BSP_MEMORY_GB"  # instead of what the system says, where that is wrong (some sandboxes)
 MAX_DECODERS = 24  # per extractor: at 170 snippets/s each, what an encoder (R18, 4,300 snippets/s) takes
 
 # Choice: what processes of each kind were seen to take, GiB; rough, and only two thirds of the memory is given out.
@@ -87,6 +85,12 @@ class Plan:
             lines.append(
                 f"  slow: a core trains on a clip or two of {profile.augment.size_px} px a second, and an encoder of "
                 f"profile {profile.name} sees {profile.train.clips:,}; such profiles are meant for GPUs"
+            )
+        needed_gb = self.rows * row_gb(ours) + self.object_store_mb / 1024
+        if machine.memory_gb and not machine.joined and needed_gb > machine.memory_gb:
+            lines.append(
+                f"  little memory: this takes about {needed_gb:.1f} GiB, and there are {machine.memory_gb:.1f}; the "
+                "system may end processes"
             )
         return lines
 
@@ -205,7 +209,7 @@ def start_planned(options: Options) -> Plan:
 
 def this_machine(cpus: int | None) -> Machine:
     """What a Ray started here will have."""
-    return Machine(cpus=cpus or os.cpu_count() or 1, gpus=local_gpus(), memory_gb=memory_gb())
+    return Machine(cpus=cpus or os.cpu_count() or 1, gpus=local_gpus(), memory_gb=memory_bytes() / 2**30)
 
 
 def joined_machine(options: Options) -> Machine:
@@ -219,16 +223,3 @@ def joined_machine(options: Options) -> Machine:
     have = ray.cluster_resources()
     memory = (have.get("memory", 0.0) + have.get("object_store_memory", 0.0)) / 2**30
     return Machine(cpus=cpus, gpus=gpus, memory_gb=memory, joined=True)
-
-
-def memory_gb() -> float:
-    """Memory of this machine or, if it is less, of this process's control group, GiB."""
-    if given := os.environ.get(MEMORY):
-        return float(given)
-    import psutil
-
-    limits = [psutil.virtual_memory().total]
-    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        text = Path(path).read_text(encoding="ascii").strip() if os.path.exists(path) else "max"
-        limits += [int(text)] if text.isdigit() else []
-    return min(limits) / 2**30

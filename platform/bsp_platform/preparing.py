@@ -112,7 +112,8 @@ def prepare_folder(
         if len(progress.broken) > max_broken_share * len(names):
             raise TooManyBroken(
                 f"{len(progress.broken)} of {len(names)} videos under {root} are broken, more than "
-                f"{max_broken_share:.0%}; repair or remove them, or raise --max-broken:\n  "
+                f"{max_broken_share:.0%}; repair or remove them, or allow a larger share, such as --max-broken "
+                f"{min(1.0, len(progress.broken) / len(names) + 0.01):.2f}. What is finished is kept in {out}:\n  "
                 + "\n  ".join(progress.broken[:20])
             )
         report(progress)

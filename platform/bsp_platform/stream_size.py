@@ -15,6 +15,7 @@ from pathlib import Path
 from bsp_platform.cluster import Resources
 
 MIB = 2**20
+MEMORY = "BSP_MEMORY_GB"  # instead of what the system says, where that is wrong (some sandboxes)
 TASK_BYTES = 16 * MIB  # of clips, at most; a larger block only waits longer (docs/performance.md)
 ROW_BYTES = 256  # of a clip's label, number, times and the like, with room to spare
 _AHEAD = 8  # tasks that run or wait at a clip maker; more than it ends in a turn of Ray Data's loop, 0.15 s
@@ -125,8 +126,10 @@ def store_limit(memory_bytes: int, shm_bytes: int) -> int:
     return int(min(_OF_MEMORY * memory_bytes, _OF_SHM * shm_bytes))
 
 
-def machine_limit() -> int:
-    """:func:`store_limit` of this machine, or of the container that this process is in."""
+def memory_bytes() -> int:
+    """Memory of this machine or, if it is less, of this process's control group."""
+    if given := os.environ.get(MEMORY):
+        return int(float(given) * 2**30)
     import psutil
 
     memory = psutil.virtual_memory().total
@@ -134,6 +137,12 @@ def machine_limit() -> int:
         text = Path(name).read_text("ascii").strip() if os.path.exists(name) else ""
         if text.isdigit():
             memory = min(memory, int(text))
+    return memory
+
+
+def machine_limit() -> int:
+    """:func:`store_limit` of this machine, or of the container that this process is in."""
+    memory = memory_bytes()
     if not os.path.isdir("/dev/shm"):
         return store_limit(memory, memory)
     shm = os.statvfs("/dev/shm")
