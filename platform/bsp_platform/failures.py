@@ -140,5 +140,5 @@ def remembered(
     try:
         yield
     except only as error:
-        log.warning("%s: %s", what, error, exc_info=True)
+        log.warning("%s: %s", what, error, exc_info=not isinstance(error, _SPEAK_FOR_THEMSELVES))
         troubles.append(f"{what}: {reason(error)}")
