@@ -13,7 +13,6 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import pairwise
 from pathlib import Path
 
 import av
@@ -24,7 +23,7 @@ from bsp.errors import VideoDecodeError
 from bsp.time_limit import call_within
 from bsp.video import VideoInfo, probe, read_frames, too_damaged
 from bsp.video_readers import PyavReader
-from bsp.video_times import start_tick
+from bsp.video_times import count_and_ticks
 
 _FINEST = 1_000_000  # ticks per second of a prepared file, at most, unless the source has more
 
@@ -197,16 +196,10 @@ def frame_ticks(path: str | os.PathLike[str]) -> tuple[list[int], Fraction]:
     stop = threading.Event()
     reader = PyavReader(os.fspath(path), stop)
     try:
-        tick = reader.tick()
-        table = reader.scan(stop)
-        if table.pts is not None and not table.odd:
-            return (table.pts - start_tick(reader, int(table.pts[0]))).tolist(), tick
-        reader.rewind()
-        ticks = [frame.pts for frame in reader.frames(stop)]
-        if tick and None not in ticks and all(a < b for a, b in pairwise(ticks)):
-            start = start_tick(reader, ticks[0])
-            return [place - start for place in ticks], tick
-        return list(range(len(ticks))), 1 / Fraction(reader.fps()).limit_denominator(1001)
+        frames, ticks_T = count_and_ticks(reader, reader.scan(stop), stop)
+        if ticks_T is not None:
+            return ticks_T.tolist(), reader.tick()
+        return list(range(frames)), 1 / Fraction(reader.fps()).limit_denominator(1001)
     finally:
         reader.close()
 

@@ -23,7 +23,7 @@ from bsp.mp4_reader import Mp4Reader, mp4_reads
 from bsp.time_limit import call_within
 from bsp.video_packets import missing_bytes
 from bsp.video_readers import PyavReader, open_error, rgb
-from bsp.video_times import decoded_times, rate_of, table_times
+from bsp.video_times import count_and_times, is_plain_avi, rate_of
 
 READERS = ("decord", "pyav", "mp4")  # a catalog holds positions in it: append only
 READER_CLASSES = {"decord": DecordReader, "pyav": PyavReader, "mp4": Mp4Reader}
@@ -77,14 +77,9 @@ def _probe(path: str, stop: threading.Event) -> VideoInfo:
             and not first.rotation  # which "mp4" does not undo
             and mp4_reads(path, table, rgb(first), stop)
         )
-        frames, times_T = table.packets, table_times(reader, table)
-        plain_avi = (container, codec) == ("avi", "mpeg4") and not (table.bidirectional or table.hidden)
-        if table.odd or (table.pts is None and not plain_avi):
-            reader.rewind()
-            pts = [frame.pts for frame in reader.frames(stop)]
-            frames, times_T = len(pts), decoded_times(reader, pts)
+        frames, times_T = count_and_times(reader, table, stop)
         choice = "mp4" if exact else "pyav"
-        if plain_avi and not table.odd:
+        if is_plain_avi(reader, table) and not table.odd:
             reader.rewind()
             choice = "decord" if decord_reads(path, reader, stop) else "pyav"
         fps, uniform = reader.fps(), True

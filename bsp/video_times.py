@@ -22,24 +22,78 @@ from bsp.video_readers import PyavReader
 if TYPE_CHECKING:
     from bsp.video import VideoInfo
 
+JUMP_S = 10.0  # a longer gap between two frames may be a jump of the clock
 UNIFORM_FRAMES = 0.5  # by which a frame of a uniform video may be off the constant rate, in frames
 
 
-def table_times(reader: PyavReader, table: PacketTable) -> np.ndarray | None:
-    """Times of all frames as the packets tell them, seconds from the start, float64 [frames]; None if they do not."""
-    if table.pts is not None and not table.odd:
-        return _from_start(reader, table.pts)
-    if reader.container_name == "avi" and table.dts is not None and not table.bidirectional and not table.odd:
-        return _from_start(reader, table.dts)  # AVI has these only, and no frame is shown before an earlier one
-    return None
+def is_plain_avi(reader: PyavReader, table: PacketTable) -> bool:
+    """MPEG-4 in AVI of which each packet is one frame, shown in the order of the file."""
+    plain = not (table.bidirectional or table.hidden)
+    return plain and (reader.container_name, reader.codec_name) == ("avi", "mpeg4")
 
 
-def decoded_times(reader: PyavReader, pts: list[int | None]) -> np.ndarray | None:
-    """The same from the time stamps of all decoded frames; None if some has none or they do not rise."""
-    if not pts or None in pts or not reader.tick():
+def count_and_times(reader: PyavReader, table: PacketTable, stop: threading.Event) -> tuple[int, np.ndarray | None]:
+    """(how many frames, their times in seconds: float64 [frames], or None), of :func:`count_and_ticks`."""
+    frames, ticks_T = count_and_ticks(reader, table, stop)
+    if ticks_T is None:
+        return frames, None
+    times_T = ticks_T * float(reader.tick())
+    times_T.flags.writeable = False
+    return frames, times_T
+
+
+def count_and_ticks(reader: PyavReader, table: PacketTable, stop: threading.Event) -> tuple[int, np.ndarray | None]:
+    """(how many frames, when they are shown: int64 [frames], ticks from the start; None if nothing tells: k / fps).
+
+    From the packets where these tell, else all frames are decoded, from the start of the file. Raises VideoOpenError
+    for a clock that jumps.
+    """
+    if not table.odd and table.pts is not None:
+        frames, ticks_T = len(table.pts), _from_start(reader, table.pts)
+    elif not table.odd and is_plain_avi(reader, table):
+        frames, ticks_T = table.packets, None if table.dts is None else _from_start(reader, table.dts)
+    else:
+        reader.rewind()
+        stamps = [(frame.pts, frame.dts) for frame in reader.frames(stop)]
+        frames, ticks_T = len(stamps), _decoded_ticks(reader, stamps)
+    if ticks_T is not None and reader.container_name in ("mpegts", "mpeg"):
+        _check_clock(reader.path, ticks_T * float(reader.tick()))
+    return frames, ticks_T
+
+
+def _decoded_ticks(reader: PyavReader, stamps: list[tuple[int | None, int | None]]) -> np.ndarray | None:
+    """The same from the (pts, dts) of all decoded frames; None if these do not tell or do not rise."""
+    if not stamps or not reader.tick():
         return None
-    ticks = np.array(pts, np.int64)
-    return _from_start(reader, ticks) if (np.diff(ticks) > 0).all() else None
+    pts, dts = (list(column) for column in zip(*stamps, strict=True))
+    if None not in pts and (np.diff(pts) > 0).all():
+        return _from_start(reader, np.array(pts, np.int64))
+    if reader.container_name != "avi" or reader.codec_name == "mpeg4":
+        return None
+    # AVI has a time per packet alone, in the order of decoding. A frame has that of the packet that made the decoder
+    # give it out: all are late by the same delay, and the last ones, given out at the end of the file, have none.
+    told = [tick for tick in dts if tick is not None]
+    if dts[: len(told)] != told or (np.diff(told) <= 0).any():
+        return None
+    if len(told) < 2:
+        return None
+    # Choice: these last frames follow each other as most do.
+    step = round(float(np.median(np.diff(told))))
+    return np.append(told, told[-1] + step * np.arange(1, len(dts) - len(told) + 1)).astype(np.int64) - told[0]
+
+
+def _check_clock(path: str, times_T: np.ndarray) -> None:
+    """Raise VideoOpenError if the clock of a stream jumps ahead, as where recordings were joined by ``cat``."""
+    steps = np.diff(times_T)
+    # Choice: jumps are gaps of over 10 s (FFmpeg's limit too) that make up most of the time, while most frames follow
+    # each other within a second. A shorter gap may be a lost signal, and stays.
+    gaps = steps[steps > JUMP_S]
+    if len(gaps) and gaps.sum() > (times_T[-1] - times_T[0]) / 2 and np.median(steps) < 1:
+        place = int(np.argmax(steps))
+        raise VideoOpenError(
+            path,
+            f"its clock jumps by {steps[place]:.0f} s at frame {place + 1}; remux it: ffmpeg -i IN -c copy OUT.mp4",
+        )
 
 
 def start_tick(reader: PyavReader, first: int) -> int:
@@ -57,9 +111,7 @@ def start_tick(reader: PyavReader, first: int) -> int:
 
 
 def _from_start(reader: PyavReader, ticks_T: np.ndarray) -> np.ndarray:
-    times_T = (ticks_T - start_tick(reader, int(ticks_T[0]))) * float(reader.tick())
-    times_T.flags.writeable = False
-    return times_T
+    return ticks_T - start_tick(reader, int(ticks_T[0]))
 
 
 def rate_of(times_T: np.ndarray, told_fps: float) -> tuple[float, bool]:
@@ -89,19 +141,14 @@ def frame_times(path: str | os.PathLike[str], *, time_limit_s: float = 600.0) ->
 def _frame_times(path: str, stop: threading.Event) -> np.ndarray:
     reader = PyavReader(path, stop)
     try:
-        times_T = table_times(reader, reader.scan(stop))
-        if times_T is not None:
-            return times_T
-        reader.rewind()
-        pts = [frame.pts for frame in reader.frames(stop)]
-        if not pts:
+        frames, times_T = count_and_times(reader, reader.scan(stop), stop)
+        if not frames:
             raise VideoDecodeError(path, "no frame can be decoded")
-        times_T = decoded_times(reader, pts)
         if times_T is not None:
             return times_T
         if reader.fps() <= 0:
             raise VideoOpenError(path, "its frame rate is unknown; encode it again")
-        return np.arange(len(pts)) / reader.fps()
+        return np.arange(frames) / reader.fps()
     finally:
         reader.close()
 

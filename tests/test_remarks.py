@@ -91,6 +91,36 @@ def test_ordinary_detections_give_no_remark(durations):
         assert all(remark.startswith("No prediction matches") for remark in remarks_of(truth, poor))
 
 
+def test_late_seconds_of_videos_of_unknown_length_are_no_frames():
+    """Early, short annotations of long videos: predictions that cover a whole video end far after them."""
+    rng = np.random.default_rng(0)
+    database, results = {}, {}
+    for k in range(20):
+        length_s, start = rng.uniform(60, 200), rng.uniform(0, 3)
+        database[f"v{k}"] = {
+            "subset": "validation",
+            "annotations": [{"label": "A", "segment": [start, start + rng.uniform(2, 6)]}],
+        }
+        found = np.sort(rng.uniform(0, length_s, (20, 2)), 1)
+        found[0] = 0, length_s
+        if k % 9 == 0:
+            found[1] = start, start + 5
+        rows = found.tolist()
+        results[f"v{k}"] = [{"label": "A", "score": 1 - n / 100, "segment": row} for n, row in enumerate(rows)]
+    assert remarks_of({"database": database}, {"results": results}) == []
+
+
+def test_frames_of_videos_of_unknown_length_that_match_nothing():
+    rng = np.random.default_rng(6)
+    truth = truth_of(rng, durations=False)
+    for record in truth["database"].values():  # far from 0, where frames and seconds may overlap
+        record["annotations"] = [{"label": "Diving", "segment": [start, start + 4]} for start in (50, 100)]
+    found = changed(found_of(truth, rng, noise=0.02), lambda start, end, _: [FPS * start, FPS * end])
+    for rows in found["results"].values():
+        rows[:] = rows[::2]  # without the random proposals, some of which match
+    assert "frames instead of seconds (about 25 a second)" in remarks_of(truth, found)[0]
+
+
 SLIPS = {
     "reversed": (lambda s, e, d: [e, s], "end before they start"),
     "milliseconds": (lambda s, e, d: [1000 * s, 1000 * e], "milliseconds instead of seconds"),

@@ -15,9 +15,10 @@ from bsp.boundary_probe import boundary_snippets
 from bsp.catalog import Listed, build_catalog
 from bsp.clips import ClipSettings
 from bsp.datasets.activitynet import Instance, LocalizationDataset, UntrimmedVideo
+from bsp.errors import VideoOpenError
 from bsp.prepare import PrepareSettings, prepare_video
 from bsp.video import probe, read_frames
-from bsp.video_times import frame_seconds, frame_times, frames_at, positions_at, rate_of, times_at
+from bsp.video_times import frame_seconds, frame_times, frames_at, positions_at, rate_of, times_at, video_times
 
 sys.path.append(str(Path(__file__).parent))
 from make_videos import numbered_frames, read_numbers, write_cut, write_video
@@ -177,6 +178,7 @@ def test_a_prepared_copy_has_the_same_times(tmp_path):
         "late": write_video(tmp_path / "late.mkv", FRAMES[:24], times_ms=LATE_MS),
         "stream": write_video(tmp_path / "stream.ts", FRAMES[:24]),
         "uneven": write_video(tmp_path / "uneven.mkv", FRAMES, times_ms=TWO_RATES_MS),
+        "dropped": write_video(tmp_path / "dropped.avi", FRAMES, times_ms=TWO_RATES_MS, options={"bf": "2"}),
     }.items():
         copy = tmp_path / f"{name}.mp4"
         prepare_video(path, copy, PrepareSettings(short_side_px=32))
@@ -227,3 +229,40 @@ def test_the_probe_of_a_search_finds_boundaries_by_time(tmp_path):
     assert np.flatnonzero(held_S).tolist() == [1, 4, 5]
     late = write_video(tmp_path / "late.mp4", FRAMES[:24], times_ms=LATE_MS)
     assert np.flatnonzero(boundary_snippets([0.2, 0.9], probe(late), 3)).tolist() == [1]  # 0.2 s is before the start
+
+
+# -- packets that tell little, clocks that jump --
+
+
+def test_h264_with_dropped_frames_in_avi_has_one_answer(tmp_path):
+    """B pictures, and frames 20 to 60 and every third later one left out: AVI keeps times of packets alone."""
+    kept = [n for n in range(150) if n < 20 or (n > 60 and n % 3)]
+    options = {"bf": "2", "g": "24"}
+    path = write_video(tmp_path / "v.avi", FRAMES[: len(kept)], times_ms=[40 * n for n in kept], options=options)
+    info = probe(path)
+    assert not info.uniform
+    np.testing.assert_array_equal(video_times(info), frame_times(path))
+    np.testing.assert_allclose(frame_times(path)[:-2], np.array(kept[:-2]) / 25, atol=1e-3)
+    np.testing.assert_allclose(frame_times(path)[-2:], np.array(kept[-2:]) / 25, atol=0.09)  # nothing tells
+    even = probe(write_video(tmp_path / "even.avi", FRAMES[:30], options=options))
+    assert (even.frames, even.fps, even.uniform) == (30, 25.0, True)
+
+
+def test_a_clock_that_jumps_is_refused(tmp_path):
+    one, later = (
+        write_video(tmp_path / f"{start}.ts", FRAMES[:24], times_ms=[start * 1000 + 40 * k for k in range(24)])
+        for start in (0, 500)
+    )
+    joined = tmp_path / "joined.ts"
+    for parts, seconds in (((one, later), "499"), ((later, one), r"\d{5}")):  # the second as if its 33 bits wrapped
+        joined.write_bytes(b"".join(part.read_bytes() for part in parts))
+        for read in (probe, frame_times):
+            with pytest.raises(VideoOpenError, match=rf"its clock jumps by {seconds} s at frame 24; remux it"):
+                read(joined)
+    joined.write_bytes(one.read_bytes() * 2)  # a clock that falls tells nothing: 25 frames a second
+    np.testing.assert_allclose(frame_times(joined), np.arange(48) / 25)
+    lost_signal = [40 * k + 11_000 * (k >= 40) for k in range(80)]  # most of the time: refused
+    with pytest.raises(VideoOpenError, match="jumps by 11 s at frame 40"):
+        probe(write_video(tmp_path / "lost.ts", FRAMES, times_ms=lost_signal))
+    slides = write_video(tmp_path / "slides.ts", FRAMES[:5], times_ms=[12_000 * k for k in range(5)])
+    np.testing.assert_allclose(frame_times(slides), 12 * np.arange(5), atol=1e-3)

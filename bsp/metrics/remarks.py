@@ -3,7 +3,8 @@
 A prediction file with such a slip is valid, and scores 0. The functions here look at both sides and say so in one
 sentence each, with an example of both and the likely cause; ordinary results, good or bad, give none. A unit is only
 named when the times are impossible as they are written (beyond their videos, or all below 1) and would find a fifth
-of the annotations in that unit. Letters: P predictions, G annotations of a video.
+of the annotations in that unit; half of them where nobody knows how long the videos are. Letters: P predictions,
+G annotations of a video.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from bsp.metrics.detection import segment_tiou
 MAX_VIDEOS, MAX_PREDICTIONS = 300, 20  # looked at: of the videos, and of each video's predictions the best
 FOUND_AT = 0.5  # tIoU
 LEAST_FOUND, TIMES_MORE = 0.2, 3  # another unit must find this share of the annotations, and so many times more
+MOST_FOUND = 0.5  # this share where lengths are unknown: times after the last annotation may be within the video
 USUAL_RATES = (30.0, 25.0, 24.0, 50.0, 60.0, 15.0, 12.0, 10.0)  # frames per second, tried where nobody knows
 
 
@@ -54,15 +56,16 @@ def time_remark(videos: Sequence[VideoTimes], *, is_zero: bool) -> str:
         video = next(v for v in videos if (v.found[:, 1] < v.found[:, 0]).any())
         one = replace(video, found=video.found[video.found[:, 1] < video.found[:, 0]])
         return f"{reversed_} of {total} predictions end before they start, so they match nothing: {_example(one)}"
-    least = max(LEAST_FOUND, TIMES_MORE * _share_found(videos, lambda times, _: times))
-    shares = {cause: _share_found(videos, change) for cause, possible, change in _units(videos) if possible}
+    all_known = all(video.length for video in videos)
+    least = max(LEAST_FOUND if all_known else MOST_FOUND, TIMES_MORE * _share_found(videos, lambda times, _: times))
+    shares = {cause: _share_found(videos, change) for cause, possible, change in _units(videos, is_zero) if possible}
     cause = max(shares, key=shares.__getitem__, default=None)
     if cause is not None and shares[cause] >= least:
         return f"The predicted times are probably {cause}: {_example(videos[0])}"
     return f"No prediction matches. For example: {_example(videos[0])}" if is_zero else ""
 
 
-def _units(videos: Sequence[VideoTimes]) -> Iterable[tuple[str, bool, Change]]:
+def _units(videos: Sequence[VideoTimes], is_zero: bool) -> Iterable[tuple[str, bool, Change]]:
     """(what the times would be, whether that can be, how they become the truth's unit)."""
     ends = np.array([video.found.max() for video in videos])
     extents = np.array([video.length or video.truth.max() for video in videos])
@@ -78,7 +81,7 @@ def _units(videos: Sequence[VideoTimes]) -> Iterable[tuple[str, bool, Change]]:
         else:
             for rate in USUAL_RATES:
                 text = f"frames instead of seconds (about {rate:g} a second)"
-                yield text, too_late, lambda t, _, rate=rate: t / rate
+                yield text, too_late and (all_known or is_zero), lambda t, _, rate=rate: t / rate
     if all_known:
         is_short = bool(extents.min() > 2)
         yield "fractions of the video's length", is_short and bool((ends <= 1.05).all()), lambda t, v: t * v.length
