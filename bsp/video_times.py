@@ -55,31 +55,36 @@ def count_and_ticks(reader: PyavReader, table: PacketTable, stop: threading.Even
     else:
         reader.rewind()
         stamps = [(frame.pts, frame.dts) for frame in reader.frames(stop)]
-        frames, ticks_T = len(stamps), _decoded_ticks(reader, stamps)
+        frames, ticks_T = len(stamps), _decoded_ticks(reader, table, stamps)
     if ticks_T is not None and reader.container_name in ("mpegts", "mpeg"):
         _check_clock(reader.path, ticks_T * float(reader.tick()))
     return frames, ticks_T
 
 
-def _decoded_ticks(reader: PyavReader, stamps: list[tuple[int | None, int | None]]) -> np.ndarray | None:
+def _decoded_ticks(
+    reader: PyavReader, table: PacketTable, stamps: list[tuple[int | None, int | None]]
+) -> np.ndarray | None:
     """The same from the (pts, dts) of all decoded frames; None if these do not tell or do not rise."""
     if not stamps or not reader.tick():
         return None
+    is_avi = reader.container_name == "avi"
     pts, dts = (list(column) for column in zip(*stamps, strict=True))
     if None not in pts and (np.diff(pts) > 0).all():
-        return _from_start(reader, np.array(pts, np.int64))
-    if reader.container_name != "avi" or reader.codec_name == "mpeg4":
+        ticks_T = np.array(pts, np.int64)
+    elif is_avi and reader.codec_name != "mpeg4":
+        told = [tick for tick in dts if tick is not None]
+        if len(told) < 2 or dts[: len(told)] != told or (np.diff(told) <= 0).any():
+            return None
+        # Choice: the last frames, given out at the end of the file, have no time: they follow each other as most do.
+        step = round(float(np.median(np.diff(told))))
+        ticks_T = np.append(told, told[-1] + step * np.arange(1, len(dts) - len(told) + 1)).astype(np.int64)
+    else:
         return None
-    # AVI has a time per packet alone, in the order of decoding. A frame has that of the packet that made the decoder
-    # give it out: all are late by the same delay, and the last ones, given out at the end of the file, have none.
-    told = [tick for tick in dts if tick is not None]
-    if dts[: len(told)] != told or (np.diff(told) <= 0).any():
-        return None
-    if len(told) < 2:
-        return None
-    # Choice: these last frames follow each other as most do.
-    step = round(float(np.median(np.diff(told))))
-    return np.append(told, told[-1] + step * np.arange(1, len(dts) - len(told) + 1)).astype(np.int64) - told[0]
+    if is_avi and table.dts is not None and not table.odd:
+        # AVI has a time per packet alone, in the order of decoding. A frame has that of the packet that made the
+        # decoder give it out: with B pictures all are late by the same delay. The first is shown at the first packet's.
+        ticks_T = ticks_T - (ticks_T[0] - table.dts[0])
+    return _from_start(reader, ticks_T)
 
 
 def _check_clock(path: str, times_T: np.ndarray) -> None:
