@@ -34,6 +34,7 @@ from bsp.video import iter_frames, probe, too_damaged
 
 Precision = Literal["float32", "bfloat16"]  # that the encoder computes in; features are float32 in any case
 SNIPPET_FRAMES = 8  # T of Section 4.1; also the stride: snippets do not overlap
+SHARED_FIELDS = ("stride_frames", "feature_width", "encoder_hash", "precision", "size_px")  # by all of a folder
 CODE_VERSION = 1  # raise it with every change that alters features: old ones are then refused
 
 _REMEDIES = {
@@ -256,7 +257,7 @@ def read_features(
 def pack_h5(folder: str | os.PathLike[str], video_ids: Sequence[str], h5_path: str | os.PathLike[str]) -> Path:
     """Copy features into one HDF5 file: a data set float32 [S, D] per video id, the record as its attributes.
 
-    Every video is verified while it is read; all must share stride, width and encoder. The file appears when
+    Every video is verified while it is read; all must agree in SHARED_FIELDS. The file appears when
     it is complete. Raises as :func:`read_features`, ValueError for an id given twice.
     """
     import h5py
@@ -270,7 +271,7 @@ def pack_h5(folder: str | os.PathLike[str], video_ids: Sequence[str], h5_path: s
         with h5py.File(partial, "w") as file:
             for video_id in video_ids:
                 feat_SD, info = read_features(folder, video_id, shared)
-                shared = {k: getattr(info, k) for k in ("stride_frames", "feature_width", "encoder_hash")}
+                shared = {name: getattr(info, name) for name in SHARED_FIELDS}
                 file.create_dataset(video_id, data=feat_SD).attrs.update(to_attributes(sealed(info)))
         partial.replace(h5_path)
     finally:

@@ -22,7 +22,7 @@ from bsp.datasets.charades_sta import durations_from_document, read_durations
 from bsp.datasets.results_json import check_ground_truth, with_clean_ids
 from bsp.errors import AnnotationError, TooManyBroken
 from bsp.feature_record import even_rows
-from bsp.features import FeatureInfo, read_feature_info, read_features, write_features
+from bsp.features import SHARED_FIELDS, FeatureInfo, read_feature_info, read_features, write_features
 from bsp.interchange_files import LAYOUTS, Layout, NamedArray, files_sha256, find_arrays, refuse_existing, write_arrays
 from bsp.localization.gtad import resize_features
 from bsp.text_files import is_hidden, read_json
@@ -67,7 +67,7 @@ def uniform_record(folder: Path) -> tuple[list[str], FeatureInfo]:
     """Ids of all videos in a feature folder, sorted, and the record of the first.
 
     Raises ValueError, naming file, values and remedy, if there is none, one is incomplete, or they differ in stride,
-    width or encoder. Reads the records only.
+    width, encoder, precision or crop. Reads the records only.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder of features")
@@ -86,12 +86,12 @@ def uniform_record(folder: Path) -> tuple[list[str], FeatureInfo]:
     for video_id in ids:
         path, info = records[video_id], read_feature_info(folder, video_id)
         first = first or info
-        for field in ("stride_frames", "feature_width", "encoder_hash"):
+        for field in SHARED_FIELDS:
             ours, theirs = getattr(first, field), getattr(info, field)
             if ours != theirs:
                 raise ValueError(
                     f"{path}: {field} is {theirs!r}, but {ours!r} for {first.video_id} in the same folder; keep"
-                    " features of one encoder with one stride in a folder, or extract again"
+                    " features of one encoder with one stride and one precision in a folder, or extract again"
                 )
     return ids, first
 

@@ -23,11 +23,11 @@ def run(*args):
     return CliRunner().invoke(main, [str(arg) for arg in args])
 
 
-def write(folder, video_id, feat_SD, stride=8):
+def write(folder, video_id, feat_SD, stride=8, precision="float32"):
     info = FeatureInfo(
         video_id=video_id, frames=stride * SNIPPETS, fps=12.0, snippet_frames=8, stride_frames=stride, offset_frames=0,
         size_px=0, mean=(), std=(), feature_width=feat_SD.shape[1], snippets=SNIPPETS, encoder_hash="imported:x",
-        code_version=0,
+        code_version=0, precision=precision,
     )  # fmt: skip
     write_features(folder, video_id, feat_SD, info)
 
@@ -131,6 +131,49 @@ def test_what_cannot_work_is_refused_before_the_training(videos, tmp_path):
     assert (result.exit_code, "feature_width is 20, but 16" in result.output) == (1, True)
     assert not out.exists()
     assert not list(tmp_path.glob(".*"))
+
+
+def test_two_precisions_within_a_folder_are_refused_and_between_streams_said(videos, tmp_path):
+    features, annotations = videos
+    for k in range(13):
+        write(tmp_path / "second", f"video{k}", np.ones((SNIPPETS, 4), np.float32), precision="bfloat16")
+    result = gtad(features, annotations, tmp_path / "out", "--features", tmp_path / "second")
+    assert result.exit_code == 0, result.output
+    assert "13 videos, width 4, stride 8 frames, bfloat16" in result.output
+    write(features, "video3", np.ones((SNIPPETS, WIDTH), np.float32), precision="bfloat16")
+    result = gtad(features, annotations, tmp_path / "mixed")
+    assert (result.exit_code, "video3.json: precision is 'bfloat16', but 'float32' for" in result.output) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda v: v.update(annotations=[]), "activitynet.json: no instance in the subset 'training'"),
+        (lambda v: v["annotations"][0].update(segment=[2000, 8000]), "8 of 8 training instances leave nothing to"),
+    ],
+)
+def test_annotations_without_anything_to_learn_from(change, reason, videos, tmp_path):
+    features, annotations = videos
+    document = json.loads(annotations.read_text())
+    for video in document["database"].values():
+        change(video)
+    annotations.write_text(json.dumps(document))
+    result = gtad(features, annotations, tmp_path / "out")
+    assert (result.exit_code, reason in result.output) == (1, True), result.output
+    assert not (tmp_path / "out").exists()
+
+
+def test_durations_in_milliseconds_are_told(videos, tmp_path, caplog):
+    features, annotations = videos
+    document = json.loads(annotations.read_text())
+    for video in document["database"].values():
+        video["duration"] *= 1000
+        video["annotations"][0]["segment"] = [1000 * time_s for time_s in video["annotations"][0]["segment"]]
+    annotations.write_text(json.dumps(document))
+    assert gtad(features, annotations, tmp_path / "out").exit_code == 0
+    (line,) = [message for message in caplog.messages if "durations" in message]
+    assert line.startswith("the annotated durations of 13 of 13 videos are not")
+    assert line.endswith("such as video0: 16000 s, but 16 s by its features; are they in milliseconds?")
 
 
 @pytest.fixture

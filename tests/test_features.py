@@ -378,11 +378,12 @@ def test_damaged_h5_is_refused(tmp_path):
         read_features_h5(path, "a")
 
 
-def test_pack_refuses_a_mixture(tmp_path):
+@pytest.mark.parametrize(("field", "value"), [("encoder_hash", "cd" * 32), ("precision", "bfloat16"), ("size_px", 9)])
+def test_pack_refuses_a_mixture(field, value, tmp_path):
     write_features(tmp_path, "a", *made("a"))
     feat_SD, info = made("bb")
-    write_features(tmp_path, "bb", feat_SD, replace(info, encoder_hash="cd" * 32))
-    with pytest.raises(ValueError, match=r"bb\.npy: encoder_hash"):
+    write_features(tmp_path, "bb", feat_SD, replace(info, **{field: value}))
+    with pytest.raises(ValueError, match=rf"bb\.npy: {field}"):
         pack_h5(tmp_path, ["a", "bb"], tmp_path / "f.h5")
     with pytest.raises(ValueError, match="given twice"):
         pack_h5(tmp_path, ["a", "a"], tmp_path / "f.h5")

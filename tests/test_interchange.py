@@ -243,6 +243,8 @@ def test_different_widths_names_and_places_are_refused(tmp_path, store):
         ({"stride_frames": 16}, "stride_frames is 16, but 8 for -a_b in the same folder; .*one stride"),
         ({"encoder_hash": "xyz"}, "encoder_hash is 'xyz', but 'abc' for -a_b"),
         ({"feature_width": WIDTH + 1}, "feature_width is 9, but 8 for -a_b"),
+        ({"precision": "bfloat16"}, "precision is 'bfloat16', but 'float32' for -a_b"),
+        ({"size_px": 96}, "size_px is 96, but "),
     ],
 )
 def test_folders_of_mixed_features_are_refused(change, reason, store, tmp_path):

@@ -3,8 +3,10 @@
 import logging
 
 import numpy as np
+import pytest
 
-from bsp.datasets.label_times import LabelTimes, cut_to_extent
+from bsp.datasets.label_times import LabelTimes, cut_to_extent, length_remark
+from bsp.errors import AnnotationError
 
 ODD = [(1, 5), (-2, 3), (50, 200), (30, 20), (7, 7), (100, 120), (-3, 0), (60, 70)]  # in a video of 60 s
 
@@ -51,3 +53,30 @@ def test_moments():
     times = LabelTimes()
     assert times.moments_inside("v", (0.0, 12.0, -0.5, 10.0, 3.0), 10.0) == [0.0, 10.0, 3.0]
     assert times.dropped == ["v: 12 s is outside its 10 s", "v: -0.5 s is outside its 10 s"]
+
+
+def test_more_than_half_dropped_is_refused_with_an_example():
+    times = LabelTimes()
+    with pytest.raises(AnnotationError, match="there are no training instances"):
+        times.require_most("training instances")
+    times.inside("v", [(1, 5), (2000, 8000)], 20.0)
+    times.require_most("training instances")  # half of them
+    times.inside("w", [(3000, 4000)], 20.0)
+    with pytest.raises(
+        AnnotationError, match=r"2 of 3 training .* v: 2000 to 8000 s lies after .* not in milliseconds"
+    ):
+        times.require_most("training instances")
+
+
+def test_lengths_that_are_not_those_of_the_features():
+    """Above both 10 % and a second: 5 s and 5.9 s are a nominal frame rate's work, 100 s and 109 s are too."""
+    assert length_remark([]) is None
+    near = [("a", 5.9, 5.0), ("b", 109.0, 100.0), ("c", 91.0, 100.0), ("d", 20.0, 20.0)]
+    assert length_remark(near) is None
+    remark = length_remark([*near, ("e", 111.5, 100.0), ("f", 7.0, 8.5)])
+    assert remark.startswith(
+        "the annotated durations of 2 of 6 videos are not those of their features, such as e: 111.5 s"
+    )
+    assert "milliseconds" not in remark
+    thousandfold = [(name, 1000 * ours_s + 3, ours_s) for name, _, ours_s in near]
+    assert length_remark([*thousandfold, ("e", 3.0, 3.0)]).endswith("are they in milliseconds?")

@@ -8,13 +8,20 @@ ground truth as it is written. Letters: G instances of a video, K of them kept.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from bsp.errors import AnnotationError
+
 logger = logging.getLogger(__name__)
 _SHOWN = 3  # examples in the line that tells of them
+# Choice: above this share dropped, the times are taken for wrong; ActivityNet's published ones lose 10 of 15,410.
+MAX_DROPPED_SHARE = 0.5
+# Choice: a length of the annotations differs from that of the features above both; published ones are rounded, and
+# features may end before the last frames or have a nominal frame rate.
+OTHER_LENGTH_SHARE, OTHER_LENGTH_S = 0.1, 1.0
 
 
 def cut_to_extent(times_G2: Sequence[Sequence[float]] | np.ndarray, extent: float) -> tuple[np.ndarray, np.ndarray]:
@@ -34,6 +41,28 @@ def why_nothing_is_left(start_s: float, end_s: float, duration_s: float) -> str:
     if start_s >= duration_s or end_s <= 0:
         return f"lies {'after' if start_s >= duration_s else 'before'} the video's {duration_s:g} s"
     return "lies outside its video's features"
+
+
+def length_remark(lengths: Iterable[tuple[str, float, float]]) -> str | None:
+    """One line about videos whose annotated length is not that of their features; None if all fit.
+
+    ``lengths``: video id, seconds by the annotations, seconds by the record of its features, both above 0.
+    """
+    lengths = list(lengths)
+    other = [
+        (video_id, annotated_s, ours_s)
+        for video_id, annotated_s, ours_s in lengths
+        if abs(annotated_s - ours_s) > max(OTHER_LENGTH_S, OTHER_LENGTH_SHARE * ours_s)
+    ]
+    if not other:
+        return None
+    video_id, annotated_s, ours_s = other[0]
+    thousandfold = sum(900 < annotated_s / ours_s < 1100 for _, annotated_s, ours_s in lengths)
+    likely = "are they in milliseconds" if 2 * thousandfold > len(lengths) else "are they of these videos, in seconds"
+    return (
+        f"the annotated durations of {len(other)} of {len(lengths)} videos are not those of their features, such as"
+        f" {video_id}: {annotated_s:g} s, but {ours_s:g} s by its features; {likely}?"
+    )
 
 
 @dataclass
@@ -88,6 +117,17 @@ class LabelTimes:
         ]
         if parts:
             logger.warning("labels of %d %s: %s", self.instances, what, ", ".join(parts))
+
+    def require_most(self, what: str) -> None:
+        """AnnotationError, with an example, if there are no instances or more than MAX_DROPPED_SHARE are dropped."""
+        if not self.instances:
+            raise AnnotationError(f"there are no {what}: no video that has features is annotated with any")
+        if len(self.dropped) > MAX_DROPPED_SHARE * self.instances:
+            raise AnnotationError(
+                f"{len(self.dropped)} of {self.instances} {what} leave nothing to learn from, such as"
+                f" {self.dropped[0]}. Are their times in seconds, not in milliseconds or frames, and are the durations"
+                " and features of these videos?"
+            )
 
     def facts(self) -> dict[str, int | list[str]]:
         """For a record: how many there are, how many were cut, and which were dropped (the first hundred)."""

@@ -55,6 +55,7 @@ def train_and_score_actionness(
         labels.append(segment_labels(times.inside(video.video_id, _times(video), duration_s), duration_s))
     _require_some(feats, "training", features)
     times.report("training steps")
+    times.require_most("training steps")
     history: list[dict] = []
     on_epoch = recorder(folder, recipe.head.epochs, history)
     classifier = train_actionness(

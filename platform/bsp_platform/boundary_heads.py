@@ -67,6 +67,7 @@ def train_and_score_boundaries(
             for clip in training.clips
         ]
         labels.report("training boundaries")
+        labels.require_most("training boundaries")
         durations = [clip.duration_s for clip in training.clips]
         detector, f1 = fit_peaks(training.features, training.times_s, annotated, durations, recipe.head)
         recorder(folder, 1, history)({"epoch": 0, "loss": 1 - f1, "threshold": detector.threshold})
@@ -75,6 +76,7 @@ def train_and_score_boundaries(
             labels.moments_inside(clip.video_id, clip.most_consistent_s, clip.duration_s) for clip in training.clips
         ]
         labels.report("training boundaries")
+        labels.require_most("training boundaries")
         detector = train_boundary_head(
             training.features,
             training.times_s,

@@ -103,13 +103,21 @@ def gtad(
     from dataclasses import replace
 
     from bsp.datasets.activitynet import load_activitynet
-    from bsp_platform.heads import CLASS_SCORES, convert_class_scores, make_class_scores, train_and_score
+    from bsp_platform.heads import (
+        CLASS_SCORES,
+        convert_class_scores,
+        make_class_scores,
+        require_instances,
+        train_and_score,
+    )
     from bsp_platform.profiles import PROFILES
     from bsp_platform.recipes import TaskRecipe
     from bsp_platform.stages import file_sha256
 
     expect = check_features(folders)
     data = load_activitynet(annotations, None)
+    for subset in ("training", "validation"):
+        require_instances(data.videos, subset, str(annotations))
     used = [video.video_id for video in data.videos if video.subset in ("training", "validation")]
     consequence = "Those of the validation subset count as videos without a detection."
     without = videos_without_features(folders, used, max_missing, consequence)
@@ -183,7 +191,11 @@ def check_features(folders: tuple[Path, ...]) -> dict[str, Any]:
         check_listed(folder)
         ids, record = uniform_record(folder)
         records.append(record)
-        say(f"{folder}: {len(ids)} videos, width {record.feature_width}, stride {record.stride_frames} frames")
+        # The precision must be one within a folder, but not of all streams: each has an encoder of its own, and a
+        # head sees the same streams in training and in test. What is not ordinary is said.
+        precision = "" if record.precision == "float32" else f", {record.precision}"
+        width, stride = record.feature_width, record.stride_frames
+        say(f"{folder}: {len(ids)} videos, width {width}, stride {stride} frames{precision}")
     strides = {record.stride_frames for record in records}
     if len(strides) > 1:
         raise ValueError(

@@ -19,9 +19,9 @@ import torch
 
 from bsp.datasets.activitynet import LocalizationDataset, UntrimmedVideo
 from bsp.datasets.class_scores import read_class_scores as read_published_scores
-from bsp.datasets.label_times import LabelTimes
+from bsp.datasets.label_times import LabelTimes, length_remark
 from bsp.errors import AnnotationError
-from bsp.feature_record import covered_share, duration_share
+from bsp.feature_record import covered_share, duration_share, video_end_s
 from bsp.features import FeatureInfo
 from bsp.fusion import concatenate_streams
 from bsp.localization.gtad import propose, train_gtad
@@ -65,11 +65,16 @@ class FeatureSet:
             out.append(times.inside(video.video_id, seconds, video.duration_s, places=places, extent=1.0))
         return out
 
+    def lengths(self) -> list[tuple[str, float, float]]:
+        """Id, seconds as annotated and seconds by the features' record, of every video."""
+        return [(v.video_id, v.duration_s, video_end_s(i)) for v, i in zip(self.videos, self.infos, strict=True)]
+
 
 def load_subset(folders: Sequence[Path], data: LocalizationDataset, subset: str, expect: dict[str, Any]) -> FeatureSet:
     """The features of one subset; those of several ``folders`` (streams) are concatenated.
 
-    ``expect`` are sidecar fields that must agree (ValueError otherwise). Raises as :func:`read_streams`.
+    ``expect`` are sidecar fields that must agree (ValueError otherwise). AnnotationError if no video of the subset has
+    features, or none of them an instance. Raises as :func:`read_streams`.
     """
     videos, features, infos = [], [], []
     for video in data.videos:
@@ -82,7 +87,14 @@ def load_subset(folders: Sequence[Path], data: LocalizationDataset, subset: str,
             infos.append(found[1])
     if not videos:
         raise AnnotationError(f"no video of subset {subset!r} has features in {folders[0]}")
+    require_instances(videos, subset, "the videos with features")
     return FeatureSet(videos, features, infos)
+
+
+def require_instances(videos: Sequence[UntrimmedVideo], subset: str, where: str) -> None:
+    """AnnotationError, beginning with ``where``, if no video of the subset has an instance."""
+    if not any(video.instances for video in videos if video.subset == subset):
+        raise AnnotationError(f"{where}: no instance in the subset {subset!r}; are the annotations empty?")
 
 
 def read_streams(
@@ -176,11 +188,15 @@ def train_and_score(
     torch.set_num_threads(threads)
     began = time.time()
     training, validation = (load_subset(features, data, subset, expect) for subset in ("training", "validation"))
+    odd_lengths = length_remark(training.lengths() + validation.lengths())
+    if odd_lengths:
+        logger.warning(odd_lengths)
     settings = replace(recipe.head, feature_width=training.features[0].shape[1])
     history: list[dict] = []
     labels, held_out = LabelTimes(), LabelTimes()
     segments = training.segments(labels), validation.segments(held_out)
     labels.report("training instances")
+    labels.require_most("training instances")
     held_out.report("validation instances (for choosing the epoch; the ground truth stays as it is)")
     head = train_gtad(
         training.features,
@@ -233,7 +249,7 @@ def train_and_score(
         "score_seconds": time.time() - began - trained_s,
         "scores": percent,
         "labels": labels.facts(),
-        "remarks": remarks,
+        "remarks": [odd_lengths, *remarks] if odd_lengths else remarks,
     }
 
 

@@ -53,6 +53,7 @@ def train_and_score_windows(
     labels = LabelTimes()
     segments = cell_segments(training, labels)
     labels.report("training instances")
+    labels.require_most("training instances")
     history: list[dict] = []
     head = train_windows(
         training.features,
