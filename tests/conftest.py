@@ -65,7 +65,15 @@ def ray_session():
     ray.shutdown()
 
 
-LONG = ("test_sweeps", "test_all_tables", "test_ray_up", "test_faults_training", "test_sweep_boundaries")
+LONG = (
+    "test_sweeps",
+    "test_all_tables",
+    "test_ray_up",
+    "test_faults_training",
+    "test_sweep_boundaries",
+    "test_logical_gpu",
+    "test_extraction",
+)
 
 
 def pytest_collection_modifyitems(items):
