@@ -111,6 +111,7 @@ def small_disk(tmp_path):
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_the_disk_fills_up_during_a_checkpoint(ray_session, tiny_catalog, reference, small_disk, tmp_path, fault_row):
     stream, reports = stream_of(RECIPE, ray_session.put(tiny_catalog)), Reports(tmp_path / "reports.jsonl")
 

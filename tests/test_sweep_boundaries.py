@@ -234,6 +234,7 @@ def test_a_failed_trial_is_reported_with_its_error_at_once(ray_session, tmp_path
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_a_search_stops_by_the_probe_is_found_again_and_a_larger_one_goes_on(
     ray_session, tiny_data, tiny_catalog, tiny_untrimmed, tmp_path, monkeypatch
 ):
