@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from bsp.text_files import parse_json
+from bsp.files.text import parse_json
 from bsp.video import VideoInfo
 from bsp.video_times import end_of, positions_at, times_at, video_times
 

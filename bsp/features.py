@@ -26,10 +26,10 @@ from torch import nn
 from bsp.augment import centre_clip
 from bsp.errors import VideoDecodeError
 from bsp.feature_record import FeatureInfo, from_attributes, of_video, read_record, sealed, snippet_times, to_attributes
-from bsp.hdf5_files import HDF5Reader
+from bsp.files.hdf5 import HDF5Reader
+from bsp.files.npy import read_npy
+from bsp.files.text import safe_name
 from bsp.normalisation import MEAN, STD, normalise
-from bsp.npy_files import read_npy
-from bsp.text_files import safe_name
 from bsp.video import iter_frames, probe, too_damaged
 
 Precision = Literal["float32", "bfloat16"]  # that the encoder computes in; features are float32 in any case

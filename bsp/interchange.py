@@ -23,9 +23,9 @@ from bsp.datasets.results_json import check_ground_truth, with_clean_ids
 from bsp.errors import AnnotationError, TooManyBroken
 from bsp.feature_record import even_rows
 from bsp.features import SHARED_FIELDS, FeatureInfo, read_feature_info, read_features, write_features
+from bsp.files.text import is_hidden, read_json
 from bsp.interchange_files import LAYOUTS, Layout, NamedArray, files_sha256, find_arrays, refuse_existing, write_arrays
 from bsp.localization.gtad import resize_features
-from bsp.text_files import is_hidden, read_json
 
 __all__ = ["LAYOUTS", "Timing", "Transfer", "export_features", "import_features", "uniform_record", "video_durations"]
 

@@ -27,9 +27,9 @@ from typing import Literal
 import numpy as np
 
 from bsp.errors import AnnotationError, FileError
-from bsp.hdf5_files import HDF5Reader
-from bsp.npy_files import read_npy
-from bsp.text_files import delimiter_of, is_hidden, read_text, safe_name
+from bsp.files.hdf5 import HDF5Reader
+from bsp.files.npy import read_npy
+from bsp.files.text import delimiter_of, is_hidden, read_text, safe_name
 
 Layout = Literal["gtad", "opentad", "2dtan", "lgi", "csv"]
 _HDF5 = (".h5", ".hdf5")

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from bsp.errors import AnnotationError, VideoError, VideoOpenError
+from bsp.files.text import VIDEO_EXTENSIONS, is_hidden, read_json, read_text
 from bsp.prepare import PrepareSettings, prepare_video
-from bsp.text_files import VIDEO_EXTENSIONS, is_hidden, read_json, read_text
 
 HIDDEN = ".prepared"
 VERSION = 1  # of what prepare_video writes; another one needs another folder

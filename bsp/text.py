@@ -24,8 +24,8 @@ import torch
 from torch import nn
 
 from bsp.errors import AnnotationError
-from bsp.npy_files import read_npy
-from bsp.text_files import decode_as, open_utf8, parse_json
+from bsp.files.npy import read_npy
+from bsp.files.text import decode_as, open_utf8, parse_json
 
 logger = logging.getLogger(__name__)
 

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from bsp.errors import FileError
-from bsp.pickle_machine import Ignored
-from bsp.weight_files import read_weights
+from bsp.files.pickle_machine import Ignored
+from bsp.files.weights import read_weights
 
 if TYPE_CHECKING:
     from bsp.encoder import EncoderSettings, TSMResNet

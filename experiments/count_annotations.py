@@ -28,8 +28,8 @@ from bsp.datasets.hacs import load_hacs
 from bsp.datasets.kinetics import read_kinetics_csv
 from bsp.datasets.thumos14 import load_thumos14
 from bsp.errors import AnnotationError
+from bsp.files.text import is_hidden
 from bsp.metrics.boundaries import MIN_CONSISTENCY
-from bsp.text_files import is_hidden
 from bsp_platform.plain_text import forgiving_streams, plain_table, printable, say
 from bsp_platform.stages import write_json
 

@@ -85,7 +85,7 @@ def _hacs(path: Path) -> Any:
 
 def _detections(path: Path) -> Any:
     from bsp.datasets.results_json import prediction_columns
-    from bsp.text_files import read_json
+    from bsp.files.text import read_json
 
     return prediction_columns(read_json(path), videos=["v1"], class_names=["Diving"], name=str(path))
 
@@ -182,7 +182,7 @@ def _import(layout: str) -> Callable[[Path], Any]:
 
 @cache
 def _hdf5_reader() -> Any:
-    from bsp.hdf5_files import HDF5Reader
+    from bsp.files.hdf5 import HDF5Reader
 
     return HDF5Reader()
 

@@ -13,7 +13,7 @@ import pytest
 from bsp.datasets.activitynet import Instance, load_activitynet
 from bsp.datasets.results_json import read_video_ids
 from bsp.errors import AnnotationError, TooManyBroken
-from bsp.text_files import read_json
+from bsp.files.text import read_json
 
 FIXTURES = Path(__file__).parent / "fixtures"
 SMALL = FIXTURES / "activitynet_small.json"

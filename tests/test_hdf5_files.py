@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from bsp.errors import FileError
-from bsp.hdf5_files import HDF5Reader
+from bsp.files.hdf5 import HDF5Reader
 
 ROWS = np.arange(12, dtype=np.float32).reshape(3, 4)
 

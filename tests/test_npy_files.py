@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from bsp.errors import FileError
-from bsp.npy_files import read_npy
+from bsp.files.npy import read_npy
 
 
 @pytest.mark.parametrize("dtype", ["<f4", ">f4", "<f8", "<f2", "|u1", ">i8"])

@@ -6,7 +6,7 @@ import pickle
 
 import pytest
 
-from bsp.pickle_machine import DEEPEST, Machine, Refused, check_tree
+from bsp.files.pickle_machine import DEEPEST, Machine, Refused, check_tree
 
 
 def nothing(module, name):

@@ -10,8 +10,8 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from bsp.datasets.plain_pickle import read_plain_pickle
 from bsp.errors import AnnotationError
+from bsp.files.plain_pickle import read_plain_pickle
 
 PLAIN = {
     "id": [1, 2.5, -(10**20), True, None, "täxt", b"bytes", b""],

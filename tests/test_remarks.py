@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from bsp.files.spelling import name_remark
 from bsp.metrics.boundaries import evaluate_boundaries
 from bsp.metrics.detection import evaluate_detection
 from bsp.metrics.file_remarks import (
@@ -17,7 +18,6 @@ from bsp.metrics.file_remarks import (
     grounding_remarks,
 )
 from bsp.metrics.grounding import evaluate_grounding
-from bsp.spelling import name_remark
 from bsp_platform.cli import main
 
 FPS = 25.0

@@ -24,13 +24,7 @@ from bsp.datasets.results_json import check_ground_truth, prediction_columns, re
 from bsp.datasets.thumos14 import load_thumos14
 from bsp.errors import AnnotationError
 from bsp.features import FeatureInfo, read_features, write_features
-from bsp.interchange import import_features, uniform_record
-from bsp.interchange_files import find_arrays
-from bsp.metrics.actionness import evaluate_actionness
-from bsp.metrics.grounding import evaluate_grounding
-from bsp.prepared_folder import find_videos as find_listed
-from bsp.text import load_glove
-from bsp.text_files import (
+from bsp.files.text import (
     clean_id,
     clean_label,
     delimiter_of,
@@ -42,6 +36,12 @@ from bsp.text_files import (
     read_text,
     safe_name,
 )
+from bsp.interchange import import_features, uniform_record
+from bsp.interchange_files import find_arrays
+from bsp.metrics.actionness import evaluate_actionness
+from bsp.metrics.grounding import evaluate_grounding
+from bsp.prepared_folder import find_videos as find_listed
+from bsp.text import load_glove
 
 APPLE_DOUBLE = b"\0\5\26\7\0\2\0\0\231"  # how a "._name" begins
 NFC, NFD = "Café", "Cafe\u0301"

@@ -12,7 +12,7 @@ import safetensors.torch
 import torch
 
 from bsp.errors import FileError
-from bsp.weight_files import read_weights
+from bsp.files.weights import read_weights
 
 
 def tensors() -> dict[str, torch.Tensor]:

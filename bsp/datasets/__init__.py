@@ -1,0 +1,1 @@
+"""Published data sets: one file per layout of annotations or results."""

@@ -17,7 +17,7 @@ from typing import Any
 
 from bsp.datasets.results_json import VideoRecord, check_ground_truth, require_subset, without_blocked
 from bsp.errors import AnnotationError, TooManyBroken
-from bsp.text_files import VIDEO_EXTENSIONS, is_hidden, read_json, safe_name
+from bsp.files.text import VIDEO_EXTENSIONS, is_hidden, read_json, safe_name
 
 logger = logging.getLogger(__name__)
 

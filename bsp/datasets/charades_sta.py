@@ -19,7 +19,7 @@ from typing import Any, Literal, NoReturn
 from bsp.datasets.activitynet import find_videos, videos_folder
 from bsp.datasets.label_times import cut_to_extent, why_nothing_is_left
 from bsp.errors import AnnotationError
-from bsp.text_files import clean_id, parse_json, read_table, read_text, safe_name
+from bsp.files.text import clean_id, parse_json, read_table, read_text, safe_name
 
 logger = logging.getLogger(__name__)
 

@@ -14,9 +14,9 @@ import numpy as np
 
 from bsp.datasets.results_json import with_clean_ids
 from bsp.errors import AnnotationError, FileError
-from bsp.npy_files import read_npy
-from bsp.spelling import name_remark
-from bsp.text_files import clean_label, read_json, refuse_alike
+from bsp.files.npy import read_npy
+from bsp.files.spelling import name_remark
+from bsp.files.text import clean_label, read_json, refuse_alike
 
 # Columns (1-based, of the 101 UCF classes) of the THUMOS14 classes in UntrimmedNet's array.
 UNTRIMMEDNET_COLUMNS = {

@@ -19,7 +19,7 @@ from typing import Literal, NoReturn
 from bsp.catalog import report_skips
 from bsp.datasets.activitynet import find_videos
 from bsp.errors import AnnotationError
-from bsp.text_files import clean_id, clean_label, is_hidden, read_csv, read_text, refuse_alike, safe_name
+from bsp.files.text import clean_id, clean_label, is_hidden, read_csv, read_text, refuse_alike, safe_name
 
 Subset = Literal["training", "test"]
 

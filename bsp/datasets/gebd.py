@@ -15,9 +15,9 @@ from bsp.catalog import report_skips
 from bsp.datasets.activitynet import find_videos, videos_folder
 from bsp.datasets.gebd_records import ProcessedRecord, read_records
 from bsp.datasets.kinetics import class_folder_key
-from bsp.datasets.plain_pickle import read_plain_pickle
 from bsp.errors import AnnotationError
-from bsp.text_files import is_hidden, read_json, safe_name
+from bsp.files.plain_pickle import read_plain_pickle
+from bsp.files.text import is_hidden, read_json, safe_name
 
 SUBSETS = {"training": "train", "validation": "val"}  # and how file names call them
 SUFFIXES = (".pkl", ".json", ".json.gz")

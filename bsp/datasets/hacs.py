@@ -13,7 +13,7 @@ from pathlib import Path
 
 from bsp.datasets.activitynet import LocalizationDataset, localization_dataset
 from bsp.datasets.results_json import check_ground_truth
-from bsp.text_files import read_json
+from bsp.files.text import read_json
 
 logger = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from bsp.catalog import Catalog, Listed, build_catalog, report_skips
 from bsp.datasets.activitynet import videos_folder
 from bsp.errors import AnnotationError
-from bsp.text_files import VIDEO_EXTENSIONS, clean_id, clean_label, is_hidden, read_table, refuse_alike
+from bsp.files.text import VIDEO_EXTENSIONS, clean_id, clean_label, is_hidden, read_table, refuse_alike
 
 REQUIRED_COLUMNS = ("label", "youtube_id", "time_start", "time_end")
 OPTIONAL_COLUMNS = ("split", "is_cc")

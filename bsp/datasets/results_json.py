@@ -3,7 +3,7 @@
 One place checks what the ActivityNet, THUMOS14 and HACS files promise and turns them into columns (NumPy
 arrays), which is what the metrics work on. Times and scores may be numbers or numbers written as text
 (THUMOS14 and HACS do that); "version", "taxonomy" and "external_data" may be missing, and the annotations of testing
-videos. Labels and ids are compared as bsp/text_files.py cleans them. Letters: G ground-truth instances, P predictions.
+videos. Labels and ids are compared as bsp/files/text.py cleans them. Letters: G ground-truth instances, P predictions.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pydantic import AfterValidator, BeforeValidator, FailFast, Field, TypeAdapt
 from typing_extensions import TypedDict
 
 from bsp.errors import AnnotationError
-from bsp.text_files import clean_id, clean_label, parse_json, read_text, refuse_alike
+from bsp.files.text import clean_id, clean_label, parse_json, read_text, refuse_alike
 
 Label = Annotated[str, AfterValidator(clean_label)]
 Number = Annotated[float, Field(allow_inf_nan=False)]  # a finite number, or one written as text

@@ -17,7 +17,7 @@ from typing import Any
 from bsp.datasets.activitynet import LocalizationDataset, localization_dataset
 from bsp.datasets.results_json import check_ground_truth
 from bsp.errors import AnnotationError
-from bsp.text_files import clean_id, clean_label, is_hidden, read_json, read_table, refuse_alike
+from bsp.files.text import clean_id, clean_label, is_hidden, read_json, read_table, refuse_alike
 
 logger = logging.getLogger(__name__)
 

@@ -1,0 +1,1 @@
+"""Localisation heads: features in, segments, moments or boundaries out."""

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from bsp.datasets.results_json import without_blocked
+from bsp.files.spelling import name_remark
+from bsp.files.text import clean_id, clean_label
 from bsp.metrics.remarks import MAX_PREDICTIONS, MAX_VIDEOS, VideoTimes, time_remark
-from bsp.spelling import name_remark
-from bsp.text_files import clean_id, clean_label
 
 
 def detection_remarks(

@@ -24,7 +24,7 @@ from typing_extensions import TypedDict
 from bsp.datasets.charades_sta import read_durations, read_moments
 from bsp.datasets.results_json import Number, validated
 from bsp.errors import AnnotationError
-from bsp.text_files import clean_id, clean_label
+from bsp.files.text import clean_id, clean_label
 
 Protocol = Literal["2dtan", "lgi"]
 RECALL_AT = (1, 5)

@@ -140,9 +140,9 @@ def grounding(
     output_json: Path | None,
 ) -> None:
     """Recall and mean IoU of video grounding, by 2D-TAN's or LGI's protocol."""
+    from bsp.files.text import read_json
     from bsp.metrics.file_remarks import grounding_remarks
     from bsp.metrics.grounding import evaluate_grounding, ground_truth_from_charades
-    from bsp.text_files import read_json
 
     check_output_folder(output_json)
     is_text = ground_truth.name.removesuffix(".gz").endswith(".txt")
@@ -179,9 +179,9 @@ def grounding(
 @click.option("--output-json", type=OUTPUT_FILE, help="Write all results here, in full precision.")
 def actionness(ground_truth: Path, predictions: Path, output_json: Path | None) -> None:
     """Average precision of step localisation as actionness (CrossTask), over segments of 0.2 s."""
+    from bsp.files.text import read_json
     from bsp.metrics.actionness import evaluate_actionness
     from bsp.metrics.file_remarks import actionness_remarks
-    from bsp.text_files import read_json
 
     check_output_folder(output_json)
     names = (str(ground_truth), str(predictions))
@@ -273,8 +273,8 @@ def _evaluate(
 ) -> dict[str, Any]:
     """Read the files, compute the metric, warn about what looks odd, and write the report."""
     from bsp.datasets.results_json import read_video_ids
+    from bsp.files.text import read_json
     from bsp.metrics.file_remarks import detection_remarks
-    from bsp.text_files import read_json
 
     check_output_folder(output_json)
     truth, found = read_json(ground_truth), read_json(predictions)

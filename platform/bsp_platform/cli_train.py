@@ -212,7 +212,7 @@ def videos_without_features(
 
     ValueError if none is left, or more than ``max_missing`` percent are without.
     """
-    from bsp.spelling import name_remark
+    from bsp.files.spelling import name_remark
     from bsp_platform.listed_features import has_features
 
     without = {i for i in video_ids if not all(has_features(folder, i) for folder in folders)}

@@ -22,12 +22,12 @@ import torch
 
 from bsp.encoder import TSMResNet, build_encoder, load_tsm_checkpoint
 from bsp.errors import FileError
+from bsp.files.text import parse_json
+from bsp.files.weights import parse_weights
 from bsp.fusion import FusionModel, FusionSettings, fusion_objective
 from bsp.prefetch import empty_for
 from bsp.pretext import PretextModel, pretext_objective
 from bsp.pretrain import Loss, make_optimiser, prepare_device, restore, train_steps, training_state
-from bsp.text_files import parse_json
-from bsp.weight_files import parse_weights
 from bsp.workers import Workers
 from bsp_platform.bottleneck import MakerTimes
 from bsp_platform.cluster import Resources, cluster_size

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bsp.errors import FileError
-from bsp.text_files import parse_json
+from bsp.files.text import parse_json
 from bsp_platform.claims import claim_lines
 from bsp_platform.plain_text import markdown_text
 from bsp_platform.tables import markdown_table, table_body, write_text

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from bsp.clips import plan_clip
-from bsp.text_files import parse_json
+from bsp.files.text import parse_json
 from bsp_platform.cluster import Resources
 from bsp_platform.device import assigned_device
 from bsp_platform.extraction import extract_dataset

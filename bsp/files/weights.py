@@ -1,6 +1,6 @@
 """Weight files of others: PyTorch's zip archives and the format before it, and safetensors.
 
-PyTorch's formats are pickles with the numbers beside them. bsp/pickle_machine.py reads the pickle: tensors and plain
+PyTorch's formats are pickles with the numbers beside them. bsp/files/pickle_machine.py reads the pickle: tensors and plain
 data come out, whatever else was saved beside the weights (arguments, optimisers, functions) is left out, and nothing
 is imported or called. Sizes are checked before anything is reserved. PyTorch itself does not look at the checksums
 (CRC-32) that its archives hold; here a flipped bit is noticed. The older format and safetensors hold none, but many
@@ -22,9 +22,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bsp.datasets.plain_pickle import plain_name
 from bsp.errors import FileError
-from bsp.pickle_machine import Ignored, Machine, Name, Refused
+from bsp.files.pickle_machine import Ignored, Machine, Name, Refused
+from bsp.files.plain_pickle import plain_name
 
 MAX_BYTES = 2 * 2**30  # a ResNet-50 with its optimiser has 0.3
 _OLD_MAGIC, _OLD_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001

@@ -1,7 +1,7 @@
 """HDF5 files that others made: their names and arrays, read in a process of its own.
 
 An HDF5 file can name other files whose bytes are to become its numbers, declare terabytes in a kilobyte, and, when it
-is damaged, end the process that reads it. bsp/hdf5_child.py refuses all that lies outside the file, checks sizes
+is damaged, end the process that reads it. bsp/files/hdf5_child.py refuses all that lies outside the file, checks sizes
 before it reads, and has bounded memory and time; if it dies, that is an error about the file.
 """
 

@@ -1,6 +1,6 @@
 """Pickles that other people made, read without letting them run anything.
 
-A pickle is a program: it names functions, which Python's own reader imports and calls. bsp/pickle_machine.py does
+A pickle is a program: it names functions, which Python's own reader imports and calls. bsp/files/pickle_machine.py does
 neither; this module tells it the handful of names that plain data and NumPy arrays need, as functions of our own, and
 refuses every other name. Protocols 0 to 5 are read, also as written by Python 2 and by NumPy 1 and 2.
 """
@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from bsp.errors import AnnotationError
-from bsp.pickle_machine import Machine, Name, Refused, StandIn, check_key
-from bsp.text_files import read_bytes
+from bsp.files.pickle_machine import Machine, Name, Refused, StandIn, check_key
+from bsp.files.text import read_bytes
 
 MAX_BYTES = 512 * 2**20  # the largest published annotation pickles have some tens of MB
 
@@ -26,7 +26,7 @@ def read_plain_pickle(path: str | Path) -> Any:
 
     NumPy arrays come as (nested) lists, NumPy scalars as Python numbers, text of Python 2 decoded as Latin-1; keys of
     dicts and items of sets are text, bytes or numbers. Raises AnnotationError with the file and, for a pickle that
-    holds anything else or more than the budget of pickle_machine.py, the name of that.
+    holds anything else or more than the budget of files/pickle_machine.py, the name of that.
     """
     content = read_bytes(path, max_bytes=MAX_BYTES)
     try:

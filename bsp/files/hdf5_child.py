@@ -1,4 +1,4 @@
-"""The program that bsp/hdf5_files.py starts: answers questions about HDF5 files on its standard input, one JSON line
+"""The program that bsp/files/hdf5.py starts: answers questions about HDF5 files on its standard input, one JSON line
 each, with a JSON line and the bytes of an array.
 
 It reads what lies in the file itself and nothing else. It limits its own memory and time, because a damaged file can

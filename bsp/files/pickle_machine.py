@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pickletools import opcodes
 from typing import Any
 
-from bsp.plain_trees import DEEPEST, STEPS, Refused, check_key, check_tree
+from bsp.files.plain_trees import DEEPEST, STEPS, Refused, check_key, check_tree
 
 _LONGEST_NUMBER = 64  # characters or bytes; torch's magic number has 10 bytes
 
