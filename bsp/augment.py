@@ -11,7 +11,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from bsp.video import fit_frames, resize_frames
+from bsp.video.read import fit_frames, resize_frames
 
 LUMA = np.array((0.299, 0.587, 0.114), np.float32)  # grey of RGB, ITU-R BT.601
 

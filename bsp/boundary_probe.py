@@ -18,8 +18,8 @@ from bsp.augment import centre_clip
 from bsp.datasets.activitynet import UntrimmedVideo
 from bsp.features import SNIPPET_FRAMES
 from bsp.normalisation import normalise
-from bsp.video import VideoInfo, iter_frames, probe
-from bsp.video_times import frames_at
+from bsp.video.read import VideoInfo, iter_frames, probe
+from bsp.video.times import frames_at
 
 STRENGTH = 0.01  # inverse regularisation, as in experiments/probe_streams.py
 BATCH_SNIPPETS = 16  # of one forward pass, as in extract_features

@@ -20,9 +20,9 @@ from typing import NamedTuple
 import numpy as np
 
 from bsp.errors import AnnotationError, TooManyBroken, VideoError
-from bsp.probe_files import probe_files
-from bsp.video import READERS, VideoInfo
-from bsp.video_times import frame_seconds, frames_at
+from bsp.video.probe_many import probe_files
+from bsp.video.read import READERS, VideoInfo
+from bsp.video.times import frame_seconds, frames_at
 
 log = logging.getLogger(__name__)
 

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from bsp.files.text import parse_json
-from bsp.video import VideoInfo
-from bsp.video_times import end_of, positions_at, times_at, video_times
+from bsp.video.read import VideoInfo
+from bsp.video.times import end_of, positions_at, times_at, video_times
 
 _COUNTS = {  # field -> least value
     "frames": 1, "snippet_frames": 1, "stride_frames": 1, "offset_frames": 0, "size_px": 0, "feature_width": 1,

@@ -30,7 +30,7 @@ from bsp.files.hdf5 import HDF5Reader
 from bsp.files.npy import read_npy
 from bsp.files.text import safe_name
 from bsp.normalisation import MEAN, STD, normalise
-from bsp.video import iter_frames, probe, too_damaged
+from bsp.video.read import iter_frames, probe, too_damaged
 
 Precision = Literal["float32", "bfloat16"]  # that the encoder computes in; features are float32 in any case
 SNIPPET_FRAMES = 8  # T of Section 4.1; also the stride: snippets do not overlap

@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.textpath import TextPath
 
-from bsp.video import fit_frames
+from bsp.video.read import fit_frames
 
 # One meaning each, in all figures; the colours stay apart for the colour-blind (Okabe and Ito's palette).
 TRUTH, VANILLA, BSP, CHANGE, OTHER = "#009E73", "#0072B2", "#D55E00", "#CC0066", "#9A9A9A"

@@ -19,8 +19,8 @@ from matplotlib.patches import Rectangle
 from bsp import figures
 from bsp.datasets.activitynet import UntrimmedVideo
 from bsp.metrics.detection import segment_tiou
-from bsp.video import probe, read_frames
-from bsp.video_times import frame_seconds, frames_at
+from bsp.video.read import probe, read_frames
+from bsp.video.times import frame_seconds, frames_at
 
 # Choice: three, because more lines cannot be told apart and the videos hold one to three actions.
 TOP_SEGMENTS = 3

@@ -32,8 +32,8 @@ from bsp.clips import (
 )
 from bsp.datasets.activitynet import LocalizationDataset
 from bsp.synthesis import decode, synthesise
-from bsp.video import READERS, probe, read_frames
-from bsp.video_times import frame_seconds, frames_at
+from bsp.video.read import READERS, probe, read_frames
+from bsp.video.times import frame_seconds, frames_at
 
 _LABEL_CHARACTERS = 22
 _LABEL_IN, _CELL_IN, _UNDER_IN, _HEAD_IN, _PAD_IN = 1.75, 0.92, 0.22, 0.42, 0.3

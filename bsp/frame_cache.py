@@ -11,7 +11,7 @@ from collections import OrderedDict
 import numpy as np
 
 from bsp.errors import VideoError
-from bsp.video import read_frames
+from bsp.video.read import read_frames
 
 _LARGEST_SHARE = 1 / 16  # of the cache; a longer video is read frame by frame as if there were no cache
 
@@ -31,7 +31,7 @@ class FrameCache:
     def read(
         self, path: str, indices: np.ndarray, *, first: int, frames: int, reader: str, time_limit_s: float
     ) -> np.ndarray:
-        """As :func:`bsp.video.read_frames`; ``first`` and ``frames`` say which part of the file is in use.
+        """As :func:`bsp.video.read.read_frames`; ``first`` and ``frames`` say which part of the file is in use.
 
         ``indices`` must lie in [first, first + frames).
         """

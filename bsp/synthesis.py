@@ -15,7 +15,7 @@ from bsp.catalog import Catalog
 from bsp.clips import ClipPlan
 from bsp.errors import VideoOpenError
 from bsp.frame_cache import FrameCache
-from bsp.video import READERS, fit_frames
+from bsp.video.read import READERS, fit_frames
 
 
 def decode(

@@ -27,8 +27,8 @@ from scale_figure import draw_store
 from bsp.augment import AugmentSettings
 from bsp.catalog import Catalog, Listed, build_catalog
 from bsp.clips import BoundaryKind, ClipSettings, plan_clip
-from bsp.probe_files import _ProbeCache
-from bsp.video import READERS, VideoInfo
+from bsp.video.probe_many import _ProbeCache
+from bsp.video.read import READERS, VideoInfo
 from bsp_platform.plain_text import forgiving_streams
 from bsp_platform.ray_log import RayLog
 from bsp_platform.stages import write_json

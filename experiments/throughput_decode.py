@@ -25,8 +25,8 @@ from throughput_clock import in_turns
 from throughput_parts import readers
 from throughput_videos import FRAMES, make_kinetics_like
 
-from bsp.prepare import PrepareSettings, prepare_video
-from bsp.video import probe, read_frames
+from bsp.video.prepare import PrepareSettings, prepare_video
+from bsp.video.read import probe, read_frames
 from bsp_platform.plain_text import forgiving_streams
 from bsp_platform.tables import hardware
 

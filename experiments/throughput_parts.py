@@ -20,7 +20,7 @@ from bsp.frame_cache import FrameCache
 from bsp.pretext import PretextModel, PretextSettings, pretext_objective
 from bsp.pretrain import TrainSettings, make_optimiser, train_steps
 from bsp.synthesis import collate, decode, synthesise
-from bsp.video import READERS, read_frames
+from bsp.video.read import READERS, read_frames
 from bsp_platform.profiles import mini
 
 

@@ -14,7 +14,7 @@ from bsp.catalog import Catalog
 from bsp.clips import ClipSettings
 from bsp.datasets.kinetics import load_class_folders, load_kinetics_csv
 from bsp.datasets.pantomime import render
-from bsp.prepare import PrepareSettings, prepare_video
+from bsp.video.prepare import PrepareSettings, prepare_video
 from bsp_platform.profiles import mini, smoke
 from bsp_platform.streaming import ClipStream
 

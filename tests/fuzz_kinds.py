@@ -324,7 +324,7 @@ def _outbox(path: Path) -> Any:
 
 
 def _probe_cache(path: Path) -> Any:
-    from bsp.probe_files import _ProbeCache
+    from bsp.video.probe_many import _ProbeCache
 
     root = "/videos"
     name = hashlib.blake2b(root.encode(), digest_size=8).hexdigest()
@@ -335,8 +335,8 @@ def _probe_cache(path: Path) -> Any:
 
 
 def _probe_caches(folder: Path) -> list[bytes]:
-    from bsp.probe_files import _ProbeCache
-    from bsp.video import probe
+    from bsp.video.probe_many import _ProbeCache
+    from bsp.video.read import probe
 
     video = _video(folder, "mp4", "libx264")[0]
     (folder / "a.mp4").write_bytes(video)
@@ -413,7 +413,7 @@ def _watch(path: Path) -> Any:
     """What is read are the frames that FFmpeg gives when it decodes the file from its beginning."""
     import av
 
-    from bsp.video import iter_frames, probe, read_frames
+    from bsp.video.read import iter_frames, probe, read_frames
 
     info = probe(path, time_limit_s=10.0)
     chunks = iter_frames(path, chunk_frames=8, reader=info.reader, time_limit_s=10.0)

@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import bsp.probe_files
+import bsp.video.probe_many
 from bsp import apart
 from bsp.catalog import Catalog, Listed, build_catalog
 from bsp.errors import AnnotationError, TooManyBroken
-from bsp.video import READERS, probe
-from bsp.video_write import write_mp4
+from bsp.video.read import READERS, probe
+from bsp.video.write import write_mp4
 
 
 def make_catalog(numbers, classes=None, **changes):
@@ -222,8 +222,10 @@ def test_an_empty_listing_and_an_impossible_cap_are_refused(folder):
 def probed(monkeypatch):
     """Names of the files that were opened."""
     opened = []
-    probe = bsp.probe_files.probe
-    monkeypatch.setattr(bsp.probe_files, "probe", lambda path: opened.append(os.path.basename(path)) or probe(path))
+    probe = bsp.video.probe_many.probe
+    monkeypatch.setattr(
+        bsp.video.probe_many, "probe", lambda path: opened.append(os.path.basename(path)) or probe(path)
+    )
     return opened
 
 
@@ -252,17 +254,17 @@ def test_failures_are_not_remembered(folder, tmp_path, probed):
 
 
 def test_an_interrupted_run_keeps_what_it_had(folder, tmp_path, probed, monkeypatch):
-    counting = bsp.probe_files.probe
+    counting = bsp.video.probe_many.probe
 
     def interrupted(path):
         if path.endswith("b.mp4"):
             raise KeyboardInterrupt
         return counting(path)
 
-    monkeypatch.setattr(bsp.probe_files, "probe", interrupted)
+    monkeypatch.setattr(bsp.video.probe_many, "probe", interrupted)
     with pytest.raises(KeyboardInterrupt):
         build(folder, cache_dir=tmp_path / "cache")
-    monkeypatch.setattr(bsp.probe_files, "probe", counting)
+    monkeypatch.setattr(bsp.video.probe_many, "probe", counting)
     build(folder, cache_dir=tmp_path / "cache")
     assert probed == ["a.mp4", "c.mp4", "b.mp4"]
 
@@ -315,7 +317,7 @@ def crash_or_probe(path: str):
 
 
 def test_a_file_that_crashes_its_process_costs_only_itself(folder, monkeypatch, caplog):
-    monkeypatch.setattr(bsp.probe_files, "_probe_one", crash_or_probe)
+    monkeypatch.setattr(bsp.video.probe_many, "_probe_one", crash_or_probe)
     catalog = build(folder, workers=1, max_skipped_share=0.5)
     assert catalog.frames.tolist() == [20, 50]
     assert catalog.skipped == (("one/b.mp4", "the video reader crashed on it"),)
@@ -371,7 +373,7 @@ def test_every_file_of_a_long_list_gets_its_own_answer(tmp_path):
     paths = [f"{number}.mp4" for number in range(600)]
     for path in paths[::3]:
         (tmp_path / path).touch()
-    found = bsp.probe_files.probe_files(str(tmp_path), paths, cache_dir=None, workers=0, progress=False)
+    found = bsp.video.probe_many.probe_files(str(tmp_path), paths, cache_dir=None, workers=0, progress=False)
     empty = [path for path, (_, reason) in found.items() if reason == "empty file (0 bytes); download it again"]
     missing = [path for path, (_, reason) in found.items() if reason == "no such file"]
     assert empty == paths[::3]

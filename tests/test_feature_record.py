@@ -20,7 +20,6 @@ import pytest
 import torch
 from torch import nn
 
-from bsp import video_times
 from bsp.datasets.activitynet import Instance, UntrimmedVideo
 from bsp.errors import VideoDecodeError
 from bsp.feature_record import (
@@ -52,6 +51,7 @@ from bsp.localization.boundaries import BoundaryHeadSettings, _labels, gap_times
 from bsp.localization.gtad_labels import anchor_tiou
 from bsp.localization.sgalign import anchor_grid
 from bsp.metrics.actionness import segment_count, segment_labels
+from bsp.video import times as video_times
 
 sys.path.append(str(Path(__file__).parent))
 from make_videos import numbered_frames, write_video

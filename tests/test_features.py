@@ -30,7 +30,7 @@ from bsp.features import (
     write_features,
 )
 from bsp.normalisation import normalise
-from bsp.video_write import write_mp4
+from bsp.video.write import write_mp4
 
 sys.path.append(str(Path(__file__).parent))
 import make_videos
@@ -127,7 +127,7 @@ def test_a_still_video_has_equal_features(tmp_path):
 @pytest.mark.parametrize("batch_snippets", [1, 2, 16])
 def test_extraction_equals_the_plain_way(batch_snippets, tmp_path):
     """Against decoding everything and one forward pass over all snippets."""
-    from bsp.video import read_frames
+    from bsp.video.read import read_frames
 
     path = noise_video(tmp_path / "v.mp4", 45, size=64)
     encoder = build_encoder(TINY, 1)

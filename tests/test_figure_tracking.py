@@ -13,7 +13,7 @@ import pytest
 
 from bsp.features import FeatureInfo, write_features
 from bsp.figures import new_figure
-from bsp.video import probe
+from bsp.video.read import probe
 from bsp_platform import sweeps
 from bsp_platform.figure_tracking import finished_rows, publish
 from bsp_platform.options import Options

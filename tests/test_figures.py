@@ -16,7 +16,7 @@ from bsp.clips import BoundaryKind, ClipSettings, plan_clip
 from bsp.datasets.activitynet import Instance, UntrimmedVideo
 from bsp.features import FeatureInfo
 from bsp.figures_difference import gather_pairs, pair_kinds, percentiles
-from bsp.video import read_frames
+from bsp.video.read import read_frames
 
 
 def texts_inside(figure: Figure) -> bool:

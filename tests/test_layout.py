@@ -113,7 +113,9 @@ def test_bsp_loads_neither_ray_nor_mlflow() -> None:
     assert done.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("module", ["bsp.prepare", "bsp.datasets.pantomime", "bsp.catalog", "bsp_platform.streaming"])
+@pytest.mark.parametrize(
+    "module", ["bsp.video.prepare", "bsp.datasets.pantomime", "bsp.catalog", "bsp_platform.streaming"]
+)
 def test_processes_that_only_read_and_write_videos_do_not_load_pytorch(module: str) -> None:
     """It costs each of them 2 s and 250 MB; there is one on every core."""
     done = run_from(ROOT, "-c", f"import sys, {module}; print('torch' in sys.modules)")

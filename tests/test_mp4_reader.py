@@ -11,10 +11,11 @@ import av
 import numpy as np
 import pytest
 
-from bsp import mp4_reader, video
 from bsp.errors import VideoOpenError
-from bsp.mp4_index import NotIndexed, read_mp4_index
-from bsp.mp4_reader import Mp4Reader
+from bsp.video import mp4_reader
+from bsp.video import read as video
+from bsp.video.mp4_index import NotIndexed, read_mp4_index
+from bsp.video.mp4_reader import Mp4Reader
 
 sys.path.append(str(Path(__file__).parent))
 from make_videos import numbered_frames, read_numbers, write_audio, write_video

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bsp import video
 from bsp.errors import VideoDecodeError, VideoError, VideoOpenError, VideoTimeout
-from bsp.prepare import PrepareSettings, prepare_video, prepared_size, verify_prepared
+from bsp.video import read as video
+from bsp.video.prepare import PrepareSettings, prepare_video, prepared_size, verify_prepared
 
 sys.path.append(str(Path(__file__).parent))
 from make_videos import numbered_frames, read_numbers, write_cut, write_video

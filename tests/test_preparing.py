@@ -15,11 +15,12 @@ from pathlib import Path
 
 import pytest
 
-from bsp import prepared_folder, video
 from bsp.datasets.kinetics import load_class_folders, load_kinetics_csv
 from bsp.errors import AnnotationError, TooManyBroken
-from bsp.prepare import PrepareSettings, prepare_video
-from bsp.prepared_folder import HIDDEN, copy_others, find_videos, open_folder, prepare_one, target_name
+from bsp.video import prepared_folder
+from bsp.video import read as video
+from bsp.video.prepare import PrepareSettings, prepare_video
+from bsp.video.prepared_folder import HIDDEN, copy_others, find_videos, open_folder, prepare_one, target_name
 
 sys.path.append(str(Path(__file__).parent))
 from make_videos import numbered_frames, read_numbers, spoil_slice, write_video

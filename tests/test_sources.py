@@ -20,8 +20,8 @@ from bsp.datasets.pantomime_grounding import GroundingWorldSettings
 from bsp.datasets.pantomime_stories import StorySettings
 from bsp.datasets.thumos14 import load_thumos14
 from bsp.errors import AnnotationError
-from bsp.prepare import PrepareSettings
-from bsp.prepared_folder import copy_others, find_videos, open_folder, prepare_one
+from bsp.video.prepare import PrepareSettings
+from bsp.video.prepared_folder import copy_others, find_videos, open_folder, prepare_one
 from bsp_platform.profiles import paper, smoke
 from bsp_platform.sources import DataPaths, load_sources
 

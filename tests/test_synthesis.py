@@ -10,8 +10,8 @@ from bsp.catalog import Catalog
 from bsp.clips import BoundaryKind, ClipSettings, plan_clip
 from bsp.errors import VideoOpenError
 from bsp.synthesis import collate, decode, render_clip, synthesise
-from bsp.video import READERS
-from bsp.video_write import write_mp4
+from bsp.video.read import READERS
+from bsp.video.write import write_mp4
 
 DIFF_CLASS, SAME_CLASS, DIFF_SPEED, SAME_SPEED = BoundaryKind
 SIZE = 32

@@ -40,8 +40,8 @@ from bsp.interchange import import_features, uniform_record
 from bsp.interchange_files import find_arrays
 from bsp.metrics.actionness import evaluate_actionness
 from bsp.metrics.grounding import evaluate_grounding
-from bsp.prepared_folder import find_videos as find_listed
 from bsp.text import load_glove
+from bsp.video.prepared_folder import find_videos as find_listed
 
 APPLE_DOUBLE = b"\0\5\26\7\0\2\0\0\231"  # how a "._name" begins
 NFC, NFD = "Café", "Cafe\u0301"

@@ -18,8 +18,10 @@ import decord
 import numpy as np
 import pytest
 
-from bsp import mp4_reader, time_limit, video, video_readers
 from bsp.errors import VideoDecodeError, VideoError, VideoOpenError, VideoTimeout
+from bsp.video import mp4_reader, time_limit
+from bsp.video import read as video
+from bsp.video import readers as video_readers
 
 sys.path.append(str(Path(__file__).parent))
 from make_videos import numbered_frames, read_numbers, write_audio, write_cut, write_video

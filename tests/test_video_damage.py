@@ -12,12 +12,12 @@ import av
 import numpy as np
 import pytest
 
-from bsp import video
 from bsp.augment import AugmentSettings
 from bsp.clips import BoundaryKind, ClipSettings, plan_clip
 from bsp.datasets.kinetics import load_class_folders
 from bsp.errors import VideoDecodeError, VideoError, VideoOpenError
 from bsp.frame_cache import FrameCache
+from bsp.video import read as video
 from bsp_platform.streaming import ClipStream, make_clips
 
 sys.path.append(str(Path(__file__).parent))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bsp import video
+from bsp.video import read as video
 
 sys.path.append(str(Path(__file__).parent))
 from make_videos import numbered_frames

@@ -16,9 +16,9 @@ from bsp.catalog import Listed, build_catalog
 from bsp.clips import ClipSettings
 from bsp.datasets.activitynet import Instance, LocalizationDataset, UntrimmedVideo
 from bsp.errors import VideoOpenError
-from bsp.prepare import PrepareSettings, prepare_video
-from bsp.video import probe, read_frames
-from bsp.video_times import frame_seconds, frame_times, frames_at, positions_at, rate_of, times_at, video_times
+from bsp.video.prepare import PrepareSettings, prepare_video
+from bsp.video.read import probe, read_frames
+from bsp.video.times import frame_seconds, frame_times, frames_at, positions_at, rate_of, times_at, video_times
 
 sys.path.append(str(Path(__file__).parent))
 from make_videos import numbered_frames, read_numbers, write_cut, write_video

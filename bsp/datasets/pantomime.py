@@ -35,7 +35,7 @@ from tqdm import tqdm
 
 from bsp import apart
 from bsp.datasets.pantomime_plan import CODE_VERSION, PantomimeSettings, VideoPlan, draw_video, plan_video
-from bsp.video_write import write_mp4
+from bsp.video.write import write_mp4
 
 __all__ = ["CODE_VERSION", "PantomimeSettings", "VideoSet", "is_complete", "plan_all", "render", "render_set"]
 

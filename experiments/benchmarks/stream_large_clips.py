@@ -38,7 +38,7 @@ from bsp.clips import ClipSettings  # noqa: E402
 from bsp.datasets.kinetics import load_class_folders, load_kinetics_csv  # noqa: E402
 from bsp.datasets.pantomime import render  # noqa: E402
 from bsp.frame_cache import FrameCache  # noqa: E402
-from bsp.prepare import PrepareSettings, prepare_video  # noqa: E402
+from bsp.video.prepare import PrepareSettings, prepare_video  # noqa: E402
 from bsp_platform.bottleneck import MakerTimes  # noqa: E402
 from bsp_platform.cluster import object_store, start_ray  # noqa: E402
 from bsp_platform.profiles import smoke  # noqa: E402

@@ -28,9 +28,9 @@ from bsp.clips import ClipSettings
 from bsp.datasets.kinetics import load_class_folders
 from bsp.encoder import EncoderSettings, build_encoder
 from bsp.prefetch import empty_for
-from bsp.prepare import PrepareSettings, prepare_video
 from bsp.pretext import PretextModel, PretextSettings, pretext_objective
 from bsp.pretrain import TrainSettings, make_optimiser, prepare_device, train_steps
+from bsp.video.prepare import PrepareSettings, prepare_video
 from bsp_platform.device import DEVICES, local_device
 from bsp_platform.planning import make_plan, this_machine
 from bsp_platform.profiles import paper

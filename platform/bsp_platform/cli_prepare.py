@@ -47,9 +47,9 @@ def prepare(
     """
     import ray
 
-    from bsp.prepare import PrepareSettings
-    from bsp.prepared_folder import find_videos, open_folder
-    from bsp.video import damage_line
+    from bsp.video.prepare import PrepareSettings
+    from bsp.video.prepared_folder import find_videos, open_folder
+    from bsp.video.read import damage_line
     from bsp_platform.cluster import start_ray
     from bsp_platform.preparing import RAY_LOG, REPORT, prepare_folder
     from bsp_platform.ray_log import RayLog

@@ -19,7 +19,7 @@ from typing import Any
 from bsp.datasets.activitynet import LocalizationDataset
 from bsp.errors import TooManyBroken
 from bsp.features import pack_h5, read_feature_info, read_features
-from bsp.video import damage_line
+from bsp.video.read import damage_line
 from bsp_platform.cluster import Resources
 from bsp_platform.extractor import ExtractionJob, Extractor
 from bsp_platform.gpu_extraction import extract_on_gpus

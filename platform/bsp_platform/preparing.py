@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from bsp.errors import TooManyBroken
-from bsp.prepare import PrepareSettings
-from bsp.prepared_folder import HIDDEN, copy_others, prepare_one, write_json
+from bsp.video.prepare import PrepareSettings
+from bsp.video.prepared_folder import HIDDEN, copy_others, prepare_one, write_json
 
 RAY_LOG = f"{HIDDEN}/ray.log"
 REPORT = f"{HIDDEN}/report.json"  # not beside the annotations: loaders expect one *.json there

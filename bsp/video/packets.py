@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import av
 import numpy as np
 
-from bsp.time_limit import check
+from bsp.video.time_limit import check
 
 # FFmpeg's demuxer name -> the short name used here; only these containers carry a trustworthy pts per packet.
 TIMED_CONTAINERS = {"mov,mp4,m4a,3gp,3g2,mj2": "mp4", "matroska,webm": "matroska"}

@@ -15,14 +15,14 @@ import av
 import numpy as np
 
 from bsp.errors import VideoDecodeError, VideoOpenError
-from bsp.mp4_index import NotIndexed, read_mp4_index
-from bsp.time_limit import check
-from bsp.video_packets import PacketTable, is_disposable_h264, nal_length_bytes
-from bsp.video_readers import PyavReader, open_error, out_of_range, rgb
+from bsp.video.mp4_index import NotIndexed, read_mp4_index
+from bsp.video.packets import PacketTable, is_disposable_h264, nal_length_bytes
+from bsp.video.readers import PyavReader, open_error, out_of_range, rgb
+from bsp.video.time_limit import check
 
 
 class Mp4Reader:
-    """The methods of the other readers. For files that ``bsp.video.probe`` gives it: closed groups, no rotation."""
+    """The methods of the other readers. For files that ``bsp.video.read.probe`` gives it: closed groups, no rotation."""
 
     def __init__(self, path: str, stop: threading.Event):
         self.path = path

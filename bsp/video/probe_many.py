@@ -18,8 +18,8 @@ from tqdm import tqdm
 
 from bsp import apart
 from bsp.errors import VideoError
-from bsp.video import VideoInfo, probe
-from bsp.video_readers import plain_fault
+from bsp.video.read import VideoInfo, probe
+from bsp.video.readers import plain_fault
 
 FILES_PER_WORKER = 64  # below this many files per process, starting it costs more than it saves
 

@@ -1,4 +1,4 @@
-"""The plain video reader behind :mod:`bsp.video`: PyAV, for every file that FFmpeg reads.
+"""The plain video reader behind :mod:`bsp.video.read`: PyAV, for every file that FFmpeg reads.
 
 A reader is opened once per call, decodes with one FFmpeg thread, and gives upright uint8 RGB frames named by
 display order. Its methods are ``read`` (some frames), ``chunk`` (the next frames) and ``close``; ``damaged`` holds the
@@ -19,8 +19,8 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 
 from bsp.errors import VideoDecodeError, VideoOpenError
-from bsp.time_limit import check
-from bsp.video_packets import TIMED_CONTAINERS, PacketTable, missing_bytes, scan_packets
+from bsp.video.packets import TIMED_CONTAINERS, PacketTable, missing_bytes, scan_packets
+from bsp.video.time_limit import check
 
 # A demuxer that is not named here is not started, whatever the file's name: a list of files, a playlist, a session
 # description or a pattern of picture names would make FFmpeg open other files, or the network.

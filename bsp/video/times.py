@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bsp.errors import VideoDecodeError, VideoOpenError
-from bsp.time_limit import call_within
-from bsp.video_packets import TIMED_CONTAINERS, PacketTable
-from bsp.video_readers import PyavReader
+from bsp.video.packets import TIMED_CONTAINERS, PacketTable
+from bsp.video.readers import PyavReader
+from bsp.video.time_limit import call_within
 
 if TYPE_CHECKING:
-    from bsp.video import VideoInfo
+    from bsp.video.read import VideoInfo
 
 JUMP_S = 10.0  # a longer gap between two frames may be a jump of the clock
 UNIFORM_FRAMES = 0.5  # by which a frame of a uniform video may be off the constant rate, in frames

@@ -13,8 +13,8 @@ import threading
 import numpy as np
 
 from bsp.errors import VideoDecodeError, VideoOpenError
-from bsp.time_limit import check
-from bsp.video_readers import PyavReader, open_error, out_of_range, plain_fault, rgb
+from bsp.video.readers import PyavReader, open_error, out_of_range, plain_fault, rgb
+from bsp.video.time_limit import check
 
 DECORD_STEP = 32  # frames per native call: how soon an abandoned read notices that it should stop
 

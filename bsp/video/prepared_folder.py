@@ -20,7 +20,7 @@ from typing import Any
 
 from bsp.errors import AnnotationError, VideoError, VideoOpenError
 from bsp.files.text import VIDEO_EXTENSIONS, is_hidden, read_json, read_text
-from bsp.prepare import PrepareSettings, prepare_video
+from bsp.video.prepare import PrepareSettings, prepare_video
 
 HIDDEN = ".prepared"
 VERSION = 1  # of what prepare_video writes; another one needs another folder

@@ -20,10 +20,10 @@ import numpy as np
 from av.video.reformatter import Interpolation, VideoReformatter
 
 from bsp.errors import VideoDecodeError
-from bsp.time_limit import call_within
-from bsp.video import VideoInfo, probe, read_frames, too_damaged
-from bsp.video_readers import PyavReader
-from bsp.video_times import count_and_ticks
+from bsp.video.read import VideoInfo, probe, read_frames, too_damaged
+from bsp.video.readers import PyavReader
+from bsp.video.time_limit import call_within
+from bsp.video.times import count_and_ticks
 
 _FINEST = 1_000_000  # ticks per second of a prepared file, at most, unless the source has more
 
@@ -80,7 +80,7 @@ def prepare_video(
 ) -> PreparedVideo:
     """Write ``target`` (an .mp4 name) from ``source``; it appears when it is complete and verified.
 
-    The frames are those that ``bsp.video`` reads from the source, upright, scaled with an antialiased cubic filter
+    The frames are those that ``bsp.video.read`` reads from the source, upright, scaled with an antialiased cubic filter
     (never enlarged) to even sizes; times are kept exactly. Raises VideoOpenError or VideoDecodeError naming the
     source when it is broken or too many of its frames are damaged, VideoTimeout, and ValueError when source and target
     are one file.

@@ -17,13 +17,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bsp.decord_reader import DecordReader, decord_reads
 from bsp.errors import VideoDecodeError, VideoOpenError, VideoTimeout
-from bsp.mp4_reader import Mp4Reader, mp4_reads
-from bsp.time_limit import call_within
-from bsp.video_packets import missing_bytes
-from bsp.video_readers import PyavReader, open_error, rgb
-from bsp.video_times import count_and_times, is_plain_avi, rate_of
+from bsp.video.decord_reader import DecordReader, decord_reads
+from bsp.video.mp4_reader import Mp4Reader, mp4_reads
+from bsp.video.packets import missing_bytes
+from bsp.video.readers import PyavReader, open_error, rgb
+from bsp.video.time_limit import call_within
+from bsp.video.times import count_and_times, is_plain_avi, rate_of
 
 READERS = ("decord", "pyav", "mp4")  # a catalog holds positions in it: append only
 READER_CLASSES = {"decord": DecordReader, "pyav": PyavReader, "mp4": Mp4Reader}
