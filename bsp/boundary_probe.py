@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from bsp.augment import centre_clip
+from bsp.clips.augment import centre_clip
+from bsp.clips.normalisation import normalise
 from bsp.datasets.activitynet import UntrimmedVideo
 from bsp.features import SNIPPET_FRAMES
-from bsp.normalisation import normalise
 from bsp.video.read import VideoInfo, iter_frames, probe
 from bsp.video.times import frames_at
 

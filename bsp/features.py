@@ -23,13 +23,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from bsp.augment import centre_clip
+from bsp.clips.augment import centre_clip
+from bsp.clips.normalisation import MEAN, STD, normalise
 from bsp.errors import VideoDecodeError
 from bsp.feature_record import FeatureInfo, from_attributes, of_video, read_record, sealed, snippet_times, to_attributes
 from bsp.files.hdf5 import HDF5Reader
 from bsp.files.npy import read_npy
 from bsp.files.text import safe_name
-from bsp.normalisation import MEAN, STD, normalise
 from bsp.video.read import iter_frames, probe, too_damaged
 
 Precision = Literal["float32", "bfloat16"]  # that the encoder computes in; features are float32 in any case

@@ -1,6 +1,6 @@
 """Figure 2: how each boundary type is synthesised, as film strips from real clips of the stream.
 
-For every kind the source videos' frames stand above the clip that :func:`bsp.synthesis.synthesise` makes of
+For every kind the source videos' frames stand above the clip that :func:`bsp.clips.synthesis.synthesise` makes of
 them, at the places they take in it. On top, for comparison, a real action boundary of an untrimmed video.
 Letters: T = 2 * half_len frames of a clip, H W image. Frame numbers in labels count from 0 in the file, clip
 positions from 1 as in the paper.
@@ -19,8 +19,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from bsp import figures
-from bsp.catalog import Catalog
-from bsp.clips import (
+from bsp.clips.catalog import Catalog
+from bsp.clips.plan import (
     BoundaryKind,
     ClipPlan,
     ClipSettings,
@@ -30,8 +30,8 @@ from bsp.clips import (
     speed_offsets,
     transition_epsilon,
 )
+from bsp.clips.synthesis import decode, synthesise
 from bsp.datasets.activitynet import LocalizationDataset
-from bsp.synthesis import decode, synthesise
 from bsp.video.read import READERS, probe, read_frames
 from bsp.video.times import frame_seconds, frames_at
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bsp.clips import BoundaryKind
+from bsp.clips.plan import BoundaryKind
 from bsp.encoder import TSMResNet
 from bsp.features import FeatureInfo
 from bsp.pretrain import Loss

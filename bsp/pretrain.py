@@ -21,9 +21,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from bsp.clips.normalisation import normalise
 from bsp.encoder import parameter_groups
 from bsp.errors import TooManyBroken
-from bsp.normalisation import normalise
 from bsp.prefetch import IdleClock, Prefetcher
 from bsp.workers import MeanGradient, Workers, running_statistics
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from table1_activitynet import TABLE_1
 
-from bsp.clips import BoundaryKind
+from bsp.clips.plan import BoundaryKind
 from bsp_platform.options import Options, experiment_command
 from bsp_platform.recipes import Stream
 from bsp_platform.rows import Claim, Experiment, Row

@@ -7,7 +7,7 @@ python experiments/ablation_table4.py --profile paper --kinetics DIR --activityn
 
 from pathlib import Path
 
-from bsp.clips import BoundaryKind
+from bsp.clips.plan import BoundaryKind
 from bsp_platform.options import Options, experiment_command
 from bsp_platform.recipes import Stream
 from bsp_platform.rows import Claim, Experiment, Row

@@ -20,19 +20,19 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from bsp.augment import augment_clip
-from bsp.clips import plan_clip
+from bsp.clips.augment import augment_clip
+from bsp.clips.frame_cache import FrameCache
+from bsp.clips.plan import plan_clip
+from bsp.clips.synthesis import decode, synthesise
 from bsp.datasets.activitynet import load_activitynet
 from bsp.datasets.kinetics import load_kinetics_csv
 from bsp.datasets.pantomime import make_video, plan_all, render
 from bsp.encoder import build_encoder
 from bsp.features import extract_features
-from bsp.frame_cache import FrameCache
 from bsp.localization.gtad import propose, train_gtad
 from bsp.metrics.detection import evaluate_detection
 from bsp.pretext import PretextModel, PretextSettings, pretext_objective
 from bsp.pretrain import TrainSettings, make_optimiser, train_steps
-from bsp.synthesis import decode, synthesise
 from bsp_platform.plain_text import forgiving_streams
 from bsp_platform.profiles import mini, smoke
 from bsp_platform.stages import StageStore, write_json

@@ -11,7 +11,7 @@ gives no number for this task; the variant of the metric is the challenge's.
 
 from pathlib import Path
 
-from bsp.clips import BoundaryKind
+from bsp.clips.plan import BoundaryKind
 from bsp_platform.options import Options, experiment_command
 from bsp_platform.recipes import Stream
 from bsp_platform.rows import Claim, Experiment, Reference, Row

@@ -24,9 +24,9 @@ import psutil
 import scale_costs
 from scale_figure import draw_store
 
-from bsp.augment import AugmentSettings
-from bsp.catalog import Catalog, Listed, build_catalog
-from bsp.clips import BoundaryKind, ClipSettings, plan_clip
+from bsp.clips.augment import AugmentSettings
+from bsp.clips.catalog import Catalog, Listed, build_catalog
+from bsp.clips.plan import BoundaryKind, ClipSettings, plan_clip
 from bsp.video.probe_many import _ProbeCache
 from bsp.video.read import READERS, VideoInfo
 from bsp_platform.plain_text import forgiving_streams

@@ -10,7 +10,7 @@ result (--class-scores, the CUHK 2017 JSON) or, without one, our linear classifi
 
 from pathlib import Path
 
-from bsp.clips import BoundaryKind
+from bsp.clips.plan import BoundaryKind
 from bsp_platform.options import Options, experiment_command
 from bsp_platform.recipes import Stream
 from bsp_platform.rows import Claim, Experiment, Reference, Row

@@ -10,7 +10,7 @@ their own published protocols, which differ (docs/choices.md).
 
 from pathlib import Path
 
-from bsp.clips import BoundaryKind
+from bsp.clips.plan import BoundaryKind
 from bsp_platform.options import Options, experiment_command
 from bsp_platform.recipes import Stream
 from bsp_platform.rows import Claim, Experiment, Reference, Row

@@ -16,8 +16,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from bsp.catalog import Catalog
-from bsp.frame_cache import FrameCache
+from bsp.clips.catalog import Catalog
+from bsp.clips.frame_cache import FrameCache
 from bsp_platform.streaming import ClipStream, clip_dataset, iterate_batches, make_clips
 
 Batches = Iterator[dict[str, np.ndarray]]

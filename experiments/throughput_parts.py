@@ -13,13 +13,13 @@ import torch
 from throughput_clock import in_turns, seconds_per_call
 from throughput_sources import PREPARED, RAW, Source
 
-from bsp.augment import augment_clip
-from bsp.clips import plan_clip
+from bsp.clips.augment import augment_clip
+from bsp.clips.frame_cache import FrameCache
+from bsp.clips.plan import plan_clip
+from bsp.clips.synthesis import collate, decode, synthesise
 from bsp.encoder import EncoderSettings, build_encoder
-from bsp.frame_cache import FrameCache
 from bsp.pretext import PretextModel, PretextSettings, pretext_objective
 from bsp.pretrain import TrainSettings, make_optimiser, train_steps
-from bsp.synthesis import collate, decode, synthesise
 from bsp.video.read import READERS, read_frames
 from bsp_platform.profiles import mini
 

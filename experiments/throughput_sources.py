@@ -9,9 +9,9 @@ import bsp_platform  # noqa: F401  isort: skip (first: it sets the environment t
 import ray
 from throughput_videos import FRAMES, make_kinetics_like
 
-from bsp.augment import AugmentSettings
-from bsp.catalog import Catalog
-from bsp.clips import ClipSettings
+from bsp.clips.augment import AugmentSettings
+from bsp.clips.catalog import Catalog
+from bsp.clips.plan import ClipSettings
 from bsp.datasets.kinetics import load_class_folders, load_kinetics_csv
 from bsp.datasets.pantomime import render
 from bsp.video.prepare import PrepareSettings, prepare_video

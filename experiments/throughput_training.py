@@ -19,9 +19,9 @@ from throughput_clock import cpu_seconds, in_turns, used_since
 from throughput_loaders import LOADERS
 from throughput_sources import Source
 
-from bsp.clips import BoundaryKind
+from bsp.clips.normalisation import normalise
+from bsp.clips.plan import BoundaryKind
 from bsp.encoder import EncoderSettings, build_encoder
-from bsp.normalisation import normalise
 from bsp.pretext import PretextModel, PretextSettings, pretext_objective
 from bsp.pretrain import TrainSettings, make_optimiser, prepare_device, train_steps
 from bsp.workers import Workers

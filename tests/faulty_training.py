@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from bsp.augment import AugmentSettings
-from bsp.clips import BoundaryKind, ClipSettings
+from bsp.clips.augment import AugmentSettings
+from bsp.clips.frame_cache import FrameCache
+from bsp.clips.plan import BoundaryKind, ClipSettings
+from bsp.clips.synthesis import decode
 from bsp.encoder import EncoderSettings
-from bsp.frame_cache import FrameCache
 from bsp.pretext import PretextSettings
 from bsp.pretrain import TrainSettings, make_optimiser, train_steps
-from bsp.synthesis import decode
 from bsp.workers import Workers
 from bsp_platform.cluster import Resources
 from bsp_platform.pretraining import TrainJob, start_training

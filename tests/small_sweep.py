@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from bsp.augment import AugmentSettings
-from bsp.clips import BoundaryKind
+from bsp.clips.augment import AugmentSettings
+from bsp.clips.plan import BoundaryKind
 from bsp.datasets.pantomime import PantomimeSettings
 from bsp.encoder import EncoderSettings
 from bsp.pretrain import TrainSettings

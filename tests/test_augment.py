@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 
-from bsp.augment import AugmentSettings, augment_clip, centre_clip, draw_crop, jitter_colour
+from bsp.clips.augment import AugmentSettings, augment_clip, centre_clip, draw_crop, jitter_colour
 
 
 def noise(shape, seed=0):

@@ -19,8 +19,8 @@ from throughput_loaders import LOADERS
 from throughput_report import markdown, targets
 from throughput_sources import EMBEDDED, PREPARED, RAW, Source
 
-from bsp.augment import AugmentSettings
-from bsp.clips import ClipSettings
+from bsp.clips.augment import AugmentSettings
+from bsp.clips.plan import ClipSettings
 from bsp_platform.streaming import ClipStream, make_clips
 
 

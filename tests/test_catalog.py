@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import bsp.video.probe_many
 from bsp import apart
-from bsp.catalog import Catalog, Listed, build_catalog
+from bsp.clips.catalog import Catalog, Listed, build_catalog
 from bsp.errors import AnnotationError, TooManyBroken
 from bsp.video.read import READERS, probe
 from bsp.video.write import write_mp4

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bsp.catalog import Catalog
-from bsp.clips import (
+from bsp.clips.catalog import Catalog
+from bsp.clips.plan import (
     BoundaryKind,
     ClipSettings,
     first_video_weights,

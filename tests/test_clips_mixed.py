@@ -6,8 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from bsp.clips import BoundaryKind, ClipSettings, plan_clip
-from bsp.synthesis import collate
+from bsp.clips.plan import BoundaryKind, ClipSettings, plan_clip
+from bsp.clips.synthesis import collate
 
 MIXED = ClipSettings(plain_clips=3)
 

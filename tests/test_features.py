@@ -15,7 +15,8 @@ import torch
 from torch import nn
 
 from bsp import features
-from bsp.augment import centre_clip
+from bsp.clips.augment import centre_clip
+from bsp.clips.normalisation import normalise
 from bsp.encoder import EncoderSettings, build_encoder
 from bsp.errors import VideoDecodeError, VideoOpenError
 from bsp.features import (
@@ -29,7 +30,6 @@ from bsp.features import (
     snippet_count,
     write_features,
 )
-from bsp.normalisation import normalise
 from bsp.video.write import write_mp4
 
 sys.path.append(str(Path(__file__).parent))

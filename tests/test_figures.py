@@ -11,8 +11,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from bsp import figures, figures_difference, figures_qualitative, figures_synthesis
-from bsp.catalog import Catalog
-from bsp.clips import BoundaryKind, ClipSettings, plan_clip
+from bsp.clips.catalog import Catalog
+from bsp.clips.plan import BoundaryKind, ClipSettings, plan_clip
 from bsp.datasets.activitynet import Instance, UntrimmedVideo
 from bsp.features import FeatureInfo
 from bsp.figures_difference import gather_pairs, pair_kinds, percentiles

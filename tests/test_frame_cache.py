@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from bsp import frame_cache
+from bsp.clips import frame_cache
+from bsp.clips.frame_cache import FrameCache
 from bsp.errors import VideoDecodeError
-from bsp.frame_cache import FrameCache
 
 FRAME_BYTES = 4 * 4 * 3
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from bsp.clips import BoundaryKind
+from bsp.clips.plan import BoundaryKind
 from bsp.encoder import EncoderSettings, build_encoder
 from bsp.features import FeatureInfo
 from bsp.fusion import (

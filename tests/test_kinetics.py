@@ -6,10 +6,10 @@ import os
 import numpy as np
 import pytest
 
-from bsp.clips import BoundaryKind, ClipSettings, plan_clip
+from bsp.clips.plan import BoundaryKind, ClipSettings, plan_clip
+from bsp.clips.synthesis import render_clip
 from bsp.datasets.kinetics import load_class_folders, load_kinetics_csv, read_kinetics_csv
 from bsp.errors import AnnotationError, TooManyBroken
-from bsp.synthesis import render_clip
 from bsp.video.write import write_mp4
 
 HEADER = "label,youtube_id,time_start,time_end,split,is_cc\n"

@@ -180,7 +180,7 @@ with RayLog(Path(sys.argv[1])) as log:
     os.write(2, b"the core wrote this\\n")
     os.system("echo a child process said this")
     logging.getLogger("ray.data").error("a logger of Ray")
-    logging.getLogger("bsp.catalog").warning("a video is broken")
+    logging.getLogger("bsp.clips.catalog").warning("a video is broken")
     print("our line", file=log.console)
 print("after")
 if sys.argv[2] == "fail":

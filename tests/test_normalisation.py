@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from bsp.normalisation import normalise
+from bsp.clips.normalisation import normalise
 
 
 def test_normalise_is_the_imagenet_formula():

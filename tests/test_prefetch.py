@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from bsp.clips import BoundaryKind
+from bsp.clips.normalisation import normalise
+from bsp.clips.plan import BoundaryKind
 from bsp.encoder import EncoderSettings, build_encoder
-from bsp.normalisation import normalise
 from bsp.prefetch import Prefetcher, empty_for
 from bsp.pretext import PretextModel, PretextSettings, pretext_loss
 from bsp.pretrain import TrainSettings, make_optimiser, restore, training_state

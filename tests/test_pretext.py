@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from bsp.clips import BoundaryKind
+from bsp.clips.plan import BoundaryKind
 from bsp.encoder import EncoderSettings, build_encoder
 from bsp.pretext import PretextModel, PretextSettings, gaussian_heatmap, pretext_loss
 

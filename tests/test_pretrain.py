@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from bsp.clips import BoundaryKind
+from bsp.clips.plan import BoundaryKind
 from bsp.encoder import EncoderSettings, build_encoder
 from bsp.errors import TooManyBroken
 from bsp.pretext import PretextModel, PretextSettings, pretext_objective

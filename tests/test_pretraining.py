@@ -5,8 +5,8 @@ import dataclasses
 import pytest
 import torch
 
-from bsp.augment import AugmentSettings
-from bsp.clips import BoundaryKind, ClipSettings
+from bsp.clips.augment import AugmentSettings
+from bsp.clips.plan import BoundaryKind, ClipSettings
 from bsp.encoder import EncoderSettings
 from bsp.pretext import PretextSettings
 from bsp.pretrain import TrainSettings

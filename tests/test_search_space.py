@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from bsp.clips import BoundaryKind
+from bsp.clips.plan import BoundaryKind
 from bsp.encoder import build_encoder
 from bsp.features import extract_features
 from bsp_platform.profiles import mini

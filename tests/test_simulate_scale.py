@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from bsp.clips import BoundaryKind, ClipSettings, plan_clip
+from bsp.clips.plan import BoundaryKind, ClipSettings, plan_clip
 
 EXPERIMENTS = Path(__file__).resolve().parents[1] / "experiments"
 sys.path.append(str(EXPERIMENTS))  # scripts import each other from their own folder

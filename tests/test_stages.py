@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bsp.clips import BoundaryKind
+from bsp.clips.plan import BoundaryKind
 from bsp_platform.stages import StageDamaged, StageStore, StorageFull, as_plain, recipe_hash
 
 

@@ -9,9 +9,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from bsp.augment import AugmentSettings, augment_clip
-from bsp.clips import BoundaryKind, ClipSettings, plan_clip
-from bsp.synthesis import decode, synthesise
+from bsp.clips.augment import AugmentSettings, augment_clip
+from bsp.clips.plan import BoundaryKind, ClipSettings, plan_clip
+from bsp.clips.synthesis import decode, synthesise
 from bsp_platform.stream_size import stream_size
 from bsp_platform.streaming import (
     BoundInFlight,

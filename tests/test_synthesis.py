@@ -5,11 +5,11 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from bsp.augment import AugmentSettings
-from bsp.catalog import Catalog
-from bsp.clips import BoundaryKind, ClipSettings, plan_clip
+from bsp.clips.augment import AugmentSettings
+from bsp.clips.catalog import Catalog
+from bsp.clips.plan import BoundaryKind, ClipSettings, plan_clip
+from bsp.clips.synthesis import collate, decode, render_clip, synthesise
 from bsp.errors import VideoOpenError
-from bsp.synthesis import collate, decode, render_clip, synthesise
 from bsp.video.read import READERS
 from bsp.video.write import write_mp4
 

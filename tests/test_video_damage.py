@@ -12,11 +12,11 @@ import av
 import numpy as np
 import pytest
 
-from bsp.augment import AugmentSettings
-from bsp.clips import BoundaryKind, ClipSettings, plan_clip
+from bsp.clips.augment import AugmentSettings
+from bsp.clips.frame_cache import FrameCache
+from bsp.clips.plan import BoundaryKind, ClipSettings, plan_clip
 from bsp.datasets.kinetics import load_class_folders
 from bsp.errors import VideoDecodeError, VideoError, VideoOpenError
-from bsp.frame_cache import FrameCache
 from bsp.video import read as video
 from bsp_platform.streaming import ClipStream, make_clips
 

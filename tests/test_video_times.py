@@ -12,8 +12,8 @@ import pytest
 
 from bsp import figures_qualitative, figures_synthesis
 from bsp.boundary_probe import boundary_snippets
-from bsp.catalog import Listed, build_catalog
-from bsp.clips import ClipSettings
+from bsp.clips.catalog import Listed, build_catalog
+from bsp.clips.plan import ClipSettings
 from bsp.datasets.activitynet import Instance, LocalizationDataset, UntrimmedVideo
 from bsp.errors import VideoOpenError
 from bsp.video.prepare import PrepareSettings, prepare_video

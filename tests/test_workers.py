@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import nn
 
-from bsp.clips import BoundaryKind
+from bsp.clips.normalisation import normalise
+from bsp.clips.plan import BoundaryKind
 from bsp.encoder import EncoderSettings, build_encoder
-from bsp.normalisation import normalise
 from bsp.pretext import PretextModel, PretextSettings, pretext_objective
 from bsp.pretrain import TrainSettings, make_optimiser, train_steps
 from bsp.workers import MeanGradient, Workers

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import distributed
 
-from bsp.clips import BoundaryKind
+from bsp.clips.plan import BoundaryKind
 from bsp.encoder import EncoderSettings, build_encoder
 from bsp.pretext import PretextModel, PretextSettings, pretext_objective
 from bsp.pretrain import TrainSettings, make_optimiser, train_steps

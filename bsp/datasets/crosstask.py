@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NoReturn
 
-from bsp.catalog import report_skips
+from bsp.clips.catalog import report_skips
 from bsp.datasets.activitynet import find_videos
 from bsp.errors import AnnotationError
 from bsp.files.text import clean_id, clean_label, is_hidden, read_csv, read_text, refuse_alike, safe_name

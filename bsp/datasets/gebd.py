@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from bsp.catalog import report_skips
+from bsp.clips.catalog import report_skips
 from bsp.datasets.activitynet import find_videos, videos_folder
 from bsp.datasets.gebd_records import ProcessedRecord, read_records
 from bsp.datasets.kinetics import class_folder_key

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bsp.catalog import Catalog, Listed, build_catalog, report_skips
+from bsp.clips.catalog import Catalog, Listed, build_catalog, report_skips
 from bsp.datasets.activitynet import videos_folder
 from bsp.errors import AnnotationError
 from bsp.files.text import VIDEO_EXTENSIONS, clean_id, clean_label, is_hidden, read_table, refuse_alike

@@ -20,8 +20,8 @@ from pathlib import Path
 import click
 
 import bsp_platform  # noqa: F401  (first: it sets the environment that Ray reads)
-from bsp.augment import AugmentSettings
-from bsp.clips import BoundaryKind
+from bsp.clips.augment import AugmentSettings
+from bsp.clips.plan import BoundaryKind
 from bsp.datasets.pantomime import PantomimeSettings, render
 from bsp.datasets.pantomime_grounding import render_grounding
 from bsp.datasets.pantomime_stories import render_stories

@@ -32,12 +32,12 @@ sys.path.append(str(EXPERIMENTS))
 from throughput_clock import cpu_seconds, used_since  # noqa: E402
 from throughput_videos import make_kinetics_like  # noqa: E402
 
-from bsp.augment import AugmentSettings  # noqa: E402
-from bsp.catalog import Catalog  # noqa: E402
-from bsp.clips import ClipSettings  # noqa: E402
+from bsp.clips.augment import AugmentSettings  # noqa: E402
+from bsp.clips.catalog import Catalog  # noqa: E402
+from bsp.clips.frame_cache import FrameCache  # noqa: E402
+from bsp.clips.plan import ClipSettings  # noqa: E402
 from bsp.datasets.kinetics import load_class_folders, load_kinetics_csv  # noqa: E402
 from bsp.datasets.pantomime import render  # noqa: E402
-from bsp.frame_cache import FrameCache  # noqa: E402
 from bsp.video.prepare import PrepareSettings, prepare_video  # noqa: E402
 from bsp_platform.bottleneck import MakerTimes  # noqa: E402
 from bsp_platform.cluster import object_store, start_ray  # noqa: E402

@@ -23,8 +23,8 @@ import click
 import ray
 import torch
 
-from bsp.augment import AugmentSettings
-from bsp.clips import ClipSettings
+from bsp.clips.augment import AugmentSettings
+from bsp.clips.plan import ClipSettings
 from bsp.datasets.kinetics import load_class_folders
 from bsp.encoder import EncoderSettings, build_encoder
 from bsp.prefetch import empty_for

@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
-from bsp.augment import AugmentSettings
-from bsp.clips import ClipSettings
+from bsp.clips.augment import AugmentSettings
+from bsp.clips.plan import ClipSettings
 from bsp.datasets.pantomime import PantomimeSettings
 from bsp.datasets.pantomime_grounding import GroundingWorldSettings
 from bsp.datasets.pantomime_stories_plan import StorySettings

@@ -10,8 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from bsp.augment import AugmentSettings
-from bsp.clips import BoundaryKind, ClipSettings
+from bsp.clips.augment import AugmentSettings
+from bsp.clips.plan import BoundaryKind, ClipSettings
 from bsp.encoder import EncoderSettings
 from bsp.features import Precision
 from bsp.fusion import FusionSettings

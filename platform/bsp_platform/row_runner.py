@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from bsp.clips import plan_clip
+from bsp.clips.plan import plan_clip
 from bsp.files.text import parse_json
 from bsp_platform.cluster import Resources
 from bsp_platform.device import assigned_device

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from bsp.clips import ClipSettings
+from bsp.clips.plan import ClipSettings
 from bsp_platform.search_space import Setting, Space, all_settings, make_setting, shown
 from bsp_platform.stages import StageStore
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
-from bsp.clips import BoundaryKind, ClipSettings
+from bsp.clips.plan import BoundaryKind, ClipSettings
 from bsp_platform.profiles import Profile
 from bsp_platform.recipes import EncoderRecipe, Stream
 from bsp_platform.rows import RowRecipes

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from bsp.catalog import Catalog
+from bsp.clips.catalog import Catalog
 from bsp.datasets import pantomime
 from bsp.datasets.activitynet import LocalizationDataset, load_activitynet, videos_folder
 from bsp.datasets.charades_sta import GroundingDataset, load_charades_sta

@@ -24,12 +24,12 @@ from ray.data._internal.execution.execution_callback import ExecutionCallback
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
-from bsp.augment import AugmentSettings, augment_clip
-from bsp.catalog import Catalog
-from bsp.clips import ClipSettings, plan_clip
+from bsp.clips.augment import AugmentSettings, augment_clip
+from bsp.clips.catalog import Catalog
+from bsp.clips.frame_cache import FrameCache
+from bsp.clips.plan import ClipSettings, plan_clip
+from bsp.clips.synthesis import collate, decode, synthesise
 from bsp.errors import VideoError
-from bsp.frame_cache import FrameCache
-from bsp.synthesis import collate, decode, synthesise
 from bsp_platform.bottleneck import MAKER, MakerClock
 from bsp_platform.cluster import object_store_bytes
 from bsp_platform.data_context import data_context

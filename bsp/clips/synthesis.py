@@ -10,11 +10,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bsp.augment import AugmentSettings, augment_clip
-from bsp.catalog import Catalog
-from bsp.clips import ClipPlan
+from bsp.clips.augment import AugmentSettings, augment_clip
+from bsp.clips.catalog import Catalog
+from bsp.clips.frame_cache import FrameCache
+from bsp.clips.plan import ClipPlan
 from bsp.errors import VideoOpenError
-from bsp.frame_cache import FrameCache
 from bsp.video.read import READERS, fit_frames
 
 

@@ -1,7 +1,7 @@
 """What to synthesise: the numbered stream of clips, decided without opening a video (paper, Section 3.2).
 
 ``plan_clip`` turns ``(catalog, settings, seed, index)`` into a small record, the same for one worker or fifty
-and in any order. ``synthesis.py`` makes pixels of it. The paper counts frames from 1, the code from 0
+and in any order. ``clips/synthesis.py`` makes pixels of it. The paper counts frames from 1, the code from 0
 (paper's i = our i + 1); only ``ClipSettings.change_point`` and ``t`` below are in the paper's counting, where
 they say how many frames come before the change. Letters: N videos, T = 2 * half_len frames of a clip.
 """
@@ -14,7 +14,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from bsp.catalog import Catalog
+from bsp.clips.catalog import Catalog
 
 
 class BoundaryKind(IntEnum):
