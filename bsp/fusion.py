@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bsp.clips.plan import BoundaryKind
-from bsp.encoder import TSMResNet
+from bsp.encoders.tsm import TSMResNet
 from bsp.features import FeatureInfo
 from bsp.pretrain import Loss
 

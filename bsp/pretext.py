@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bsp.clips.plan import BoundaryKind
-from bsp.encoder import TSMResNet
+from bsp.encoders.tsm import TSMResNet
 from bsp.pretrain import Loss
 
 Task = Literal["classification", "regression", "action"]

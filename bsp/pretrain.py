@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from bsp.clips.normalisation import normalise
-from bsp.encoder import parameter_groups
+from bsp.encoders.tsm import parameter_groups
 from bsp.errors import TooManyBroken
 from bsp.prefetch import IdleClock, Prefetcher
 from bsp.workers import MeanGradient, Workers, running_statistics

@@ -17,7 +17,7 @@ from typing import Any
 import click
 from throughput_sources import PREPARED, RAW
 
-from bsp.encoder import EncoderSettings, build_encoder, macs_per_clip
+from bsp.encoders.tsm import EncoderSettings, build_encoder, macs_per_clip
 from bsp_platform.profiles import paper
 
 GPUS = (1, 8, 64)

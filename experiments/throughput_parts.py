@@ -17,7 +17,7 @@ from bsp.clips.augment import augment_clip
 from bsp.clips.frame_cache import FrameCache
 from bsp.clips.plan import plan_clip
 from bsp.clips.synthesis import collate, decode, synthesise
-from bsp.encoder import EncoderSettings, build_encoder
+from bsp.encoders.tsm import EncoderSettings, build_encoder
 from bsp.pretext import PretextModel, PretextSettings, pretext_objective
 from bsp.pretrain import TrainSettings, make_optimiser, train_steps
 from bsp.video.read import READERS, read_frames

@@ -21,7 +21,7 @@ from throughput_sources import Source
 
 from bsp.clips.normalisation import normalise
 from bsp.clips.plan import BoundaryKind
-from bsp.encoder import EncoderSettings, build_encoder
+from bsp.encoders.tsm import EncoderSettings, build_encoder
 from bsp.pretext import PretextModel, PretextSettings, pretext_objective
 from bsp.pretrain import TrainSettings, make_optimiser, prepare_device, train_steps
 from bsp.workers import Workers

@@ -17,7 +17,7 @@ from bsp.clips.augment import AugmentSettings
 from bsp.clips.frame_cache import FrameCache
 from bsp.clips.plan import BoundaryKind, ClipSettings
 from bsp.clips.synthesis import decode
-from bsp.encoder import EncoderSettings
+from bsp.encoders.tsm import EncoderSettings
 from bsp.pretext import PretextSettings
 from bsp.pretrain import TrainSettings, make_optimiser, train_steps
 from bsp.workers import Workers

@@ -266,7 +266,7 @@ def _packed(path: Path) -> Any:
 def _state_dict() -> dict[str, Any]:
     import torch
 
-    from bsp.encoder import EncoderSettings, build_encoder
+    from bsp.encoders.tsm import EncoderSettings, build_encoder
 
     generator = torch.Generator().manual_seed(0)
     state = build_encoder(EncoderSettings(depth=18, width=1, shift=False), 0).state_dict()
@@ -293,7 +293,7 @@ def _safetensors(folder: Path) -> list[bytes]:
 
 
 def _weights(path: Path) -> Any:
-    from bsp.tsm_checkpoint import checkpoint_architecture
+    from bsp.encoders.checkpoints import checkpoint_architecture
 
     return checkpoint_architecture(path)
 

@@ -147,7 +147,7 @@ def child(names: Sequence[str], seed: int, first: int, count: int) -> None:
     import h5py  # noqa: F401  (what is needed counts as memory before the first file)
     import torch
 
-    import bsp.tsm_checkpoint  # noqa: F401
+    import bsp.encoders.checkpoints  # noqa: F401
     import bsp_platform.pretraining  # noqa: F401
 
     torch.set_num_threads(1)

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bsp.encoder import EncoderSettings
+from bsp.encoders.tsm import EncoderSettings
 from bsp_platform import row_runner
 from bsp_platform.cluster import Resources
 from bsp_platform.heads import SCORES

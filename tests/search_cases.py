@@ -4,7 +4,7 @@ import dataclasses
 
 import torch
 
-from bsp.encoder import EncoderSettings
+from bsp.encoders.tsm import EncoderSettings
 from bsp.pretext import pretext_objective
 from bsp.pretrain import TrainSettings, make_optimiser, train_steps
 from bsp_platform.profiles import mini, smoke

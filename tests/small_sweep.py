@@ -9,7 +9,7 @@ import click
 from bsp.clips.augment import AugmentSettings
 from bsp.clips.plan import BoundaryKind
 from bsp.datasets.pantomime import PantomimeSettings
-from bsp.encoder import EncoderSettings
+from bsp.encoders.tsm import EncoderSettings
 from bsp.pretrain import TrainSettings
 from bsp_platform.options import Options
 from bsp_platform.profiles import smoke

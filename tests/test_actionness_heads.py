@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bsp.datasets.crosstask import CrossTaskDataset, CrossTaskVideo, Step, Task
-from bsp.encoder import EncoderSettings
+from bsp.encoders.tsm import EncoderSettings
 from bsp.errors import AnnotationError
 from bsp.features import FeatureInfo, write_features
 from bsp.localization.actionness import ActionnessSettings

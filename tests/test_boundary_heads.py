@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from bsp.datasets.gebd import GEBDDataset, GEBDVideo
-from bsp.encoder import EncoderSettings
+from bsp.encoders.tsm import EncoderSettings
 from bsp.errors import AnnotationError, TooManyBroken
 from bsp.features import FeatureInfo, write_features
 from bsp.localization.boundaries import BoundaryHeadSettings, PeakSettings

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from bsp.boundary_probe import boundary_snippets, load_probe_video, probe_score, snippet_features, with_neighbours
-from bsp.encoder import build_encoder
+from bsp.encoders.tsm import build_encoder
 from bsp.features import extract_features
 from bsp.video.read import VideoInfo
 from bsp_platform.probe import ProbeSettings, load_probe_videos, score_encoder

@@ -12,7 +12,7 @@ import safetensors.torch
 import torch
 from click.testing import CliRunner
 
-from bsp.encoder import EncoderSettings, build_encoder, load_tsm_checkpoint
+from bsp.encoders.tsm import EncoderSettings, build_encoder, load_tsm_checkpoint
 from bsp.features import FeatureInfo, read_features, write_features
 from bsp.interchange_files import LAYOUTS
 from bsp_platform import cli_features

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from bsp.encoder import (
+from bsp.encoders.tsm import (
     EncoderSettings,
     build_encoder,
     macs_per_clip,
@@ -75,7 +75,7 @@ def test_nothing_crosses_clips():
 
 @pytest.mark.parametrize(("depth", "shifts"), [(18, 8), (34, 16), (50, 16)])
 def test_number_and_place_of_shifts(depth, shifts, monkeypatch):
-    import bsp.encoder as module
+    import bsp.encoders.tsm as module
 
     calls = []
     monkeypatch.setattr(module, "temporal_shift", lambda x, frames, fold: calls.append((x.shape[1], fold)) or x)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bsp.encoder import EncoderSettings, build_encoder
+from bsp.encoders.tsm import EncoderSettings, build_encoder
 from bsp.errors import TooManyBroken
 from bsp.features import extract_features, read_features, read_features_h5
 from bsp_platform import extraction, gpu_extraction

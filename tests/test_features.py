@@ -17,7 +17,7 @@ from torch import nn
 from bsp import features
 from bsp.clips.augment import centre_clip
 from bsp.clips.normalisation import normalise
-from bsp.encoder import EncoderSettings, build_encoder
+from bsp.encoders.tsm import EncoderSettings, build_encoder
 from bsp.errors import VideoDecodeError, VideoOpenError
 from bsp.features import (
     FeatureInfo,

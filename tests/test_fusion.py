@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from bsp.clips.plan import BoundaryKind
-from bsp.encoder import EncoderSettings, build_encoder
+from bsp.encoders.tsm import EncoderSettings, build_encoder
 from bsp.features import FeatureInfo
 from bsp.fusion import (
     FusionModel,

@@ -10,7 +10,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from bsp.encoder import EncoderSettings, build_encoder
+from bsp.encoders.tsm import EncoderSettings, build_encoder
 from bsp_platform.heads import convert_class_scores, read_class_scores
 from bsp_platform.options import experiment_command
 from bsp_platform.pretraining import given_encoder, load_encoder

@@ -93,7 +93,7 @@ def test_class_scores_then_a_head_then_official_files(features, tiny_untrimmed, 
 
 
 def heads_encoder():
-    from bsp.encoder import EncoderSettings
+    from bsp.encoders.tsm import EncoderSettings
 
     return EncoderSettings(width=8)
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from bsp.clips.plan import BoundaryKind
-from bsp.encoder import EncoderSettings, build_encoder
+from bsp.encoders.tsm import EncoderSettings, build_encoder
 from bsp.pretext import PretextModel, PretextSettings, gaussian_heatmap, pretext_loss
 
 FOUR = PretextSettings(task="classification", kinds=tuple(BoundaryKind))

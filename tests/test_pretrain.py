@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from bsp.clips.plan import BoundaryKind
-from bsp.encoder import EncoderSettings, build_encoder
+from bsp.encoders.tsm import EncoderSettings, build_encoder
 from bsp.errors import TooManyBroken
 from bsp.pretext import PretextModel, PretextSettings, pretext_objective
 from bsp.pretrain import TrainSettings, make_optimiser, restore, train_steps, training_state

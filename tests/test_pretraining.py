@@ -7,7 +7,7 @@ import torch
 
 from bsp.clips.augment import AugmentSettings
 from bsp.clips.plan import BoundaryKind, ClipSettings
-from bsp.encoder import EncoderSettings
+from bsp.encoders.tsm import EncoderSettings
 from bsp.pretext import PretextSettings
 from bsp.pretrain import TrainSettings
 from bsp_platform.cluster import Resources

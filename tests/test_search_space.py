@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from bsp.clips.plan import BoundaryKind
-from bsp.encoder import build_encoder
+from bsp.encoders.tsm import build_encoder
 from bsp.features import extract_features
 from bsp_platform.profiles import mini
 from bsp_platform.recipes import EncoderRecipe, FeatureRecipe, Stream

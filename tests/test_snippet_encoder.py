@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from bsp.encoder import EncoderSettings, build_encoder
+from bsp.encoders.tsm import EncoderSettings, build_encoder
 from bsp.features import encode_snippets
 from bsp.snippet_encoder import SnippetEncoder
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from bsp.encoder import build_encoder
+from bsp.encoders.tsm import build_encoder
 from bsp.figures_sweep import SweepTrial, draw_parallel, draw_responses
 from bsp_platform.options import Options
 from bsp_platform.probe import ProbeSettings, load_probe_videos, score_encoder

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from bsp.encoder import EncoderSettings, build_encoder, load_tsm_checkpoint
+from bsp.encoders.checkpoints import checkpoint_architecture
+from bsp.encoders.tsm import EncoderSettings, build_encoder, load_tsm_checkpoint
 from bsp.errors import FileError
-from bsp.tsm_checkpoint import checkpoint_architecture
 
 TINY = EncoderSettings(width=8)
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}

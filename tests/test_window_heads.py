@@ -8,7 +8,7 @@ import pytest
 
 from bsp.datasets.activitynet import Instance, LocalizationDataset, UntrimmedVideo
 from bsp.datasets.label_times import LabelTimes
-from bsp.encoder import EncoderSettings
+from bsp.encoders.tsm import EncoderSettings
 from bsp.errors import AnnotationError
 from bsp.feature_record import seconds_at
 from bsp.features import FeatureInfo, write_features

@@ -13,7 +13,7 @@ from torch import nn
 
 from bsp.clips.normalisation import normalise
 from bsp.clips.plan import BoundaryKind
-from bsp.encoder import EncoderSettings, build_encoder
+from bsp.encoders.tsm import EncoderSettings, build_encoder
 from bsp.pretext import PretextModel, PretextSettings, pretext_objective
 from bsp.pretrain import TrainSettings, make_optimiser, train_steps
 from bsp.workers import MeanGradient, Workers

@@ -16,7 +16,7 @@ import torch
 from torch import distributed
 
 from bsp.clips.plan import BoundaryKind
-from bsp.encoder import EncoderSettings, build_encoder
+from bsp.encoders.tsm import EncoderSettings, build_encoder
 from bsp.pretext import PretextModel, PretextSettings, pretext_objective
 from bsp.pretrain import TrainSettings, make_optimiser, train_steps
 from bsp.workers import Workers

@@ -25,7 +25,7 @@ from bsp.clips.plan import BoundaryKind
 from bsp.datasets.pantomime import PantomimeSettings, render
 from bsp.datasets.pantomime_grounding import render_grounding
 from bsp.datasets.pantomime_stories import render_stories
-from bsp.encoder import EncoderSettings
+from bsp.encoders.tsm import EncoderSettings
 from bsp.localization.gtad import GTADSettings
 from bsp.pretrain import TrainSettings
 from bsp_platform.device import DEVICES

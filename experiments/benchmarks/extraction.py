@@ -22,7 +22,7 @@ import click
 import torch
 
 from bsp.datasets.activitynet import LocalizationDataset, UntrimmedVideo
-from bsp.encoder import EncoderSettings, build_encoder
+from bsp.encoders.tsm import EncoderSettings, build_encoder
 from bsp.features import VideoSnippets, encode_snippets
 from bsp.snippet_encoder import BATCH_SNIPPETS
 from bsp_platform.device import DEVICES, logical_gpus

@@ -19,7 +19,7 @@ from statistics import median
 import click
 import torch
 
-from bsp.encoder import EncoderSettings, macs_per_clip
+from bsp.encoders.tsm import EncoderSettings, macs_per_clip
 from bsp_platform.device import DEVICES, local_device
 from bsp_platform.tables import hardware
 

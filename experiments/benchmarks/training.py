@@ -26,7 +26,7 @@ import torch
 from bsp.clips.augment import AugmentSettings
 from bsp.clips.plan import ClipSettings
 from bsp.datasets.kinetics import load_class_folders
-from bsp.encoder import EncoderSettings, build_encoder
+from bsp.encoders.tsm import EncoderSettings, build_encoder
 from bsp.prefetch import empty_for
 from bsp.pretext import PretextModel, PretextSettings, pretext_objective
 from bsp.pretrain import TrainSettings, make_optimiser, prepare_device, train_steps

@@ -161,9 +161,9 @@ def weights(file: Path, depth: str | None, width: int | None, out: Path | None, 
     """
     import torch
 
-    from bsp.encoder import EncoderSettings, build_encoder
+    from bsp.encoders.checkpoints import checkpoint_architecture, load_tsm_checkpoint
+    from bsp.encoders.tsm import EncoderSettings, build_encoder
     from bsp.interchange_files import refuse_existing
-    from bsp.tsm_checkpoint import checkpoint_architecture, load_tsm_checkpoint
     from bsp_platform.files import file_sha256
 
     if out is not None:

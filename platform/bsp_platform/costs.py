@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from bsp.encoder import EncoderSettings, build_encoder, macs_per_clip
+from bsp.encoders.tsm import EncoderSettings, build_encoder, macs_per_clip
 from bsp.fusion import TwoStream
 from bsp_platform.device import local_device
 from bsp_platform.profiles import Profile

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from bsp.encoder import TSMResNet, build_encoder, load_tsm_checkpoint
+from bsp.encoders.tsm import TSMResNet, build_encoder, load_tsm_checkpoint
 from bsp.errors import FileError
 from bsp.files.text import parse_json
 from bsp.files.weights import parse_weights

@@ -18,7 +18,7 @@ from torch import nn
 
 from bsp.boundary_probe import ProbeVideo, half_targets, load_probe_video, probe_score, snippet_features
 from bsp.datasets.activitynet import LocalizationDataset
-from bsp.encoder import build_encoder
+from bsp.encoders.tsm import build_encoder
 from bsp.errors import VideoError
 from bsp.features import SNIPPET_FRAMES
 from bsp_platform.listed_features import has_features, read_listed

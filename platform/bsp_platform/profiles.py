@@ -13,7 +13,7 @@ from bsp.clips.plan import ClipSettings
 from bsp.datasets.pantomime import PantomimeSettings
 from bsp.datasets.pantomime_grounding import GroundingWorldSettings
 from bsp.datasets.pantomime_stories_plan import StorySettings
-from bsp.encoder import EncoderSettings
+from bsp.encoders.tsm import EncoderSettings
 from bsp.features import Precision
 from bsp.fusion import FusionSettings
 from bsp.localization.actionness import ActionnessSettings

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from bsp.clips.augment import AugmentSettings
 from bsp.clips.plan import BoundaryKind, ClipSettings
-from bsp.encoder import EncoderSettings
+from bsp.encoders.tsm import EncoderSettings
 from bsp.features import Precision
 from bsp.fusion import FusionSettings
 from bsp.localization.gtad import GTADSettings

@@ -27,10 +27,10 @@ from bsp.datasets.kinetics import load_kinetics_folder
 from bsp.datasets.pantomime_grounding import render_grounding
 from bsp.datasets.pantomime_stories import render_stories
 from bsp.datasets.thumos14 import load_thumos14
-from bsp.encoder import build_encoder
+from bsp.encoders.checkpoints import checkpoint_architecture, load_tsm_checkpoint
+from bsp.encoders.tsm import build_encoder
 from bsp.files.text import is_hidden
 from bsp.text import WordVectors, load_glove, tokenise
-from bsp.tsm_checkpoint import checkpoint_architecture, load_tsm_checkpoint
 from bsp_platform.profiles import Profile
 from bsp_platform.stages import file_sha256
 from bsp_platform.tasks import Head, data_sets

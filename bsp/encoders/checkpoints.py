@@ -21,7 +21,7 @@ from bsp.files.pickle_machine import Ignored
 from bsp.files.weights import read_weights
 
 if TYPE_CHECKING:
-    from bsp.encoder import EncoderSettings, TSMResNet
+    from bsp.encoders.tsm import EncoderSettings, TSMResNet
 
 # Of data parallel, torch.compile, TSM's wrapper, our own pretext model, MMAction, MoCo, and common names of a network.
 _PREFIXES = (
@@ -79,7 +79,7 @@ def checkpoint_architecture(source: str | os.PathLike[str] | Mapping[str, Any]) 
     What this accepts, :func:`load_tsm_checkpoint` loads into an encoder of that depth and width. Raises
     FileError, naming the file and the reason, as that does, and for a ResNet that the encoder cannot be.
     """
-    from bsp.encoder import EncoderSettings, TSMResNet  # that module imports this one
+    from bsp.encoders.tsm import EncoderSettings, TSMResNet  # that module imports this one
 
     name, found, origin = _open(source)
     depth, width = _architecture(found, name)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from bsp.tsm_checkpoint import LoadReport, load_tsm_checkpoint
+from bsp.encoders.checkpoints import LoadReport, load_tsm_checkpoint
 
 __all__ = [
     "EncoderSettings",

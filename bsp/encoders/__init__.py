@@ -1,0 +1,1 @@
+"""Encoders: clips in, features out, and published weights for them."""
