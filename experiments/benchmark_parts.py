@@ -31,8 +31,8 @@ from bsp.encoders.tsm import build_encoder
 from bsp.features import extract_features
 from bsp.localization.gtad import propose, train_gtad
 from bsp.metrics.detection import evaluate_detection
-from bsp.pretext import PretextModel, PretextSettings, pretext_objective
-from bsp.pretrain import TrainSettings, make_optimiser, train_steps
+from bsp.pretraining.loop import TrainSettings, make_optimiser, train_steps
+from bsp.pretraining.pretext import PretextModel, PretextSettings, pretext_objective
 from bsp_platform.plain_text import forgiving_streams
 from bsp_platform.profiles import mini, smoke
 from bsp_platform.stages import StageStore, write_json

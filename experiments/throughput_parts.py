@@ -18,14 +18,14 @@ from bsp.clips.frame_cache import FrameCache
 from bsp.clips.plan import plan_clip
 from bsp.clips.synthesis import collate, decode, synthesise
 from bsp.encoders.tsm import EncoderSettings, build_encoder
-from bsp.pretext import PretextModel, PretextSettings, pretext_objective
-from bsp.pretrain import TrainSettings, make_optimiser, train_steps
+from bsp.pretraining.loop import TrainSettings, make_optimiser, train_steps
+from bsp.pretraining.pretext import PretextModel, PretextSettings, pretext_objective
 from bsp.video.read import READERS, read_frames
 from bsp_platform.profiles import mini
 
 
 def training_step(source: Source, batch: dict[str, np.ndarray], encoder: EncoderSettings) -> Callable[[], Any]:
-    """A function that trains one step of ``bsp.pretrain`` on ``batch``, over and over."""
+    """A function that trains one step of ``bsp.pretraining.loop`` on ``batch``, over and over."""
     pretext = PretextSettings(task="classification", kinds=source.stream.clips.kinds)
     size = len(batch["label"])
     settings = TrainSettings(clips=size * 10**6, batch_size=size, log_every_steps=10**6, checkpoint_every_steps=10**6)

@@ -24,7 +24,7 @@ from throughput_loaders import Batches, BatchMaker
 from throughput_sources import Source
 from throughput_training import timed_training
 
-from bsp.workers import MeanGradient, Workers
+from bsp.pretraining.workers import MeanGradient, Workers
 from bsp_platform.streaming import clip_dataset, iterate_batches
 
 APART = "apart"  # two processes that train on their own: what the machine has to give
@@ -143,7 +143,7 @@ def measure_processes(
 ) -> dict[str, list[dict[str, float]]]:
     """One and two training processes, the same clips per process and step; "2 apart" share nothing but the machine.
 
-    The gradients of two are averaged at every step as in training (``bsp.workers``). No averaging can make two
+    The gradients of two are averaged at every step as in training (``bsp.pretraining.workers``). No averaging can make two
     processes faster than two that train at the same time, each on its own. Needs a running Ray.
     """
     numbers = itertools.count()

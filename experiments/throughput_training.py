@@ -22,9 +22,9 @@ from throughput_sources import Source
 from bsp.clips.normalisation import normalise
 from bsp.clips.plan import BoundaryKind
 from bsp.encoders.tsm import EncoderSettings, build_encoder
-from bsp.pretext import PretextModel, PretextSettings, pretext_objective
-from bsp.pretrain import TrainSettings, make_optimiser, prepare_device, train_steps
-from bsp.workers import Workers
+from bsp.pretraining.loop import TrainSettings, make_optimiser, prepare_device, train_steps
+from bsp.pretraining.pretext import PretextModel, PretextSettings, pretext_objective
+from bsp.pretraining.workers import Workers
 from bsp_platform.streaming import ClipStream
 
 
@@ -73,7 +73,7 @@ def variants(device: torch.device, *, quick: bool, size_px: int, batch_size: int
 
 
 class StepRunner:
-    """One variant with its network: the step of ``bsp.pretrain``, written out so that bf16 and fp32 can be chosen."""
+    """One variant with its network: the step of ``bsp.pretraining.loop``, written out so that bf16 and fp32 can be chosen."""
 
     def __init__(self, variant: Variant, device: torch.device):
         self.variant, self.device = variant, device
@@ -144,7 +144,7 @@ def measure_steps(chosen: list[Variant], device: torch.device, *, steps: int, ro
 
 
 def small_training(stream: ClipStream, batch_size: int, steps: int, log_every: int) -> tuple[Any, ...]:
-    """Network of profile mini, optimiser, loss and settings for some steps of ``bsp.pretrain`` on a CPU."""
+    """Network of profile mini, optimiser, loss and settings for some steps of ``bsp.pretraining.loop`` on a CPU."""
     pretext = PretextSettings(task="classification", kinds=stream.clips.kinds)
     settings = TrainSettings(
         clips=batch_size * steps, batch_size=batch_size, log_every_steps=log_every, checkpoint_every_steps=10**9

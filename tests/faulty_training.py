@@ -18,9 +18,9 @@ from bsp.clips.frame_cache import FrameCache
 from bsp.clips.plan import BoundaryKind, ClipSettings
 from bsp.clips.synthesis import decode
 from bsp.encoders.tsm import EncoderSettings
-from bsp.pretext import PretextSettings
-from bsp.pretrain import TrainSettings, make_optimiser, train_steps
-from bsp.workers import Workers
+from bsp.pretraining.loop import TrainSettings, make_optimiser, train_steps
+from bsp.pretraining.pretext import PretextSettings
+from bsp.pretraining.workers import Workers
 from bsp_platform.cluster import Resources
 from bsp_platform.pretraining import TrainJob, start_training
 from bsp_platform.recipes import EncoderRecipe

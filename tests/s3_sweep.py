@@ -12,7 +12,7 @@ from pathlib import Path
 
 from small_sweep import PRETEXTS, small_profile
 
-from bsp.pretrain import TrainSettings
+from bsp.pretraining.loop import TrainSettings
 from bsp_platform.options import Options
 from bsp_platform.sources import DataPaths
 from bsp_platform.stages import StageStore

@@ -5,8 +5,8 @@ import dataclasses
 import torch
 
 from bsp.encoders.tsm import EncoderSettings
-from bsp.pretext import pretext_objective
-from bsp.pretrain import TrainSettings, make_optimiser, train_steps
+from bsp.pretraining.loop import TrainSettings, make_optimiser, train_steps
+from bsp.pretraining.pretext import pretext_objective
 from bsp_platform.profiles import mini, smoke
 from bsp_platform.recipes import EncoderRecipe
 from bsp_platform.search_space import Setting, all_settings, read_space

@@ -10,7 +10,7 @@ from bsp.clips.augment import AugmentSettings
 from bsp.clips.plan import BoundaryKind
 from bsp.datasets.pantomime import PantomimeSettings
 from bsp.encoders.tsm import EncoderSettings
-from bsp.pretrain import TrainSettings
+from bsp.pretraining.loop import TrainSettings
 from bsp_platform.options import Options
 from bsp_platform.profiles import smoke
 from bsp_platform.recipes import Stream

@@ -6,7 +6,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from bsp.pretrain import prepare_device
+from bsp.pretraining.loop import prepare_device
 from bsp_platform.device import LOGICAL_GPUS, assigned_device, local_device, local_gpus
 
 

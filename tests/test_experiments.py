@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from bsp.fusion import FusionSettings
+from bsp.pretraining.fusion import FusionSettings
 from bsp_platform.profiles import PROFILES
 from bsp_platform.rows import row_recipes
 from bsp_platform.sources import GivenFile, Sources

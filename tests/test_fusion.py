@@ -11,7 +11,7 @@ from torch import nn
 from bsp.clips.plan import BoundaryKind
 from bsp.encoders.tsm import EncoderSettings, build_encoder
 from bsp.features import FeatureInfo
-from bsp.fusion import (
+from bsp.pretraining.fusion import (
     FusionModel,
     FusionSettings,
     TwoStream,
@@ -20,7 +20,7 @@ from bsp.fusion import (
     fusion_objective,
     matching_loss,
 )
-from bsp.pretrain import TrainSettings, make_optimiser, train_steps
+from bsp.pretraining.loop import TrainSettings, make_optimiser, train_steps
 
 KINDS = (BoundaryKind.DIFF_CLASS, BoundaryKind.SAME_SPEED)
 TWO_HEAD = FusionSettings(kinds=KINDS, num_actions=3)

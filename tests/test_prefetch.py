@@ -7,9 +7,9 @@ import torch
 from bsp.clips.normalisation import normalise
 from bsp.clips.plan import BoundaryKind
 from bsp.encoders.tsm import EncoderSettings, build_encoder
-from bsp.prefetch import Prefetcher, empty_for
-from bsp.pretext import PretextModel, PretextSettings, pretext_loss
-from bsp.pretrain import TrainSettings, make_optimiser, restore, training_state
+from bsp.pretraining.loop import TrainSettings, make_optimiser, restore, training_state
+from bsp.pretraining.prefetch import Prefetcher, empty_for
+from bsp.pretraining.pretext import PretextModel, PretextSettings, pretext_loss
 
 CPU = torch.device("cpu")
 

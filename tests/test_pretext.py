@@ -9,7 +9,7 @@ import torch
 
 from bsp.clips.plan import BoundaryKind
 from bsp.encoders.tsm import EncoderSettings, build_encoder
-from bsp.pretext import PretextModel, PretextSettings, gaussian_heatmap, pretext_loss
+from bsp.pretraining.pretext import PretextModel, PretextSettings, gaussian_heatmap, pretext_loss
 
 FOUR = PretextSettings(task="classification", kinds=tuple(BoundaryKind))
 POINT = PretextSettings(task="regression", kinds=(BoundaryKind.DIFF_SPEED,))

@@ -9,8 +9,8 @@ import torch
 from bsp.clips.plan import BoundaryKind
 from bsp.encoders.tsm import EncoderSettings, build_encoder
 from bsp.errors import TooManyBroken
-from bsp.pretext import PretextModel, PretextSettings, pretext_objective
-from bsp.pretrain import TrainSettings, make_optimiser, restore, train_steps, training_state
+from bsp.pretraining.loop import TrainSettings, make_optimiser, restore, train_steps, training_state
+from bsp.pretraining.pretext import PretextModel, PretextSettings, pretext_objective
 
 PRETEXT = PretextSettings(task="classification", kinds=(BoundaryKind.DIFF_CLASS, BoundaryKind.SAME_SPEED))
 

@@ -8,8 +8,8 @@ import torch
 from bsp.clips.augment import AugmentSettings
 from bsp.clips.plan import BoundaryKind, ClipSettings
 from bsp.encoders.tsm import EncoderSettings
-from bsp.pretext import PretextSettings
-from bsp.pretrain import TrainSettings
+from bsp.pretraining.loop import TrainSettings
+from bsp.pretraining.pretext import PretextSettings
 from bsp_platform.cluster import Resources
 from bsp_platform.pretraining import load_encoder, load_state, newest_whole_state, save_state, train_encoder
 from bsp_platform.recipes import EncoderRecipe
@@ -93,7 +93,7 @@ def test_workers_that_cannot_share_a_batch_are_refused_before_anything_starts(tm
 
 
 def test_a_student_starts_as_its_action_teacher_and_needs_the_same_encoder(tmp_path):
-    from bsp.fusion import FusionSettings
+    from bsp.pretraining.fusion import FusionSettings
     from bsp_platform.pretraining import TrainJob, start_training
 
     teachers, paths = [], []

@@ -14,9 +14,9 @@ from torch import nn
 from bsp.clips.normalisation import normalise
 from bsp.clips.plan import BoundaryKind
 from bsp.encoders.tsm import EncoderSettings, build_encoder
-from bsp.pretext import PretextModel, PretextSettings, pretext_objective
-from bsp.pretrain import TrainSettings, make_optimiser, train_steps
-from bsp.workers import MeanGradient, Workers
+from bsp.pretraining.loop import TrainSettings, make_optimiser, train_steps
+from bsp.pretraining.pretext import PretextModel, PretextSettings, pretext_objective
+from bsp.pretraining.workers import MeanGradient, Workers
 
 PRETEXT = PretextSettings(task="classification", kinds=(BoundaryKind.DIFF_CLASS, BoundaryKind.SAME_SPEED))
 CPU = torch.device("cpu")

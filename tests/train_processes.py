@@ -17,9 +17,9 @@ from torch import distributed
 
 from bsp.clips.plan import BoundaryKind
 from bsp.encoders.tsm import EncoderSettings, build_encoder
-from bsp.pretext import PretextModel, PretextSettings, pretext_objective
-from bsp.pretrain import TrainSettings, make_optimiser, train_steps
-from bsp.workers import Workers
+from bsp.pretraining.loop import TrainSettings, make_optimiser, train_steps
+from bsp.pretraining.pretext import PretextModel, PretextSettings, pretext_objective
+from bsp.pretraining.workers import Workers
 
 VIRTUAL, BATCH, STEPS, BROKEN = 4, 8, 4, 13
 KINDS = (BoundaryKind.DIFF_CLASS, BoundaryKind.SAME_SPEED)

@@ -27,7 +27,7 @@ from bsp.datasets.pantomime_grounding import render_grounding
 from bsp.datasets.pantomime_stories import render_stories
 from bsp.encoders.tsm import EncoderSettings
 from bsp.localization.gtad import GTADSettings
-from bsp.pretrain import TrainSettings
+from bsp.pretraining.loop import TrainSettings
 from bsp_platform.device import DEVICES
 from bsp_platform.options import Options
 from bsp_platform.planning import refuse_early

@@ -4,7 +4,7 @@
     python experiments/benchmarks/training.py --work DIR --tiny      # small pictures, a narrow R18, on two cores
 
 Writes DIR/training.json. "ratio" is training / min(makers x one maker alone, steps on ready batches); the design wants
-0.85 with 12 makers. One maker is measured alone, in this process; training is what ``bsp.pretrain`` does, fed by Ray
+0.85 with 12 makers. One maker is measured alone, in this process; training is what ``bsp.pretraining.loop`` does, fed by Ray
 Data as always, from its second record on.
 """
 
@@ -27,9 +27,9 @@ from bsp.clips.augment import AugmentSettings
 from bsp.clips.plan import ClipSettings
 from bsp.datasets.kinetics import load_class_folders
 from bsp.encoders.tsm import EncoderSettings, build_encoder
-from bsp.prefetch import empty_for
-from bsp.pretext import PretextModel, PretextSettings, pretext_objective
-from bsp.pretrain import TrainSettings, make_optimiser, prepare_device, train_steps
+from bsp.pretraining.loop import TrainSettings, make_optimiser, prepare_device, train_steps
+from bsp.pretraining.prefetch import empty_for
+from bsp.pretraining.pretext import PretextModel, PretextSettings, pretext_objective
 from bsp.video.prepare import PrepareSettings, prepare_video
 from bsp_platform.device import DEVICES, local_device
 from bsp_platform.planning import make_plan, this_machine

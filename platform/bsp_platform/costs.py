@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from bsp.encoders.tsm import EncoderSettings, build_encoder, macs_per_clip
-from bsp.fusion import TwoStream
+from bsp.pretraining.fusion import TwoStream
 from bsp_platform.device import local_device
 from bsp_platform.profiles import Profile
 from bsp_platform.stages import StageStore, write_json

@@ -24,13 +24,13 @@ from bsp.errors import AnnotationError
 from bsp.feature_record import covered_share, duration_share, video_end_s
 from bsp.features import FeatureInfo
 from bsp.files.text import parse_json
-from bsp.fusion import concatenate_streams
 from bsp.localization.gtad import propose, train_gtad
 from bsp.localization.gtad_decode import attach_classes, best_class_share
 from bsp.localization.video_classifier import fit_video_classifier
 from bsp.metrics.detection import evaluate_detection
 from bsp.metrics.file_remarks import detection_remarks
 from bsp.metrics.proposals import evaluate_proposals
+from bsp.pretraining.fusion import concatenate_streams
 from bsp_platform.listed_features import has_features, read_listed
 from bsp_platform.manifests import PROGRESS
 from bsp_platform.recipes import HeadRecipe

@@ -27,7 +27,7 @@ class Options:
     tracking_uri: str | None  # None = SQLite in tracking_home
     tracking_home: Path
     data: DataPaths
-    workers: int  # data-parallel workers per row, on as many processes as fit (bsp/workers.py)
+    workers: int  # data-parallel workers per row, on as many processes as fit (bsp/pretraining/workers.py)
     cpus: int | None  # of a Ray started here, or that the joined cluster may grow to; None = what is there
     gpus: int | None  # that the joined cluster may grow to; None = what is there
     fresh: bool

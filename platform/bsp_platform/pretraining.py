@@ -24,11 +24,11 @@ from bsp.encoders.tsm import TSMResNet, build_encoder, load_tsm_checkpoint
 from bsp.errors import FileError
 from bsp.files.text import parse_json
 from bsp.files.weights import parse_weights
-from bsp.fusion import FusionModel, FusionSettings, fusion_objective
-from bsp.prefetch import empty_for
-from bsp.pretext import PretextModel, pretext_objective
-from bsp.pretrain import Loss, make_optimiser, prepare_device, restore, train_steps, training_state
-from bsp.workers import Workers
+from bsp.pretraining.fusion import FusionModel, FusionSettings, fusion_objective
+from bsp.pretraining.loop import Loss, make_optimiser, prepare_device, restore, train_steps, training_state
+from bsp.pretraining.prefetch import empty_for
+from bsp.pretraining.pretext import PretextModel, pretext_objective
+from bsp.pretraining.workers import Workers
 from bsp_platform.bottleneck import MakerTimes
 from bsp_platform.cluster import Resources, cluster_size
 from bsp_platform.device import assigned_device

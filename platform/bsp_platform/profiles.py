@@ -15,15 +15,15 @@ from bsp.datasets.pantomime_grounding import GroundingWorldSettings
 from bsp.datasets.pantomime_stories_plan import StorySettings
 from bsp.encoders.tsm import EncoderSettings
 from bsp.features import Precision
-from bsp.fusion import FusionSettings
 from bsp.localization.actionness import ActionnessSettings
 from bsp.localization.boundaries import BoundaryHeadSettings, PeakSettings
 from bsp.localization.gtad import GTADSettings
 from bsp.localization.gtad_windows import WindowSettings
 from bsp.localization.lgi import LGISettings
 from bsp.localization.tan2d import TAN2DSettings
-from bsp.pretext import PretextSettings
-from bsp.pretrain import TrainSettings
+from bsp.pretraining.fusion import FusionSettings
+from bsp.pretraining.loop import TrainSettings
+from bsp.pretraining.pretext import PretextSettings
 from bsp_platform.cluster import Resources
 from bsp_platform.recipes import EncoderRecipe, Stream
 from bsp_platform.resources import laptop_resources, paper_resources

@@ -14,12 +14,12 @@ from bsp.clips.augment import AugmentSettings
 from bsp.clips.plan import BoundaryKind, ClipSettings
 from bsp.encoders.tsm import EncoderSettings
 from bsp.features import Precision
-from bsp.fusion import FusionSettings
 from bsp.localization.gtad import GTADSettings
 from bsp.localization.lgi import LGISettings
 from bsp.localization.tan2d import TAN2DSettings
-from bsp.pretext import PretextSettings
-from bsp.pretrain import TrainSettings
+from bsp.pretraining.fusion import FusionSettings
+from bsp.pretraining.loop import TrainSettings
+from bsp.pretraining.pretext import PretextSettings
 
 Method = Literal["random", "action", "classification", "regression", "two-head", "distillation"]
 

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from bsp.clips.plan import BoundaryKind
 from bsp.encoders.tsm import TSMResNet
-from bsp.pretrain import Loss
+from bsp.pretraining.loop import Loss
 
 Task = Literal["classification", "regression", "action"]
 

@@ -20,7 +20,7 @@ from torch.nn import functional
 from bsp.clips.plan import BoundaryKind
 from bsp.encoders.tsm import TSMResNet
 from bsp.features import FeatureInfo
-from bsp.pretrain import Loss
+from bsp.pretraining.loop import Loss
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +92,7 @@ class FusionModel(nn.Module):
 
 
 def fusion_objective(settings: FusionSettings, teachers: Sequence[nn.Module] = ()) -> Loss:
-    """The loss of a batch for :func:`bsp.pretrain.train_steps`.
+    """The loss of a batch for :func:`bsp.pretraining.loop.train_steps`.
 
     ``teachers`` are the frozen encoders f_v (action) and f_b (boundary), in evaluation mode, on the device of
     the clips; both see every clip, plain or synthetic, exactly as the student does.

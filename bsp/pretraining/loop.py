@@ -24,8 +24,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from bsp.clips.normalisation import normalise
 from bsp.encoders.tsm import parameter_groups
 from bsp.errors import TooManyBroken
-from bsp.prefetch import IdleClock, Prefetcher
-from bsp.workers import MeanGradient, Workers, running_statistics
+from bsp.pretraining.prefetch import IdleClock, Prefetcher
+from bsp.pretraining.workers import MeanGradient, Workers, running_statistics
 
 # (output of the model, targets) -> mean loss and statistics of a batch. Targets are "label" int64 [B],
 # "change_point" float32 [B], "plain" bool [B] and "clip", the model's input.
