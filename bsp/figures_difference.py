@@ -16,7 +16,7 @@ from sklearn.metrics import roc_auc_score
 
 from bsp import figures
 from bsp.datasets.activitynet import UntrimmedVideo
-from bsp.feature_record import FeatureInfo, seconds_at, snippets_at
+from bsp.features.record import FeatureInfo, seconds_at, snippets_at
 from bsp.video.read import read_frames
 
 PLAIN, BOUNDARY, LEFT_OUT = 0, 1, -1

@@ -28,7 +28,7 @@ from bsp.datasets.activitynet import load_activitynet
 from bsp.datasets.kinetics import load_kinetics_csv
 from bsp.datasets.pantomime import make_video, plan_all, render
 from bsp.encoders.tsm import build_encoder
-from bsp.features import extract_features
+from bsp.features.store import extract_features
 from bsp.localization.gtad import propose, train_gtad
 from bsp.metrics.detection import evaluate_detection
 from bsp.pretraining.loop import TrainSettings, make_optimiser, train_steps

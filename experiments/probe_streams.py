@@ -22,7 +22,7 @@ from sklearn.metrics import average_precision_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from bsp.features import SNIPPET_FRAMES
+from bsp.features.store import SNIPPET_FRAMES
 from bsp_platform.heads import load_subset
 from bsp_platform.options import storage_place
 from bsp_platform.plain_text import forgiving_streams, printable

@@ -115,7 +115,7 @@ def _moments(path: Path) -> Any:
 
 
 def _durations(path: Path) -> Any:
-    from bsp.interchange import video_durations
+    from bsp.features.interchange import video_durations
 
     return video_durations(path)
 
@@ -166,7 +166,7 @@ def _glove(path: Path) -> Any:
 
 def _import(layout: str) -> Callable[[Path], Any]:
     def read(path: Path) -> Any:
-        from bsp.interchange import Timing, import_features
+        from bsp.features.interchange import Timing, import_features
 
         out = path.parent / "imported"
         shutil.rmtree(out, ignore_errors=True)
@@ -188,7 +188,7 @@ def _hdf5_reader() -> Any:
 
 
 def _arrays_of_hdf5(path: Path) -> Any:
-    from bsp.interchange_files import NamedArray
+    from bsp.features.interchange_files import NamedArray
 
     reader = _hdf5_reader()
     return [NamedArray(name=n, file=path, key=n, hdf5=reader).read() for n in reader.names(path)]
@@ -221,7 +221,7 @@ def _hdf5(folder: Path) -> list[bytes]:
 
 
 def _record(video_id: str = NAME) -> tuple[np.ndarray, Any]:
-    from bsp.features import CODE_VERSION, FeatureInfo
+    from bsp.features.store import CODE_VERSION, FeatureInfo
 
     info = FeatureInfo(
         video_id=video_id, frames=48, fps=25.0, snippet_frames=8, stride_frames=8, offset_frames=0, size_px=32,
@@ -232,15 +232,15 @@ def _record(video_id: str = NAME) -> tuple[np.ndarray, Any]:
 
 
 def _sidecars(folder: Path) -> list[bytes]:
-    from bsp.features import write_features
+    from bsp.features.store import write_features
 
     write_features(folder, NAME, *_record())
     return [(folder / f"{NAME}.json").read_bytes()]
 
 
 def _sidecar(path: Path) -> Any:
-    from bsp.features import is_complete, read_features
-    from bsp.interchange import uniform_record
+    from bsp.features.interchange import uniform_record
+    from bsp.features.store import is_complete, read_features
 
     if not path.with_suffix(".npy").exists():
         np.save(path.with_suffix(".npy"), _rows())
@@ -250,14 +250,14 @@ def _sidecar(path: Path) -> Any:
 
 
 def _packed_features(folder: Path) -> list[bytes]:
-    from bsp.features import pack_h5, write_features
+    from bsp.features.store import pack_h5, write_features
 
     write_features(folder, NAME, *_record())
     return [pack_h5(folder, [NAME], folder / "all.h5").read_bytes()]
 
 
 def _packed(path: Path) -> Any:
-    from bsp.features import read_features_h5
+    from bsp.features.store import read_features_h5
 
     with contextlib.suppress(KeyError):  # as it promises for a video that the file has not
         return read_features_h5(path, NAME, reader=_hdf5_reader())

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from bsp.features import FeatureInfo
+from bsp.features.store import FeatureInfo
 from bsp.localization.actionness import ActionnessSettings, segment_positions, train_actionness, video_seconds
 
 INFO = FeatureInfo(

@@ -8,7 +8,7 @@ import pytest
 from bsp.datasets.crosstask import CrossTaskDataset, CrossTaskVideo, Step, Task
 from bsp.encoders.tsm import EncoderSettings
 from bsp.errors import AnnotationError
-from bsp.features import FeatureInfo, write_features
+from bsp.features.store import FeatureInfo, write_features
 from bsp.localization.actionness import ActionnessSettings
 from bsp.metrics.actionness import evaluate_actionness
 from bsp_platform.actionness_heads import train_and_score_actionness

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from bsp.features import FeatureInfo
+from bsp.features.store import FeatureInfo
 from bsp.localization.boundaries import (
     BoundaryHeadSettings,
     PeakSettings,

@@ -9,7 +9,7 @@ import pytest
 from bsp.datasets.gebd import GEBDDataset, GEBDVideo
 from bsp.encoders.tsm import EncoderSettings
 from bsp.errors import AnnotationError, TooManyBroken
-from bsp.features import FeatureInfo, write_features
+from bsp.features.store import FeatureInfo, write_features
 from bsp.localization.boundaries import BoundaryHeadSettings, PeakSettings
 from bsp.metrics.boundaries import evaluate_boundaries
 from bsp_platform.boundary_heads import train_and_score_boundaries

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from bsp.boundary_probe import boundary_snippets, load_probe_video, probe_score, snippet_features, with_neighbours
 from bsp.encoders.tsm import build_encoder
-from bsp.features import extract_features
+from bsp.features.probe import boundary_snippets, load_probe_video, probe_score, snippet_features, with_neighbours
+from bsp.features.store import extract_features
 from bsp.video.read import VideoInfo
 from bsp_platform.probe import ProbeSettings, load_probe_videos, score_encoder
 from bsp_platform.search_space import all_settings, plan_trial, read_space

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from bsp.datasets.activitynet import load_activitynet
-from bsp.features import FeatureInfo, write_features
+from bsp.features.store import FeatureInfo, write_features
 from bsp.metrics.detection import evaluate_detection
 from bsp_platform.cli import main
 from bsp_platform.cli_train import PROFILE_NAMES

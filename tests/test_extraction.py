@@ -10,7 +10,7 @@ import pytest
 
 from bsp.encoders.tsm import EncoderSettings, build_encoder
 from bsp.errors import TooManyBroken
-from bsp.features import extract_features, read_features, read_features_h5
+from bsp.features.store import extract_features, read_features, read_features_h5
 from bsp_platform import extraction, gpu_extraction
 from bsp_platform.cluster import Resources
 from bsp_platform.extraction import extract_dataset
@@ -169,7 +169,9 @@ def test_blocks_of_a_video_are_small_and_the_last_one_comes_after_all_checks(tin
     assert [block.get("record") is not None for block in blocks] == [False, False, False, True]
     assert blocks[-1]["record"].snippets == 18
 
-    monkeypatch.setattr("bsp.features.iter_frames", lambda path, **_: iter([np.zeros((8, 32, 32, 3), np.uint8)] * 17))
+    monkeypatch.setattr(
+        "bsp.features.store.iter_frames", lambda path, **_: iter([np.zeros((8, 32, 32, 3), np.uint8)] * 17)
+    )
     blocks = list(gpu_extraction.decode_video(video.video_id, video.path, 32))
     assert [sorted(block) for block in blocks] == [["first", "pixels"]] * 2 + [["error"]]
     assert "136 frames were decoded of 144" in blocks[-1]["error"]

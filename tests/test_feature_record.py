@@ -22,7 +22,8 @@ from torch import nn
 
 from bsp.datasets.activitynet import Instance, UntrimmedVideo
 from bsp.errors import VideoDecodeError
-from bsp.feature_record import (
+from bsp.features.interchange import export_features, uniform_record
+from bsp.features.record import (
     FeatureInfo,
     covered_share,
     duration_share,
@@ -34,7 +35,7 @@ from bsp.feature_record import (
     snippets_at,
     video_end_s,
 )
-from bsp.features import (
+from bsp.features.store import (
     extract_features,
     is_complete,
     pack_h5,
@@ -44,7 +45,6 @@ from bsp.features import (
     write_features,
 )
 from bsp.figures_difference import BOUNDARY, LEFT_OUT, PLAIN, boundaries_of, pair_kinds
-from bsp.interchange import export_features, uniform_record
 from bsp.localization.actionness import segment_positions, video_seconds
 from bsp.localization.boundaries import BoundaryHeadSettings, _labels, gap_times_s, train_boundary_head
 from bsp.localization.gtad_labels import anchor_tiou

@@ -14,12 +14,12 @@ import pytest
 import torch
 from torch import nn
 
-from bsp import features
 from bsp.clips.augment import centre_clip
 from bsp.clips.normalisation import normalise
 from bsp.encoders.tsm import EncoderSettings, build_encoder
 from bsp.errors import VideoDecodeError, VideoOpenError
-from bsp.features import (
+from bsp.features import store as features
+from bsp.features.store import (
     FeatureInfo,
     encoder_hash,
     extract_features,

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bsp.features import FeatureInfo, write_features
+from bsp.features.store import FeatureInfo, write_features
 from bsp.figures import new_figure
 from bsp.video.read import probe
 from bsp_platform import sweeps

@@ -14,7 +14,7 @@ from bsp import figures, figures_difference, figures_qualitative, figures_synthe
 from bsp.clips.catalog import Catalog
 from bsp.clips.plan import BoundaryKind, ClipSettings, plan_clip
 from bsp.datasets.activitynet import Instance, UntrimmedVideo
-from bsp.features import FeatureInfo
+from bsp.features.store import FeatureInfo
 from bsp.figures_difference import gather_pairs, pair_kinds, percentiles
 from bsp.video.read import read_frames
 

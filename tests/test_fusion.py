@@ -10,7 +10,7 @@ from torch import nn
 
 from bsp.clips.plan import BoundaryKind
 from bsp.encoders.tsm import EncoderSettings, build_encoder
-from bsp.features import FeatureInfo
+from bsp.features.store import FeatureInfo
 from bsp.pretraining.fusion import (
     FusionModel,
     FusionSettings,

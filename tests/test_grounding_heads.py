@@ -9,7 +9,7 @@ import pytest
 from bsp.datasets.charades_sta import GroundingDataset, GroundingVideo, Moment
 from bsp.encoders.tsm import EncoderSettings
 from bsp.errors import AnnotationError, TooManyBroken
-from bsp.features import FeatureInfo, write_features
+from bsp.features.store import FeatureInfo, write_features
 from bsp.localization.lgi import LGISettings
 from bsp.localization.tan2d import TAN2DSettings
 from bsp.metrics.grounding import evaluate_grounding

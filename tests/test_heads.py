@@ -8,7 +8,7 @@ import pytest
 
 from bsp.datasets.label_times import LabelTimes
 from bsp.errors import AnnotationError
-from bsp.features import FeatureInfo, write_features
+from bsp.features.store import FeatureInfo, write_features
 from bsp.localization.gtad import GTADSettings
 from bsp.metrics.detection import evaluate_detection
 from bsp_platform import heads

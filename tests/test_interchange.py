@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from bsp.errors import AnnotationError, TooManyBroken
-from bsp.features import FeatureInfo, is_complete, read_features, write_features
-from bsp.interchange import Timing, export_features, import_features, uniform_record, video_durations
+from bsp.features.interchange import Timing, export_features, import_features, uniform_record, video_durations
+from bsp.features.store import FeatureInfo, is_complete, read_features, write_features
 
 WIDTH = 8
 ROWS = {"-a_b": 5, "K3x": 12}  # by video id

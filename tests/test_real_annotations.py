@@ -26,8 +26,8 @@ from bsp.datasets.crosstask import load_crosstask
 from bsp.datasets.gebd_records import read_records
 from bsp.datasets.hacs import load_hacs
 from bsp.datasets.thumos14 import load_thumos14
+from bsp.features.interchange import Timing, import_features
 from bsp.files.text import read_json
-from bsp.interchange import Timing, import_features
 from bsp_platform.cli import main
 from bsp_platform.heads import CLASS_SCORES, make_class_scores, train_and_score
 from bsp_platform.profiles import PROFILES

@@ -11,7 +11,7 @@ import torch
 
 from bsp.clips.plan import BoundaryKind
 from bsp.encoders.tsm import build_encoder
-from bsp.features import extract_features
+from bsp.features.store import extract_features
 from bsp_platform.profiles import mini
 from bsp_platform.recipes import EncoderRecipe, FeatureRecipe, Stream
 from bsp_platform.rows import Row, row_recipes

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from bsp.encoders.tsm import EncoderSettings, build_encoder
-from bsp.features import encode_snippets
-from bsp.snippet_encoder import SnippetEncoder
+from bsp.features.snippet_encoder import SnippetEncoder
+from bsp.features.store import encode_snippets
 
 CPU = torch.device("cpu")
 GENERATOR = np.random.default_rng(0)

@@ -23,7 +23,9 @@ from bsp.datasets.kinetics import load_class_folders, load_kinetics_csv, read_ki
 from bsp.datasets.results_json import check_ground_truth, prediction_columns, read_video_ids
 from bsp.datasets.thumos14 import load_thumos14
 from bsp.errors import AnnotationError
-from bsp.features import FeatureInfo, read_features, write_features
+from bsp.features.interchange import import_features, uniform_record
+from bsp.features.interchange_files import find_arrays
+from bsp.features.store import FeatureInfo, read_features, write_features
 from bsp.files.text import (
     clean_id,
     clean_label,
@@ -36,8 +38,6 @@ from bsp.files.text import (
     read_text,
     safe_name,
 )
-from bsp.interchange import import_features, uniform_record
-from bsp.interchange_files import find_arrays
 from bsp.metrics.actionness import evaluate_actionness
 from bsp.metrics.grounding import evaluate_grounding
 from bsp.text import load_glove

@@ -17,7 +17,7 @@ from bsp.datasets.charades_sta import GroundingDataset, GroundingVideo, Moment
 from bsp.datasets.crosstask import CrossTaskDataset, CrossTaskVideo, Step, Task
 from bsp.datasets.gebd import GEBDDataset, GEBDVideo
 from bsp.encoders.tsm import EncoderSettings
-from bsp.features import write_features
+from bsp.features.store import write_features
 from bsp.localization.actionness import ActionnessSettings
 from bsp.localization.boundaries import BoundaryHeadSettings, PeakSettings
 from bsp.localization.gtad import GTADSettings

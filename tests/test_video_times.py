@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from bsp import figures_qualitative, figures_synthesis
-from bsp.boundary_probe import boundary_snippets
 from bsp.clips.catalog import Listed, build_catalog
 from bsp.clips.plan import ClipSettings
 from bsp.datasets.activitynet import Instance, LocalizationDataset, UntrimmedVideo
 from bsp.errors import VideoOpenError
+from bsp.features.probe import boundary_snippets
 from bsp.video.prepare import PrepareSettings, prepare_video
 from bsp.video.read import probe, read_frames
 from bsp.video.times import frame_seconds, frame_times, frames_at, positions_at, rate_of, times_at, video_times

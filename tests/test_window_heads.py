@@ -10,8 +10,8 @@ from bsp.datasets.activitynet import Instance, LocalizationDataset, UntrimmedVid
 from bsp.datasets.label_times import LabelTimes
 from bsp.encoders.tsm import EncoderSettings
 from bsp.errors import AnnotationError
-from bsp.feature_record import seconds_at
-from bsp.features import FeatureInfo, write_features
+from bsp.features.record import seconds_at
+from bsp.features.store import FeatureInfo, write_features
 from bsp.localization.gtad_windows import WindowSettings
 from bsp.metrics.detection import THUMOS_TIOUS, evaluate_detection
 from bsp_platform import heads, window_heads

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from bsp.feature_record import FeatureInfo, snippets_at
+from bsp.features.record import FeatureInfo, snippets_at
 from bsp.localization.epochs import require_finite
 from bsp.metrics.actionness import SEGMENT_S
 

@@ -18,7 +18,7 @@ from scipy.ndimage import gaussian_filter1d
 from torch import Tensor
 from torch.nn import functional
 
-from bsp.feature_record import FeatureInfo, seconds_at
+from bsp.features.record import FeatureInfo, seconds_at
 from bsp.localization.epochs import require_finite
 from bsp.metrics.boundaries import ClipBoundaries, pooled_scores
 

@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from bsp.clips.plan import BoundaryKind
 from bsp.encoders.tsm import TSMResNet
-from bsp.features import FeatureInfo
+from bsp.features.store import FeatureInfo
 from bsp.pretraining.loop import Loss
 
 

@@ -23,8 +23,8 @@ import torch
 
 from bsp.datasets.activitynet import LocalizationDataset, UntrimmedVideo
 from bsp.encoders.tsm import EncoderSettings, build_encoder
-from bsp.features import VideoSnippets, encode_snippets
-from bsp.snippet_encoder import BATCH_SNIPPETS
+from bsp.features.snippet_encoder import BATCH_SNIPPETS
+from bsp.features.store import VideoSnippets, encode_snippets
 from bsp_platform.device import DEVICES, logical_gpus
 from bsp_platform.extraction import extract_dataset
 from bsp_platform.options import Options

@@ -18,7 +18,7 @@ import torch
 from bsp.datasets.gebd import GEBDDataset, GEBDVideo
 from bsp.datasets.label_times import LabelTimes
 from bsp.errors import AnnotationError, TooManyBroken
-from bsp.feature_record import video_end_s
+from bsp.features.record import video_end_s
 from bsp.localization.boundaries import PeakSettings, fit_peaks, gap_times_s, train_boundary_head
 from bsp.metrics.boundaries import evaluate_boundaries
 from bsp_platform.heads import HISTORY, SCORES, read_streams, recorder

@@ -13,7 +13,7 @@ from bsp_platform.plain_text import say
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# The names in bsp/interchange_files.py (a test compares them), written out as importing that takes seconds.
+# The names in bsp/features/interchange_files.py (a test compares them), written out as importing that takes seconds.
 LAYOUTS = ("gtad", "opentad", "2dtan", "lgi", "csv")
 _NAMED = 10  # videos that a report names
 
@@ -54,7 +54,7 @@ def layout_options(command: Callable) -> Callable:
 @click.option("--cells", type=click.IntRange(min=1), help="Resize every video to so many rows.  [default: as they are]")
 def export_command(layout: Any, folder: Path, out: Path, prefix: str, cells: int | None) -> None:
     """Write features for another project."""
-    from bsp.interchange import export_features
+    from bsp.features.interchange import export_features
     from bsp_platform.listed_features import check_listed
 
     check_listed(folder)
@@ -100,7 +100,7 @@ def import_command(
     Give --fps and --stride-frames, or neither and --annotations. With both, row counts that do not fit the videos'
     durations are refused.
     """
-    from bsp.interchange import Timing, import_features
+    from bsp.features.interchange import Timing, import_features
 
     timing = None
     if fps is not None and stride_frames is not None:
@@ -130,7 +130,7 @@ def import_command(
 
 def _durations(files: tuple[Path, ...]) -> dict[str, float]:
     """Seconds by video id, of all files together."""
-    from bsp.interchange import video_durations
+    from bsp.features.interchange import video_durations
 
     durations: dict[str, float] = {}
     for path in files:
@@ -163,7 +163,7 @@ def weights(file: Path, depth: str | None, width: int | None, out: Path | None, 
 
     from bsp.encoders.checkpoints import checkpoint_architecture, load_tsm_checkpoint
     from bsp.encoders.tsm import EncoderSettings, build_encoder
-    from bsp.interchange_files import refuse_existing
+    from bsp.features.interchange_files import refuse_existing
     from bsp_platform.files import file_sha256
 
     if out is not None:

@@ -183,7 +183,7 @@ def grounding(
 
 def check_features(folders: tuple[Path, ...]) -> dict[str, Any]:
     """Say what the streams are; refuse folders of mixed features. Returns what the heads may expect of every record."""
-    from bsp.interchange import uniform_record
+    from bsp.features.interchange import uniform_record
     from bsp_platform.listed_features import check_listed
 
     records = []
@@ -238,7 +238,7 @@ def videos_without_features(
 @contextmanager
 def complete(out: Path) -> Iterator[Path]:
     """A folder to work in that becomes ``out`` at the end, or vanishes with an error."""
-    from bsp.interchange_files import refuse_existing
+    from bsp.features.interchange_files import refuse_existing
     from bsp_platform.manifests import PROGRESS
 
     refuse_existing(out)

@@ -18,7 +18,7 @@ from typing import Any
 
 from bsp.datasets.activitynet import LocalizationDataset
 from bsp.errors import TooManyBroken
-from bsp.features import pack_h5, read_feature_info, read_features
+from bsp.features.store import pack_h5, read_feature_info, read_features
 from bsp.video.read import damage_line
 from bsp_platform.cluster import Resources
 from bsp_platform.extractor import ExtractionJob, Extractor

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from bsp.errors import VideoError
-from bsp.features import SNIPPET_FRAMES, FeatureInfo, encoder_hash, extract_features, write_features
+from bsp.features.store import SNIPPET_FRAMES, FeatureInfo, encoder_hash, extract_features, write_features
 from bsp_platform.device import assigned_device
 from bsp_platform.pretraining import load_encoder
 from bsp_platform.recipes import EncoderRecipe, FeatureRecipe

@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 
 from bsp.errors import VideoError
-from bsp.features import SNIPPET_FRAMES, FeatureInfo, VideoSnippets, batches_of
-from bsp.snippet_encoder import SnippetEncoder
+from bsp.features.snippet_encoder import SnippetEncoder
+from bsp.features.store import SNIPPET_FRAMES, FeatureInfo, VideoSnippets, batches_of
 from bsp_platform.cluster import Resources
 from bsp_platform.extractor import ExtractionJob, Extractor
 

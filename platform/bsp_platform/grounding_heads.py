@@ -17,7 +17,7 @@ import torch
 
 from bsp.datasets.charades_sta import GroundingDataset, Moment
 from bsp.errors import AnnotationError, TooManyBroken
-from bsp.feature_record import FeatureInfo, duration_share, snippet_share
+from bsp.features.record import FeatureInfo, duration_share, snippet_share
 from bsp.localization.lgi import ground_lgi, train_lgi
 from bsp.localization.queries import Query
 from bsp.localization.tan2d import TAN2DSettings, ground_tan2d, train_tan2d

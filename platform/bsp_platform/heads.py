@@ -21,8 +21,8 @@ from bsp.datasets.activitynet import LocalizationDataset, UntrimmedVideo
 from bsp.datasets.class_scores import read_class_scores as read_published_scores
 from bsp.datasets.label_times import LabelTimes, length_remark
 from bsp.errors import AnnotationError
-from bsp.feature_record import covered_share, duration_share, video_end_s
-from bsp.features import FeatureInfo
+from bsp.features.record import covered_share, duration_share, video_end_s
+from bsp.features.store import FeatureInfo
 from bsp.files.text import parse_json
 from bsp.localization.gtad import propose, train_gtad
 from bsp.localization.gtad_decode import attach_classes, best_class_share

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from bsp.features import FeatureInfo, read_features
+from bsp.features.store import FeatureInfo, read_features
 from bsp_platform.manifests import MANIFEST, check_content, parse_manifest
 from bsp_platform.storage_errors import StageDamaged, retry
 
@@ -57,7 +57,7 @@ def has_features(folder: Path, video_id: str) -> bool:
 
 
 def read_listed(folder: Path, video_id: str, expect: dict[str, Any] | None = None) -> tuple[np.ndarray, FeatureInfo]:
-    """As :func:`bsp.features.read_features`; both files of a stage are compared with its manifest (StageDamaged)."""
+    """As :func:`bsp.features.store.read_features`; both files of a stage are compared with its manifest (StageDamaged)."""
     files = listed_files(folder)
     if files is not None:
         unlisted = [name for name in _names(video_id) if name not in files]

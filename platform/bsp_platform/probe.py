@@ -16,11 +16,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from bsp.boundary_probe import ProbeVideo, half_targets, load_probe_video, probe_score, snippet_features
 from bsp.datasets.activitynet import LocalizationDataset
 from bsp.encoders.tsm import build_encoder
 from bsp.errors import VideoError
-from bsp.features import SNIPPET_FRAMES
+from bsp.features.probe import ProbeVideo, half_targets, load_probe_video, probe_score, snippet_features
+from bsp.features.store import SNIPPET_FRAMES
 from bsp_platform.listed_features import has_features, read_listed
 from bsp_platform.recipes import EncoderRecipe
 

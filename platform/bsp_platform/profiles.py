@@ -14,7 +14,7 @@ from bsp.datasets.pantomime import PantomimeSettings
 from bsp.datasets.pantomime_grounding import GroundingWorldSettings
 from bsp.datasets.pantomime_stories_plan import StorySettings
 from bsp.encoders.tsm import EncoderSettings
-from bsp.features import Precision
+from bsp.features.store import Precision
 from bsp.localization.actionness import ActionnessSettings
 from bsp.localization.boundaries import BoundaryHeadSettings, PeakSettings
 from bsp.localization.gtad import GTADSettings

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from bsp.clips.augment import AugmentSettings
 from bsp.clips.plan import BoundaryKind, ClipSettings
 from bsp.encoders.tsm import EncoderSettings
-from bsp.features import Precision
+from bsp.features.store import Precision
 from bsp.localization.gtad import GTADSettings
 from bsp.localization.lgi import LGISettings
 from bsp.localization.tan2d import TAN2DSettings

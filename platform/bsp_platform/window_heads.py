@@ -19,7 +19,7 @@ from bsp.datasets.activitynet import LocalizationDataset
 from bsp.datasets.class_scores import read_class_scores
 from bsp.datasets.label_times import LabelTimes
 from bsp.datasets.thumos14 import TEST, TRAINING
-from bsp.feature_record import seconds_at, snippets_at, video_end_s
+from bsp.features.record import seconds_at, snippets_at, video_end_s
 from bsp.localization.gtad_decode import attach_classes
 from bsp.localization.gtad_windows import propose_windows, train_windows, training_windows
 from bsp.metrics.detection import THUMOS_TIOUS, evaluate_detection

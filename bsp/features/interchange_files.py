@@ -1,6 +1,6 @@
 """How other projects keep the snippet features of a data set: arrays with names, in a folder or in one HDF5 file.
 
-No array there says how it was made; what they mean is bsp/interchange.py's part. Learnt from the loaders of
+No array there says how it was made; what they mean is bsp/features/interchange.py's part. Learnt from the loaders of
 frostinassiky/gtad, sming256/OpenTAD, microsoft/VideoX (2D-TAN) and JonghwanMun/LGI4temporalgrounding:
 
     gtad     one HDF5 file, a data set per video (its THUMOS-14 and ActivityNet loaders; the latter also takes a folder

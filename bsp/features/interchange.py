@@ -1,6 +1,6 @@
 """Features to and from other projects: our store on one side, their folders and files on the other.
 
-Their files (bsp/interchange_files.py) hold arrays [T, C] and no word about frame rate or stride. An import adds
+Their files (bsp/features/interchange_files.py) hold arrays [T, C] and no word about frame rate or stride. An import adds
 what a reader needs to find the time of a row, and says honestly what nobody knows: ``size_px`` is 0, ``mean`` and
 ``std`` are empty, ``code_version`` is 0, and ``encoder_hash`` is "imported:" and the sha256 of the files.
 Letters: S or T rows (snippets or cells), D or C width.
@@ -21,10 +21,18 @@ import numpy as np
 from bsp.datasets.charades_sta import durations_from_document, read_durations
 from bsp.datasets.results_json import check_ground_truth, with_clean_ids
 from bsp.errors import AnnotationError, TooManyBroken
-from bsp.feature_record import even_rows
-from bsp.features import SHARED_FIELDS, FeatureInfo, read_feature_info, read_features, write_features
+from bsp.features.interchange_files import (
+    LAYOUTS,
+    Layout,
+    NamedArray,
+    files_sha256,
+    find_arrays,
+    refuse_existing,
+    write_arrays,
+)
+from bsp.features.record import even_rows
+from bsp.features.store import SHARED_FIELDS, FeatureInfo, read_feature_info, read_features, write_features
 from bsp.files.text import is_hidden, read_json
-from bsp.interchange_files import LAYOUTS, Layout, NamedArray, files_sha256, find_arrays, refuse_existing, write_arrays
 from bsp.localization.gtad import resize_features
 
 __all__ = ["LAYOUTS", "Timing", "Transfer", "export_features", "import_features", "uniform_record", "video_durations"]

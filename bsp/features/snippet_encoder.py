@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from bsp.features import Precision, encode_snippets
+from bsp.features.store import Precision, encode_snippets
 
 # Choice: a ResNet-50 at 224 px takes 4 GB of a GPU with it, and half as many already fill the device. Fixed, because
 # the shape of a forward pass chooses its kernels, and so the last bits.

@@ -17,7 +17,7 @@ from torch import nn
 from bsp.clips.augment import centre_clip
 from bsp.clips.normalisation import normalise
 from bsp.datasets.activitynet import UntrimmedVideo
-from bsp.features import SNIPPET_FRAMES
+from bsp.features.store import SNIPPET_FRAMES
 from bsp.video.read import VideoInfo, iter_frames, probe
 from bsp.video.times import frames_at
 

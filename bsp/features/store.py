@@ -26,7 +26,15 @@ from torch import nn
 from bsp.clips.augment import centre_clip
 from bsp.clips.normalisation import MEAN, STD, normalise
 from bsp.errors import VideoDecodeError
-from bsp.feature_record import FeatureInfo, from_attributes, of_video, read_record, sealed, snippet_times, to_attributes
+from bsp.features.record import (
+    FeatureInfo,
+    from_attributes,
+    of_video,
+    read_record,
+    sealed,
+    snippet_times,
+    to_attributes,
+)
 from bsp.files.hdf5 import HDF5Reader
 from bsp.files.npy import read_npy
 from bsp.files.text import safe_name
