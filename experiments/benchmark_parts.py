@@ -26,7 +26,7 @@ from bsp.clips.plan import plan_clip
 from bsp.clips.synthesis import decode, synthesise
 from bsp.datasets.activitynet import load_activitynet
 from bsp.datasets.kinetics import load_kinetics_csv
-from bsp.datasets.pantomime import make_video, plan_all, render
+from bsp.datasets.pantomime.render import make_video, plan_all, render
 from bsp.encoders.tsm import build_encoder
 from bsp.features.store import extract_features
 from bsp.localization.gtad import propose, train_gtad

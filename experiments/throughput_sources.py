@@ -13,7 +13,7 @@ from bsp.clips.augment import AugmentSettings
 from bsp.clips.catalog import Catalog
 from bsp.clips.plan import ClipSettings
 from bsp.datasets.kinetics import load_class_folders, load_kinetics_csv
-from bsp.datasets.pantomime import render
+from bsp.datasets.pantomime.render import render
 from bsp.video.prepare import PrepareSettings, prepare_video
 from bsp_platform.profiles import mini, smoke
 from bsp_platform.streaming import ClipStream

@@ -20,7 +20,7 @@ os.environ["BSP_TEST_MARK"] = uuid.uuid4().hex  # tells this session's Ray proce
 @pytest.fixture(scope="session")
 def tiny_pantomime():
     """Settings of a data set that renders in seconds."""
-    from bsp.datasets.pantomime import PantomimeSettings
+    from bsp.datasets.pantomime.render import PantomimeSettings
 
     return PantomimeSettings(
         trimmed_per_class=2, trimmed_val_per_class=0, untrimmed_train=4, untrimmed_val=4, untrimmed_seconds=12.0,
@@ -31,7 +31,7 @@ def tiny_pantomime():
 @pytest.fixture(scope="session")
 def tiny_data(tiny_pantomime, tmp_path_factory):
     """Folder of the tiny data set."""
-    from bsp.datasets.pantomime import render
+    from bsp.datasets.pantomime.render import render
 
     return render(tiny_pantomime, tmp_path_factory.mktemp("pantomime"), workers=1, progress=False)
 

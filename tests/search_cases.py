@@ -35,7 +35,7 @@ def sources_of(catalog=None) -> Sources:
 
 
 def tiny_profile():
-    from bsp.datasets.pantomime import PantomimeSettings
+    from bsp.datasets.pantomime.render import PantomimeSettings
 
     return dataclasses.replace(
         smoke(),

@@ -8,7 +8,7 @@ import click
 
 from bsp.clips.augment import AugmentSettings
 from bsp.clips.plan import BoundaryKind
-from bsp.datasets.pantomime import PantomimeSettings
+from bsp.datasets.pantomime.render import PantomimeSettings
 from bsp.encoders.tsm import EncoderSettings
 from bsp.pretraining.loop import TrainSettings
 from bsp_platform.options import Options

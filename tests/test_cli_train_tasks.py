@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from bsp.datasets.pantomime_stories import plan_all
-from bsp.datasets.pantomime_stories_files import annotation_files
-from bsp.datasets.pantomime_stories_plan import StorySettings
+from bsp.datasets.pantomime.stories import plan_all
+from bsp.datasets.pantomime.stories_files import annotation_files
+from bsp.datasets.pantomime.stories_plan import StorySettings
 from bsp.features.store import SNIPPET_FRAMES, FeatureInfo, write_features
 from bsp.metrics.detection import THUMOS_TIOUS, evaluate_detection
 from bsp_platform.cli import main

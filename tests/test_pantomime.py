@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from bsp.datasets import pantomime
-from bsp.datasets.pantomime import PantomimeSettings, is_complete, plan_all, render
-from bsp.datasets.pantomime_moves import ACTION_NAMES, JOINTS, action_pose, blend_poses, idle_pose, joints
-from bsp.datasets.pantomime_plan import draw_video, plan_pose, plan_video
-from bsp.datasets.pantomime_world import draw_look
+from bsp.datasets.pantomime import render as pantomime
+from bsp.datasets.pantomime.moves import ACTION_NAMES, JOINTS, action_pose, blend_poses, idle_pose, joints
+from bsp.datasets.pantomime.plan import draw_video, plan_pose, plan_video
+from bsp.datasets.pantomime.render import PantomimeSettings, is_complete, plan_all, render
+from bsp.datasets.pantomime.world import draw_look
 
 TINY = PantomimeSettings(
     seed=5, size_px=32, actions=("wave", "jumping jack"), trimmed_per_class=2, trimmed_val_per_class=1,
@@ -245,7 +245,7 @@ def test_fingerprint_follows_every_setting(monkeypatch):
     prints = {replace(TINY, **{name: value}).fingerprint() for name, value in changes.items()}
     assert len(prints | {TINY.fingerprint()}) == len(changes) + 1
     before = TINY.fingerprint()
-    monkeypatch.setattr("bsp.datasets.pantomime_plan.CODE_VERSION", -1)
+    monkeypatch.setattr("bsp.datasets.pantomime.plan.CODE_VERSION", -1)
     assert TINY.fingerprint() != before
 
 

@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from bsp.datasets import pantomime, pantomime_grounding
-from bsp.datasets.pantomime import is_complete
-from bsp.datasets.pantomime_grounding import GroundingWorldSettings, plan_all, render_grounding
-from bsp.datasets.pantomime_grounding_plan import ACTORS, Moment, Shot, draw_video, plan_pose, plan_video
-from bsp.datasets.pantomime_moves import JOINTS, idle_pose, joints
-from bsp.datasets.pantomime_world import Person, draw_look, draw_shot
+from bsp.datasets.pantomime import grounding as pantomime_grounding
+from bsp.datasets.pantomime import render as pantomime
+from bsp.datasets.pantomime.grounding import GroundingWorldSettings, plan_all, render_grounding
+from bsp.datasets.pantomime.grounding_plan import ACTORS, Moment, Shot, draw_video, plan_pose, plan_video
+from bsp.datasets.pantomime.moves import JOINTS, idle_pose, joints
+from bsp.datasets.pantomime.render import is_complete
+from bsp.datasets.pantomime.world import Person, draw_look, draw_shot
 
 TINY = GroundingWorldSettings(
     seed=3, size_px=32, train=2, test=1, seconds=16.0, moments=(4, 5), moment_seconds=(1.5, 4.0)
@@ -244,7 +245,7 @@ def test_no_idle_motion_between_actions_that_adjoin(monkeypatch):
     plan = _story(TINY, [(0, "wave", 24, 60), (0, "squat", 60, 100)], [(0, 0)])
     pose_TP = plan_pose(TINY, plan)
     monkeypatch.setattr(
-        "bsp.datasets.pantomime_grounding_plan.idle_pose", lambda *args: idle_pose(*args) + np.float32(0.5)
+        "bsp.datasets.pantomime.grounding_plan.idle_pose", lambda *args: idle_pose(*args) + np.float32(0.5)
     )
     step_TP = plan_pose(TINY, plan) - pose_TP
     step_TP[:, :10] -= 2 * np.pi * np.round(step_TP[:, :10] / (2 * np.pi))
@@ -351,7 +352,7 @@ def test_fingerprint_follows_every_setting(monkeypatch):
     prints = {replace(TINY, **{name: value}).fingerprint() for name, value in changes.items()}
     assert len(prints | {TINY.fingerprint()}) == len(changes) + 1
     before = TINY.fingerprint()
-    monkeypatch.setattr("bsp.datasets.pantomime_grounding_plan.CODE_VERSION", -1)
+    monkeypatch.setattr("bsp.datasets.pantomime.grounding_plan.CODE_VERSION", -1)
     assert TINY.fingerprint() != before
 
 

@@ -7,8 +7,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from bsp.datasets.pantomime_grounding_plan import GroundingWorldSettings, plan_video
-from bsp.datasets.pantomime_sentences import vocabulary, write_sentences
+from bsp.datasets.pantomime.grounding_plan import GroundingWorldSettings, plan_video
+from bsp.datasets.pantomime.sentences import vocabulary, write_sentences
 
 # What the words mean, written down a second time: the checker knows nothing of the grammar that made them.
 NOUNS = {"child": "child", "kid": "child", "giant": "giant", "titan": "giant", "wizard": "wizard", "magician": "wizard"}

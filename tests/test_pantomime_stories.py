@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from bsp.datasets import pantomime_stories
 from bsp.datasets.crosstask import load_crosstask
 from bsp.datasets.gebd import load_gebd_folder
 from bsp.datasets.hacs import load_hacs
-from bsp.datasets.pantomime_moves import ACTION_NAMES, CHANNELS
-from bsp.datasets.pantomime_stories import StorySettings, plan_all, render_stories
-from bsp.datasets.pantomime_stories_files import step_rows
-from bsp.datasets.pantomime_stories_plan import TASKS, Act, StoryPlan, plan_pose, plan_video
+from bsp.datasets.pantomime import stories as pantomime_stories
+from bsp.datasets.pantomime.moves import ACTION_NAMES, CHANNELS
+from bsp.datasets.pantomime.stories import StorySettings, plan_all, render_stories
+from bsp.datasets.pantomime.stories_files import step_rows
+from bsp.datasets.pantomime.stories_plan import TASKS, Act, StoryPlan, plan_pose, plan_video
 from bsp.datasets.thumos14 import load_thumos14
 
 TINY = StorySettings(

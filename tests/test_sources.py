@@ -15,9 +15,9 @@ from bsp.datasets.crosstask import load_crosstask
 from bsp.datasets.gebd import load_gebd
 from bsp.datasets.hacs import load_hacs
 from bsp.datasets.kinetics import load_kinetics_csv
-from bsp.datasets.pantomime import PantomimeSettings
-from bsp.datasets.pantomime_grounding import GroundingWorldSettings
-from bsp.datasets.pantomime_stories import StorySettings
+from bsp.datasets.pantomime.grounding import GroundingWorldSettings
+from bsp.datasets.pantomime.render import PantomimeSettings
+from bsp.datasets.pantomime.stories import StorySettings
 from bsp.datasets.thumos14 import load_thumos14
 from bsp.errors import AnnotationError
 from bsp.video.prepare import PrepareSettings

@@ -22,9 +22,9 @@ import click
 import bsp_platform  # noqa: F401  (first: it sets the environment that Ray reads)
 from bsp.clips.augment import AugmentSettings
 from bsp.clips.plan import BoundaryKind
-from bsp.datasets.pantomime import PantomimeSettings, render
-from bsp.datasets.pantomime_grounding import render_grounding
-from bsp.datasets.pantomime_stories import render_stories
+from bsp.datasets.pantomime.grounding import render_grounding
+from bsp.datasets.pantomime.render import PantomimeSettings, render
+from bsp.datasets.pantomime.stories import render_stories
 from bsp.encoders.tsm import EncoderSettings
 from bsp.localization.gtad import GTADSettings
 from bsp.pretraining.loop import TrainSettings

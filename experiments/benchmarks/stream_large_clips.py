@@ -37,7 +37,7 @@ from bsp.clips.catalog import Catalog  # noqa: E402
 from bsp.clips.frame_cache import FrameCache  # noqa: E402
 from bsp.clips.plan import ClipSettings  # noqa: E402
 from bsp.datasets.kinetics import load_class_folders, load_kinetics_csv  # noqa: E402
-from bsp.datasets.pantomime import render  # noqa: E402
+from bsp.datasets.pantomime.render import render  # noqa: E402
 from bsp.video.prepare import PrepareSettings, prepare_video  # noqa: E402
 from bsp_platform.bottleneck import MakerTimes  # noqa: E402
 from bsp_platform.cluster import object_store, start_ray  # noqa: E402

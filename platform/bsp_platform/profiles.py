@@ -10,9 +10,9 @@ from types import MappingProxyType
 
 from bsp.clips.augment import AugmentSettings
 from bsp.clips.plan import ClipSettings
-from bsp.datasets.pantomime import PantomimeSettings
-from bsp.datasets.pantomime_grounding import GroundingWorldSettings
-from bsp.datasets.pantomime_stories_plan import StorySettings
+from bsp.datasets.pantomime.grounding import GroundingWorldSettings
+from bsp.datasets.pantomime.render import PantomimeSettings
+from bsp.datasets.pantomime.stories_plan import StorySettings
 from bsp.encoders.tsm import EncoderSettings
 from bsp.features.store import Precision
 from bsp.localization.actionness import ActionnessSettings

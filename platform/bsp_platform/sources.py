@@ -17,15 +17,15 @@ from typing import Any
 import numpy as np
 
 from bsp.clips.catalog import Catalog
-from bsp.datasets import pantomime
 from bsp.datasets.activitynet import LocalizationDataset, load_activitynet, videos_folder
 from bsp.datasets.charades_sta import GroundingDataset, load_charades_sta
 from bsp.datasets.crosstask import load_crosstask
 from bsp.datasets.gebd import load_gebd_folder
 from bsp.datasets.hacs import load_hacs
 from bsp.datasets.kinetics import load_kinetics_folder
-from bsp.datasets.pantomime_grounding import render_grounding
-from bsp.datasets.pantomime_stories import render_stories
+from bsp.datasets.pantomime import render as pantomime
+from bsp.datasets.pantomime.grounding import render_grounding
+from bsp.datasets.pantomime.stories import render_stories
 from bsp.datasets.thumos14 import load_thumos14
 from bsp.encoders.checkpoints import checkpoint_architecture, load_tsm_checkpoint
 from bsp.encoders.tsm import build_encoder

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bsp.datasets.pantomime_stories_plan import NOTES, StoryPlan, StorySettings, performances, rng_of
+from bsp.datasets.pantomime.stories_plan import NOTES, StoryPlan, StorySettings, performances, rng_of
 
 RATERS = 5
 DISTANCES = tuple(k / 20 for k in range(1, 11))  # share of the clip's length: 0.05, 0.10, ..., 0.50

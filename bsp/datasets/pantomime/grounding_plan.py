@@ -16,10 +16,10 @@ from itertools import pairwise
 
 import numpy as np
 
-from bsp.datasets.pantomime_moves import ACTION_NAMES, action_pose, blend_poses, blend_ramp, idle_pose, running_phase
-from bsp.datasets.pantomime_plan import check_picture, check_ranges, check_whole_snippets
-from bsp.datasets.pantomime_sentences import Sentence, write_sentences
-from bsp.datasets.pantomime_world import Person, draw_look, draw_shot
+from bsp.datasets.pantomime.moves import ACTION_NAMES, action_pose, blend_poses, blend_ramp, idle_pose, running_phase
+from bsp.datasets.pantomime.plan import check_picture, check_ranges, check_whole_snippets
+from bsp.datasets.pantomime.sentences import Sentence, write_sentences
+from bsp.datasets.pantomime.world import Person, draw_look, draw_shot
 
 CODE_VERSION = 1  # raise it with every change of what is rendered or written
 SPLITS = ("train", "test")

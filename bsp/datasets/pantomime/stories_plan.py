@@ -16,9 +16,9 @@ from itertools import pairwise
 
 import numpy as np
 
-from bsp.datasets.pantomime_moves import ACTION_NAMES, action_pose, blend_poses, blend_ramp, idle_pose, running_phase
-from bsp.datasets.pantomime_plan import check_picture, check_ranges
-from bsp.datasets.pantomime_world import draw_look, draw_shots
+from bsp.datasets.pantomime.moves import ACTION_NAMES, action_pose, blend_poses, blend_ramp, idle_pose, running_phase
+from bsp.datasets.pantomime.plan import check_picture, check_ranges
+from bsp.datasets.pantomime.world import draw_look, draw_shots
 
 CODE_VERSION = 2  # raise it with every change of what is rendered or written
 SPLITS = ("games_train", "games_test", "tasks", "clips_train", "clips_val")  # order enters the random keys

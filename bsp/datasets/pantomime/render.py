@@ -9,7 +9,7 @@
 
 It is a proving ground for programs, not evidence about real videos. From a shell (about 1 min on 2 cores):
 
-    python -m bsp.datasets.pantomime --out data/pantomime --preview
+    python -m bsp.datasets.pantomime.render --out data/pantomime --preview
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from bsp import apart
-from bsp.datasets.pantomime_plan import CODE_VERSION, PantomimeSettings, VideoPlan, draw_video, plan_video
+from bsp.datasets.pantomime.plan import CODE_VERSION, PantomimeSettings, VideoPlan, draw_video, plan_video
 from bsp.video.write import write_mp4
 
 __all__ = ["CODE_VERSION", "PantomimeSettings", "VideoSet", "is_complete", "plan_all", "render", "render_set"]
@@ -358,7 +358,7 @@ def main(out: Path, preview: bool, workers: int | None, **sizes: Any) -> None:
         folder = render(PantomimeSettings(**sizes), out, workers=workers)
         click.echo(folder)
         if preview:
-            from bsp.datasets.pantomime_preview import write_preview
+            from bsp.datasets.pantomime.preview import write_preview
 
             for picture in write_preview(folder):
                 click.echo(picture)
@@ -367,6 +367,6 @@ def main(out: Path, preview: bool, workers: int | None, **sizes: Any) -> None:
 
 
 if __name__ == "__main__":
-    from bsp.datasets import pantomime  # under a name by which other processes find its functions
+    from bsp.datasets.pantomime import render as pantomime  # under a name by which other processes find its functions
 
     pantomime.main()

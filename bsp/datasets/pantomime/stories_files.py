@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from bsp.datasets.pantomime_moves import ACTION_NAMES
-from bsp.datasets.pantomime_stories_plan import (
+from bsp.datasets.pantomime.moves import ACTION_NAMES
+from bsp.datasets.pantomime.stories_plan import (
     NOTES,
     RELATED_TASK,
     TASKS,
@@ -27,7 +27,7 @@ from bsp.datasets.pantomime_stories_plan import (
     Task,
     rng_of,
 )
-from bsp.datasets.pantomime_stories_raters import boundary_kinds, consistency, rate
+from bsp.datasets.pantomime.stories_raters import boundary_kinds, consistency, rate
 
 THUMOS, CROSSTASK = "games/thumos14", "tasks/crosstask_release"
 _SITE = "https://example.org/pantomime"  # the layouts ask for addresses; nothing is there

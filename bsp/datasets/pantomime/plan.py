@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from bsp.datasets.pantomime_moves import ACTION_NAMES, action_pose, blend_poses, blend_ramp, idle_pose, running_phase
-from bsp.datasets.pantomime_world import draw_look, draw_shots
+from bsp.datasets.pantomime.moves import ACTION_NAMES, action_pose, blend_poses, blend_ramp, idle_pose, running_phase
+from bsp.datasets.pantomime.world import draw_look, draw_shots
 
 CODE_VERSION = 3  # raise it with every change of what is rendered: cached data of other versions is not used
 SPLITS = ("trimmed_train", "trimmed_val", "untrimmed_train", "untrimmed_val")  # order enters the random keys

@@ -12,7 +12,7 @@
 
 It is a proving ground for programs, not evidence about real videos. From a shell (a minute on 2 cores):
 
-    python -m bsp.datasets.pantomime_stories --out data/stories --preview
+    python -m bsp.datasets.pantomime.stories --out data/stories --preview
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from typing import Any
 
 import click
 
-from bsp.datasets.pantomime import VideoSet, render_set
-from bsp.datasets.pantomime_stories_files import annotation_files, clip_name
-from bsp.datasets.pantomime_stories_plan import (
+from bsp.datasets.pantomime.render import VideoSet, render_set
+from bsp.datasets.pantomime.stories_files import annotation_files, clip_name
+from bsp.datasets.pantomime.stories_plan import (
     CODE_VERSION,
     SPLITS,
     TASKS,
@@ -68,7 +68,7 @@ def render_stories(
 ) -> Path:
     """Write the data set to ``out_dir/<fingerprint>/`` and return that folder; at once if it is complete.
 
-    Processes, resuming, locking and errors as in :func:`bsp.datasets.pantomime.render`.
+    Processes, resuming, locking and errors as in :func:`bsp.datasets.pantomime.render.render`.
     """
     return render_set(_STORIES, settings, out_dir, workers=workers, progress=progress)
 
@@ -95,7 +95,7 @@ def main(out: Path, preview: bool, workers: int | None, **sizes: Any) -> None:
         folder = render_stories(StorySettings(**sizes), out, workers=workers)
         click.echo(folder)
         if preview:
-            from bsp.datasets.pantomime_preview import write_stories_preview
+            from bsp.datasets.pantomime.preview import write_stories_preview
 
             click.echo(write_stories_preview(folder))
     except (ValueError, OSError) as error:

@@ -10,7 +10,7 @@ out_dir)`` writes to ``out_dir/<fingerprint>/`` in parallel, keeps what is alrea
 
 It is a proving ground for programs, not evidence about real videos. From a shell (half a minute on 2 cores):
 
-    python -m bsp.datasets.pantomime_grounding --out data/grounding --preview
+    python -m bsp.datasets.pantomime.grounding --out data/grounding --preview
 """
 
 from __future__ import annotations
@@ -25,8 +25,7 @@ from typing import Any
 
 import click
 
-from bsp.datasets.pantomime import VideoSet, render_set
-from bsp.datasets.pantomime_grounding_plan import (
+from bsp.datasets.pantomime.grounding_plan import (
     CODE_VERSION,
     SPLITS,
     GroundingPlan,
@@ -34,6 +33,7 @@ from bsp.datasets.pantomime_grounding_plan import (
     draw_video,
     plan_video,
 )
+from bsp.datasets.pantomime.render import VideoSet, render_set
 
 __all__ = ["CODE_VERSION", "GroundingWorldSettings", "plan_all", "render_grounding"]
 
@@ -134,7 +134,7 @@ def render_grounding(
 ) -> Path:
     """Write the data set to ``out_dir/<fingerprint>/`` and return that folder; at once if it is complete.
 
-    Processes, resuming, locking and errors as in :func:`bsp.datasets.pantomime.render`.
+    Processes, resuming, locking and errors as in :func:`bsp.datasets.pantomime.render.render`.
     """
     return render_set(_GROUNDING, settings, out_dir, workers=workers, progress=progress)
 
@@ -159,7 +159,7 @@ def main(out: Path, preview: bool, workers: int | None, **sizes: Any) -> None:
         folder = render_grounding(GroundingWorldSettings(**sizes), out, workers=workers)
         click.echo(folder)
         if preview:
-            from bsp.datasets.pantomime_preview import write_grounding_preview
+            from bsp.datasets.pantomime.preview import write_grounding_preview
 
             click.echo(write_grounding_preview(folder))
     except (ValueError, OSError) as error:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from bsp.datasets.pantomime_moves import JOINTS, joints, smooth_noise
+from bsp.datasets.pantomime.moves import JOINTS, joints, smooth_noise
 
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 _CHUNK_FRAMES = 8  # frames drawn together; the fields of a chunk at 64 px fit a core's second-level cache

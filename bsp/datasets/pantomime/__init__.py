@@ -1,0 +1,1 @@
+"""Pantomime, the embedded world: videos of stick figures rendered from a seed, in published layouts."""
