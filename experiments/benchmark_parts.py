@@ -29,7 +29,7 @@ from bsp.datasets.kinetics import load_kinetics_csv
 from bsp.datasets.pantomime.render import make_video, plan_all, render
 from bsp.encoders.tsm import build_encoder
 from bsp.features.store import extract_features
-from bsp.localization.gtad import propose, train_gtad
+from bsp.localization.gtad.network import propose, train_gtad
 from bsp.metrics.detection import evaluate_detection
 from bsp.pretraining.loop import TrainSettings, make_optimiser, train_steps
 from bsp.pretraining.pretext import PretextModel, PretextSettings, pretext_objective

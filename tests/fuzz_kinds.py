@@ -156,7 +156,7 @@ def _class_score_files(folder: Path) -> list[bytes]:
 
 
 def _glove(path: Path) -> Any:
-    from bsp.text import load_glove
+    from bsp.localization.grounding.words import load_glove
 
     return load_glove(path)
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bsp.localization.queries import Query, interval_iou
+from bsp.localization.grounding.queries import Query, interval_iou
 
 FIRST_WORD = 4  # rows before it: padding, unknown, two unused
 FILLERS = 2

@@ -47,8 +47,8 @@ from bsp.features.store import (
 from bsp.figures_difference import BOUNDARY, LEFT_OUT, PLAIN, boundaries_of, pair_kinds
 from bsp.localization.actionness import segment_positions, video_seconds
 from bsp.localization.boundaries import BoundaryHeadSettings, _labels, gap_times_s, train_boundary_head
-from bsp.localization.gtad_labels import anchor_tiou
-from bsp.localization.sgalign import anchor_grid
+from bsp.localization.gtad.labels import anchor_tiou
+from bsp.localization.gtad.sgalign import anchor_grid
 from bsp.metrics.actionness import segment_count, segment_labels
 from bsp.pretraining.fusion import concatenate_streams
 from bsp.video import times as video_times

@@ -10,10 +10,10 @@ from bsp.datasets.charades_sta import GroundingDataset, GroundingVideo, Moment
 from bsp.encoders.tsm import EncoderSettings
 from bsp.errors import AnnotationError, TooManyBroken
 from bsp.features.store import FeatureInfo, write_features
-from bsp.localization.lgi import LGISettings
-from bsp.localization.tan2d import TAN2DSettings
+from bsp.localization.grounding.lgi import LGISettings
+from bsp.localization.grounding.tan2d import TAN2DSettings
+from bsp.localization.grounding.words import WordVectors
 from bsp.metrics.grounding import evaluate_grounding
-from bsp.text import WordVectors
 from bsp_platform.grounding_heads import train_and_ground
 from bsp_platform.recipes import EncoderRecipe, FeatureRecipe, GroundingRecipe
 

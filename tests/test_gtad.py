@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from bsp.localization.gtad import (
+from bsp.localization.gtad.network import (
     GTAD,
     GCNeXt,
     GTADSettings,
@@ -18,7 +18,7 @@ from bsp.localization.gtad import (
     resize_features,
     train_gtad,
 )
-from bsp.localization.sgalign import align_features, anchor_grid
+from bsp.localization.gtad.sgalign import align_features, anchor_grid
 
 SMALL = GTADSettings(feature_width=8, cells=12, max_duration=12, inner_samples=4, context_samples=2, batch_size=4)
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from bsp.localization.gtad_decode import attach_classes, best_class_share, boundary_peaks, candidates, soft_nms
+from bsp.localization.gtad.decode import attach_classes, best_class_share, boundary_peaks, candidates, soft_nms
 
 
 def test_boundary_peaks_by_hand():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from bsp.localization.gtad_labels import (
+from bsp.localization.gtad.labels import (
     Labels,
     Outputs,
     Weights,

@@ -8,8 +8,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from bsp.localization.gtad import nearest_cells, run_head, take_cells
-from bsp.localization.gtad_windows import (
+from bsp.localization.gtad.network import nearest_cells, run_head, take_cells
+from bsp.localization.gtad.sgalign import align_features, anchor_grid
+from bsp.localization.gtad.windows import (
     WindowGTAD,
     WindowSettings,
     build_windows,
@@ -21,7 +22,6 @@ from bsp.localization.gtad_windows import (
     window_labels,
     window_starts,
 )
-from bsp.localization.sgalign import align_features, anchor_grid
 
 SMALL = WindowSettings(
     feature_width=8, cells=16, max_duration=8, stride_cells=8, inner_samples=3, context_samples=2, batch_size=4,

@@ -9,7 +9,7 @@ import pytest
 from bsp.datasets.label_times import LabelTimes
 from bsp.errors import AnnotationError
 from bsp.features.store import FeatureInfo, write_features
-from bsp.localization.gtad import GTADSettings
+from bsp.localization.gtad.network import GTADSettings
 from bsp.metrics.detection import evaluate_detection
 from bsp_platform import heads
 from bsp_platform.recipes import ClassScoresRecipe, EncoderRecipe, FeatureRecipe, HeadRecipe

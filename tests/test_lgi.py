@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from bsp.localization.lgi import LGISettings, _batch, build_lgi, ground_lgi, train_lgi
-from bsp.localization.queries import Query, mean_iou
+from bsp.localization.grounding.lgi import LGISettings, _batch, build_lgi, ground_lgi, train_lgi
+from bsp.localization.grounding.queries import Query, mean_iou
 
 sys.path.append(str(Path(__file__).parent))
 from synthetic_grounding import make, recall, without_words

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from bsp.localization.lgi_losses import (
+from bsp.localization.grounding.lgi_losses import (
     distinct_loss,
     guidance_loss,
     guided_segments,

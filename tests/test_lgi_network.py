@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from bsp.localization.lgi import LGISettings, build_lgi
-from bsp.localization.lgi_network import LGI
+from bsp.localization.grounding.lgi import LGISettings, build_lgi
+from bsp.localization.grounding.lgi_network import LGI
 
 SMALL = LGISettings(
     feature_width=5, segments=12, hidden=8, phrases=3, attention=6, kernel=3, blocks=2, heads=2, batch_size=4, epochs=2

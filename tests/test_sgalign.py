@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from bsp.localization.sgalign import AlignedLinear, align_features, anchor_grid, linear_rows, sampling_matrix
+from bsp.localization.gtad.sgalign import AlignedLinear, align_features, anchor_grid, linear_rows, sampling_matrix
 
 
 def read_point(row, x):

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from bsp.localization.queries import Query, interval_iou, mean_iou
-from bsp.localization.tan2d import TAN2DSettings, build_tan2d, ground_tan2d, train_tan2d
-from bsp.localization.tan2d_map import candidate_cells
+from bsp.localization.grounding.queries import Query, interval_iou, mean_iou
+from bsp.localization.grounding.tan2d import TAN2DSettings, build_tan2d, ground_tan2d, train_tan2d
+from bsp.localization.grounding.tan2d_map import candidate_cells
 
 sys.path.append(str(Path(__file__).parent))
 from synthetic_grounding import best_cells, make, recall, without_words

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from bsp.localization.tan2d_map import (
+from bsp.localization.grounding.tan2d_map import (
     ProposalMap,
     candidate_cells,
     conv_plan,

@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch.nn.utils.rnn import pack_padded_sequence
 
-import bsp.text
+import bsp.localization.grounding.words
 from bsp.errors import AnnotationError
-from bsp.text import SentenceLSTM, WordVectors, build_words, load_glove, tokenise
+from bsp.localization.grounding.words import SentenceLSTM, WordVectors, build_words, load_glove, tokenise
 
 # Words that hold a space, a no-break space, a next-line character, or look like a number or a comment.
 AWKWARD = (
@@ -76,7 +76,7 @@ def test_unknown_rule():
 @pytest.mark.parametrize("bytes_at_once", [1, 5, 64, 1 << 20])
 def test_awkward_words_in_any_packing(tmp_path, monkeypatch, change, bytes_at_once):
     """Small reads cut lines, line ends and characters of several bytes in two."""
-    monkeypatch.setattr(bsp.text, "_BYTES_AT_ONCE", bytes_at_once)
+    monkeypatch.setattr(bsp.localization.grounding.words, "_BYTES_AT_ONCE", bytes_at_once)
     data = AWKWARD.encode()
     data = {
         "plain": data,
@@ -101,7 +101,7 @@ def test_numbers_are_the_nearest_float32(tmp_path):
 def test_of_a_repeated_word_the_first_stays(tmp_path, monkeypatch, caplog):
     path = write(tmp_path / "g.txt", "a 1 2\nb 3 4\na 5 6\nc 7 8\nb 9 9\n")
     for bytes_at_once in (6, 1 << 20):  # the repetition is in another part, or in the same
-        monkeypatch.setattr(bsp.text, "_BYTES_AT_ONCE", bytes_at_once)
+        monkeypatch.setattr(bsp.localization.grounding.words, "_BYTES_AT_ONCE", bytes_at_once)
         caplog.clear()
         same(load_glove(path), "abc", [[1, 2], [3, 4], [7, 8]])
         assert "2 repeated words" in caplog.text
@@ -146,7 +146,7 @@ GOOD = "a 1 2\nb 3 4\n"
 )
 @pytest.mark.parametrize("bytes_at_once", [1, 1 << 20])
 def test_broken_lines(tmp_path, monkeypatch, content, line, message, bytes_at_once):
-    monkeypatch.setattr(bsp.text, "_BYTES_AT_ONCE", bytes_at_once)
+    monkeypatch.setattr(bsp.localization.grounding.words, "_BYTES_AT_ONCE", bytes_at_once)
     path = write(tmp_path / "broken.txt", content)
     with pytest.raises(AnnotationError) as error:
         load_glove(path, cache_dir=tmp_path / "cache")
@@ -179,7 +179,9 @@ def cached(tmp_path):
 def test_the_cache_is_used(cached, monkeypatch):
     path, folder = cached
     assert sorted(file.suffix for file in folder.iterdir()) == [".json", ".npy"]  # and nothing partial
-    monkeypatch.setattr(bsp.text, "_parse_glove", lambda path: pytest.fail("the text was read again"))
+    monkeypatch.setattr(
+        bsp.localization.grounding.words, "_parse_glove", lambda path: pytest.fail("the text was read again")
+    )
     glove = load_glove(path, cache_dir=folder)
     same(glove, AWKWARD_WORDS, AWKWARD_VECTORS)
     assert (glove.name, glove.sha256) == ("g.txt", hashlib.sha256(AWKWARD.encode()).hexdigest())
@@ -371,4 +373,6 @@ def test_cache_story_is_readable(cached):
     document = json.loads(story.read_text())
     assert document["sha256"] == hashlib.sha256(AWKWARD.encode()).hexdigest()
     assert document["identity"]["name"] == "g.txt"
-    assert logging.getLogger("bsp.text").level == logging.NOTSET  # the module leaves logging to the program
+    assert (
+        logging.getLogger("bsp.localization.grounding.words").level == logging.NOTSET
+    )  # the module leaves logging to the program

@@ -38,9 +38,9 @@ from bsp.files.text import (
     read_text,
     safe_name,
 )
+from bsp.localization.grounding.words import load_glove
 from bsp.metrics.actionness import evaluate_actionness
 from bsp.metrics.grounding import evaluate_grounding
-from bsp.text import load_glove
 from bsp.video.prepared_folder import find_videos as find_listed
 
 APPLE_DOUBLE = b"\0\5\26\7\0\2\0\0\231"  # how a "._name" begins

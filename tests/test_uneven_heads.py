@@ -20,9 +20,9 @@ from bsp.encoders.tsm import EncoderSettings
 from bsp.features.store import write_features
 from bsp.localization.actionness import ActionnessSettings
 from bsp.localization.boundaries import BoundaryHeadSettings, PeakSettings
-from bsp.localization.gtad import GTADSettings
-from bsp.localization.gtad_windows import WindowSettings
-from bsp.localization.tan2d import TAN2DSettings
+from bsp.localization.grounding.tan2d import TAN2DSettings
+from bsp.localization.gtad.network import GTADSettings
+from bsp.localization.gtad.windows import WindowSettings
 from bsp_platform import grounding_heads, heads, window_heads
 from bsp_platform.actionness_heads import train_and_score_actionness
 from bsp_platform.boundary_heads import train_and_score_boundaries

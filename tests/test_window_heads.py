@@ -12,7 +12,7 @@ from bsp.encoders.tsm import EncoderSettings
 from bsp.errors import AnnotationError
 from bsp.features.record import seconds_at
 from bsp.features.store import FeatureInfo, write_features
-from bsp.localization.gtad_windows import WindowSettings
+from bsp.localization.gtad.windows import WindowSettings
 from bsp.metrics.detection import THUMOS_TIOUS, evaluate_detection
 from bsp_platform import heads, window_heads
 from bsp_platform.recipes import EncoderRecipe, FeatureRecipe, TaskRecipe

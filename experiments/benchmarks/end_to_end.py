@@ -26,7 +26,7 @@ from bsp.datasets.pantomime.grounding import render_grounding
 from bsp.datasets.pantomime.render import PantomimeSettings, render
 from bsp.datasets.pantomime.stories import render_stories
 from bsp.encoders.tsm import EncoderSettings
-from bsp.localization.gtad import GTADSettings
+from bsp.localization.gtad.network import GTADSettings
 from bsp.pretraining.loop import TrainSettings
 from bsp_platform.device import DEVICES
 from bsp_platform.options import Options

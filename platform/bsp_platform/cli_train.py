@@ -155,7 +155,7 @@ def grounding(
 ) -> None:
     """2D-TAN or LGI: train on Charades-STA's training split, ground the test sentences, evaluate by its protocol."""
     from bsp.datasets.charades_sta import load_charades_sta
-    from bsp.text import load_glove
+    from bsp.localization.grounding.words import load_glove
     from bsp_platform.grounding_heads import train_and_ground
     from bsp_platform.profiles import PROFILES
     from bsp_platform.recipes import GroundingRecipe

@@ -18,11 +18,11 @@ import torch
 from bsp.datasets.charades_sta import GroundingDataset, Moment
 from bsp.errors import AnnotationError, TooManyBroken
 from bsp.features.record import FeatureInfo, duration_share, snippet_share
-from bsp.localization.lgi import ground_lgi, train_lgi
-from bsp.localization.queries import Query
-from bsp.localization.tan2d import TAN2DSettings, ground_tan2d, train_tan2d
+from bsp.localization.grounding.lgi import ground_lgi, train_lgi
+from bsp.localization.grounding.queries import Query
+from bsp.localization.grounding.tan2d import TAN2DSettings, ground_tan2d, train_tan2d
+from bsp.localization.grounding.words import Words, WordVectors, build_words
 from bsp.metrics.grounding import evaluate_grounding
-from bsp.text import Words, WordVectors, build_words
 from bsp_platform.heads import HISTORY, SCORES, read_streams, recorder
 from bsp_platform.recipes import GroundingRecipe
 from bsp_platform.stages import write_json

@@ -24,8 +24,8 @@ from bsp.errors import AnnotationError
 from bsp.features.record import covered_share, duration_share, video_end_s
 from bsp.features.store import FeatureInfo
 from bsp.files.text import parse_json
-from bsp.localization.gtad import propose, train_gtad
-from bsp.localization.gtad_decode import attach_classes, best_class_share
+from bsp.localization.gtad.decode import attach_classes, best_class_share
+from bsp.localization.gtad.network import propose, train_gtad
 from bsp.localization.video_classifier import fit_video_classifier
 from bsp.metrics.detection import evaluate_detection
 from bsp.metrics.file_remarks import detection_remarks

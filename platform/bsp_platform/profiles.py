@@ -17,10 +17,10 @@ from bsp.encoders.tsm import EncoderSettings
 from bsp.features.store import Precision
 from bsp.localization.actionness import ActionnessSettings
 from bsp.localization.boundaries import BoundaryHeadSettings, PeakSettings
-from bsp.localization.gtad import GTADSettings
-from bsp.localization.gtad_windows import WindowSettings
-from bsp.localization.lgi import LGISettings
-from bsp.localization.tan2d import TAN2DSettings
+from bsp.localization.grounding.lgi import LGISettings
+from bsp.localization.grounding.tan2d import TAN2DSettings
+from bsp.localization.gtad.network import GTADSettings
+from bsp.localization.gtad.windows import WindowSettings
 from bsp.pretraining.fusion import FusionSettings
 from bsp.pretraining.loop import TrainSettings
 from bsp.pretraining.pretext import PretextSettings

@@ -14,9 +14,9 @@ from bsp.clips.augment import AugmentSettings
 from bsp.clips.plan import BoundaryKind, ClipSettings
 from bsp.encoders.tsm import EncoderSettings
 from bsp.features.store import Precision
-from bsp.localization.gtad import GTADSettings
-from bsp.localization.lgi import LGISettings
-from bsp.localization.tan2d import TAN2DSettings
+from bsp.localization.grounding.lgi import LGISettings
+from bsp.localization.grounding.tan2d import TAN2DSettings
+from bsp.localization.gtad.network import GTADSettings
 from bsp.pretraining.fusion import FusionSettings
 from bsp.pretraining.loop import TrainSettings
 from bsp.pretraining.pretext import PretextSettings

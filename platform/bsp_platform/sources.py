@@ -30,7 +30,7 @@ from bsp.datasets.thumos14 import load_thumos14
 from bsp.encoders.checkpoints import checkpoint_architecture, load_tsm_checkpoint
 from bsp.encoders.tsm import build_encoder
 from bsp.files.text import is_hidden
-from bsp.text import WordVectors, load_glove, tokenise
+from bsp.localization.grounding.words import WordVectors, load_glove, tokenise
 from bsp_platform.profiles import Profile
 from bsp_platform.stages import file_sha256
 from bsp_platform.tasks import Head, data_sets

@@ -20,8 +20,8 @@ from bsp.datasets.class_scores import read_class_scores
 from bsp.datasets.label_times import LabelTimes
 from bsp.datasets.thumos14 import TEST, TRAINING
 from bsp.features.record import seconds_at, snippets_at, video_end_s
-from bsp.localization.gtad_decode import attach_classes
-from bsp.localization.gtad_windows import propose_windows, train_windows, training_windows
+from bsp.localization.gtad.decode import attach_classes
+from bsp.localization.gtad.windows import propose_windows, train_windows, training_windows
 from bsp.metrics.detection import THUMOS_TIOUS, evaluate_detection
 from bsp_platform.heads import DETECTIONS, HISTORY, SCORES, FeatureSet, load_subset, recorder, score_remarks
 from bsp_platform.recipes import TaskRecipe

@@ -1,7 +1,7 @@
 """LGI, the anchor-free video grounding head of the paper's Section 4 (Mun, Cho and Han, CVPR 2020), in plain PyTorch.
 
-Training and inference: features and queries in, one moment per query out. The network is in lgi_network.py, the
-losses are in lgi_losses.py. Published: Adam without schedule, decay or clipping, words learnt from scratch.
+Training and inference: features and queries in, one moment per query out. The network is in grounding/lgi_network.py, the
+losses are in grounding/lgi_losses.py. Published: Adam without schedule, decay or clipping, words learnt from scratch.
 
 Letters: B queries of a batch, T segments, S snippets of a video, D feature width, V words of the table, W its width.
 """
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from bsp.localization.epochs import BestEpoch, require_finite
-from bsp.localization.lgi_losses import (
+from bsp.localization.grounding.lgi_losses import (
     distinct_loss,
     guidance_loss,
     guided_segments,
@@ -24,8 +24,8 @@ from bsp.localization.lgi_losses import (
     regression_loss,
     sampled_rows,
 )
-from bsp.localization.lgi_network import LGI, LGIOutputs, LGISettings
-from bsp.localization.queries import Query, mean_iou, pad_tokens, query_batches
+from bsp.localization.grounding.lgi_network import LGI, LGIOutputs, LGISettings
+from bsp.localization.grounding.queries import Query, mean_iou, pad_tokens, query_batches
 
 __all__ = ["LGI", "LGIOutputs", "LGISettings", "build_lgi", "ground_lgi", "train_lgi"]
 

@@ -182,7 +182,7 @@ class NonLocalBlock(nn.Module):
 
 
 class LGI(nn.Module):
-    """The head: segments and words -> LGIOutputs. Made by :func:`bsp.localization.lgi.build_lgi`."""
+    """The head: segments and words -> LGIOutputs. Made by :func:`bsp.localization.grounding.lgi.build_lgi`."""
 
     def __init__(self, settings: LGISettings, table_VW: Tensor, trainable_words: bool):
         super().__init__()

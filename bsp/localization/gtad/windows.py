@@ -1,7 +1,7 @@
 """G-TAD on long videos, as its THUMOS14 release uses it: windows that slide over the snippets (Xu et al., CVPR 2020).
 
 A video is not resized: one cell is one snippet, cell k of a video covers [k, k + 1), and times are in cells. What
-differs from gtad.py besides: 3x3 convolutions on the map of anchors, narrower boundary labels, proposals without
+differs from gtad/network.py besides: 3x3 convolutions on the map of anchors, narrower boundary labels, proposals without
 gating, and Soft-NMS in every window and again over all windows of a video.
 
 Letters: S snippets of a video, C input width, T cells of a window, D longest duration in cells, N valid anchors.
@@ -18,10 +18,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bsp.localization.gtad import GTAD, MAP, GTADSettings, draw_weights, fit, run_head
-from bsp.localization.gtad_decode import soft_nms
-from bsp.localization.gtad_labels import Labels, anchor_tiou, boundary_labels
-from bsp.localization.sgalign import anchor_grid, linear_rows
+from bsp.localization.gtad.decode import soft_nms
+from bsp.localization.gtad.labels import Labels, anchor_tiou, boundary_labels
+from bsp.localization.gtad.network import GTAD, MAP, GTADSettings, draw_weights, fit, run_head
+from bsp.localization.gtad.sgalign import anchor_grid, linear_rows
 
 logger = logging.getLogger(__name__)
 

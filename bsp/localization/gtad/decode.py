@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bsp.localization.sgalign import anchor_grid
+from bsp.localization.gtad.sgalign import anchor_grid
 
 
 def boundary_peaks(scores: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bsp.localization.sgalign import anchor_grid
+from bsp.localization.gtad.sgalign import anchor_grid
 
 BOUNDARY_POSITIVE = 0.5  # a start or end cell above it is positive
 MAP_POSITIVE = 0.9  # an anchor whose tIoU is above it is positive for the classification channel

@@ -2,7 +2,7 @@
 
 The head is used at its ActivityNet settings; only the features change. This file is the network; training and
 inference are train_gtad and propose at the end. No batch norm, no dropout; outputs only for valid anchors.
-gtad_windows.py is the variant for long videos, which shares the network and the training loop.
+gtad/windows.py is the variant for long videos, which shares the network and the training loop.
 
 Letters: B videos, C input width, T time cells, D longest duration (cells), K = 3 neighbours, N valid anchors.
 """
@@ -20,9 +20,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bsp.localization.epochs import BestEpoch, require_finite
-from bsp.localization.gtad_decode import attach_classes, candidates, soft_nms
-from bsp.localization.gtad_labels import Labels, Outputs, Weights, loss_weights, make_labels, weighted_loss
-from bsp.localization.sgalign import AlignedLinear, linear_rows
+from bsp.localization.gtad.decode import attach_classes, candidates, soft_nms
+from bsp.localization.gtad.labels import Labels, Outputs, Weights, loss_weights, make_labels, weighted_loss
+from bsp.localization.gtad.sgalign import AlignedLinear, linear_rows
 
 __all__ = ["GTAD", "GTADSettings", "attach_classes", "build_gtad", "fit", "propose", "run_head", "train_gtad"]
 

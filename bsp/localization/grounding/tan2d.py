@@ -1,6 +1,6 @@
 """2D-TAN, the first grounding head of the paper's Section 4.1, in plain PyTorch (Zhang et al., AAAI 2020).
 
-A sentence is looked for among all candidate moments of a video at once, on a two-dimensional map (tan2d_map.py).
+A sentence is looked for among all candidate moments of a video at once, on a two-dimensional map (grounding/tan2d_map.py).
 The head is used at its published settings; only the features change. This file is the network; training and
 inference are train_tan2d and ground_tan2d at the end.
 
@@ -20,8 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bsp.localization.epochs import BestEpoch, require_finite
-from bsp.localization.queries import Query, mean_iou, pad_tokens, query_batches
-from bsp.localization.tan2d_map import (
+from bsp.localization.grounding.queries import Query, mean_iou, pad_tokens, query_batches
+from bsp.localization.grounding.tan2d_map import (
     ProposalMap,
     candidate_cells,
     conv_plan,
@@ -29,7 +29,7 @@ from bsp.localization.tan2d_map import (
     overlap_targets,
     resample,
 )
-from bsp.text import SentenceLSTM
+from bsp.localization.grounding.words import SentenceLSTM
 
 __all__ = ["TAN2D", "TAN2DSettings", "build_tan2d", "ground_tan2d", "train_tan2d"]
 

@@ -1,0 +1,1 @@
+"""Video grounding: sentences, 2D-TAN and LGI."""
