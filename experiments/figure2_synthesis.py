@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from bsp.figures_synthesis import draw_synthesis, first_of_each_kind, real_panel, synthesis_panel
+from bsp.figures.synthesis import draw_synthesis, first_of_each_kind, real_panel, synthesis_panel
 from bsp_platform.figure_tracking import publish
 from bsp_platform.options import Options, storage_place
 from bsp_platform.plain_text import forgiving_streams, printable

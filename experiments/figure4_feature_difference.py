@@ -11,8 +11,7 @@ from pathlib import Path
 from ablation_table4 import TABLE_4
 
 from bsp.datasets.activitynet import LocalizationDataset
-from bsp.figures import BSP, VANILLA, spread, spread_text
-from bsp.figures_difference import (
+from bsp.figures.difference import (
     PairPicture,
     Pairs,
     boundaries_of,
@@ -25,6 +24,7 @@ from bsp.figures_difference import (
     percentiles,
     separability,
 )
+from bsp.figures.style import BSP, VANILLA, spread, spread_text
 from bsp_platform.claims import check_claims
 from bsp_platform.figure_tracking import finished_rows, publish
 from bsp_platform.heads import FeatureSet, load_subset

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from ablation_table5 import TABLE_5
 
-from bsp.figures import BSP, VANILLA, spread, spread_text
-from bsp.figures_qualitative import TOP_SEGMENTS, choose_cases, coverage, draw_cases, make_case, truth_segments
+from bsp.figures.qualitative import TOP_SEGMENTS, choose_cases, coverage, draw_cases, make_case, truth_segments
+from bsp.figures.style import BSP, VANILLA, spread, spread_text
 from bsp_platform.figure_tracking import finished_rows, publish
 from bsp_platform.heads import DETECTIONS
 from bsp_platform.options import Options, experiment_command

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from bsp.figures import BSP, OTHER, VANILLA, add_axes, new_figure
+from bsp.figures.style import BSP, OTHER, VANILLA, add_axes, new_figure
 
 
 def draw_store(content: dict[str, Any], path: Path) -> None:

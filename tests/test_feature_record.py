@@ -44,7 +44,7 @@ from bsp.features.store import (
     read_features_h5,
     write_features,
 )
-from bsp.figures_difference import BOUNDARY, LEFT_OUT, PLAIN, boundaries_of, pair_kinds
+from bsp.figures.difference import BOUNDARY, LEFT_OUT, PLAIN, boundaries_of, pair_kinds
 from bsp.localization.actionness import segment_positions, video_seconds
 from bsp.localization.boundaries import BoundaryHeadSettings, _labels, gap_times_s, train_boundary_head
 from bsp.localization.gtad.labels import anchor_tiou

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from bsp.features.store import FeatureInfo, write_features
-from bsp.figures import new_figure
+from bsp.figures.style import new_figure
 from bsp.video.read import probe
 from bsp_platform import sweeps
 from bsp_platform.figure_tracking import finished_rows, publish

@@ -10,12 +10,15 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from bsp import figures, figures_difference, figures_qualitative, figures_synthesis
 from bsp.clips.catalog import Catalog
 from bsp.clips.plan import BoundaryKind, ClipSettings, plan_clip
 from bsp.datasets.activitynet import Instance, UntrimmedVideo
 from bsp.features.store import FeatureInfo
-from bsp.figures_difference import gather_pairs, pair_kinds, percentiles
+from bsp.figures import difference as figures_difference
+from bsp.figures import qualitative as figures_qualitative
+from bsp.figures import style as figures
+from bsp.figures import synthesis as figures_synthesis
+from bsp.figures.difference import gather_pairs, pair_kinds, percentiles
 from bsp.video.read import read_frames
 
 

@@ -12,7 +12,7 @@ import torch
 from click.testing import CliRunner
 
 from bsp.encoders.tsm import build_encoder
-from bsp.figures_sweep import SweepTrial, draw_parallel, draw_responses
+from bsp.figures.sweep import SweepTrial, draw_parallel, draw_responses
 from bsp_platform.options import Options
 from bsp_platform.probe import ProbeSettings, load_probe_videos, score_encoder
 from bsp_platform.search import Halving, Ledger, Proposals, Trial, compared_with, rung_steps, sequence

@@ -10,12 +10,13 @@ import av
 import numpy as np
 import pytest
 
-from bsp import figures_qualitative, figures_synthesis
 from bsp.clips.catalog import Listed, build_catalog
 from bsp.clips.plan import ClipSettings
 from bsp.datasets.activitynet import Instance, LocalizationDataset, UntrimmedVideo
 from bsp.errors import VideoOpenError
 from bsp.features.probe import boundary_snippets
+from bsp.figures import qualitative as figures_qualitative
+from bsp.figures import synthesis as figures_synthesis
 from bsp.video.prepare import PrepareSettings, prepare_video
 from bsp.video.read import probe, read_frames
 from bsp.video.times import frame_seconds, frame_times, frames_at, positions_at, rate_of, times_at, video_times

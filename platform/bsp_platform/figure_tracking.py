@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from matplotlib.figure import Figure
 
-from bsp.figures import save_figure
+from bsp.figures.style import save_figure
 from bsp_platform.options import Options
 from bsp_platform.plain_text import say
 from bsp_platform.rows import Cell, Experiment, Row, RowRecipes, row_recipes

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bsp.figures_sweep import SweepTrial, draw_parallel, draw_responses
+from bsp.figures.sweep import SweepTrial, draw_parallel, draw_responses
 from bsp_platform.plain_text import csv_cell, markdown_text
 from bsp_platform.search import rung_steps
 from bsp_platform.search_space import PARAMETERS, shown

@@ -16,8 +16,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from bsp import figures
 from bsp.datasets.activitynet import UntrimmedVideo
+from bsp.figures import style as figures
 from bsp.metrics.detection import segment_tiou
 from bsp.video.read import probe, read_frames
 from bsp.video.times import frame_seconds, frames_at

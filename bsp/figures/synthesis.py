@@ -18,7 +18,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from bsp import figures
 from bsp.clips.catalog import Catalog
 from bsp.clips.plan import (
     BoundaryKind,
@@ -32,6 +31,7 @@ from bsp.clips.plan import (
 )
 from bsp.clips.synthesis import decode, synthesise
 from bsp.datasets.activitynet import LocalizationDataset
+from bsp.figures import style as figures
 from bsp.video.read import READERS, probe, read_frames
 from bsp.video.times import frame_seconds, frames_at
 

@@ -14,9 +14,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from sklearn.metrics import roc_auc_score
 
-from bsp import figures
 from bsp.datasets.activitynet import UntrimmedVideo
 from bsp.features.record import FeatureInfo, seconds_at, snippets_at
+from bsp.figures import style as figures
 from bsp.video.read import read_frames
 
 PLAIN, BOUNDARY, LEFT_OUT = 0, 1, -1

@@ -18,7 +18,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from bsp.figures import BSP, OTHER, SMALL_PT, VANILLA, add_axes, add_text, new_figure
+from bsp.figures.style import BSP, OTHER, SMALL_PT, VANILLA, add_axes, add_text, new_figure
 
 _COLOURS = "viridis"
 _SPREAD = 0.16  # width over which the trials at one value are set apart, in distances between values
