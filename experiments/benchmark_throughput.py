@@ -32,7 +32,7 @@ from bsp_platform.cluster import start_ray
 from bsp_platform.device import DEVICES, local_device
 from bsp_platform.plain_text import forgiving_streams
 from bsp_platform.ray_log import RayLog
-from bsp_platform.stages import write_json
+from bsp_platform.storage.stages import write_json
 from bsp_platform.tables import hardware
 
 ROOT = Path(__file__).resolve().parents[1]

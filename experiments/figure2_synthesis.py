@@ -15,7 +15,7 @@ from bsp_platform.options import Options, storage_place
 from bsp_platform.plain_text import forgiving_streams, printable
 from bsp_platform.profiles import PROFILES
 from bsp_platform.sources import DataPaths, load_sources
-from bsp_platform.stages import StageStore
+from bsp_platform.storage.stages import StageStore
 
 ROOT = Path(__file__).resolve().parents[1]
 NAME, TITLE = "figure2_synthesis", "Figure 2: boundary-sensitive video synthesis"

@@ -30,7 +30,7 @@ from bsp_platform.figure_tracking import finished_rows, publish
 from bsp_platform.heads import FeatureSet, load_subset
 from bsp_platform.options import Options, experiment_command
 from bsp_platform.rows import Claim, RowRecipes
-from bsp_platform.stages import StageStore
+from bsp_platform.storage.stages import StageStore
 
 ROOT = Path(__file__).resolve().parents[1]
 NAME, TITLE = "figure4_feature_difference", "Figure 4: differences of neighbouring snippet features"

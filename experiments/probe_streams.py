@@ -29,7 +29,7 @@ from bsp_platform.plain_text import forgiving_streams, printable
 from bsp_platform.profiles import PROFILES
 from bsp_platform.rows import Row, row_recipes
 from bsp_platform.sources import DataPaths, Sources, load_sources
-from bsp_platform.stages import StageStore, write_json
+from bsp_platform.storage.stages import StageStore, write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 TARGETS = ("boundary", "cut", "action")

@@ -31,7 +31,7 @@ from bsp.video.probe_many import _ProbeCache
 from bsp.video.read import READERS, VideoInfo
 from bsp_platform.plain_text import forgiving_streams
 from bsp_platform.ray_log import RayLog
-from bsp_platform.stages import write_json
+from bsp_platform.storage.stages import write_json
 from bsp_platform.tables import hardware
 
 ROOT = Path(__file__).resolve().parents[1]

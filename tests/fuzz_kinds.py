@@ -302,14 +302,14 @@ def _weights(path: Path) -> Any:
 
 
 def _manifests(folder: Path) -> list[bytes]:
-    from bsp_platform.manifests import make_manifest
+    from bsp_platform.storage.manifests import make_manifest
 
     files = {"a.txt": {"bytes": 3, "sha256": hashlib.sha256(b"abc").hexdigest()}}
     return [json.dumps(make_manifest({"x": 1}, files, {"length": 5}, 1.5)).encode()]
 
 
 def _manifest(path: Path) -> Any:
-    from bsp_platform.manifests import check_sizes, parse_manifest
+    from bsp_platform.storage.manifests import check_sizes, parse_manifest
 
     manifest = parse_manifest(path.read_bytes(), path)
     (path.parent / NAME).mkdir(exist_ok=True)

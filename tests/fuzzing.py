@@ -128,7 +128,7 @@ def file_number(kind: Kind, seeds: Sequence[bytes], seed: int, number: int) -> b
 def judged(kind: Kind, path: Path) -> str:
     """ "accepted", "refused", or what is wrong."""
     from bsp.errors import FileError, TooManyBroken, VideoError
-    from bsp_platform.storage_errors import StageDamaged
+    from bsp_platform.storage.errors import StageDamaged
 
     try:
         kind.read(path)

@@ -28,7 +28,7 @@ from bsp_platform.recipes import Stream
 from bsp_platform.row_runner import RowJob, work_on_a_node
 from bsp_platform.rows import Row, RowRecipes, row_recipes
 from bsp_platform.sources import DataPaths, load_sources
-from bsp_platform.stages import CACHE_VARIABLE
+from bsp_platform.storage.stages import CACHE_VARIABLE
 
 
 @contextmanager

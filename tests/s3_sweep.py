@@ -15,7 +15,7 @@ from small_sweep import PRETEXTS, small_profile
 from bsp.pretraining.loop import TrainSettings
 from bsp_platform.options import Options
 from bsp_platform.sources import DataPaths
-from bsp_platform.stages import StageStore
+from bsp_platform.storage.stages import StageStore
 from bsp_platform.sweeps import run
 
 FOLDER, ADDRESS = Path(sys.argv[1]), sys.argv[2]

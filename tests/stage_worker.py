@@ -14,9 +14,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from bsp_platform import leases
-from bsp_platform.files import write_json
-from bsp_platform.stages import StageStore
+from bsp_platform.storage import leases
+from bsp_platform.storage.files import write_json
+from bsp_platform.storage.stages import StageStore
 
 SHARED = 3
 

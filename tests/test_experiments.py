@@ -13,7 +13,7 @@ from bsp.pretraining.fusion import FusionSettings
 from bsp_platform.profiles import PROFILES
 from bsp_platform.rows import row_recipes
 from bsp_platform.sources import GivenFile, Sources
-from bsp_platform.stages import recipe_hash
+from bsp_platform.storage.stages import recipe_hash
 
 EXPERIMENTS = Path(__file__).resolve().parents[1] / "experiments"
 sys.path.append(str(EXPERIMENTS))  # scripts import each other from their own folder
@@ -152,7 +152,7 @@ def test_joint_encoders_are_single_and_mix_both_kinds_of_clips():
 
 def test_old_hashes_still_hold():
     """Results of the first version are found: its recipes had no teachers, plain clips or further streams."""
-    from bsp_platform.stages import as_plain
+    from bsp_platform.storage.stages import as_plain
 
     plain = as_plain(recipes("table4", "cls-S").heads["gtad"])
     assert "more_streams" not in plain
@@ -163,7 +163,7 @@ def test_old_hashes_still_hold():
 
 def test_the_precision_of_features_is_part_of_a_recipe_and_follows_from_the_profile():
     """Not from the device: what a GPU machine made is found on a laptop, and float32 results of before as well."""
-    from bsp_platform.stages import as_plain
+    from bsp_platform.storage.stages import as_plain
 
     mini, paper = (recipes("table4", "vanilla", profile=name).heads["gtad"] for name in ("mini", "paper"))
     assert "precision" not in as_plain(mini)["features"]

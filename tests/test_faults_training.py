@@ -12,7 +12,7 @@ import pytest
 
 from bsp_platform.cluster import Resources
 from bsp_platform.pretraining import train_encoder
-from bsp_platform.storage_errors import StorageFull
+from bsp_platform.storage.errors import StorageFull
 
 sys.path.append(str(Path(__file__).parent))
 from faulty_training import (

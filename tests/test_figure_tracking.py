@@ -20,7 +20,7 @@ from bsp_platform.options import Options
 from bsp_platform.profiles import smoke
 from bsp_platform.rows import row_recipes
 from bsp_platform.sources import DataPaths, load_sources
-from bsp_platform.stages import StageStore, write_json
+from bsp_platform.storage.stages import StageStore, write_json
 
 EXPERIMENTS = Path(__file__).resolve().parents[1] / "experiments"
 sys.path.append(str(EXPERIMENTS))  # scripts import each other from their own folder

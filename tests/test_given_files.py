@@ -17,7 +17,7 @@ from bsp_platform.pretraining import given_encoder, load_encoder
 from bsp_platform.profiles import paper, smoke
 from bsp_platform.recipes import EncoderRecipe
 from bsp_platform.sources import _vanilla_weights
-from bsp_platform.stages import file_sha256
+from bsp_platform.storage.stages import file_sha256
 
 WIDTH_8 = EncoderSettings(depth=18, width=8)
 

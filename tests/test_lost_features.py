@@ -19,7 +19,7 @@ from bsp_platform import probe
 from bsp_platform.cli import main
 from bsp_platform.heads import load_subset, make_class_scores, read_streams, train_and_score
 from bsp_platform.listed_features import has_features, listed_files, read_listed
-from bsp_platform.stages import StageDamaged, StageStore
+from bsp_platform.storage.stages import StageDamaged, StageStore
 
 ROOT = Path(__file__).parents[1]
 

@@ -10,7 +10,7 @@ import pytest
 from bsp.errors import AnnotationError
 from bsp_platform.data_context import data_context
 from bsp_platform.failures import reason, reason_of_trial, remembered
-from bsp_platform.storage_errors import StorageFull
+from bsp_platform.storage.errors import StorageFull
 
 
 def fails(batch):

@@ -12,7 +12,7 @@ from test_experiments import SOURCES, TABLES
 
 from bsp_platform.profiles import PROFILES
 from bsp_platform.rows import row_recipes
-from bsp_platform.stages import recipe_hash
+from bsp_platform.storage.stages import recipe_hash
 
 WRITTEN = json.loads((Path(__file__).parent / "fixtures" / "recipe_hashes.json").read_text("utf-8"))
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from bsp.clips.plan import BoundaryKind
-from bsp_platform.stages import StageDamaged, StageStore, StorageFull, as_plain, recipe_hash
+from bsp_platform.storage.stages import StageDamaged, StageStore, StorageFull, as_plain, recipe_hash
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import pytest
 sys.path.append(str(Path(__file__).parent))
 from row_without_ray import row, undisturbed  # noqa: F401 (fixtures)
 
-from bsp_platform.stages import StageStore
+from bsp_platform.storage.stages import StageStore
 
 
 def flip_a_bit(path: Path) -> None:

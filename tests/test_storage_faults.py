@@ -14,8 +14,8 @@ sys.path.append(str(Path(__file__).parent))
 from failing_files import environment, failures
 from stage_worker import SHARED, Recipe, value
 
-from bsp_platform.stages import StageStore, StorageFull
-from bsp_platform.storage_errors import TRIES, StorageUnavailable, named_disk_full, retry
+from bsp_platform.storage.errors import TRIES, StorageUnavailable, named_disk_full, retry
+from bsp_platform.storage.stages import StageStore, StorageFull
 
 WORKER = Path(__file__).with_name("stage_worker.py")
 

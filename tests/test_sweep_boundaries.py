@@ -19,7 +19,7 @@ from bsp_platform.search import Halving, Ledger, Proposals, Trial, compared_with
 from bsp_platform.search_space import all_settings, plan_trial, read_space
 from bsp_platform.search_tables import proxy_quality, quality_note, spearman
 from bsp_platform.sources import DataPaths
-from bsp_platform.stages import StageStore
+from bsp_platform.storage.stages import StageStore
 
 sys.path.append(str(Path(__file__).parent))
 from ray_processes import MARK, training_processes

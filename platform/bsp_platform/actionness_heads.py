@@ -22,7 +22,7 @@ from bsp.metrics.actionness import SEGMENT_S, evaluate_actionness, segment_count
 from bsp_platform.grounding_heads import PREDICTIONS
 from bsp_platform.heads import HISTORY, SCORES, read_streams, recorder
 from bsp_platform.recipes import TaskRecipe
-from bsp_platform.stages import write_json
+from bsp_platform.storage.stages import write_json
 
 TRUTH = "ground_truth.json"
 _DIGITS = 7  # of the scores, as they are written and evaluated

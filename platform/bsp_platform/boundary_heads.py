@@ -23,7 +23,7 @@ from bsp.localization.boundaries import PeakSettings, fit_peaks, gap_times_s, tr
 from bsp.metrics.boundaries import evaluate_boundaries
 from bsp_platform.heads import HISTORY, SCORES, read_streams, recorder
 from bsp_platform.recipes import TaskRecipe
-from bsp_platform.stages import write_json
+from bsp_platform.storage.stages import write_json
 
 BOUNDARIES = "boundaries.json"
 MAX_OTHER_LENGTH_SHARE = 0.05  # of the clips with features: the files of others are not the annotated clips

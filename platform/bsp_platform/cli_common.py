@@ -37,7 +37,7 @@ class FileCommandGroup(CommandGroup):
 
     @property
     def shown(self) -> tuple[type[Exception], ...]:
-        from bsp_platform.storage_errors import StageDamaged, StorageUnavailable
+        from bsp_platform.storage.errors import StageDamaged, StorageUnavailable
 
         return (*CommandGroup.shown, ValueError, StageDamaged, StorageUnavailable)
 

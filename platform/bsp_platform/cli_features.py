@@ -164,7 +164,7 @@ def weights(file: Path, depth: str | None, width: int | None, out: Path | None, 
     from bsp.encoders.checkpoints import checkpoint_architecture, load_tsm_checkpoint
     from bsp.encoders.tsm import EncoderSettings, build_encoder
     from bsp.features.interchange_files import refuse_existing
-    from bsp_platform.files import file_sha256
+    from bsp_platform.storage.files import file_sha256
 
     if out is not None:
         refuse_existing(out)

@@ -112,7 +112,7 @@ def gtad(
     )
     from bsp_platform.profiles import PROFILES
     from bsp_platform.recipes import TaskRecipe
-    from bsp_platform.stages import file_sha256
+    from bsp_platform.storage.stages import file_sha256
 
     expect = check_features(folders)
     data = load_activitynet(annotations, None)
@@ -239,7 +239,7 @@ def videos_without_features(
 def complete(out: Path) -> Iterator[Path]:
     """A folder to work in that becomes ``out`` at the end, or vanishes with an error."""
     from bsp.features.interchange_files import refuse_existing
-    from bsp_platform.manifests import PROGRESS
+    from bsp_platform.storage.manifests import PROGRESS
 
     refuse_existing(out)
     partial = out.with_name(f".{out.name}.{uuid.uuid4().hex}.partial")
@@ -256,7 +256,7 @@ def complete(out: Path) -> Iterator[Path]:
 
 def note(folder: Path, recipe: Any, folders: tuple[Path, ...], **inputs: Path | None) -> None:
     """settings.json: all that decided the result."""
-    from bsp_platform.stages import as_plain
+    from bsp_platform.storage.stages import as_plain
 
     story = {key: None if path is None else str(path) for key, path in inputs.items()}
     story |= {"features": [str(path) for path in folders], "head": as_plain(recipe.head), "seed": recipe.seed}

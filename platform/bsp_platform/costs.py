@@ -20,7 +20,7 @@ from bsp.encoders.tsm import EncoderSettings, build_encoder, macs_per_clip
 from bsp.pretraining.fusion import TwoStream
 from bsp_platform.device import local_device
 from bsp_platform.profiles import Profile
-from bsp_platform.stages import StageStore, write_json
+from bsp_platform.storage.stages import StageStore, write_json
 from bsp_platform.tables import hardware
 
 _COSTS = "costs.json"

@@ -13,8 +13,8 @@ from bsp.features.store import SNIPPET_FRAMES, FeatureInfo, encoder_hash, extrac
 from bsp_platform.device import assigned_device
 from bsp_platform.pretraining import load_encoder
 from bsp_platform.recipes import EncoderRecipe, FeatureRecipe
-from bsp_platform.stages import StageStore
-from bsp_platform.storage_errors import retry
+from bsp_platform.storage.errors import retry
+from bsp_platform.storage.stages import StageStore
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bsp_platform.storage_errors import StageDamaged, StorageFull, StorageUnavailable, causes, is_disk_full
+from bsp_platform.storage.errors import StageDamaged, StorageFull, StorageUnavailable, causes, is_disk_full
 
 if TYPE_CHECKING:
     from ray.tune.experiment import Trial

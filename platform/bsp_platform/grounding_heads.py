@@ -25,7 +25,7 @@ from bsp.localization.grounding.words import Words, WordVectors, build_words
 from bsp.metrics.grounding import evaluate_grounding
 from bsp_platform.heads import HISTORY, SCORES, read_streams, recorder
 from bsp_platform.recipes import GroundingRecipe
-from bsp_platform.stages import write_json
+from bsp_platform.storage.stages import write_json
 
 PREDICTIONS = "predictions.json"
 MAX_UNKNOWN_SHARE = 0.05  # of the training sentences: those without a known word are left out and counted

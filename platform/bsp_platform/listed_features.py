@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from bsp.features.store import FeatureInfo, read_features
-from bsp_platform.manifests import MANIFEST, check_content, parse_manifest
-from bsp_platform.storage_errors import StageDamaged, retry
+from bsp_platform.storage.errors import StageDamaged, retry
+from bsp_platform.storage.manifests import MANIFEST, check_content, parse_manifest
 
 _STAGE = re.compile("[0-9a-f]{16}")
 

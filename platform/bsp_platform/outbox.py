@@ -27,7 +27,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from bsp_platform.names import stays_inside
+from bsp_platform.storage.names import stays_inside
 
 log = logging.getLogger(__name__)
 Record = dict[str, Any]

@@ -32,12 +32,12 @@ from bsp.pretraining.workers import Workers
 from bsp_platform.bottleneck import MakerTimes
 from bsp_platform.cluster import Resources, cluster_size
 from bsp_platform.device import assigned_device
-from bsp_platform.files import write_whole
-from bsp_platform.manifests import RUN
 from bsp_platform.recipes import EncoderRecipe
-from bsp_platform.run_places import place_for_runs
-from bsp_platform.stages import StageStore, file_sha256, write_json
-from bsp_platform.storage_errors import named_disk_full
+from bsp_platform.storage.errors import named_disk_full
+from bsp_platform.storage.files import write_whole
+from bsp_platform.storage.manifests import RUN
+from bsp_platform.storage.run_places import place_for_runs
+from bsp_platform.storage.stages import StageStore, file_sha256, write_json
 from bsp_platform.stream_size import streams_at_a_time
 from bsp_platform.streaming import ClipStream, clip_dataset, iterate_batches
 

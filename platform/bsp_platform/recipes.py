@@ -1,4 +1,4 @@
-"""Recipes: the frozen records of all that decides a result. Their hashes name the stages (see stages.py).
+"""Recipes: the frozen records of all that decides a result. Their hashes name the stages (see storage/stages.py).
 
 Paths are not part of a recipe, fingerprints of what lies there are. A stage's ``code`` number is raised when
 its code changes what it produces. A field with metadata "later" was added after results existed: at its

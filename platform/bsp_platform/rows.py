@@ -11,7 +11,7 @@ from bsp_platform.heads import SCORES
 from bsp_platform.profiles import Profile
 from bsp_platform.recipes import ClassScoresFile, ClassScoresRecipe, EncoderRecipe, FeatureRecipe, Stream
 from bsp_platform.sources import Sources
-from bsp_platform.stages import StageStore
+from bsp_platform.storage.stages import StageStore
 from bsp_platform.tasks import TASKS, AnyHeadRecipe, Head, head_recipe
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from bsp.clips.plan import ClipSettings
 from bsp_platform.search_space import Setting, Space, all_settings, make_setting, shown
-from bsp_platform.stages import StageStore
+from bsp_platform.storage.stages import StageStore
 
 Status = Literal["open", "finished", "stopped", "failed"]
 _TRIES = 200  # proposals in a row that are impossible or known, after which a search has nothing new

@@ -32,7 +32,7 @@ from bsp_platform.search_state import Search, SearchOptions, plan_of, rungs_of, 
 from bsp_platform.search_tables import print_search, search_content, write_search
 from bsp_platform.search_tracking import SearchTracking
 from bsp_platform.sources import Sources, load_sources
-from bsp_platform.stages import StageStore
+from bsp_platform.storage.stages import StageStore
 
 LAST_PROBE = "last_probe_ap"
 

@@ -13,7 +13,7 @@ from bsp_platform.recipes import FeatureRecipe
 from bsp_platform.search import Halving, Ledger, Proposals, Trial, compared_with, rung_steps
 from bsp_platform.search_space import Setting, Space, TrialPlan, all_settings, plan_trial
 from bsp_platform.sources import Sources
-from bsp_platform.stages import StageStore, as_plain, recipe_hash
+from bsp_platform.storage.stages import StageStore, as_plain, recipe_hash
 
 METRIC = "mAP_avg"
 

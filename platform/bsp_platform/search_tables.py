@@ -15,7 +15,7 @@ from bsp.figures.sweep import SweepTrial, draw_parallel, draw_responses
 from bsp_platform.plain_text import csv_cell, markdown_text
 from bsp_platform.search import rung_steps
 from bsp_platform.search_space import PARAMETERS, shown
-from bsp_platform.stages import as_plain, write_json
+from bsp_platform.storage.stages import as_plain, write_json
 from bsp_platform.tables import commit, hardware, markdown_table, print_tables, write_text
 
 if TYPE_CHECKING:

@@ -32,7 +32,7 @@ from bsp.encoders.tsm import build_encoder
 from bsp.files.text import is_hidden
 from bsp.localization.grounding.words import WordVectors, load_glove, tokenise
 from bsp_platform.profiles import Profile
-from bsp_platform.stages import file_sha256
+from bsp_platform.storage.stages import file_sha256
 from bsp_platform.tasks import Head, data_sets
 
 MAX_MISSING_SHARE = 0.5  # of the videos of Charades-STA, as load_activitynet has it

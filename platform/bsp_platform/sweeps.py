@@ -26,7 +26,7 @@ from bsp_platform.recipes import ClassScoresRecipe
 from bsp_platform.row_runner import RowJob, run_row
 from bsp_platform.rows import Cell, Experiment, Row, RowRecipes, row_recipes
 from bsp_platform.sources import Sources, load_sources
-from bsp_platform.stages import StageStore, recipe_hash
+from bsp_platform.storage.stages import StageStore, recipe_hash
 from bsp_platform.sweep_tracking import SweepTracking
 from bsp_platform.tables import print_table, table_content, write_tables
 

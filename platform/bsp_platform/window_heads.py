@@ -25,7 +25,7 @@ from bsp.localization.gtad.windows import propose_windows, train_windows, traini
 from bsp.metrics.detection import THUMOS_TIOUS, evaluate_detection
 from bsp_platform.heads import DETECTIONS, HISTORY, SCORES, FeatureSet, load_subset, recorder, score_remarks
 from bsp_platform.recipes import TaskRecipe
-from bsp_platform.stages import write_json
+from bsp_platform.storage.stages import write_json
 
 
 def train_and_score_windows(

@@ -1,10 +1,10 @@
 """Objects under ``s3://bucket/prefix``: read, write, list, move, and write only if nobody else has.
 
 Any S3-compatible server will do (``AWS_ENDPOINT_URL``); it must support conditional writes, on which the claims
-of leases.py rest. Credentials come from the usual places (environment, ``~/.aws``, the machine's role).
+of storage/leases.py rest. Credentials come from the usual places (environment, ``~/.aws``, the machine's role).
 
 Choice: boto3 and not pyarrow's file system, which has no conditional write; one client, one set of errors.
-(Ray Train writes its checkpoints through pyarrow: arrow_s3.py.)
+(Ray Train writes its checkpoints through pyarrow: storage/arrow_s3.py.)
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from bsp_platform.files import PARTIAL
-from bsp_platform.names import stays_inside
-from bsp_platform.storage_errors import UnsafeName, comes_and_goes, retry
+from bsp_platform.storage.errors import UnsafeName, comes_and_goes, retry
+from bsp_platform.storage.files import PARTIAL
+from bsp_platform.storage.names import stays_inside
 
 T = TypeVar("T")
 SCHEME = "s3://"

@@ -6,7 +6,7 @@ import os
 
 from pyarrow.fs import AwsStandardS3RetryStrategy, FileSystem, S3FileSystem
 
-# Choice: up to 7 tries, with AWS's random pauses that double up to 20 s: some 15 s on average, as storage_errors.py.
+# Choice: up to 7 tries, with AWS's random pauses that double up to 20 s: some 15 s on average, as storage/errors.py.
 _TRIES = 7
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from bsp_platform.names import leaving_link, unsafe_checkpoint
-from bsp_platform.stages import StageStore
-from bsp_platform.storage_errors import UnsafeName
+from bsp_platform.storage.errors import UnsafeName
+from bsp_platform.storage.names import leaving_link, unsafe_checkpoint
+from bsp_platform.storage.stages import StageStore
 
 RECORD = "checkpoint_manager_snapshot.json"  # Ray Train's, JSON, in the folder of a run
 
@@ -31,7 +31,7 @@ def place_for_runs(store: StageStore, folder: Path, run: str) -> dict[str, Any]:
             if link := leaving_link(folder.parent, f"{folder.name}/{name}"):
                 raise UnsafeName(f"{folder.parent / link} is a link that leaves its folder; remove it")
         return {"storage_path": str(folder)}
-    from bsp_platform.arrow_s3 import arrow_file_system
+    from bsp_platform.storage.arrow_s3 import arrow_file_system
 
     store.bucket.sizes(place)  # UnsafeName
     file_system, path = arrow_file_system(store.bucket.where(place))

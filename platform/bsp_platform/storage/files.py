@@ -14,7 +14,7 @@ from typing import IO, Any
 
 from filelock import FileLock, Timeout
 
-from bsp_platform.storage_errors import retry
+from bsp_platform.storage.errors import retry
 
 PARTIAL = ".partial"  # ends the name of a file that is being written
 _HASHERS = 4  # threads; SHA-256 of a small file is mostly waiting for the disk

@@ -25,9 +25,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bsp_platform import leases
-from bsp_platform.files import file_lock, file_sha256, in_threads, sha256_once, write_json, write_whole
-from bsp_platform.manifests import (
+from bsp_platform.storage import leases
+from bsp_platform.storage.errors import (
+    StageDamaged,
+    StorageFull,
+    StorageUnavailable,
+    UnsafeName,
+    named_disk_full,
+    retry,
+)
+from bsp_platform.storage.files import file_lock, file_sha256, in_threads, sha256_once, write_json, write_whole
+from bsp_platform.storage.manifests import (
     FILES,
     MANIFEST,
     SCRATCH,
@@ -42,16 +50,8 @@ from bsp_platform.manifests import (
     recipe_hash,
     result_files,
 )
-from bsp_platform.names import leaving_link
-from bsp_platform.object_storage import THREADS, Bucket, is_address
-from bsp_platform.storage_errors import (
-    StageDamaged,
-    StorageFull,
-    StorageUnavailable,
-    UnsafeName,
-    named_disk_full,
-    retry,
-)
+from bsp_platform.storage.names import leaving_link
+from bsp_platform.storage.s3 import THREADS, Bucket, is_address
 
 __all__ = [
     "MANIFEST", "StageDamaged", "StageStore", "StorageFull", "StorageUnavailable", "Stored", "as_plain",

@@ -17,8 +17,8 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from bsp_platform.object_storage import Bucket
-from bsp_platform.storage_errors import StorageUnavailable
+from bsp_platform.storage.errors import StorageUnavailable
+from bsp_platform.storage.s3 import Bucket
 
 log = logging.getLogger(__name__)
 # Choice: a minute. After a driver or its machine died, the next run waits so long at most before it makes the
