@@ -318,7 +318,7 @@ def _manifest(path: Path) -> Any:
 
 
 def _outbox(path: Path) -> Any:
-    from bsp_platform.outbox import read_records
+    from bsp_platform.tracking.outbox import read_records
 
     return read_records(path)
 

@@ -12,12 +12,12 @@ import pytest
 sys.path.append(str(Path(__file__).parent))
 from s3_server import BUCKET, s3_server
 
-from bsp_platform.outbox import Outbox, read_records
 from bsp_platform.storage.errors import StageDamaged, UnsafeName
 from bsp_platform.storage.manifests import make_manifest, parse_manifest, result_files
 from bsp_platform.storage.names import leaving_link, stays_inside, unsafe_checkpoint
 from bsp_platform.storage.run_places import place_for_runs
 from bsp_platform.storage.stages import StageStore, Stored
+from bsp_platform.tracking.outbox import Outbox, read_records
 
 OUTSIDE = [
     "../victim.txt", "a/../../victim.txt", "/etc/passwd", "..", ".", "", "a//b", "a/", "./a", "a\\..\\b", "C:/x", "c:",

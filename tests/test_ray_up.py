@@ -29,7 +29,7 @@ import yaml
 from cluster_hosts import ADDRESSES, HOSTS, USER, Lab, why_not
 from cluster_services import BUCKET, CREDENTIALS, start_services, use_services, why_no_services
 
-from bsp_platform.tracking import mlflow_name
+from bsp_platform.tracking.tracker import mlflow_name
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "experiments" / "ablation_table4.py"

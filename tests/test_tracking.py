@@ -14,8 +14,8 @@ import pytest
 from click.testing import CliRunner
 
 from bsp_platform.cli import main
-from bsp_platform.outbox import Outbox, OutboxFile, read_records
-from bsp_platform.tracking import Tracker, mlflow_name
+from bsp_platform.tracking.outbox import Outbox, OutboxFile, read_records
+from bsp_platform.tracking.tracker import Tracker, mlflow_name
 
 
 @pytest.fixture(scope="module")
@@ -214,7 +214,7 @@ def history(tracker: Tracker, run: str, metric: str) -> list[tuple[int, float]]:
 DRIVER = """
 import sys
 from pathlib import Path
-from bsp_platform.tracking import Tracker
+from bsp_platform.tracking.tracker import Tracker
 
 home, uri = Path(sys.argv[1]), sys.argv[2]
 tracker = Tracker(uri, "killed", home)

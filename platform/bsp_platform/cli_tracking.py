@@ -11,7 +11,7 @@ import click
 from bsp_platform.plain_text import say
 
 if TYPE_CHECKING:
-    from bsp_platform.outbox import Outbox
+    from bsp_platform.tracking.outbox import Outbox
 
 
 @click.command()
@@ -28,7 +28,7 @@ def deliver(home: Path, show: bool) -> None:
 
     The next experiment with the same server does so by itself. Exit code 1 if something still waits.
     """
-    from bsp_platform.outbox import Outbox, shown_uri
+    from bsp_platform.tracking.outbox import Outbox, shown_uri
 
     outboxes = Outbox.all_in(home)
     if not outboxes:
@@ -53,7 +53,7 @@ def deliver(home: Path, show: bool) -> None:
 
 def _waiting(outbox: Outbox) -> list[tuple[Path, str, int, int]]:
     """Path, experiment, time of the first record (ms) and number of records, of each file that holds some."""
-    from bsp_platform.outbox import read_records
+    from bsp_platform.tracking.outbox import read_records
 
     files = []
     for path in outbox.files():
@@ -64,7 +64,7 @@ def _waiting(outbox: Outbox) -> list[tuple[Path, str, int, int]]:
 
 
 def _deliver(outbox: Outbox) -> None:
-    from bsp_platform.delivery import Delivery
+    from bsp_platform.tracking.delivery import Delivery
 
     try:
         say(f"  {Delivery(outbox).deliver()} records delivered")

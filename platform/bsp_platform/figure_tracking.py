@@ -19,7 +19,7 @@ from bsp_platform.rows import Cell, Experiment, Row, RowRecipes, row_recipes
 from bsp_platform.sources import Sources, load_sources
 from bsp_platform.storage.stages import StageStore, recipe_hash, write_json
 from bsp_platform.tables import commit, hardware
-from bsp_platform.tracking import Tracker, mlflow_name
+from bsp_platform.tracking.tracker import Tracker, mlflow_name
 
 
 def finished_rows(

@@ -14,7 +14,7 @@ from bsp_platform.heads import HISTORY, SCORES
 from bsp_platform.probe import PROBE
 from bsp_platform.search import Trial
 from bsp_platform.search_space import shown
-from bsp_platform.tracking import Tracker
+from bsp_platform.tracking.tracker import Tracker
 
 if TYPE_CHECKING:
     from bsp_platform.search_state import Search

@@ -15,7 +15,7 @@ from bsp_platform.profiles import Profile
 from bsp_platform.rows import Cell, Experiment, Row, RowRecipes
 from bsp_platform.sources import Sources
 from bsp_platform.storage.stages import MANIFEST, StageStore, as_plain, recipe_hash
-from bsp_platform.tracking import Tracker, mlflow_name
+from bsp_platform.tracking.tracker import Tracker, mlflow_name
 
 
 class SweepTracking:

@@ -4,7 +4,7 @@ Every tracking store has a folder ``<home>/outbox/<hash of its URI>``, and every
 a file of JSON lines there, the first of which names the experiment. A record is in the file before it is sent,
 so a killed process loses none; the file is emptied whenever all of it has been sent, and deleted at the end. A
 file whose writer is dead is what that process could not send: whoever comes next delivers it
-(:mod:`bsp_platform.delivery`).
+(:mod:`bsp_platform.tracking.delivery`).
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from bsp_platform.tracking import Tracker
+    from bsp_platform.tracking.tracker import Tracker
 
 
 class SystemMetrics:

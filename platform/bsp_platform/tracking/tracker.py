@@ -2,7 +2,7 @@
 
 Only the driver of an experiment talks to MLflow, and a thread of its own, so that a tracking server that is slow or
 gone holds up nothing. Runs are found again by a tag, so a continued sweep goes on in the same runs. Every record is on
-disk before it is sent (:mod:`bsp_platform.outbox`); what cannot be sent is sent when the server is back, by the
+disk before it is sent (:mod:`bsp_platform.tracking.outbox`); what cannot be sent is sent when the server is back, by the
 next experiment with the same server, or by ``bsp deliver``: nothing is lost, nothing doubled, and every record
 keeps the time at which it was made.
 """
@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from bsp_platform.delivery import HANDLE, Delivery
-from bsp_platform.outbox import Outbox, shown_uri
-from bsp_platform.system_metrics import SystemMetrics
+from bsp_platform.tracking.delivery import HANDLE, Delivery
+from bsp_platform.tracking.outbox import Outbox, shown_uri
+from bsp_platform.tracking.system_metrics import SystemMetrics
 
 log = logging.getLogger(__name__)
 _PAUSES_S = (1.0, 60.0)  # between tries, doubled from the first to the second

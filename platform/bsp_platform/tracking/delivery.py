@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from bsp_platform.outbox import Outbox, OutboxFile, Record
+from bsp_platform.tracking.outbox import Outbox, OutboxFile, Record
 
 log = logging.getLogger(__name__)
 KEY_TAG = "bsp.key"  # which row and seed of which configuration a run belongs to
