@@ -12,9 +12,9 @@ from pathlib import Path
 from table1_activitynet import TABLE_1
 
 from bsp.clips.plan import BoundaryKind
-from bsp_platform.options import Options, experiment_command
-from bsp_platform.recipes import Stream
-from bsp_platform.rows import Claim, Experiment, Row
+from bsp_platform.plan.options import Options, experiment_command
+from bsp_platform.plan.recipes import Stream
+from bsp_platform.plan.rows import Claim, Experiment, Row
 from bsp_platform.sweeps import run
 
 

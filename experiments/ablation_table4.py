@@ -8,9 +8,9 @@ python experiments/ablation_table4.py --profile paper --kinetics DIR --activityn
 from pathlib import Path
 
 from bsp.clips.plan import BoundaryKind
-from bsp_platform.options import Options, experiment_command
-from bsp_platform.recipes import Stream
-from bsp_platform.rows import Claim, Experiment, Row
+from bsp_platform.plan.options import Options, experiment_command
+from bsp_platform.plan.recipes import Stream
+from bsp_platform.plan.rows import Claim, Experiment, Row
 from bsp_platform.sweeps import run
 
 DC, SC, DS, SS = BoundaryKind

@@ -12,8 +12,8 @@ import importlib
 from pathlib import Path
 
 from bsp_platform.failures import remembered
-from bsp_platform.options import Options, experiment_command
 from bsp_platform.plain_text import say
+from bsp_platform.plan.options import Options, experiment_command
 from bsp_platform.report import write_report
 
 ROOT = Path(__file__).resolve().parents[1]

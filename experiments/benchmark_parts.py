@@ -34,7 +34,7 @@ from bsp.metrics.detection import evaluate_detection
 from bsp.pretraining.loop import TrainSettings, make_optimiser, train_steps
 from bsp.pretraining.pretext import PretextModel, PretextSettings, pretext_objective
 from bsp_platform.plain_text import forgiving_streams
-from bsp_platform.profiles import mini, smoke
+from bsp_platform.plan.profiles import mini, smoke
 from bsp_platform.storage.stages import StageStore, write_json
 from bsp_platform.streaming import ClipStream, make_clips
 from bsp_platform.tables import hardware

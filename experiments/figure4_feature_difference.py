@@ -28,8 +28,8 @@ from bsp.figures.style import BSP, VANILLA, spread, spread_text
 from bsp_platform.claims import check_claims
 from bsp_platform.figure_tracking import finished_rows, publish
 from bsp_platform.heads import FeatureSet, load_subset
-from bsp_platform.options import Options, experiment_command
-from bsp_platform.rows import Claim, RowRecipes
+from bsp_platform.plan.options import Options, experiment_command
+from bsp_platform.plan.rows import Claim, RowRecipes
 from bsp_platform.storage.stages import StageStore
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -12,9 +12,9 @@ gives no number for this task; the variant of the metric is the challenge's.
 from pathlib import Path
 
 from bsp.clips.plan import BoundaryKind
-from bsp_platform.options import Options, experiment_command
-from bsp_platform.recipes import Stream
-from bsp_platform.rows import Claim, Experiment, Reference, Row
+from bsp_platform.plan.options import Options, experiment_command
+from bsp_platform.plan.recipes import Stream
+from bsp_platform.plan.rows import Claim, Experiment, Reference, Row
 from bsp_platform.sweeps import run
 
 VANILLA, BSP = Stream(method="action"), Stream(method="classification", kinds=tuple(BoundaryKind))

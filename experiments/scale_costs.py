@@ -18,7 +18,7 @@ import click
 from throughput_sources import PREPARED, RAW
 
 from bsp.encoders.tsm import EncoderSettings, build_encoder, macs_per_clip
-from bsp_platform.profiles import paper
+from bsp_platform.plan.profiles import paper
 
 GPUS = (1, 8, 64)
 DATA_SETS = {"Kinetics-400": 240_000, "Kinetics-700": 650_000, "a million videos": 1_000_000}

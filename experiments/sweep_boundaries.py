@@ -13,7 +13,7 @@ from pathlib import Path
 
 import click
 
-from bsp_platform.options import Options, experiment_command
+from bsp_platform.plan.options import Options, experiment_command
 from bsp_platform.probe import ProbeSettings
 from bsp_platform.search_run import run_search
 from bsp_platform.search_space import read_space

@@ -11,9 +11,9 @@ result (--class-scores, the CUHK 2017 JSON) or, without one, our linear classifi
 from pathlib import Path
 
 from bsp.clips.plan import BoundaryKind
-from bsp_platform.options import Options, experiment_command
-from bsp_platform.recipes import Stream
-from bsp_platform.rows import Claim, Experiment, Reference, Row
+from bsp_platform.plan.options import Options, experiment_command
+from bsp_platform.plan.recipes import Stream
+from bsp_platform.plan.rows import Claim, Experiment, Reference, Row
 from bsp_platform.sweeps import run
 
 COLUMNS = ("mAP@0.50", "mAP@0.75", "mAP@0.95", "mAP_avg")

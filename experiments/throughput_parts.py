@@ -21,7 +21,7 @@ from bsp.encoders.tsm import EncoderSettings, build_encoder
 from bsp.pretraining.loop import TrainSettings, make_optimiser, train_steps
 from bsp.pretraining.pretext import PretextModel, PretextSettings, pretext_objective
 from bsp.video.read import READERS, read_frames
-from bsp_platform.profiles import mini
+from bsp_platform.plan.profiles import mini
 
 
 def training_step(source: Source, batch: dict[str, np.ndarray], encoder: EncoderSettings) -> Callable[[], Any]:

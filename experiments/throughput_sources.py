@@ -15,7 +15,7 @@ from bsp.clips.plan import ClipSettings
 from bsp.datasets.kinetics import load_class_folders, load_kinetics_csv
 from bsp.datasets.pantomime.render import render
 from bsp.video.prepare import PrepareSettings, prepare_video
-from bsp_platform.profiles import mini, smoke
+from bsp_platform.plan.profiles import mini, smoke
 from bsp_platform.streaming import ClipStream
 
 EMBEDDED = "embedded, videos kept decoded"

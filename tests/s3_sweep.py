@@ -13,8 +13,8 @@ from pathlib import Path
 from small_sweep import PRETEXTS, small_profile
 
 from bsp.pretraining.loop import TrainSettings
-from bsp_platform.options import Options
-from bsp_platform.sources import DataPaths
+from bsp_platform.plan.options import Options
+from bsp_platform.plan.sources import DataPaths
 from bsp_platform.storage.stages import StageStore
 from bsp_platform.sweeps import run
 

@@ -7,10 +7,10 @@ import torch
 from bsp.encoders.tsm import EncoderSettings
 from bsp.pretraining.loop import TrainSettings, make_optimiser, train_steps
 from bsp.pretraining.pretext import pretext_objective
-from bsp_platform.profiles import mini, smoke
-from bsp_platform.recipes import EncoderRecipe
+from bsp_platform.plan.profiles import mini, smoke
+from bsp_platform.plan.recipes import EncoderRecipe
+from bsp_platform.plan.sources import Sources
 from bsp_platform.search_space import Setting, all_settings, read_space
-from bsp_platform.sources import Sources
 
 BASE = mini().clips
 WIDTH_8 = EncoderSettings(depth=18, width=8)

@@ -11,11 +11,11 @@ from bsp.clips.plan import BoundaryKind
 from bsp.datasets.pantomime.render import PantomimeSettings
 from bsp.encoders.tsm import EncoderSettings
 from bsp.pretraining.loop import TrainSettings
-from bsp_platform.options import Options
-from bsp_platform.profiles import smoke
-from bsp_platform.recipes import Stream
-from bsp_platform.rows import Experiment, Reference, Row
-from bsp_platform.sources import DataPaths
+from bsp_platform.plan.options import Options
+from bsp_platform.plan.profiles import smoke
+from bsp_platform.plan.recipes import Stream
+from bsp_platform.plan.rows import Experiment, Reference, Row
+from bsp_platform.plan.sources import DataPaths
 from bsp_platform.sweeps import run
 
 DC, SC, _, SS = BoundaryKind

@@ -36,6 +36,6 @@ def main(options) -> int:
 
 
 if __name__ == "__main__":
-    from bsp_platform.options import experiment_command
+    from bsp_platform.plan.options import experiment_command
 
     experiment_command(EXPERIMENTS.parent, main)()

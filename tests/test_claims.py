@@ -3,7 +3,7 @@
 import pytest
 
 from bsp_platform.claims import check_claims, claim_lines, verdict
-from bsp_platform.rows import Claim
+from bsp_platform.plan.rows import Claim
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from bsp.features.store import FeatureInfo, write_features
 from bsp.metrics.detection import evaluate_detection
 from bsp_platform.cli import main
 from bsp_platform.cli_train import PROFILE_NAMES
-from bsp_platform.profiles import PROFILES
+from bsp_platform.plan.profiles import PROFILES
 
 WIDTH, SNIPPETS, DURATION_S = 16, 24, 16.0
 CLASSES = ("dig", "jump")

@@ -3,7 +3,7 @@
 import pytest
 
 from bsp_platform.cluster import Resources
-from bsp_platform.resources import laptop_resources
+from bsp_platform.plan.resources import laptop_resources
 
 
 def test_a_row_needs_the_widest_of_its_stages():

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from bsp.pretraining.fusion import FusionSettings
-from bsp_platform.profiles import PROFILES
-from bsp_platform.rows import row_recipes
-from bsp_platform.sources import GivenFile, Sources
+from bsp_platform.plan.profiles import PROFILES
+from bsp_platform.plan.rows import row_recipes
+from bsp_platform.plan.sources import GivenFile, Sources
 from bsp_platform.storage.stages import recipe_hash
 
 EXPERIMENTS = Path(__file__).resolve().parents[1] / "experiments"

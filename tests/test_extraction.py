@@ -14,8 +14,8 @@ from bsp.features.store import extract_features, read_features, read_features_h5
 from bsp_platform import extraction, gpu_extraction
 from bsp_platform.cluster import Resources
 from bsp_platform.extraction import extract_dataset
+from bsp_platform.plan.recipes import EncoderRecipe, FeatureRecipe
 from bsp_platform.pretraining import train_encoder
-from bsp_platform.recipes import EncoderRecipe, FeatureRecipe
 
 sys.path.append(str(Path(__file__).parent))
 from make_videos import numbered_frames, spoil_slice, write_video

@@ -16,10 +16,10 @@ from bsp.figures.style import new_figure
 from bsp.video.read import probe
 from bsp_platform import sweeps
 from bsp_platform.figure_tracking import finished_rows, publish
-from bsp_platform.options import Options
-from bsp_platform.profiles import smoke
-from bsp_platform.rows import row_recipes
-from bsp_platform.sources import DataPaths, load_sources
+from bsp_platform.plan.options import Options
+from bsp_platform.plan.profiles import smoke
+from bsp_platform.plan.rows import row_recipes
+from bsp_platform.plan.sources import DataPaths, load_sources
 from bsp_platform.storage.stages import StageStore, write_json
 
 EXPERIMENTS = Path(__file__).resolve().parents[1] / "experiments"

@@ -17,8 +17,8 @@ from click.testing import CliRunner
 
 from bsp_platform import sweeps
 from bsp_platform.cli_common import CommandGroup
-from bsp_platform.options import Options, experiment_command
-from bsp_platform.rows import Experiment, Row
+from bsp_platform.plan.options import Options, experiment_command
+from bsp_platform.plan.rows import Experiment, Row
 from bsp_platform.tables import write_text
 
 DONE, OPEN = ("done", 0), ("open", 0)

@@ -15,7 +15,7 @@ from bsp.localization.grounding.tan2d import TAN2DSettings
 from bsp.localization.grounding.words import WordVectors
 from bsp.metrics.grounding import evaluate_grounding
 from bsp_platform.grounding_heads import train_and_ground
-from bsp_platform.recipes import EncoderRecipe, FeatureRecipe, GroundingRecipe
+from bsp_platform.plan.recipes import EncoderRecipe, FeatureRecipe, GroundingRecipe
 
 VERBS = ("waves", "squats", "kicks", "walks")
 SNIPPETS, DURATION_S = 12, 8.0

@@ -12,7 +12,7 @@ from bsp.features.store import FeatureInfo, write_features
 from bsp.localization.gtad.network import GTADSettings
 from bsp.metrics.detection import evaluate_detection
 from bsp_platform import heads
-from bsp_platform.recipes import ClassScoresRecipe, EncoderRecipe, FeatureRecipe, HeadRecipe
+from bsp_platform.plan.recipes import ClassScoresRecipe, EncoderRecipe, FeatureRecipe, HeadRecipe
 
 
 def info_of(video_id: str, frames: int, snippets: int, width: int) -> FeatureInfo:

@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 
 from bsp_platform.cluster import Resources
+from bsp_platform.plan.profiles import PROFILES, mini, paper
+from bsp_platform.plan.resources import laptop_resources, paper_resources
 from bsp_platform.planning import Machine, fit, make_plan
-from bsp_platform.profiles import PROFILES, mini, paper
-from bsp_platform.resources import laptop_resources, paper_resources
 from bsp_platform.stream_size import MEMORY, memory_bytes
 
 

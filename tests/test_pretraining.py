@@ -11,8 +11,8 @@ from bsp.encoders.tsm import EncoderSettings
 from bsp.pretraining.loop import TrainSettings
 from bsp.pretraining.pretext import PretextSettings
 from bsp_platform.cluster import Resources
+from bsp_platform.plan.recipes import EncoderRecipe
 from bsp_platform.pretraining import load_encoder, load_state, newest_whole_state, save_state, train_encoder
-from bsp_platform.recipes import EncoderRecipe
 from bsp_platform.streaming import ClipStream
 
 KINDS = (BoundaryKind.DIFF_CLASS, BoundaryKind.SAME_SPEED)

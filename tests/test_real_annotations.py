@@ -30,8 +30,8 @@ from bsp.features.interchange import Timing, import_features
 from bsp.files.text import read_json
 from bsp_platform.cli import main
 from bsp_platform.heads import CLASS_SCORES, make_class_scores, train_and_score
-from bsp_platform.profiles import PROFILES
-from bsp_platform.recipes import TaskRecipe
+from bsp_platform.plan.profiles import PROFILES
+from bsp_platform.plan.recipes import TaskRecipe
 
 REAL = os.environ.get("BSP_ANNOTATIONS")
 pytestmark = [pytest.mark.slow] if REAL else []

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from test_experiments import SOURCES, TABLES
 
-from bsp_platform.profiles import PROFILES
-from bsp_platform.rows import row_recipes
+from bsp_platform.plan.profiles import PROFILES
+from bsp_platform.plan.rows import row_recipes
 from bsp_platform.storage.stages import recipe_hash
 
 WRITTEN = json.loads((Path(__file__).parent / "fixtures" / "recipe_hashes.json").read_text("utf-8"))

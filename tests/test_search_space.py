@@ -12,9 +12,9 @@ import torch
 from bsp.clips.plan import BoundaryKind
 from bsp.encoders.tsm import build_encoder
 from bsp.features.store import extract_features
-from bsp_platform.profiles import mini
-from bsp_platform.recipes import EncoderRecipe, FeatureRecipe, Stream
-from bsp_platform.rows import Row, row_recipes
+from bsp_platform.plan.profiles import mini
+from bsp_platform.plan.recipes import EncoderRecipe, FeatureRecipe, Stream
+from bsp_platform.plan.rows import Row, row_recipes
 from bsp_platform.search_space import PARAMETERS, make_setting, plan_trial
 
 sys.path.append(str(Path(__file__).parent))

@@ -22,8 +22,8 @@ from bsp.datasets.thumos14 import load_thumos14
 from bsp.errors import AnnotationError
 from bsp.video.prepare import PrepareSettings
 from bsp.video.prepared_folder import copy_others, find_videos, open_folder, prepare_one
-from bsp_platform.profiles import paper, smoke
-from bsp_platform.sources import DataPaths, load_sources
+from bsp_platform.plan.profiles import paper, smoke
+from bsp_platform.plan.sources import DataPaths, load_sources
 
 
 @pytest.fixture(scope="module")
@@ -178,7 +178,7 @@ def test_kinetics_with_and_without_its_list(rendered, tmp_path, name, inside):
 
 
 def test_what_was_looked_for_is_named(tmp_path):
-    from bsp_platform.sources import _LOADERS
+    from bsp_platform.plan.sources import _LOADERS
 
     for name, loader in _LOADERS.items():
         with pytest.raises((ValueError, FileNotFoundError)) as error:
@@ -227,7 +227,7 @@ def test_missing_options_are_named(tmp_path):
 
 
 def test_charades_without_its_videos_is_refused(tiny, tmp_path):
-    from bsp_platform.sources import _load_charades
+    from bsp_platform.plan.sources import _load_charades
 
     (tmp_path / "charades_durations.json").write_text('{"AAAAA": 10.0, "BBBBB": 10.0}')
     (tmp_path / "charades_sta_train.txt").write_text("AAAAA 1.0 2.0##a person sits.\n")

@@ -16,7 +16,7 @@ import torch
 from click.testing import CliRunner
 from filelock import FileLock
 
-from bsp_platform.options import experiment_command
+from bsp_platform.plan.options import experiment_command
 
 sys.path += [str(Path(__file__).parent), str(Path(__file__).parents[1] / "experiments")]
 import ablation_table4

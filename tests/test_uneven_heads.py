@@ -26,7 +26,14 @@ from bsp.localization.gtad.windows import WindowSettings
 from bsp_platform import grounding_heads, heads, window_heads
 from bsp_platform.actionness_heads import train_and_score_actionness
 from bsp_platform.boundary_heads import train_and_score_boundaries
-from bsp_platform.recipes import ClassScoresFile, EncoderRecipe, FeatureRecipe, GroundingRecipe, HeadRecipe, TaskRecipe
+from bsp_platform.plan.recipes import (
+    ClassScoresFile,
+    EncoderRecipe,
+    FeatureRecipe,
+    GroundingRecipe,
+    HeadRecipe,
+    TaskRecipe,
+)
 
 sys.path.append(str(Path(__file__).parent))
 from test_feature_record import UNEVEN

@@ -29,12 +29,12 @@ from bsp.encoders.tsm import EncoderSettings
 from bsp.localization.gtad.network import GTADSettings
 from bsp.pretraining.loop import TrainSettings
 from bsp_platform.device import DEVICES
-from bsp_platform.options import Options
+from bsp_platform.plan.options import Options
+from bsp_platform.plan.profiles import Profile, paper, smoke
+from bsp_platform.plan.recipes import Stream
+from bsp_platform.plan.rows import Experiment, Row
+from bsp_platform.plan.sources import DataPaths
 from bsp_platform.planning import refuse_early
-from bsp_platform.profiles import Profile, paper, smoke
-from bsp_platform.recipes import Stream
-from bsp_platform.rows import Experiment, Row
-from bsp_platform.sources import DataPaths
 from bsp_platform.sweeps import run
 
 KINDS = (BoundaryKind.DIFF_CLASS, BoundaryKind.SAME_SPEED)

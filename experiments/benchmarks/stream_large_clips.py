@@ -41,7 +41,7 @@ from bsp.datasets.pantomime.render import render  # noqa: E402
 from bsp.video.prepare import PrepareSettings, prepare_video  # noqa: E402
 from bsp_platform.bottleneck import MakerTimes  # noqa: E402
 from bsp_platform.cluster import object_store, start_ray  # noqa: E402
-from bsp_platform.profiles import smoke  # noqa: E402
+from bsp_platform.plan.profiles import smoke  # noqa: E402
 from bsp_platform.ray_log import RayLog  # noqa: E402
 from bsp_platform.storage.stages import write_json  # noqa: E402
 from bsp_platform.stream_size import MIB, clip_bytes, stream_size  # noqa: E402

@@ -32,8 +32,8 @@ from bsp.pretraining.prefetch import empty_for
 from bsp.pretraining.pretext import PretextModel, PretextSettings, pretext_objective
 from bsp.video.prepare import PrepareSettings, prepare_video
 from bsp_platform.device import DEVICES, local_device
+from bsp_platform.plan.profiles import paper
 from bsp_platform.planning import make_plan, this_machine
-from bsp_platform.profiles import paper
 from bsp_platform.streaming import ClipStream, clip_dataset, iterate_batches, make_clips
 from bsp_platform.tables import hardware
 

@@ -21,7 +21,7 @@ from bsp.localization.actionness import segment_positions, train_actionness, vid
 from bsp.metrics.actionness import SEGMENT_S, evaluate_actionness, segment_count, segment_labels
 from bsp_platform.grounding_heads import PREDICTIONS
 from bsp_platform.heads import HISTORY, SCORES, read_streams, recorder
-from bsp_platform.recipes import TaskRecipe
+from bsp_platform.plan.recipes import TaskRecipe
 from bsp_platform.storage.stages import write_json
 
 TRUTH = "ground_truth.json"

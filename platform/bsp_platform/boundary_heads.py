@@ -22,7 +22,7 @@ from bsp.features.record import video_end_s
 from bsp.localization.boundaries import PeakSettings, fit_peaks, gap_times_s, train_boundary_head
 from bsp.metrics.boundaries import evaluate_boundaries
 from bsp_platform.heads import HISTORY, SCORES, read_streams, recorder
-from bsp_platform.recipes import TaskRecipe
+from bsp_platform.plan.recipes import TaskRecipe
 from bsp_platform.storage.stages import write_json
 
 BOUNDARIES = "boundaries.json"

@@ -20,7 +20,7 @@ from bsp_platform.plain_text import say
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# Profiles with different heads; written out (a test compares them), as importing profiles.py takes seconds.
+# Profiles with different heads; written out (a test compares them), as importing plan/profiles.py takes seconds.
 PROFILE_NAMES = ("smoke", "mini", "paper")
 
 
@@ -110,8 +110,8 @@ def gtad(
         require_instances,
         train_and_score,
     )
-    from bsp_platform.profiles import PROFILES
-    from bsp_platform.recipes import TaskRecipe
+    from bsp_platform.plan.profiles import PROFILES
+    from bsp_platform.plan.recipes import TaskRecipe
     from bsp_platform.storage.stages import file_sha256
 
     expect = check_features(folders)
@@ -157,8 +157,8 @@ def grounding(
     from bsp.datasets.charades_sta import load_charades_sta
     from bsp.localization.grounding.words import load_glove
     from bsp_platform.grounding_heads import train_and_ground
-    from bsp_platform.profiles import PROFILES
-    from bsp_platform.recipes import GroundingRecipe
+    from bsp_platform.plan.profiles import PROFILES
+    from bsp_platform.plan.recipes import GroundingRecipe
 
     expect = check_features(folders)
     data = load_charades_sta(charades)

@@ -94,8 +94,8 @@ def _train(
 
     ``classes`` makes the file of class scores from the videos that have features.
     """
-    from bsp_platform.profiles import PROFILES
-    from bsp_platform.recipes import TaskRecipe
+    from bsp_platform.plan.profiles import PROFILES
+    from bsp_platform.plan.recipes import TaskRecipe
 
     expect = check_features(folders)
     without = videos_without_features(folders, [video.video_id for video in data.videos], max_missing)

@@ -23,7 +23,7 @@ from bsp.video.read import damage_line
 from bsp_platform.cluster import Resources
 from bsp_platform.extractor import ExtractionJob, Extractor
 from bsp_platform.gpu_extraction import extract_on_gpus
-from bsp_platform.recipes import FeatureRecipe
+from bsp_platform.plan.recipes import FeatureRecipe
 from bsp_platform.storage.errors import retry
 from bsp_platform.storage.manifests import FILES
 from bsp_platform.storage.stages import StageStore

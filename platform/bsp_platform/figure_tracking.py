@@ -13,10 +13,10 @@ from typing import Any, Literal
 from matplotlib.figure import Figure
 
 from bsp.figures.style import save_figure
-from bsp_platform.options import Options
 from bsp_platform.plain_text import say
-from bsp_platform.rows import Cell, Experiment, Row, RowRecipes, row_recipes
-from bsp_platform.sources import Sources, load_sources
+from bsp_platform.plan.options import Options
+from bsp_platform.plan.rows import Cell, Experiment, Row, RowRecipes, row_recipes
+from bsp_platform.plan.sources import Sources, load_sources
 from bsp_platform.storage.stages import StageStore, recipe_hash, write_json
 from bsp_platform.tables import commit, hardware
 from bsp_platform.tracking.tracker import Tracker, mlflow_name

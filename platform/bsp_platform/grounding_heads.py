@@ -24,7 +24,7 @@ from bsp.localization.grounding.tan2d import TAN2DSettings, ground_tan2d, train_
 from bsp.localization.grounding.words import Words, WordVectors, build_words
 from bsp.metrics.grounding import evaluate_grounding
 from bsp_platform.heads import HISTORY, SCORES, read_streams, recorder
-from bsp_platform.recipes import GroundingRecipe
+from bsp_platform.plan.recipes import GroundingRecipe
 from bsp_platform.storage.stages import write_json
 
 PREDICTIONS = "predictions.json"

@@ -32,7 +32,7 @@ from bsp.metrics.file_remarks import detection_remarks
 from bsp.metrics.proposals import evaluate_proposals
 from bsp.pretraining.fusion import concatenate_streams
 from bsp_platform.listed_features import has_features, read_listed
-from bsp_platform.recipes import HeadRecipe
+from bsp_platform.plan.recipes import HeadRecipe
 from bsp_platform.storage.manifests import PROGRESS
 from bsp_platform.storage.stages import write_json
 

@@ -1,6 +1,6 @@
 """The plan of an experiment: on which device, how many rows side by side, and what each row gets of the machine.
 
-What a profile would like (resources.py) is fitted to what is there before anything starts: fewer clip makers and
+What a profile would like (plan/resources.py) is fitted to what is there before anything starts: fewer clip makers and
 decoders where cores or memory are short, fewer processes where GPUs are, more decoders where cores would be idle. Only
 a machine on which not even one of each kind fits is refused, with the numbers.
 """
@@ -16,8 +16,8 @@ from bsp_platform.device import choose_device, local_gpus, logical_gpus, no_gpu_
 from bsp_platform.stream_size import clip_bytes, machine_limit, memory_bytes, plan_within, store_plan
 
 if TYPE_CHECKING:
-    from bsp_platform.options import Options
-    from bsp_platform.profiles import Profile
+    from bsp_platform.plan.options import Options
+    from bsp_platform.plan.profiles import Profile
 
 MAX_DECODERS = 24  # per extractor: at 170 snippets/s each, what an encoder (R18, 4,300 snippets/s) takes
 

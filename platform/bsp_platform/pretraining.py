@@ -32,7 +32,7 @@ from bsp.pretraining.workers import Workers
 from bsp_platform.bottleneck import MakerTimes
 from bsp_platform.cluster import Resources, cluster_size
 from bsp_platform.device import assigned_device
-from bsp_platform.recipes import EncoderRecipe
+from bsp_platform.plan.recipes import EncoderRecipe
 from bsp_platform.storage.errors import named_disk_full
 from bsp_platform.storage.files import write_whole
 from bsp_platform.storage.manifests import RUN

@@ -20,15 +20,15 @@ from bsp_platform.cluster import Resources
 from bsp_platform.device import assigned_device
 from bsp_platform.extraction import extract_dataset
 from bsp_platform.heads import CLASS_SCORES, convert_class_scores, make_class_scores
+from bsp_platform.plan.recipes import ClassScoresFile, ClassScoresRecipe, EncoderRecipe, FeatureRecipe
+from bsp_platform.plan.rows import Cell, RowRecipes
+from bsp_platform.plan.tasks import TASKS, AnyHeadRecipe, Head
 from bsp_platform.pretraining import WEIGHTS, given_encoder, train_encoder
 from bsp_platform.probe import BoundaryProbe
-from bsp_platform.recipes import ClassScoresFile, ClassScoresRecipe, EncoderRecipe, FeatureRecipe
-from bsp_platform.rows import Cell, RowRecipes
 from bsp_platform.storage.errors import StageDamaged, causes
 from bsp_platform.storage.manifests import PROGRESS, result_files
 from bsp_platform.storage.stages import StageStore
 from bsp_platform.streaming import ClipStream
-from bsp_platform.tasks import TASKS, AnyHeadRecipe, Head
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")

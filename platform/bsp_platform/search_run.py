@@ -21,8 +21,9 @@ from bsp_platform.cluster import TRIAL_RESOURCES, object_store
 from bsp_platform.failures import NO_ROOM, reason_of_trial, remembered
 from bsp_platform.live import LiveView
 from bsp_platform.loopback import private_folder
-from bsp_platform.options import Options
 from bsp_platform.plain_text import say
+from bsp_platform.plan.options import Options
+from bsp_platform.plan.sources import Sources, load_sources
 from bsp_platform.planning import plan_lines, refuse_early, start_planned
 from bsp_platform.probe import PROBE, WORKERS, BoundaryProbe, load_probe_videos, release_workers, score_features
 from bsp_platform.ray_log import RayLog
@@ -31,7 +32,6 @@ from bsp_platform.search_space import Setting
 from bsp_platform.search_state import Search, SearchOptions, plan_of, rungs_of, searched_features
 from bsp_platform.search_tables import print_search, search_content, write_search
 from bsp_platform.search_tracking import SearchTracking
-from bsp_platform.sources import Sources, load_sources
 from bsp_platform.storage.stages import StageStore
 
 LAST_PROBE = "last_probe_ap"

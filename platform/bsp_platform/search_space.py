@@ -12,11 +12,11 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
 from bsp.clips.plan import BoundaryKind, ClipSettings
-from bsp_platform.profiles import Profile
-from bsp_platform.recipes import EncoderRecipe, Stream
-from bsp_platform.rows import RowRecipes
-from bsp_platform.sources import Sources
-from bsp_platform.tasks import head_recipe
+from bsp_platform.plan.profiles import Profile
+from bsp_platform.plan.recipes import EncoderRecipe, Stream
+from bsp_platform.plan.rows import RowRecipes
+from bsp_platform.plan.sources import Sources
+from bsp_platform.plan.tasks import head_recipe
 
 Fusion = Literal["alone", "two-stream", "two-head", "distillation"]
 KINDS = {"".join(word[0] for word in kind.name.lower().split("_")): kind for kind in BoundaryKind}  # dc, sc, ds, ss

@@ -7,12 +7,12 @@ import time
 from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
-from bsp_platform.options import Options
+from bsp_platform.plan.options import Options
+from bsp_platform.plan.recipes import FeatureRecipe
+from bsp_platform.plan.sources import Sources
 from bsp_platform.probe import ProbeSettings
-from bsp_platform.recipes import FeatureRecipe
 from bsp_platform.search import Halving, Ledger, Proposals, Trial, compared_with, rung_steps
 from bsp_platform.search_space import Setting, Space, TrialPlan, all_settings, plan_trial
-from bsp_platform.sources import Sources
 from bsp_platform.storage.stages import StageStore, as_plain, recipe_hash
 
 METRIC = "mAP_avg"

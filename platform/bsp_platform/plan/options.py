@@ -11,8 +11,8 @@ import click
 
 from bsp_platform.device import DEVICES, Device
 from bsp_platform.plain_text import forgiving_streams, say
-from bsp_platform.profiles import PROFILES, Profile
-from bsp_platform.sources import FOLDERS, DataPaths
+from bsp_platform.plan.profiles import PROFILES, Profile
+from bsp_platform.plan.sources import FOLDERS, DataPaths
 
 
 @dataclass(frozen=True, kw_only=True)

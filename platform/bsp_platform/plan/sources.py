@@ -31,9 +31,9 @@ from bsp.encoders.checkpoints import checkpoint_architecture, load_tsm_checkpoin
 from bsp.encoders.tsm import build_encoder
 from bsp.files.text import is_hidden
 from bsp.localization.grounding.words import WordVectors, load_glove, tokenise
-from bsp_platform.profiles import Profile
+from bsp_platform.plan.profiles import Profile
+from bsp_platform.plan.tasks import Head, data_sets
 from bsp_platform.storage.stages import file_sha256
-from bsp_platform.tasks import Head, data_sets
 
 MAX_MISSING_SHARE = 0.5  # of the videos of Charades-STA, as load_activitynet has it
 

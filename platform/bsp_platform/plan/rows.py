@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from bsp_platform.heads import SCORES
-from bsp_platform.profiles import Profile
-from bsp_platform.recipes import ClassScoresFile, ClassScoresRecipe, EncoderRecipe, FeatureRecipe, Stream
-from bsp_platform.sources import Sources
+from bsp_platform.plan.profiles import Profile
+from bsp_platform.plan.recipes import ClassScoresFile, ClassScoresRecipe, EncoderRecipe, FeatureRecipe, Stream
+from bsp_platform.plan.sources import Sources
+from bsp_platform.plan.tasks import TASKS, AnyHeadRecipe, Head, head_recipe
 from bsp_platform.storage.stages import StageStore
-from bsp_platform.tasks import TASKS, AnyHeadRecipe, Head, head_recipe
 
 
 @dataclass(frozen=True, kw_only=True)

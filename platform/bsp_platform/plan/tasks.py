@@ -15,8 +15,8 @@ from bsp_platform.actionness_heads import train_and_score_actionness
 from bsp_platform.boundary_heads import train_and_score_boundaries
 from bsp_platform.grounding_heads import train_and_ground
 from bsp_platform.heads import train_and_score
-from bsp_platform.profiles import Profile
-from bsp_platform.recipes import (
+from bsp_platform.plan.profiles import Profile
+from bsp_platform.plan.recipes import (
     ClassScoresFile,
     ClassScoresRecipe,
     EncoderRecipe,
@@ -28,7 +28,7 @@ from bsp_platform.recipes import (
 from bsp_platform.window_heads import train_and_score_windows
 
 if TYPE_CHECKING:
-    from bsp_platform.sources import Sources
+    from bsp_platform.plan.sources import Sources
 
 Head = Literal["gtad", "2dtan", "lgi", "thumos", "hacs", "actionness", "boundary-peaks", "boundary-head"]
 AnyHeadRecipe = HeadRecipe | GroundingRecipe | TaskRecipe
@@ -38,7 +38,7 @@ AnyHeadRecipe = HeadRecipe | GroundingRecipe | TaskRecipe
 class Task:
     """How one head is trained and scored."""
 
-    data: str  # name of the data set (sources.py)
+    data: str  # name of the data set (plan/sources.py)
     title: str  # for progress and messages
     settings: Callable[[Profile], Any]  # the head's settings in a profile
     work: Callable[..., dict[str, Any]]

@@ -25,8 +25,8 @@ from bsp.pretraining.fusion import FusionSettings
 from bsp.pretraining.loop import TrainSettings
 from bsp.pretraining.pretext import PretextSettings
 from bsp_platform.cluster import Resources
-from bsp_platform.recipes import EncoderRecipe, Stream
-from bsp_platform.resources import laptop_resources, paper_resources
+from bsp_platform.plan.recipes import EncoderRecipe, Stream
+from bsp_platform.plan.resources import laptop_resources, paper_resources
 
 
 @dataclass(frozen=True, kw_only=True)
