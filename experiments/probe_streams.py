@@ -23,13 +23,13 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from bsp.features.store import SNIPPET_FRAMES
-from bsp_platform.heads import load_subset
 from bsp_platform.plain_text import forgiving_streams, printable
 from bsp_platform.plan.options import storage_place
 from bsp_platform.plan.profiles import PROFILES
 from bsp_platform.plan.rows import Row, row_recipes
 from bsp_platform.plan.sources import DataPaths, Sources, load_sources
 from bsp_platform.storage.stages import StageStore, write_json
+from bsp_platform.work.heads import load_subset
 
 ROOT = Path(__file__).resolve().parents[1]
 TARGETS = ("boundary", "cut", "action")

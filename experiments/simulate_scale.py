@@ -185,7 +185,7 @@ def measure_sharing(catalog: Catalog, plans: int, workers: int = 2) -> dict[str,
     """What each of several worker processes holds for itself, and what all share, after planning with a catalog."""
     import ray
 
-    from bsp_platform.cluster import object_store
+    from bsp_platform.work.cluster.start import object_store
 
     @ray.remote(num_cpus=0.5)
     class Planner:
@@ -219,7 +219,7 @@ def _own_and_shared() -> tuple[float, float]:
 
 
 def clip_stream(catalog: Any, size_px: int, length: int, size: Size) -> Any:
-    from bsp_platform.streaming import ClipStream
+    from bsp_platform.work.streaming import ClipStream
 
     return ClipStream(
         catalog=catalog,
@@ -234,8 +234,8 @@ def clip_stream(catalog: Any, size_px: int, length: int, size: Size) -> Any:
 
 def measure_stream(catalog: Any, size_px: int, length: int, size: Size) -> tuple[dict[str, float], list[dict]]:
     """Read a whole stream; sample the object store and this process's memory once a second."""
-    from bsp_platform.cluster import object_store
-    from bsp_platform.streaming import clip_dataset, iterate_batches
+    from bsp_platform.work.cluster.start import object_store
+    from bsp_platform.work.streaming import clip_dataset, iterate_batches
 
     process, samples, seen = psutil.Process(), [], 0
     stream = clip_stream(catalog, size_px, length, size)
@@ -269,7 +269,7 @@ def measure_stream(catalog: Any, size_px: int, length: int, size: Size) -> tuple
 
 def measure_start(catalog: Any, size: Size) -> list[dict[str, float]]:
     """Seconds to the first batch, and growth of the reading process, for a short and for a long stream."""
-    from bsp_platform.streaming import clip_dataset, iterate_batches
+    from bsp_platform.work.streaming import clip_dataset, iterate_batches
 
     rows = []
     for length in (16 * size.batch_size, size.long_stream):
@@ -288,7 +288,7 @@ def run(size: Size, folder: Path, console: TextIO, *, object_store_mb: int) -> d
     """All measurements, as the content of table.json; says on ``console`` where it is."""
     import ray
 
-    from bsp_platform.cluster import start_ray
+    from bsp_platform.work.cluster.start import start_ray
 
     content: dict[str, Any] = {"hardware": hardware(), "load_before": psutil.getloadavg()[0], "catalogs": {}}
     for name, (videos, classes) in size.catalogs.items():

@@ -18,7 +18,7 @@ import numpy as np
 
 from bsp.clips.catalog import Catalog
 from bsp.clips.frame_cache import FrameCache
-from bsp_platform.streaming import ClipStream, clip_dataset, iterate_batches, make_clips
+from bsp_platform.work.streaming import ClipStream, clip_dataset, iterate_batches, make_clips
 
 Batches = Iterator[dict[str, np.ndarray]]
 _AHEAD = 2  # batches per worker that wait for the consumer, as in the DataLoader (its prefetch_factor)
@@ -88,7 +88,7 @@ def torch_batches(catalog: Catalog, stream: ClipStream, workers: int) -> Batches
 
 
 def ray_batches(catalog: Catalog, stream: ClipStream, workers: int) -> Batches:
-    """Ray Data as ``bsp_platform.pretraining`` uses it, with ``workers`` clip makers; needs a running Ray."""
+    """Ray Data as ``bsp_platform.work.pretraining`` uses it, with ``workers`` clip makers; needs a running Ray."""
     dataset = clip_dataset(stream, actors=workers, cpus_per_actor=0.5)
     yield from iterate_batches(dataset, stream.batch_size)
 

@@ -16,7 +16,7 @@ from bsp.datasets.kinetics import load_class_folders, load_kinetics_csv
 from bsp.datasets.pantomime.render import render
 from bsp.video.prepare import PrepareSettings, prepare_video
 from bsp_platform.plan.profiles import mini, smoke
-from bsp_platform.streaming import ClipStream
+from bsp_platform.work.streaming import ClipStream
 
 EMBEDDED = "embedded, videos kept decoded"
 RAW = "340x256, GOP 250"

@@ -25,7 +25,7 @@ from bsp.encoders.tsm import EncoderSettings, build_encoder
 from bsp.pretraining.loop import TrainSettings, make_optimiser, prepare_device, train_steps
 from bsp.pretraining.pretext import PretextModel, PretextSettings, pretext_objective
 from bsp.pretraining.workers import Workers
-from bsp_platform.streaming import ClipStream
+from bsp_platform.work.streaming import ClipStream
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,9 +31,9 @@ def main(data: Path, folder: Path) -> None:
     from faulty_training import RECIPE, Reports, decode_at_pace, stream_of
     from ray.cluster_utils import Cluster
 
-    from bsp_platform import elastic
-    from bsp_platform.cluster import Resources
-    from bsp_platform.pretraining import train_encoder
+    from bsp_platform.work import elastic
+    from bsp_platform.work.cluster.start import Resources
+    from bsp_platform.work.pretraining import train_encoder
 
     store = 100 * 2**20
     cluster = Cluster(

@@ -55,8 +55,8 @@ def ray_session():
     """Ray on two logical CPUs, as on the smallest machine that the README names, and a GPU that is only counted."""
     import ray
 
-    from bsp_platform.cluster import start_ray
-    from bsp_platform.device import LOGICAL_GPUS
+    from bsp_platform.work.cluster.device import LOGICAL_GPUS
+    from bsp_platform.work.cluster.start import start_ray
 
     with pytest.MonkeyPatch.context() as patch:  # for Ray's processes, not for this one
         patch.setenv(LOGICAL_GPUS, "1")

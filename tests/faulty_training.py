@@ -21,10 +21,10 @@ from bsp.encoders.tsm import EncoderSettings
 from bsp.pretraining.loop import TrainSettings, make_optimiser, train_steps
 from bsp.pretraining.pretext import PretextSettings
 from bsp.pretraining.workers import Workers
-from bsp_platform.cluster import Resources
 from bsp_platform.plan.recipes import EncoderRecipe
-from bsp_platform.pretraining import TrainJob, start_training
-from bsp_platform.streaming import ClipStream, make_clips
+from bsp_platform.work.cluster.start import Resources
+from bsp_platform.work.pretraining import TrainJob, start_training
+from bsp_platform.work.streaming import ClipStream, make_clips
 
 sys.path.append(str(Path(__file__).parent))
 from ray_processes import MARK, listening, ray_processes

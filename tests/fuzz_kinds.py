@@ -349,14 +349,14 @@ def _probe_caches(folder: Path) -> list[bytes]:
 
 
 def _states(folder: Path) -> list[bytes]:
-    from bsp_platform.pretraining import save_state
+    from bsp_platform.work.pretraining import save_state
 
     save_state({"step": 5}, folder)
     return [(folder / "state.json").read_bytes()]
 
 
 def _state(path: Path) -> Any:
-    from bsp_platform.pretraining import load_state
+    from bsp_platform.work.pretraining import load_state
 
     folder = path.parent / NAME
     folder.mkdir(exist_ok=True)

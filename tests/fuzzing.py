@@ -148,7 +148,7 @@ def child(names: Sequence[str], seed: int, first: int, count: int) -> None:
     import torch
 
     import bsp.encoders.checkpoints  # noqa: F401
-    import bsp_platform.pretraining  # noqa: F401
+    import bsp_platform.work.pretraining  # noqa: F401
 
     torch.set_num_threads(1)
     # What libraries write goes nowhere; the answers keep their place.

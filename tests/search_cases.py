@@ -50,8 +50,8 @@ def tiny_profile():
 
 def train_plainly(recipe: EncoderRecipe, catalog, probe=None) -> dict[str, torch.Tensor]:
     """The weights that the plain loop gives, without Ray; ``probe`` is called after every step."""
-    from bsp_platform.pretraining import build_model
-    from bsp_platform.streaming import ClipStream, make_clips
+    from bsp_platform.work.pretraining import build_model
+    from bsp_platform.work.streaming import ClipStream, make_clips
 
     torch.manual_seed(recipe.seed * 1000)
     model, settings = build_model(recipe), recipe.train

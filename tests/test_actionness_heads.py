@@ -11,8 +11,8 @@ from bsp.errors import AnnotationError
 from bsp.features.store import FeatureInfo, write_features
 from bsp.localization.actionness import ActionnessSettings
 from bsp.metrics.actionness import evaluate_actionness
-from bsp_platform.actionness_heads import train_and_score_actionness
 from bsp_platform.plan.recipes import EncoderRecipe, FeatureRecipe, TaskRecipe
+from bsp_platform.work.actionness_heads import train_and_score_actionness
 
 SNIPPETS, FPS = 30, 12.0
 FRAMES = 8 * SNIPPETS + 5  # 20.41 s: 102 segments of 0.2 s

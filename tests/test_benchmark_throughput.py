@@ -21,7 +21,7 @@ from throughput_sources import EMBEDDED, PREPARED, RAW, Source
 
 from bsp.clips.augment import AugmentSettings
 from bsp.clips.plan import ClipSettings
-from bsp_platform.streaming import ClipStream, make_clips
+from bsp_platform.work.streaming import ClipStream, make_clips
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,8 @@ from bsp.errors import AnnotationError, TooManyBroken
 from bsp.features.store import FeatureInfo, write_features
 from bsp.localization.boundaries import BoundaryHeadSettings, PeakSettings
 from bsp.metrics.boundaries import evaluate_boundaries
-from bsp_platform.boundary_heads import train_and_score_boundaries
 from bsp_platform.plan.recipes import EncoderRecipe, FeatureRecipe, TaskRecipe
+from bsp_platform.work.boundary_heads import train_and_score_boundaries
 
 SNIPPETS, FPS = 15, 12.0
 DURATION_S = 8 * SNIPPETS / FPS

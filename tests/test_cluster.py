@@ -2,8 +2,8 @@
 
 import pytest
 
-from bsp_platform.cluster import Resources
 from bsp_platform.plan.resources import laptop_resources
+from bsp_platform.work.cluster.start import Resources
 
 
 def test_a_row_needs_the_widest_of_its_stages():

@@ -179,7 +179,9 @@ def test_spot_is_a_line_to_uncomment_for_each_type_of_worker(text: str, config: 
         assert node == config["available_node_types"][name]  # nothing else changed
     prepare_and_validate(spot)
     assert problems(spot) == []
-    notices = [command for command in config["worker_start_ray_commands"] if "bsp_platform.spot_notice" in command]
+    notices = [
+        command for command in config["worker_start_ray_commands"] if "bsp_platform.work.cluster.spot_notice" in command
+    ]
     assert len(notices) == 1  # workers tell Ray of EC2's notice ...
     assert "'export RAY_TRAIN_ENABLE_PREEMPTION_WATCHER=1'" in " ".join(config["setup_commands"])  # ... and Train asks
 

@@ -7,7 +7,7 @@ import torch
 from click.testing import CliRunner
 
 from bsp.pretraining.loop import prepare_device
-from bsp_platform.device import LOGICAL_GPUS, assigned_device, local_device, local_gpus
+from bsp_platform.work.cluster.device import LOGICAL_GPUS, assigned_device, local_device, local_gpus
 
 
 @pytest.fixture
@@ -96,7 +96,7 @@ def test_bsp_train_refuses_cuda_before_it_reads_anything(no_gpu, tmp_path):
 
 
 def test_devices_are_chosen_in_one_place():
-    """Only device.py asks whether there is a GPU, and nothing but tests sets the variable."""
+    """Only cluster/device.py asks whether there is a GPU, and nothing but tests sets the variable."""
     root = Path(__file__).resolve().parents[1]
     files = [*(root / "bsp").rglob("*.py"), *(root / "platform").rglob("*.py")]
     asking = {

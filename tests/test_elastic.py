@@ -11,8 +11,8 @@ from ray.train.v2._internal.execution.failure_handling import FailureDecision
 from ray.train.v2.api.exceptions import WorkerGroupError
 
 from bsp.errors import TooManyBroken
-from bsp_platform.cluster import Resources
-from bsp_platform.elastic import FAILURES, LOST_NODES, Budgets, answers, fitting_size, passes, sizes_of
+from bsp_platform.work.cluster.start import Resources
+from bsp_platform.work.elastic import FAILURES, LOST_NODES, Budgets, answers, fitting_size, passes, sizes_of
 
 LOST_PROCESS = WorkerHealthCheckFailedError("a check failed", ray.exceptions.ActorDiedError())
 

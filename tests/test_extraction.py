@@ -11,11 +11,11 @@ import pytest
 from bsp.encoders.tsm import EncoderSettings, build_encoder
 from bsp.errors import TooManyBroken
 from bsp.features.store import extract_features, read_features, read_features_h5
-from bsp_platform import extraction, gpu_extraction
-from bsp_platform.cluster import Resources
-from bsp_platform.extraction import extract_dataset
 from bsp_platform.plan.recipes import EncoderRecipe, FeatureRecipe
-from bsp_platform.pretraining import train_encoder
+from bsp_platform.work import extraction, gpu_extraction
+from bsp_platform.work.cluster.start import Resources
+from bsp_platform.work.extraction import extract_dataset
+from bsp_platform.work.pretraining import train_encoder
 
 sys.path.append(str(Path(__file__).parent))
 from make_videos import numbered_frames, spoil_slice, write_video
@@ -85,7 +85,7 @@ def test_too_many_broken_videos_stop_with_the_list(ray_session, tiny_untrimmed, 
 
 @pytest.mark.ray
 def test_one_broken_video_is_counted_and_named(ray_session, tiny_untrimmed, weights, tmp_path, monkeypatch):
-    monkeypatch.setattr("bsp_platform.extraction.MAX_BROKEN_SHARE", 0.2)
+    monkeypatch.setattr("bsp_platform.work.extraction.MAX_BROKEN_SHARE", 0.2)
     data = broken_copy(tiny_untrimmed, tmp_path / "videos", victims=1)
     (tmp_path / "features").mkdir()
     facts = extract_dataset(tmp_path / "features", RECIPE, weights, data, Resources(), lambda progress: None)
@@ -142,7 +142,7 @@ def test_on_a_gpu_a_video_alone_and_among_others_and_after_a_stop_gives_the_same
 def test_on_a_gpu_broken_videos_are_named_and_too_many_stop_with_the_list(
     ray_session, tiny_untrimmed, weights, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("bsp_platform.extraction.MAX_BROKEN_SHARE", 0.2)
+    monkeypatch.setattr("bsp_platform.work.extraction.MAX_BROKEN_SHARE", 0.2)
     one = broken_copy(tiny_untrimmed, tmp_path / "one", victims=1)
     (tmp_path / "features").mkdir()
     facts = extract_dataset(tmp_path / "features", RECIPE, weights, one, ON_A_GPU, lambda progress: None)

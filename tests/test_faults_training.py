@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from bsp_platform.cluster import Resources
-from bsp_platform.pretraining import train_encoder
 from bsp_platform.storage.errors import StorageFull
+from bsp_platform.work.cluster.start import Resources
+from bsp_platform.work.pretraining import train_encoder
 
 sys.path.append(str(Path(__file__).parent))
 from faulty_training import (

@@ -11,13 +11,13 @@ import torch
 from click.testing import CliRunner
 
 from bsp.encoders.tsm import EncoderSettings, build_encoder
-from bsp_platform.heads import convert_class_scores, read_class_scores
 from bsp_platform.plan.options import experiment_command
 from bsp_platform.plan.profiles import paper, smoke
 from bsp_platform.plan.recipes import EncoderRecipe
 from bsp_platform.plan.sources import _vanilla_weights
-from bsp_platform.pretraining import given_encoder, load_encoder
 from bsp_platform.storage.stages import file_sha256
+from bsp_platform.work.heads import convert_class_scores, read_class_scores
+from bsp_platform.work.pretraining import given_encoder, load_encoder
 
 WIDTH_8 = EncoderSettings(depth=18, width=8)
 

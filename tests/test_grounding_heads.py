@@ -14,8 +14,8 @@ from bsp.localization.grounding.lgi import LGISettings
 from bsp.localization.grounding.tan2d import TAN2DSettings
 from bsp.localization.grounding.words import WordVectors
 from bsp.metrics.grounding import evaluate_grounding
-from bsp_platform.grounding_heads import train_and_ground
 from bsp_platform.plan.recipes import EncoderRecipe, FeatureRecipe, GroundingRecipe
+from bsp_platform.work.grounding_heads import train_and_ground
 
 VERBS = ("waves", "squats", "kicks", "walks")
 SNIPPETS, DURATION_S = 12, 8.0

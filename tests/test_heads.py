@@ -11,8 +11,8 @@ from bsp.errors import AnnotationError
 from bsp.features.store import FeatureInfo, write_features
 from bsp.localization.gtad.network import GTADSettings
 from bsp.metrics.detection import evaluate_detection
-from bsp_platform import heads
 from bsp_platform.plan.recipes import ClassScoresRecipe, EncoderRecipe, FeatureRecipe, HeadRecipe
+from bsp_platform.work import heads
 
 
 def info_of(video_id: str, frames: int, snippets: int, width: int) -> FeatureInfo:

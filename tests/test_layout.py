@@ -114,7 +114,7 @@ def test_bsp_loads_neither_ray_nor_mlflow() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["bsp.video.prepare", "bsp.datasets.pantomime.render", "bsp.clips.catalog", "bsp_platform.streaming"]
+    "module", ["bsp.video.prepare", "bsp.datasets.pantomime.render", "bsp.clips.catalog", "bsp_platform.work.streaming"]
 )
 def test_processes_that_only_read_and_write_videos_do_not_load_pytorch(module: str) -> None:
     """It costs each of them 2 s and 250 MB; there is one on every core."""

@@ -14,7 +14,7 @@ import psutil
 import pytest
 from click.testing import CliRunner
 
-from bsp_platform.device import LOGICAL_GPUS
+from bsp_platform.work.cluster.device import LOGICAL_GPUS
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "experiments" / "benchmarks"
 HEADS = {

@@ -14,7 +14,7 @@ import pytest
 sys.path.append(str(Path(__file__).parent))
 from ray_processes import LOOPBACK, MARK, listening
 
-from bsp_platform import loopback
+from bsp_platform.work.cluster import loopback
 
 
 def answer(port: int, path: str) -> bytes:
@@ -93,7 +93,7 @@ def test_a_long_folder_for_temporary_files_is_not_used(tmp_path, monkeypatch):
     long.mkdir()
     monkeypatch.setenv("RAY_TMPDIR", str(long))
     done = subprocess.run(
-        [sys.executable, "-c", "from bsp_platform.loopback import private_folder; print(private_folder())"],
+        [sys.executable, "-c", "from bsp_platform.work.cluster.loopback import private_folder; print(private_folder())"],
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert Path(done.stdout.strip()).parent == Path("/tmp")

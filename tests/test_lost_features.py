@@ -15,11 +15,11 @@ sys.path.append(str(Path(__file__).parent))
 from row_without_ray import row, undisturbed  # noqa: F401 (fixtures)
 from s3_server import BUCKET, s3_server
 
-from bsp_platform import probe
 from bsp_platform.cli import main
-from bsp_platform.heads import load_subset, make_class_scores, read_streams, train_and_score
-from bsp_platform.listed_features import has_features, listed_files, read_listed
 from bsp_platform.storage.stages import StageDamaged, StageStore
+from bsp_platform.work import probe
+from bsp_platform.work.heads import load_subset, make_class_scores, read_streams, train_and_score
+from bsp_platform.work.listed_features import has_features, listed_files, read_listed
 
 ROOT = Path(__file__).parents[1]
 
@@ -182,7 +182,7 @@ def test_a_build_whose_files_are_gone_when_it_ends_is_not_published(tmp_path):
 
 
 def test_only_one_module_reads_features_for_heads():
-    """Whoever reads features of a stage must compare them with its manifest: through listed_features.py."""
+    """Whoever reads features of a stage must compare them with its manifest: through work/listed_features.py."""
     reads = re.compile(r"\b(read_features|read_features_h5|is_complete)\(")
     sources = [*(ROOT / "platform" / "bsp_platform").glob("*.py"), *(ROOT / "experiments").glob("*.py")]
     found = {path.name for path in sources if reads.search(path.read_text())}

@@ -275,7 +275,7 @@ def test_by_ray_data(root, tmp_path, ray_session, capsys):
     from click.testing import CliRunner
 
     from bsp_platform.cli import main
-    from bsp_platform.preparing import REPORT, prepare_folder
+    from bsp_platform.work.preparing import REPORT, prepare_folder
 
     def run(*options: str):
         command = [
@@ -331,7 +331,7 @@ def test_by_ray_data(root, tmp_path, ray_session, capsys):
 
 
 def test_progress_in_a_line():
-    from bsp_platform.preparing import Progress
+    from bsp_platform.work.preparing import Progress
 
     progress = Progress(total=1000, began=time.time() - 10)
     row = {

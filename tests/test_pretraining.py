@@ -10,10 +10,10 @@ from bsp.clips.plan import BoundaryKind, ClipSettings
 from bsp.encoders.tsm import EncoderSettings
 from bsp.pretraining.loop import TrainSettings
 from bsp.pretraining.pretext import PretextSettings
-from bsp_platform.cluster import Resources
 from bsp_platform.plan.recipes import EncoderRecipe
-from bsp_platform.pretraining import load_encoder, load_state, newest_whole_state, save_state, train_encoder
-from bsp_platform.streaming import ClipStream
+from bsp_platform.work.cluster.start import Resources
+from bsp_platform.work.pretraining import load_encoder, load_state, newest_whole_state, save_state, train_encoder
+from bsp_platform.work.streaming import ClipStream
 
 KINDS = (BoundaryKind.DIFF_CLASS, BoundaryKind.SAME_SPEED)
 
@@ -94,7 +94,7 @@ def test_workers_that_cannot_share_a_batch_are_refused_before_anything_starts(tm
 
 def test_a_student_starts_as_its_action_teacher_and_needs_the_same_encoder(tmp_path):
     from bsp.pretraining.fusion import FusionSettings
-    from bsp_platform.pretraining import TrainJob, start_training
+    from bsp_platform.work.pretraining import TrainJob, start_training
 
     teachers, paths = [], []
     for seed in (4, 5):

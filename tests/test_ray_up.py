@@ -113,7 +113,7 @@ for _ in range(100):
 print("RESULT", *names)
 """
 
-# EC2's metadata service, as far as spot_notice.py asks it. The notice is there once the file says so.
+# EC2's metadata service, as far as cluster/spot_notice.py asks it. The notice is there once the file says so.
 _METADATA = """
 import http.server, pathlib
 notice = pathlib.Path("/mnt/lab/notice")

@@ -8,9 +8,9 @@ from types import SimpleNamespace
 import pytest
 
 from bsp.errors import AnnotationError
-from bsp_platform.data_context import data_context
 from bsp_platform.failures import reason, reason_of_trial, remembered
 from bsp_platform.storage.errors import StorageFull
+from bsp_platform.work.data_context import data_context
 
 
 def fails(batch):

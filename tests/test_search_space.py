@@ -97,8 +97,8 @@ def test_a_distilled_student_of_another_tau_has_an_action_teacher_of_that_tau():
 
 
 def test_features_come_from_eight_frames_whatever_tau(tiny_untrimmed, tmp_path):
-    from bsp_platform.extraction import ExtractionJob, Extractor
-    from bsp_platform.pretraining import save_encoder
+    from bsp_platform.work.extraction import ExtractionJob, Extractor
+    from bsp_platform.work.pretraining import save_encoder
 
     video = tiny_untrimmed.videos[0]
     recipe = EncoderRecipe(encoder=dataclasses.replace(WIDTH_8, frames=4), seed=3)

@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from bsp_platform.spot_notice import metadata, seconds_left, watch
+from bsp_platform.work.cluster.spot_notice import metadata, seconds_left, watch
 
 
 @pytest.fixture

@@ -235,7 +235,7 @@ def test_addresses_that_cannot_be_used_are_refused(server, tmp_path, monkeypatch
 def test_a_damaged_checkpoint_on_s3_gives_way_to_the_one_before(server, address, tmp_path, capsys):
     from ray.train import Checkpoint
 
-    from bsp_platform.pretraining import newest_whole_state, save_state
+    from bsp_platform.work.pretraining import newest_whole_state, save_state
 
     store = StageStore(address)
     for step in (1, 2):

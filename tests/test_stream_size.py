@@ -2,8 +2,8 @@
 
 import pytest
 
-from bsp_platform.cluster import Resources
-from bsp_platform.stream_size import (
+from bsp_platform.work.cluster.start import Resources
+from bsp_platform.work.cluster.stream_size import (
     clip_bytes,
     plan_within,
     room_of_stream,

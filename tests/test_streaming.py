@@ -12,8 +12,8 @@ import pytest
 from bsp.clips.augment import AugmentSettings, augment_clip
 from bsp.clips.plan import BoundaryKind, ClipSettings, plan_clip
 from bsp.clips.synthesis import decode, synthesise
-from bsp_platform.stream_size import stream_size
-from bsp_platform.streaming import (
+from bsp_platform.work.cluster.stream_size import stream_size
+from bsp_platform.work.streaming import (
     BoundInFlight,
     ClipSpans,
     ClipStream,
@@ -206,7 +206,7 @@ def test_a_slow_trainer_of_large_clips_leaves_the_store_within_its_bound(ray_ses
 
     Ray's node manager counts, not we.
     """
-    from bsp_platform.cluster import object_store
+    from bsp_platform.work.cluster.start import object_store
 
     stream = replace(stream_of(ray_session.put(tiny_catalog), 93_750 * 128, 128), augment=AugmentSettings(size_px=224))
     before, used, done = object_store(), [], threading.Event()

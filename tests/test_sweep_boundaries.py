@@ -15,11 +15,11 @@ from bsp.encoders.tsm import build_encoder
 from bsp.figures.sweep import SweepTrial, draw_parallel, draw_responses
 from bsp_platform.plan.options import Options
 from bsp_platform.plan.sources import DataPaths
-from bsp_platform.probe import ProbeSettings, load_probe_videos, score_encoder
 from bsp_platform.search import Halving, Ledger, Proposals, Trial, compared_with, rung_steps, sequence
 from bsp_platform.search_space import all_settings, plan_trial, read_space
 from bsp_platform.search_tables import proxy_quality, quality_note, spearman
 from bsp_platform.storage.stages import StageStore
+from bsp_platform.work.probe import ProbeSettings, load_probe_videos, score_encoder
 
 sys.path.append(str(Path(__file__).parent))
 from ray_processes import MARK, training_processes

@@ -23,9 +23,6 @@ from bsp.localization.boundaries import BoundaryHeadSettings, PeakSettings
 from bsp.localization.grounding.tan2d import TAN2DSettings
 from bsp.localization.gtad.network import GTADSettings
 from bsp.localization.gtad.windows import WindowSettings
-from bsp_platform import grounding_heads, heads, window_heads
-from bsp_platform.actionness_heads import train_and_score_actionness
-from bsp_platform.boundary_heads import train_and_score_boundaries
 from bsp_platform.plan.recipes import (
     ClassScoresFile,
     EncoderRecipe,
@@ -34,6 +31,9 @@ from bsp_platform.plan.recipes import (
     HeadRecipe,
     TaskRecipe,
 )
+from bsp_platform.work import grounding_heads, heads, window_heads
+from bsp_platform.work.actionness_heads import train_and_score_actionness
+from bsp_platform.work.boundary_heads import train_and_score_boundaries
 
 sys.path.append(str(Path(__file__).parent))
 from test_feature_record import UNEVEN

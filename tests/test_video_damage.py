@@ -18,7 +18,7 @@ from bsp.clips.plan import BoundaryKind, ClipSettings, plan_clip
 from bsp.datasets.kinetics import load_class_folders
 from bsp.errors import VideoDecodeError, VideoError, VideoOpenError
 from bsp.video import read as video
-from bsp_platform.streaming import ClipStream, make_clips
+from bsp_platform.work.streaming import ClipStream, make_clips
 
 sys.path.append(str(Path(__file__).parent))
 from make_videos import numbered_frames, read_numbers, spoil_slice, write_video

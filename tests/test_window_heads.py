@@ -14,8 +14,8 @@ from bsp.features.record import seconds_at
 from bsp.features.store import FeatureInfo, write_features
 from bsp.localization.gtad.windows import WindowSettings
 from bsp.metrics.detection import THUMOS_TIOUS, evaluate_detection
-from bsp_platform import heads, window_heads
 from bsp_platform.plan.recipes import EncoderRecipe, FeatureRecipe, TaskRecipe
+from bsp_platform.work import heads, window_heads
 
 NAMES = ("kick", "wave")
 FPS, STRIDE = 12.5, 8  # a snippet is 0.64 s

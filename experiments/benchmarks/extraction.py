@@ -25,15 +25,15 @@ from bsp.datasets.activitynet import LocalizationDataset, UntrimmedVideo
 from bsp.encoders.tsm import EncoderSettings, build_encoder
 from bsp.features.snippet_encoder import BATCH_SNIPPETS
 from bsp.features.store import VideoSnippets, encode_snippets
-from bsp_platform.device import DEVICES, logical_gpus
-from bsp_platform.extraction import extract_dataset
 from bsp_platform.plan.options import Options
 from bsp_platform.plan.profiles import paper
 from bsp_platform.plan.recipes import EncoderRecipe, FeatureRecipe
 from bsp_platform.plan.sources import DataPaths
-from bsp_platform.planning import Plan, make_plan, start_planned, this_machine
-from bsp_platform.pretraining import save_encoder
 from bsp_platform.tables import hardware
+from bsp_platform.work.cluster.device import DEVICES, logical_gpus
+from bsp_platform.work.cluster.planning import Plan, make_plan, start_planned, this_machine
+from bsp_platform.work.extraction import extract_dataset
+from bsp_platform.work.pretraining import save_encoder
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 from throughput_videos import make_kinetics_like

@@ -20,8 +20,8 @@ import click
 import torch
 
 from bsp.encoders.tsm import EncoderSettings, macs_per_clip
-from bsp_platform.device import DEVICES, local_device
 from bsp_platform.tables import hardware
+from bsp_platform.work.cluster.device import DEVICES, local_device
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 from throughput_training import Variant, measure_steps

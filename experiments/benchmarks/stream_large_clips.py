@@ -39,20 +39,20 @@ from bsp.clips.plan import ClipSettings  # noqa: E402
 from bsp.datasets.kinetics import load_class_folders, load_kinetics_csv  # noqa: E402
 from bsp.datasets.pantomime.render import render  # noqa: E402
 from bsp.video.prepare import PrepareSettings, prepare_video  # noqa: E402
-from bsp_platform.bottleneck import MakerTimes  # noqa: E402
-from bsp_platform.cluster import object_store, start_ray  # noqa: E402
 from bsp_platform.plan.profiles import smoke  # noqa: E402
 from bsp_platform.ray_log import RayLog  # noqa: E402
 from bsp_platform.storage.stages import write_json  # noqa: E402
-from bsp_platform.stream_size import MIB, clip_bytes, stream_size  # noqa: E402
-from bsp_platform.streaming import (  # noqa: E402
+from bsp_platform.tables import hardware  # noqa: E402
+from bsp_platform.work.bottleneck import MakerTimes  # noqa: E402
+from bsp_platform.work.cluster.start import object_store, start_ray  # noqa: E402
+from bsp_platform.work.cluster.stream_size import MIB, clip_bytes, stream_size  # noqa: E402
+from bsp_platform.work.streaming import (  # noqa: E402
     ClipStream,
     clip_dataset,
     iterate_batches,
     make_clips,
     size_of_stream,
 )
-from bsp_platform.tables import hardware  # noqa: E402
 
 RESULTS = EXPERIMENTS.parent / "results"
 SIZE_PX = 224

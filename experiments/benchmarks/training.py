@@ -31,17 +31,17 @@ from bsp.pretraining.loop import TrainSettings, make_optimiser, prepare_device, 
 from bsp.pretraining.prefetch import empty_for
 from bsp.pretraining.pretext import PretextModel, PretextSettings, pretext_objective
 from bsp.video.prepare import PrepareSettings, prepare_video
-from bsp_platform.device import DEVICES, local_device
 from bsp_platform.plan.profiles import paper
-from bsp_platform.planning import make_plan, this_machine
-from bsp_platform.streaming import ClipStream, clip_dataset, iterate_batches, make_clips
 from bsp_platform.tables import hardware
+from bsp_platform.work.cluster.device import DEVICES, local_device
+from bsp_platform.work.cluster.planning import make_plan, this_machine
+from bsp_platform.work.streaming import ClipStream, clip_dataset, iterate_batches, make_clips
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 from throughput_training import StepRunner, Variant
 from throughput_videos import make_kinetics_like
 
-from bsp_platform.cluster import object_store, start_ray
+from bsp_platform.work.cluster.start import object_store, start_ray
 
 
 def prepared(work: Path, videos: int) -> Path:

@@ -55,7 +55,7 @@ def layout_options(command: Callable) -> Callable:
 def export_command(layout: Any, folder: Path, out: Path, prefix: str, cells: int | None) -> None:
     """Write features for another project."""
     from bsp.features.interchange import export_features
-    from bsp_platform.listed_features import check_listed
+    from bsp_platform.work.listed_features import check_listed
 
     check_listed(folder)
     done = export_features(folder, out, layout=layout, prefix=prefix, cells=cells)

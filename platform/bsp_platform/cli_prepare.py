@@ -12,7 +12,7 @@ from bsp_platform.cli_common import a_number
 from bsp_platform.plain_text import say
 
 if TYPE_CHECKING:
-    from bsp_platform.preparing import Progress
+    from bsp_platform.work.preparing import Progress
 
 _EVERY_S = 10.0  # between two lines of progress
 
@@ -50,9 +50,9 @@ def prepare(
     from bsp.video.prepare import PrepareSettings
     from bsp.video.prepared_folder import find_videos, open_folder
     from bsp.video.read import damage_line
-    from bsp_platform.cluster import start_ray
-    from bsp_platform.preparing import RAY_LOG, REPORT, prepare_folder
     from bsp_platform.ray_log import RayLog
+    from bsp_platform.work.cluster.start import start_ray
+    from bsp_platform.work.preparing import RAY_LOG, REPORT, prepare_folder
 
     settings = PrepareSettings(short_side_px=short_side, keyframe_interval=keyframe_interval, crf=crf)
     root, names, others = find_videos(videos)

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from bsp_platform.cli_common import INPUT_FILE, INPUT_FOLDER, FileCommandGroup, print_percentages
-from bsp_platform.device import DEVICES, Device, local_device
 from bsp_platform.plain_text import say
+from bsp_platform.work.cluster.device import DEVICES, Device, local_device
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -103,16 +103,16 @@ def gtad(
     from dataclasses import replace
 
     from bsp.datasets.activitynet import load_activitynet
-    from bsp_platform.heads import (
+    from bsp_platform.plan.profiles import PROFILES
+    from bsp_platform.plan.recipes import TaskRecipe
+    from bsp_platform.storage.stages import file_sha256
+    from bsp_platform.work.heads import (
         CLASS_SCORES,
         convert_class_scores,
         make_class_scores,
         require_instances,
         train_and_score,
     )
-    from bsp_platform.plan.profiles import PROFILES
-    from bsp_platform.plan.recipes import TaskRecipe
-    from bsp_platform.storage.stages import file_sha256
 
     expect = check_features(folders)
     data = load_activitynet(annotations, None)
@@ -156,9 +156,9 @@ def grounding(
     """2D-TAN or LGI: train on Charades-STA's training split, ground the test sentences, evaluate by its protocol."""
     from bsp.datasets.charades_sta import load_charades_sta
     from bsp.localization.grounding.words import load_glove
-    from bsp_platform.grounding_heads import train_and_ground
     from bsp_platform.plan.profiles import PROFILES
     from bsp_platform.plan.recipes import GroundingRecipe
+    from bsp_platform.work.grounding_heads import train_and_ground
 
     expect = check_features(folders)
     data = load_charades_sta(charades)
@@ -184,7 +184,7 @@ def grounding(
 def check_features(folders: tuple[Path, ...]) -> dict[str, Any]:
     """Say what the streams are; refuse folders of mixed features. Returns what the heads may expect of every record."""
     from bsp.features.interchange import uniform_record
-    from bsp_platform.listed_features import check_listed
+    from bsp_platform.work.listed_features import check_listed
 
     records = []
     for folder in folders:
@@ -213,7 +213,7 @@ def videos_without_features(
     ValueError if none is left, or more than ``max_missing`` percent are without.
     """
     from bsp.files.spelling import name_remark
-    from bsp_platform.listed_features import has_features
+    from bsp_platform.work.listed_features import has_features
 
     without = {i for i in video_ids if not all(has_features(folder, i) for folder in folders)}
     if len(without) == len(set(video_ids)):

@@ -27,7 +27,7 @@ from bsp_platform.plain_text import say
 def steps(crosstask: Path, **common: Any) -> None:
     """Step localisation: a linear classifier of actionness on CrossTask, our 3:1 split, framewise AP."""
     from bsp.datasets.crosstask import load_crosstask
-    from bsp_platform.actionness_heads import train_and_score_actionness
+    from bsp_platform.work.actionness_heads import train_and_score_actionness
 
     release = crosstask / "crosstask_release"
     data = load_crosstask(release if release.is_dir() else crosstask)
@@ -46,7 +46,7 @@ def steps(crosstask: Path, **common: Any) -> None:
 def boundaries(gebd: Path, way: Literal["peaks", "head"], **common: Any) -> None:
     """Event boundaries: train on Kinetics-GEBD's training clips, F1 on its validation clips (challenge rules)."""
     from bsp.datasets.gebd import load_gebd_folder
-    from bsp_platform.boundary_heads import train_and_score_boundaries
+    from bsp_platform.work.boundary_heads import train_and_score_boundaries
 
     settings = "peaks" if way == "peaks" else "boundary_head"
     data = load_gebd_folder(gebd, find_files=False)
@@ -60,8 +60,8 @@ def boundaries(gebd: Path, way: Literal["peaks", "head"], **common: Any) -> None
 def thumos(thumos: Path, class_scores: Path | None, **common: Any) -> None:
     """G-TAD on windows: train on THUMOS-14's validation videos, detect in its test videos, mAP at 0.3:0.1:0.7."""
     from bsp.datasets.thumos14 import TEST, TRAINING, load_thumos14
-    from bsp_platform.heads import CLASS_SCORES, convert_class_scores, make_class_scores
-    from bsp_platform.window_heads import train_and_score_windows
+    from bsp_platform.work.heads import CLASS_SCORES, convert_class_scores, make_class_scores
+    from bsp_platform.work.window_heads import train_and_score_windows
 
     def classes(folder: Path, data: Any, expect: dict[str, Any]) -> Path:
         if class_scores is None:

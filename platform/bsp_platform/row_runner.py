@@ -16,19 +16,19 @@ from typing import Any, TypeVar
 
 from bsp.clips.plan import plan_clip
 from bsp.files.text import parse_json
-from bsp_platform.cluster import Resources
-from bsp_platform.device import assigned_device
-from bsp_platform.extraction import extract_dataset
-from bsp_platform.heads import CLASS_SCORES, convert_class_scores, make_class_scores
 from bsp_platform.plan.recipes import ClassScoresFile, ClassScoresRecipe, EncoderRecipe, FeatureRecipe
 from bsp_platform.plan.rows import Cell, RowRecipes
 from bsp_platform.plan.tasks import TASKS, AnyHeadRecipe, Head
-from bsp_platform.pretraining import WEIGHTS, given_encoder, train_encoder
-from bsp_platform.probe import BoundaryProbe
 from bsp_platform.storage.errors import StageDamaged, causes
 from bsp_platform.storage.manifests import PROGRESS, result_files
 from bsp_platform.storage.stages import StageStore
-from bsp_platform.streaming import ClipStream
+from bsp_platform.work.cluster.device import assigned_device
+from bsp_platform.work.cluster.start import Resources
+from bsp_platform.work.extraction import extract_dataset
+from bsp_platform.work.heads import CLASS_SCORES, convert_class_scores, make_class_scores
+from bsp_platform.work.pretraining import WEIGHTS, given_encoder, train_encoder
+from bsp_platform.work.probe import BoundaryProbe
+from bsp_platform.work.streaming import ClipStream
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")

@@ -10,11 +10,11 @@ import statistics
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bsp_platform.heads import HISTORY, SCORES
-from bsp_platform.probe import PROBE
 from bsp_platform.search import Trial
 from bsp_platform.search_space import shown
 from bsp_platform.tracking.tracker import Tracker
+from bsp_platform.work.heads import HISTORY, SCORES
+from bsp_platform.work.probe import PROBE
 
 if TYPE_CHECKING:
     from bsp_platform.search_state import Search

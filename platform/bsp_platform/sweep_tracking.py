@@ -7,15 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bsp_platform.bottleneck import SHARES
-from bsp_platform.heads import HISTORY
 from bsp_platform.plan.options import Options
 from bsp_platform.plan.profiles import Profile
 from bsp_platform.plan.rows import Cell, Experiment, Row, RowRecipes
 from bsp_platform.plan.sources import Sources
-from bsp_platform.pretraining import WEIGHTS
 from bsp_platform.storage.stages import MANIFEST, StageStore, as_plain, recipe_hash
 from bsp_platform.tracking.tracker import Tracker, mlflow_name
+from bsp_platform.work.bottleneck import SHARES
+from bsp_platform.work.heads import HISTORY
+from bsp_platform.work.pretraining import WEIGHTS
 
 
 class SweepTracking:

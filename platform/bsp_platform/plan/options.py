@@ -9,10 +9,10 @@ from pathlib import Path
 
 import click
 
-from bsp_platform.device import DEVICES, Device
 from bsp_platform.plain_text import forgiving_streams, say
 from bsp_platform.plan.profiles import PROFILES, Profile
 from bsp_platform.plan.sources import FOLDERS, DataPaths
+from bsp_platform.work.cluster.device import DEVICES, Device
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,9 +24,9 @@ from bsp.localization.gtad.windows import WindowSettings
 from bsp.pretraining.fusion import FusionSettings
 from bsp.pretraining.loop import TrainSettings
 from bsp.pretraining.pretext import PretextSettings
-from bsp_platform.cluster import Resources
 from bsp_platform.plan.recipes import EncoderRecipe, Stream
 from bsp_platform.plan.resources import laptop_resources, paper_resources
+from bsp_platform.work.cluster.start import Resources
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +53,7 @@ class Profile:
     tan2d: TAN2DSettings
     lgi: LGISettings
     word_width: int  # of word embeddings that are learnt, without a GloVe file
-    # From the number of training workers and the device, "cpu" or "cuda": what a row would like (planning.py fits it).
+    # From the number of training workers and the device, "cpu" or "cuda": what a row would like (cluster/planning.py fits it).
     resources: Callable[[int, str], Resources]
     # Of the encoder's arithmetic in extraction; part of the result, so it belongs to the profile and not to the device.
     feature_precision: Precision = "float32"

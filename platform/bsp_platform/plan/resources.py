@@ -1,10 +1,10 @@
-"""What a row of a sweep would like to have, by profile and device. planning.py fits it to the machine."""
+"""What a row of a sweep would like to have, by profile and device. cluster/planning.py fits it to the machine."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from bsp_platform.cluster import Resources
+from bsp_platform.work.cluster.start import Resources
 
 # Choice: four rows of the embedded profiles share a GPU. Their networks are so small that a step waits for its kernels
 # to be launched, which a GPU can take from several processes in turns; more than four gain little, and each holds

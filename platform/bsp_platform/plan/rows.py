@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from bsp_platform.heads import SCORES
 from bsp_platform.plan.profiles import Profile
 from bsp_platform.plan.recipes import ClassScoresFile, ClassScoresRecipe, EncoderRecipe, FeatureRecipe, Stream
 from bsp_platform.plan.sources import Sources
 from bsp_platform.plan.tasks import TASKS, AnyHeadRecipe, Head, head_recipe
 from bsp_platform.storage.stages import StageStore
+from bsp_platform.work.heads import SCORES
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,10 +11,6 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from bsp_platform.actionness_heads import train_and_score_actionness
-from bsp_platform.boundary_heads import train_and_score_boundaries
-from bsp_platform.grounding_heads import train_and_ground
-from bsp_platform.heads import train_and_score
 from bsp_platform.plan.profiles import Profile
 from bsp_platform.plan.recipes import (
     ClassScoresFile,
@@ -25,7 +21,11 @@ from bsp_platform.plan.recipes import (
     HeadRecipe,
     TaskRecipe,
 )
-from bsp_platform.window_heads import train_and_score_windows
+from bsp_platform.work.actionness_heads import train_and_score_actionness
+from bsp_platform.work.boundary_heads import train_and_score_boundaries
+from bsp_platform.work.grounding_heads import train_and_ground
+from bsp_platform.work.heads import train_and_score
+from bsp_platform.work.window_heads import train_and_score_windows
 
 if TYPE_CHECKING:
     from bsp_platform.plan.sources import Sources

@@ -29,17 +29,17 @@ from bsp.pretraining.loop import Loss, make_optimiser, prepare_device, restore, 
 from bsp.pretraining.prefetch import empty_for
 from bsp.pretraining.pretext import PretextModel, pretext_objective
 from bsp.pretraining.workers import Workers
-from bsp_platform.bottleneck import MakerTimes
-from bsp_platform.cluster import Resources, cluster_size
-from bsp_platform.device import assigned_device
 from bsp_platform.plan.recipes import EncoderRecipe
 from bsp_platform.storage.errors import named_disk_full
 from bsp_platform.storage.files import write_whole
 from bsp_platform.storage.manifests import RUN
 from bsp_platform.storage.run_places import place_for_runs
 from bsp_platform.storage.stages import StageStore, file_sha256, write_json
-from bsp_platform.stream_size import streams_at_a_time
-from bsp_platform.streaming import ClipStream, clip_dataset, iterate_batches
+from bsp_platform.work.bottleneck import MakerTimes
+from bsp_platform.work.cluster.device import assigned_device
+from bsp_platform.work.cluster.start import Resources, cluster_size
+from bsp_platform.work.cluster.stream_size import streams_at_a_time
+from bsp_platform.work.streaming import ClipStream, clip_dataset, iterate_batches
 
 log = logging.getLogger(__name__)
 WEIGHTS = "encoder.pt"
@@ -56,7 +56,7 @@ class TrainJob:
     resources: Resources
     teachers: tuple[Any, ...] = ()  # weight files of recipe.teachers: paths, or what ``store`` made of them
     store: StageStore | None = None  # None: every node sees the teachers' files
-    probe: Callable[[TSMResNet, int], dict[str, float]] | None = None  # (encoder, step) -> metrics; see probe.py
+    probe: Callable[[TSMResNet, int], dict[str, float]] | None = None  # (encoder, step) -> metrics; see work/probe.py
 
 
 def build_model(recipe: EncoderRecipe) -> PretextModel | FusionModel:
@@ -225,7 +225,7 @@ def train_encoder(
         return {"name": recipe.name, "skipped_clips": []}
     import ray.train
 
-    from bsp_platform.elastic import FAILURES, LOST_NODES, ElasticTrainer
+    from bsp_platform.work.elastic import FAILURES, LOST_NODES, ElasticTrainer
 
     if recipe.train.batch_size % recipe.workers:
         raise ValueError(

@@ -21,9 +21,9 @@ from bsp.errors import AnnotationError, TooManyBroken
 from bsp.features.record import video_end_s
 from bsp.localization.boundaries import PeakSettings, fit_peaks, gap_times_s, train_boundary_head
 from bsp.metrics.boundaries import evaluate_boundaries
-from bsp_platform.heads import HISTORY, SCORES, read_streams, recorder
 from bsp_platform.plan.recipes import TaskRecipe
 from bsp_platform.storage.stages import write_json
+from bsp_platform.work.heads import HISTORY, SCORES, read_streams, recorder
 
 BOUNDARIES = "boundaries.json"
 MAX_OTHER_LENGTH_SHARE = 0.05  # of the clips with features: the files of others are not the annotated clips

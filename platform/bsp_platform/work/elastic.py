@@ -27,10 +27,10 @@ from ray.train.v2._internal.execution.scaling_policy import ElasticScalingPolicy
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 from torch.distributed import DistError
 
-from bsp_platform.cluster import Resources
-from bsp_platform.device import process_group_backend
-from bsp_platform.local_torch import LocalTorchConfig
-from bsp_platform.loopback import is_alone
+from bsp_platform.work.cluster.device import process_group_backend
+from bsp_platform.work.cluster.local_torch import LocalTorchConfig
+from bsp_platform.work.cluster.loopback import is_alone
+from bsp_platform.work.cluster.start import Resources
 
 FAILURES = 3  # lost processes and errors of the network or storage that a run survives; Ray's default is none
 LOST_NODES = 100  # nodes that a run survives losing: on spot machines days of training see many

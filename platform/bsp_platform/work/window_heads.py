@@ -23,9 +23,9 @@ from bsp.features.record import seconds_at, snippets_at, video_end_s
 from bsp.localization.gtad.decode import attach_classes
 from bsp.localization.gtad.windows import propose_windows, train_windows, training_windows
 from bsp.metrics.detection import THUMOS_TIOUS, evaluate_detection
-from bsp_platform.heads import DETECTIONS, HISTORY, SCORES, FeatureSet, load_subset, recorder, score_remarks
 from bsp_platform.plan.recipes import TaskRecipe
 from bsp_platform.storage.stages import write_json
+from bsp_platform.work.heads import DETECTIONS, HISTORY, SCORES, FeatureSet, load_subset, recorder, score_remarks
 
 
 def train_and_score_windows(

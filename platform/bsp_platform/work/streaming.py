@@ -30,10 +30,10 @@ from bsp.clips.frame_cache import FrameCache
 from bsp.clips.plan import ClipSettings, plan_clip
 from bsp.clips.synthesis import collate, decode, synthesise
 from bsp.errors import VideoError
-from bsp_platform.bottleneck import MAKER, MakerClock
-from bsp_platform.cluster import object_store_bytes
-from bsp_platform.data_context import data_context
-from bsp_platform.stream_size import StreamSize, clip_bytes, room_of_stream, stream_size
+from bsp_platform.work.bottleneck import MAKER, MakerClock
+from bsp_platform.work.cluster.start import object_store_bytes
+from bsp_platform.work.cluster.stream_size import StreamSize, clip_bytes, room_of_stream, stream_size
+from bsp_platform.work.data_context import data_context
 
 _BREATH_S = 0.05  # clip makers have tasks waiting meanwhile
 _SPANS_AHEAD = 64  # waiting for a clip maker; far more than makers

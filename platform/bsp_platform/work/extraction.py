@@ -4,7 +4,7 @@ Each video is one unit of work and appears in the stage's folder whole or not at
 extraction continues with the videos that are missing. The forward passes of a video do not depend on what
 else runs: the same features come out of one actor or fifty. With storage on S3 the actors may run on nodes that
 share no folder: each fetches the weights, and uploads a video's features as soon as it has them. On GPUs
-gpu_extraction.py takes the place of the pool.
+work/gpu_extraction.py takes the place of the pool.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from bsp.datasets.activitynet import LocalizationDataset
 from bsp.errors import TooManyBroken
 from bsp.features.store import pack_h5, read_feature_info, read_features
 from bsp.video.read import damage_line
-from bsp_platform.cluster import Resources
-from bsp_platform.extractor import ExtractionJob, Extractor
-from bsp_platform.gpu_extraction import extract_on_gpus
 from bsp_platform.plan.recipes import FeatureRecipe
 from bsp_platform.storage.errors import retry
 from bsp_platform.storage.manifests import FILES
 from bsp_platform.storage.stages import StageStore
+from bsp_platform.work.cluster.start import Resources
+from bsp_platform.work.extractor import ExtractionJob, Extractor
+from bsp_platform.work.gpu_extraction import extract_on_gpus
 
 log = logging.getLogger(__name__)
 FEATURES_H5 = "features.h5"
@@ -126,7 +126,7 @@ def _extract_on_cpus(job: ExtractionJob, videos: list, resources: Resources) -> 
     import ray
     from ray.data import ActorPoolStrategy
 
-    from bsp_platform.data_context import data_context
+    from bsp_platform.work.data_context import data_context
 
     rows = [{"video_id": video.video_id, "path": video.path} for video in videos]
     with data_context():

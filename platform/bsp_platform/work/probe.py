@@ -21,8 +21,8 @@ from bsp.encoders.tsm import build_encoder
 from bsp.errors import VideoError
 from bsp.features.probe import ProbeVideo, half_targets, load_probe_video, probe_score, snippet_features
 from bsp.features.store import SNIPPET_FRAMES
-from bsp_platform.listed_features import has_features, read_listed
 from bsp_platform.plan.recipes import EncoderRecipe
+from bsp_platform.work.listed_features import has_features, read_listed
 
 PROBE = "probe_ap"  # boundary average precision, percent
 WORKERS = "placement_group"  # of the training workers, reported with the probe

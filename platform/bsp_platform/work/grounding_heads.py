@@ -23,9 +23,9 @@ from bsp.localization.grounding.queries import Query
 from bsp.localization.grounding.tan2d import TAN2DSettings, ground_tan2d, train_tan2d
 from bsp.localization.grounding.words import Words, WordVectors, build_words
 from bsp.metrics.grounding import evaluate_grounding
-from bsp_platform.heads import HISTORY, SCORES, read_streams, recorder
 from bsp_platform.plan.recipes import GroundingRecipe
 from bsp_platform.storage.stages import write_json
+from bsp_platform.work.heads import HISTORY, SCORES, read_streams, recorder
 
 PREDICTIONS = "predictions.json"
 MAX_UNKNOWN_SHARE = 0.05  # of the training sentences: those without a known word are left out and counted

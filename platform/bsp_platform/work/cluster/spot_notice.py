@@ -5,7 +5,7 @@ seconds and then has Ray drain the node: nothing new is started on it, and Ray T
 for which it has a budget of its own, and not as a failure of the training. A machine that is no spot machine, or not
 at EC2, has nothing to wait for: the program says so and ends.
 
-python -m bsp_platform.spot_notice
+python -m bsp_platform.work.cluster.spot_notice
 
 Source: "Spot Instance interruption notices" and "Use the Instance Metadata Service" in the Amazon EC2 User Guide.
 """

@@ -24,7 +24,7 @@ TRIAL_RESOURCES = {"CPU": TRIAL_CPUS, "node:__internal_head__": 0.001}
 class Resources:
     """What one row of a sweep may use at a time. CPUs are Ray's logical CPUs."""
 
-    train_workers: int = 1  # data-parallel training processes at most; with less room, fewer (elastic.py)
+    train_workers: int = 1  # data-parallel training processes at most; with less room, fewer (work/elastic.py)
     wait_for_workers_s: float = 0.0  # with room for one of them, how long to wait for the others before starting
     compile_training: bool = False  # torch.compile: faster on GPUs; like the kind of GPU it changes the last bits
     cpus_per_worker: float = 0.55  # CPUs of a training process
@@ -102,12 +102,12 @@ def start_ray(
     """Join the cluster at RAY_ADDRESS (cluster.yaml sets it on the head), or start Ray on this machine.
 
     A Ray started here listens on the loopback address alone, wants its token, and keeps its session in a folder that
-    nobody else may enter, removed when this process ends (loopback.py). ``log_to_driver`` passes on what Ray's workers
+    nobody else may enter, removed when this process ends (cluster/loopback.py). ``log_to_driver`` passes on what Ray's workers
     print (``ray_log.RayLog`` takes it). ``gpus`` is what a Ray started here has to give.
     """
     import ray
 
-    from bsp_platform.loopback import alone, private_folder, private_token
+    from bsp_platform.work.cluster.loopback import alone, private_folder, private_token
 
     if ray.is_initialized():
         return

@@ -31,10 +31,10 @@ from bsp.metrics.detection import evaluate_detection
 from bsp.metrics.file_remarks import detection_remarks
 from bsp.metrics.proposals import evaluate_proposals
 from bsp.pretraining.fusion import concatenate_streams
-from bsp_platform.listed_features import has_features, read_listed
 from bsp_platform.plan.recipes import HeadRecipe
 from bsp_platform.storage.manifests import PROGRESS
 from bsp_platform.storage.stages import write_json
+from bsp_platform.work.listed_features import has_features, read_listed
 
 logger = logging.getLogger(__name__)
 DETECTIONS, SCORES, HISTORY, CLASS_SCORES = (

@@ -10,11 +10,11 @@ import torch
 
 from bsp.errors import VideoError
 from bsp.features.store import SNIPPET_FRAMES, FeatureInfo, encoder_hash, extract_features, write_features
-from bsp_platform.device import assigned_device
 from bsp_platform.plan.recipes import EncoderRecipe, FeatureRecipe
-from bsp_platform.pretraining import load_encoder
 from bsp_platform.storage.errors import retry
 from bsp_platform.storage.stages import StageStore
+from bsp_platform.work.cluster.device import assigned_device
+from bsp_platform.work.pretraining import load_encoder
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,10 +19,10 @@ from bsp.datasets.label_times import LabelTimes
 from bsp.errors import AnnotationError
 from bsp.localization.actionness import segment_positions, train_actionness, video_seconds
 from bsp.metrics.actionness import SEGMENT_S, evaluate_actionness, segment_count, segment_labels
-from bsp_platform.grounding_heads import PREDICTIONS
-from bsp_platform.heads import HISTORY, SCORES, read_streams, recorder
 from bsp_platform.plan.recipes import TaskRecipe
 from bsp_platform.storage.stages import write_json
+from bsp_platform.work.grounding_heads import PREDICTIONS
+from bsp_platform.work.heads import HISTORY, SCORES, read_streams, recorder
 
 TRUTH = "ground_truth.json"
 _DIGITS = 7  # of the scores, as they are written and evaluated

@@ -1,4 +1,4 @@
-"""PyTorch's process group on a Ray that listens on the loopback address only (loopback.py)."""
+"""PyTorch's process group on a Ray that listens on the loopback address only (cluster/loopback.py)."""
 
 from __future__ import annotations
 

@@ -24,8 +24,8 @@ import numpy as np
 from bsp.errors import VideoError
 from bsp.features.snippet_encoder import SnippetEncoder
 from bsp.features.store import SNIPPET_FRAMES, FeatureInfo, VideoSnippets, batches_of
-from bsp_platform.cluster import Resources
-from bsp_platform.extractor import ExtractionJob, Extractor
+from bsp_platform.work.cluster.start import Resources
+from bsp_platform.work.extractor import ExtractionJob, Extractor
 
 log = logging.getLogger(__name__)
 BLOCK_BYTES = 16 * 2**20  # of pixels: large beside the cost of an object, small beside the object store

@@ -1,0 +1,1 @@
+"""The work on Ray: clips streamed, encoders trained, features extracted, heads trained."""

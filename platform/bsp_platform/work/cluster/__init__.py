@@ -1,0 +1,1 @@
+"""Ray itself: started for its user alone or joined, and what the machine allows."""
