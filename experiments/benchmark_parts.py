@@ -35,8 +35,8 @@ from bsp.pretraining.loop import TrainSettings, make_optimiser, train_steps
 from bsp.pretraining.pretext import PretextModel, PretextSettings, pretext_objective
 from bsp_platform.plain_text import forgiving_streams
 from bsp_platform.plan.profiles import mini, smoke
+from bsp_platform.report.tables import hardware
 from bsp_platform.storage.stages import StageStore, write_json
-from bsp_platform.tables import hardware
 from bsp_platform.work.streaming import ClipStream, make_clips
 
 ROOT = Path(__file__).resolve().parents[1]

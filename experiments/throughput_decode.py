@@ -28,7 +28,7 @@ from throughput_videos import FRAMES, make_kinetics_like
 from bsp.video.prepare import PrepareSettings, prepare_video
 from bsp.video.read import probe, read_frames
 from bsp_platform.plain_text import forgiving_streams
-from bsp_platform.tables import hardware
+from bsp_platform.report.tables import hardware
 
 ROOT = Path(__file__).resolve().parents[1]
 CLIP_FRAMES = 8

@@ -383,7 +383,7 @@ _TABLE = {
 
 
 def _report(path: Path) -> Any:
-    from bsp_platform.report import write_report
+    from bsp_platform.report.report import write_report
 
     folder = path.parent / NAME / "table4" / "mini"
     folder.mkdir(parents=True, exist_ok=True)

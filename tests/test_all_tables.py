@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from bsp_platform.report import write_report
+from bsp_platform.report.report import write_report
 
 sys.path.append(str(Path(__file__).parent))
 from smoke_tables import ROWS

@@ -2,8 +2,8 @@
 
 import pytest
 
-from bsp_platform.claims import check_claims, claim_lines, verdict
 from bsp_platform.plan.rows import Claim
+from bsp_platform.report.claims import check_claims, claim_lines, verdict
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from bsp_platform import sweeps
 from bsp_platform.cli_common import CommandGroup
 from bsp_platform.plan.options import Options, experiment_command
 from bsp_platform.plan.rows import Experiment, Row
-from bsp_platform.tables import write_text
+from bsp_platform.report.tables import write_text
 
 DONE, OPEN = ("done", 0), ("open", 0)
 ROWS = tuple(Row(name=name, label=name, streams=()) for name in ("done", "open"))

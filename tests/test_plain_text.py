@@ -17,8 +17,8 @@ from rich.console import Console
 from bsp_platform.cli import main
 from bsp_platform.live import LiveView
 from bsp_platform.plain_text import csv_cell, markdown_text, plain_table, printable
-from bsp_platform.report import write_report
-from bsp_platform.tables import print_table, table_content, write_tables
+from bsp_platform.report.report import write_report
+from bsp_platform.report.tables import print_table, table_content, write_tables
 
 ANSI = "\x1b[31mred\x1b]0;title\x07"
 EVIL = f"[red]x[/] {ANSI} | <script>alert(1)</script> \u202egpj\u202c\n# head =1+1 **b** `c` [a](javascript:x) \udcff"
@@ -150,8 +150,8 @@ def test_ascii_locale_and_a_pipe(tmp_path):
     code = (
         "import sys; from pathlib import Path; from types import SimpleNamespace as N\n"
         "from bsp_platform.plain_text import forgiving_streams, say\n"
-        "from bsp_platform.tables import print_table, table_content, write_tables\n"
-        "from bsp_platform.report import write_report\n"
+        "from bsp_platform.report.tables import print_table, table_content, write_tables\n"
+        "from bsp_platform.report.report import write_report\n"
         "assert sys.stdout.encoding.lower() in ('ascii', 'ansi_x3.4-1968', 'us-ascii'), sys.stdout.encoding\n"
         "forgiving_streams(); out = Path(sys.argv[1])\n"
         "row = N(name='a', label='Zürich 日', streams=('x',), heads=('gtad',), blind='', paper={'mAP_avg': 1.0})\n"

@@ -4,8 +4,8 @@ import json
 from types import SimpleNamespace
 
 from bsp_platform.plan.rows import Claim, Experiment, Reference, Row
-from bsp_platform.report import write_report
-from bsp_platform.tables import table_content, write_tables
+from bsp_platform.report.report import write_report
+from bsp_platform.report.tables import table_content, write_tables
 
 PROFILE = SimpleNamespace(name="mini", about="embedded data")
 EXPERIMENT = Experiment(

@@ -29,7 +29,7 @@ from bsp_platform.plan.options import Options
 from bsp_platform.plan.profiles import paper
 from bsp_platform.plan.recipes import EncoderRecipe, FeatureRecipe
 from bsp_platform.plan.sources import DataPaths
-from bsp_platform.tables import hardware
+from bsp_platform.report.tables import hardware
 from bsp_platform.work.cluster.device import DEVICES, logical_gpus
 from bsp_platform.work.cluster.planning import Plan, make_plan, start_planned, this_machine
 from bsp_platform.work.extraction import extract_dataset

@@ -20,7 +20,7 @@ import click
 import torch
 
 from bsp.encoders.tsm import EncoderSettings, macs_per_clip
-from bsp_platform.tables import hardware
+from bsp_platform.report.tables import hardware
 from bsp_platform.work.cluster.device import DEVICES, local_device
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))

@@ -17,8 +17,8 @@ from bsp_platform.plain_text import say
 from bsp_platform.plan.options import Options
 from bsp_platform.plan.rows import Cell, Experiment, Row, RowRecipes, row_recipes
 from bsp_platform.plan.sources import Sources, load_sources
+from bsp_platform.report.tables import commit, hardware
 from bsp_platform.storage.stages import StageStore, recipe_hash, write_json
-from bsp_platform.tables import commit, hardware
 from bsp_platform.tracking.tracker import Tracker, mlflow_name
 
 

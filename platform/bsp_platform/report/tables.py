@@ -18,8 +18,8 @@ from typing import Any
 
 from rich.console import Console
 
-from bsp_platform.claims import check_claims, claim_lines
 from bsp_platform.plain_text import csv_cell, markdown_text, plain_table, printable
+from bsp_platform.report.claims import check_claims, claim_lines
 from bsp_platform.storage.stages import as_plain, write_json
 
 _PACKAGES = ("ray", "torch", "mlflow", "numpy", "decord", "av")

@@ -19,8 +19,8 @@ import torch
 from bsp.encoders.tsm import EncoderSettings, build_encoder, macs_per_clip
 from bsp.pretraining.fusion import TwoStream
 from bsp_platform.plan.profiles import Profile
+from bsp_platform.report.tables import hardware
 from bsp_platform.storage.stages import StageStore, write_json
-from bsp_platform.tables import hardware
 from bsp_platform.work.cluster.device import local_device
 
 _COSTS = "costs.json"

@@ -1,0 +1,1 @@
+"""Tables, claims about their rows, costs, and the report of all tables."""
