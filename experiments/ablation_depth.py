@@ -15,7 +15,7 @@ from bsp.clips.plan import BoundaryKind
 from bsp_platform.plan.options import Options, experiment_command
 from bsp_platform.plan.recipes import Stream
 from bsp_platform.plan.rows import Claim, Experiment, Row
-from bsp_platform.sweeps import run
+from bsp_platform.sweep.run import run
 
 
 def _row(name: str, label: str, *methods: str) -> Row:

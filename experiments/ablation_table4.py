@@ -11,7 +11,7 @@ from bsp.clips.plan import BoundaryKind
 from bsp_platform.plan.options import Options, experiment_command
 from bsp_platform.plan.recipes import Stream
 from bsp_platform.plan.rows import Claim, Experiment, Row
-from bsp_platform.sweeps import run
+from bsp_platform.sweep.run import run
 
 DC, SC, DS, SS = BoundaryKind
 

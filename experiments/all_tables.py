@@ -11,10 +11,10 @@ A script that fails is named in the report; the others go on.
 import importlib
 from pathlib import Path
 
-from bsp_platform.failures import remembered
 from bsp_platform.plain_text import say
 from bsp_platform.plan.options import Options, experiment_command
 from bsp_platform.report.report import write_report
+from bsp_platform.sweep.failures import remembered
 
 ROOT = Path(__file__).resolve().parents[1]
 # In this order each script finds as much as possible of what it needs.

@@ -29,9 +29,9 @@ from throughput_sources import EMBEDDED, PREPARED, RAW, Source, make_sources
 from throughput_training import measure_steps, measure_waiting, variants
 
 from bsp_platform.plain_text import forgiving_streams
-from bsp_platform.ray_log import RayLog
 from bsp_platform.report.tables import hardware
 from bsp_platform.storage.stages import write_json
+from bsp_platform.sweep.ray_log import RayLog
 from bsp_platform.work.cluster.device import DEVICES, local_device
 from bsp_platform.work.cluster.start import start_ray
 

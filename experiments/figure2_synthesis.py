@@ -10,12 +10,12 @@ from pathlib import Path
 import click
 
 from bsp.figures.synthesis import draw_synthesis, first_of_each_kind, real_panel, synthesis_panel
-from bsp_platform.figure_tracking import publish
 from bsp_platform.plain_text import forgiving_streams, printable
 from bsp_platform.plan.options import Options, storage_place
 from bsp_platform.plan.profiles import PROFILES
 from bsp_platform.plan.sources import DataPaths, load_sources
 from bsp_platform.storage.stages import StageStore
+from bsp_platform.sweep.figures import publish
 
 ROOT = Path(__file__).resolve().parents[1]
 NAME, TITLE = "figure2_synthesis", "Figure 2: boundary-sensitive video synthesis"

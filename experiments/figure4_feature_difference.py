@@ -25,11 +25,11 @@ from bsp.figures.difference import (
     separability,
 )
 from bsp.figures.style import BSP, VANILLA, spread, spread_text
-from bsp_platform.figure_tracking import finished_rows, publish
 from bsp_platform.plan.options import Options, experiment_command
 from bsp_platform.plan.rows import Claim, RowRecipes
 from bsp_platform.report.claims import check_claims
 from bsp_platform.storage.stages import StageStore
+from bsp_platform.sweep.figures import finished_rows, publish
 from bsp_platform.work.heads import FeatureSet, load_subset
 
 ROOT = Path(__file__).resolve().parents[1]

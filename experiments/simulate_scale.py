@@ -30,9 +30,9 @@ from bsp.clips.plan import BoundaryKind, ClipSettings, plan_clip
 from bsp.video.probe_many import _ProbeCache
 from bsp.video.read import READERS, VideoInfo
 from bsp_platform.plain_text import forgiving_streams
-from bsp_platform.ray_log import RayLog
 from bsp_platform.report.tables import hardware
 from bsp_platform.storage.stages import write_json
+from bsp_platform.sweep.ray_log import RayLog
 
 ROOT = Path(__file__).resolve().parents[1]
 MB = 1e6

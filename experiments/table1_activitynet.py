@@ -14,7 +14,7 @@ from bsp.clips.plan import BoundaryKind
 from bsp_platform.plan.options import Options, experiment_command
 from bsp_platform.plan.recipes import Stream
 from bsp_platform.plan.rows import Claim, Experiment, Reference, Row
-from bsp_platform.sweeps import run
+from bsp_platform.sweep.run import run
 
 COLUMNS = ("mAP@0.50", "mAP@0.75", "mAP@0.95", "mAP_avg")
 SOURCE = "Table 1 of the paper, ActivityNet-1.3 validation"

@@ -14,7 +14,7 @@ from bsp.clips.plan import BoundaryKind
 from bsp_platform.plan.options import Options, experiment_command
 from bsp_platform.plan.recipes import Stream
 from bsp_platform.plan.rows import Claim, Experiment, Row
-from bsp_platform.sweeps import run
+from bsp_platform.sweep.run import run
 
 VANILLA, BSP = Stream(method="action"), Stream(method="classification", kinds=tuple(BoundaryKind))
 

@@ -20,13 +20,13 @@ import numpy as np
 import pytest
 
 from bsp.encoders.tsm import EncoderSettings
-from bsp_platform import row_runner
 from bsp_platform.plan.profiles import smoke
 from bsp_platform.plan.recipes import Stream
 from bsp_platform.plan.rows import Row, RowRecipes, row_recipes
 from bsp_platform.plan.sources import DataPaths, load_sources
-from bsp_platform.row_runner import RowJob, work_on_a_node
 from bsp_platform.storage.stages import CACHE_VARIABLE
+from bsp_platform.sweep import row_runner
+from bsp_platform.sweep.row_runner import RowJob, work_on_a_node
 from bsp_platform.work.cluster.start import Resources
 from bsp_platform.work.heads import SCORES
 

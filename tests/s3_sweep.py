@@ -16,7 +16,7 @@ from bsp.pretraining.loop import TrainSettings
 from bsp_platform.plan.options import Options
 from bsp_platform.plan.sources import DataPaths
 from bsp_platform.storage.stages import StageStore
-from bsp_platform.sweeps import run
+from bsp_platform.sweep.run import run
 
 FOLDER, ADDRESS = Path(sys.argv[1]), sys.argv[2]
 

@@ -16,7 +16,7 @@ from bsp_platform.plan.profiles import smoke
 from bsp_platform.plan.recipes import Stream
 from bsp_platform.plan.rows import Experiment, Reference, Row
 from bsp_platform.plan.sources import DataPaths
-from bsp_platform.sweeps import run
+from bsp_platform.sweep.run import run
 
 DC, SC, _, SS = BoundaryKind
 VANILLA, CUTS = Stream(method="action"), Stream(method="classification", kinds=(DC, SS))

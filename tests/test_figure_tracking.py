@@ -14,13 +14,13 @@ import pytest
 from bsp.features.store import FeatureInfo, write_features
 from bsp.figures.style import new_figure
 from bsp.video.read import probe
-from bsp_platform import sweeps
-from bsp_platform.figure_tracking import finished_rows, publish
 from bsp_platform.plan.options import Options
 from bsp_platform.plan.profiles import smoke
 from bsp_platform.plan.rows import row_recipes
 from bsp_platform.plan.sources import DataPaths, load_sources
 from bsp_platform.storage.stages import StageStore, write_json
+from bsp_platform.sweep import run as sweeps
+from bsp_platform.sweep.figures import finished_rows, publish
 
 EXPERIMENTS = Path(__file__).resolve().parents[1] / "experiments"
 sys.path.append(str(EXPERIMENTS))  # scripts import each other from their own folder

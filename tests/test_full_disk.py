@@ -15,11 +15,11 @@ from types import SimpleNamespace
 import pytest
 from click.testing import CliRunner
 
-from bsp_platform import sweeps
 from bsp_platform.cli_common import CommandGroup
 from bsp_platform.plan.options import Options, experiment_command
 from bsp_platform.plan.rows import Experiment, Row
 from bsp_platform.report.tables import write_text
+from bsp_platform.sweep import run as sweeps
 
 DONE, OPEN = ("done", 0), ("open", 0)
 ROWS = tuple(Row(name=name, label=name, streams=()) for name in ("done", "open"))

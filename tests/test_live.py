@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 
-from bsp_platform.live import LiveView, _duration
+from bsp_platform.sweep.live import LiveView, _duration
 from bsp_platform.work.bottleneck import MAKER, MakerClock, MakerTimes, WaitWatch, bottleneck
 from bsp_platform.work.cluster.start import Resources
 
@@ -173,7 +173,7 @@ def test_makers_say_where_their_time_went():
 NOISY = """
 import logging, os, sys
 from pathlib import Path
-from bsp_platform.ray_log import RayLog
+from bsp_platform.sweep.ray_log import RayLog
 print("before")
 with RayLog(Path(sys.argv[1])) as log:
     print("a worker printed this")
@@ -207,7 +207,7 @@ def test_what_is_said_while_the_program_ends_goes_to_the_log(tmp_path):
     script = (
         "import atexit, os, sys; from pathlib import Path\n"
         "atexit.register(lambda: os.write(2, b'shutting down\\n'))\n"  # as Ray does when it is imported
-        "from bsp_platform.ray_log import RayLog\n"
+        "from bsp_platform.sweep.ray_log import RayLog\n"
         "with RayLog(Path(sys.argv[1])): pass\n"
         "print('the last line')\n"
     )

@@ -15,10 +15,10 @@ from click.testing import CliRunner
 from rich.console import Console
 
 from bsp_platform.cli import main
-from bsp_platform.live import LiveView
 from bsp_platform.plain_text import csv_cell, markdown_text, plain_table, printable
 from bsp_platform.report.report import write_report
 from bsp_platform.report.tables import print_table, table_content, write_tables
+from bsp_platform.sweep.live import LiveView
 
 ANSI = "\x1b[31mred\x1b]0;title\x07"
 EVIL = f"[red]x[/] {ANSI} | <script>alert(1)</script> \u202egpj\u202c\n# head =1+1 **b** `c` [a](javascript:x) \udcff"

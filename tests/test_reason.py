@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import pytest
 
 from bsp.errors import AnnotationError
-from bsp_platform.failures import reason, reason_of_trial, remembered
 from bsp_platform.storage.errors import StorageFull
+from bsp_platform.sweep.failures import reason, reason_of_trial, remembered
 from bsp_platform.work.data_context import data_context
 
 

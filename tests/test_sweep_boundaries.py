@@ -215,7 +215,7 @@ def search_of(proxy: str, epsilons: str):
 def test_a_failed_trial_is_reported_with_its_error_at_once(ray_session, tmp_path):
     from ray import tune
 
-    from bsp_platform.failures import reason_of_trial
+    from bsp_platform.sweep.failures import reason_of_trial
 
     reasons = []
 

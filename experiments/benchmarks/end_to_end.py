@@ -33,7 +33,7 @@ from bsp_platform.plan.profiles import Profile, paper, smoke
 from bsp_platform.plan.recipes import Stream
 from bsp_platform.plan.rows import Experiment, Row
 from bsp_platform.plan.sources import DataPaths
-from bsp_platform.sweeps import run
+from bsp_platform.sweep.run import run
 from bsp_platform.work.cluster.device import DEVICES
 from bsp_platform.work.cluster.planning import refuse_early
 

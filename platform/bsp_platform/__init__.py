@@ -14,7 +14,7 @@ _SETTINGS = {
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300",  # slow, busy machines
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # MLflow and the tables record results
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C ends a sweep at once; the same command continues it
-    "RAY_AIR_NEW_OUTPUT": "0",  # Tune's boxes; bsp_platform.live shows progress
+    "RAY_AIR_NEW_OUTPUT": "0",  # Tune's boxes; bsp_platform.sweep.live shows progress
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # the future default; silences a warning
     # For the processes that Ray starts: keep freed memory instead of handing it back and faulting it in again at
     # every training step (15% more clips/s on a CPU).

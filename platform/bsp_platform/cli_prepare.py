@@ -50,7 +50,7 @@ def prepare(
     from bsp.video.prepare import PrepareSettings
     from bsp.video.prepared_folder import find_videos, open_folder
     from bsp.video.read import damage_line
-    from bsp_platform.ray_log import RayLog
+    from bsp_platform.sweep.ray_log import RayLog
     from bsp_platform.work.cluster.start import start_ray
     from bsp_platform.work.preparing import RAY_LOG, REPORT, prepare_folder
 

@@ -16,18 +16,18 @@ from ray import tune
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from bsp_platform.failures import NO_ROOM, reason_of_trial, remembered
-from bsp_platform.live import LiveView
 from bsp_platform.plain_text import say
 from bsp_platform.plan.options import Options
 from bsp_platform.plan.sources import Sources, load_sources
-from bsp_platform.ray_log import RayLog
-from bsp_platform.row_runner import RowJob, run_row
 from bsp_platform.search_space import Setting
 from bsp_platform.search_state import Search, SearchOptions, plan_of, rungs_of, searched_features
 from bsp_platform.search_tables import print_search, search_content, write_search
 from bsp_platform.search_tracking import SearchTracking
 from bsp_platform.storage.stages import StageStore
+from bsp_platform.sweep.failures import NO_ROOM, reason_of_trial, remembered
+from bsp_platform.sweep.live import LiveView
+from bsp_platform.sweep.ray_log import RayLog
+from bsp_platform.sweep.row_runner import RowJob, run_row
 from bsp_platform.work.bottleneck import WaitWatch
 from bsp_platform.work.cluster.loopback import private_folder
 from bsp_platform.work.cluster.planning import plan_lines, refuse_early, start_planned

@@ -41,7 +41,7 @@ def finished_rows(
         for seed in range(options.seeds)
     }
     if options.fresh or not all(_there(r, store, need) for r in recipes.values()):
-        from bsp_platform.sweeps import run  # Ray and Tune load only when something is to be made
+        from bsp_platform.sweep.run import run  # Ray and Tune load only when something is to be made
 
         if run(experiment, options):
             raise RuntimeError(f"{name}: not all its rows could be made; see above")

@@ -12,19 +12,19 @@ from typing import TextIO
 import ray
 from ray import tune
 
-from bsp_platform.failures import NO_ROOM, reason_of_trial, remembered
-from bsp_platform.live import LiveView
 from bsp_platform.plain_text import say
 from bsp_platform.plan.options import Options
 from bsp_platform.plan.recipes import ClassScoresRecipe
 from bsp_platform.plan.rows import Cell, Experiment, Row, RowRecipes, row_recipes
 from bsp_platform.plan.sources import Sources, load_sources
-from bsp_platform.ray_log import RayLog
 from bsp_platform.report.costs import row_costs
 from bsp_platform.report.tables import print_table, table_content, write_tables
-from bsp_platform.row_runner import RowJob, run_row
 from bsp_platform.storage.stages import StageStore, recipe_hash
-from bsp_platform.sweep_tracking import SweepTracking
+from bsp_platform.sweep.failures import NO_ROOM, reason_of_trial, remembered
+from bsp_platform.sweep.live import LiveView
+from bsp_platform.sweep.ray_log import RayLog
+from bsp_platform.sweep.row_runner import RowJob, run_row
+from bsp_platform.sweep.tracking import SweepTracking
 from bsp_platform.work.bottleneck import WaitWatch
 from bsp_platform.work.cluster.loopback import private_folder
 from bsp_platform.work.cluster.planning import plan_lines, refuse_early, start_planned
