@@ -14,9 +14,9 @@ from pathlib import Path
 import click
 
 from bsp_platform.plan.options import Options, experiment_command
-from bsp_platform.search_run import run_search
-from bsp_platform.search_space import read_space
-from bsp_platform.search_state import SearchOptions
+from bsp_platform.search.run import run_search
+from bsp_platform.search.space import read_space
+from bsp_platform.search.state import SearchOptions
 from bsp_platform.work.probe import ProbeSettings
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -10,7 +10,7 @@ from bsp.pretraining.pretext import pretext_objective
 from bsp_platform.plan.profiles import mini, smoke
 from bsp_platform.plan.recipes import EncoderRecipe
 from bsp_platform.plan.sources import Sources
-from bsp_platform.search_space import Setting, all_settings, read_space
+from bsp_platform.search.space import Setting, all_settings, read_space
 
 BASE = mini().clips
 WIDTH_8 = EncoderSettings(depth=18, width=8)

@@ -12,7 +12,7 @@ from bsp.encoders.tsm import build_encoder
 from bsp.features.probe import boundary_snippets, load_probe_video, probe_score, snippet_features, with_neighbours
 from bsp.features.store import extract_features
 from bsp.video.read import VideoInfo
-from bsp_platform.search_space import all_settings, plan_trial, read_space
+from bsp_platform.search.space import all_settings, plan_trial, read_space
 from bsp_platform.work.probe import ProbeSettings, load_probe_videos, score_encoder
 
 sys.path.append(str(Path(__file__).parent))

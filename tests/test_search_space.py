@@ -15,7 +15,7 @@ from bsp.features.store import extract_features
 from bsp_platform.plan.profiles import mini
 from bsp_platform.plan.recipes import EncoderRecipe, FeatureRecipe, Stream
 from bsp_platform.plan.rows import Row, row_recipes
-from bsp_platform.search_space import PARAMETERS, make_setting, plan_trial
+from bsp_platform.search.space import PARAMETERS, make_setting, plan_trial
 
 sys.path.append(str(Path(__file__).parent))
 from search_cases import BASE, WIDTH_8, settings_of, sources_of, space

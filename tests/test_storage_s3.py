@@ -19,7 +19,7 @@ from search_cases import settings_of
 from stage_worker import Recipe
 from test_storage_faults import BUILT_ONCE, expected, run_two_drivers, start
 
-from bsp_platform.search import Ledger
+from bsp_platform.search.proposals import Ledger
 from bsp_platform.storage import leases
 from bsp_platform.storage.run_places import place_for_runs
 from bsp_platform.storage.stages import StageStore

@@ -15,9 +15,9 @@ from bsp.encoders.tsm import build_encoder
 from bsp.figures.sweep import SweepTrial, draw_parallel, draw_responses
 from bsp_platform.plan.options import Options
 from bsp_platform.plan.sources import DataPaths
-from bsp_platform.search import Halving, Ledger, Proposals, Trial, compared_with, rung_steps, sequence
-from bsp_platform.search_space import all_settings, plan_trial, read_space
-from bsp_platform.search_tables import proxy_quality, quality_note, spearman
+from bsp_platform.search.proposals import Halving, Ledger, Proposals, Trial, compared_with, rung_steps, sequence
+from bsp_platform.search.space import all_settings, plan_trial, read_space
+from bsp_platform.search.tables import proxy_quality, quality_note, spearman
 from bsp_platform.storage.stages import StageStore
 from bsp_platform.work.probe import ProbeSettings, load_probe_videos, score_encoder
 
@@ -203,7 +203,7 @@ def search_options(folder: Path) -> Options:
 
 
 def search_of(proxy: str, epsilons: str):
-    from bsp_platform.search_state import SearchOptions
+    from bsp_platform.search.state import SearchOptions
 
     return SearchOptions(
         name="small_search", space=read_space({"epsilon": epsilons, "kinds": "dc+ss"}, tiny_profile()), search="grid",
@@ -240,7 +240,7 @@ def test_a_search_stops_by_the_probe_is_found_again_and_a_larger_one_goes_on(
 ):
     import os
 
-    from bsp_platform import search_run
+    from bsp_platform.search import run as search_run
 
     (tmp_path / "storage").mkdir()
     (tmp_path / "storage" / "pantomime").symlink_to(tiny_data.parent)

@@ -14,12 +14,12 @@ import numpy as np
 from bsp.figures.sweep import SweepTrial, draw_parallel, draw_responses
 from bsp_platform.plain_text import csv_cell, markdown_text
 from bsp_platform.report.tables import commit, hardware, markdown_table, print_tables, write_text
-from bsp_platform.search import rung_steps
-from bsp_platform.search_space import PARAMETERS, shown
+from bsp_platform.search.proposals import rung_steps
+from bsp_platform.search.space import PARAMETERS, shown
 from bsp_platform.storage.stages import as_plain, write_json
 
 if TYPE_CHECKING:
-    from bsp_platform.search_state import Search
+    from bsp_platform.search.state import Search
 
 
 def spearman(pairs: Sequence[tuple[float, float]]) -> float | None:

@@ -10,8 +10,8 @@ from typing import Literal
 from bsp_platform.plan.options import Options
 from bsp_platform.plan.recipes import FeatureRecipe
 from bsp_platform.plan.sources import Sources
-from bsp_platform.search import Halving, Ledger, Proposals, Trial, compared_with, rung_steps
-from bsp_platform.search_space import Setting, Space, TrialPlan, all_settings, plan_trial
+from bsp_platform.search.proposals import Halving, Ledger, Proposals, Trial, compared_with, rung_steps
+from bsp_platform.search.space import Setting, Space, TrialPlan, all_settings, plan_trial
 from bsp_platform.storage.stages import StageStore, as_plain, recipe_hash
 from bsp_platform.work.probe import ProbeSettings
 

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from bsp.clips.plan import ClipSettings
-from bsp_platform.search_space import Setting, Space, all_settings, make_setting, shown
+from bsp_platform.search.space import Setting, Space, all_settings, make_setting, shown
 from bsp_platform.storage.stages import StageStore
 
 Status = Literal["open", "finished", "stopped", "failed"]

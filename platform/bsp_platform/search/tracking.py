@@ -10,14 +10,14 @@ import statistics
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bsp_platform.search import Trial
-from bsp_platform.search_space import shown
+from bsp_platform.search.proposals import Trial
+from bsp_platform.search.space import shown
 from bsp_platform.tracking.tracker import Tracker
 from bsp_platform.work.heads import HISTORY, SCORES
 from bsp_platform.work.probe import PROBE
 
 if TYPE_CHECKING:
-    from bsp_platform.search_state import Search
+    from bsp_platform.search.state import Search
 
 _CURVES = ("loss", "accuracy", "action_accuracy", "boundary_accuracy", "clips_per_s", "data_wait_share")
 

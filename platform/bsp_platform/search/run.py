@@ -19,10 +19,10 @@ from ray.tune.search import Searcher
 from bsp_platform.plain_text import say
 from bsp_platform.plan.options import Options
 from bsp_platform.plan.sources import Sources, load_sources
-from bsp_platform.search_space import Setting
-from bsp_platform.search_state import Search, SearchOptions, plan_of, rungs_of, searched_features
-from bsp_platform.search_tables import print_search, search_content, write_search
-from bsp_platform.search_tracking import SearchTracking
+from bsp_platform.search.space import Setting
+from bsp_platform.search.state import Search, SearchOptions, plan_of, rungs_of, searched_features
+from bsp_platform.search.tables import print_search, search_content, write_search
+from bsp_platform.search.tracking import SearchTracking
 from bsp_platform.storage.stages import StageStore
 from bsp_platform.sweep.failures import NO_ROOM, reason_of_trial, remembered
 from bsp_platform.sweep.live import LiveView

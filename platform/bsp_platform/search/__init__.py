@@ -1,0 +1,1 @@
+"""Searches over boundary settings on Ray Tune."""
