@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from bsp_platform.cli import main
-from bsp_platform.cli_evaluate import Thresholds
+from bsp_platform.cli.evaluate import Thresholds
+from bsp_platform.cli.main import main
 
 SMALL = Path(__file__).parent / "fixtures" / "activitynet_small.json"
 
@@ -188,7 +188,7 @@ def test_unknown_subset_lists_those_present(predictions):
 
 def test_as_a_program(tmp_path, predictions):
     out = tmp_path / "report.json"
-    command = [sys.executable, "-c", "from bsp_platform.cli import main; main()", "evaluate", "detection"]
+    command = [sys.executable, "-c", "from bsp_platform.cli.main import main; main()", "evaluate", "detection"]
     command += ["--ground-truth", str(SMALL), "--predictions", str(predictions), "--output-json", str(out)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
@@ -204,7 +204,7 @@ def test_as_a_program(tmp_path, predictions):
 
 def test_help_starts_without_the_heavy_libraries():
     code = (
-        "import sys, bsp_platform.cli as cli\n"
+        "import sys, bsp_platform.cli.main as cli\n"
         "try: cli.main(['evaluate', 'detection', '--help'])\n"
         "except SystemExit: pass\n"
         "heavy = {'ray', 'mlflow', 'torch', 'numpy', 'pydantic', 'rich', 'sklearn'} & set(sys.modules)\n"

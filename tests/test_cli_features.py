@@ -15,8 +15,8 @@ from click.testing import CliRunner
 from bsp.encoders.tsm import EncoderSettings, build_encoder, load_tsm_checkpoint
 from bsp.features.interchange_files import LAYOUTS
 from bsp.features.store import FeatureInfo, read_features, write_features
-from bsp_platform import cli_features
-from bsp_platform.cli import main
+from bsp_platform.cli import features as cli_features
+from bsp_platform.cli.main import main
 
 
 def run(*args):

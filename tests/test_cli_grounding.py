@@ -10,7 +10,7 @@ import sys
 import pytest
 from click.testing import CliRunner
 
-from bsp_platform.cli import main
+from bsp_platform.cli.main import main
 
 TEXT = "AB1 0.0 12.0##a person runs.\nAB1 4.0 8.0##a person sits.\nCD2 6.0 5.0##a door opens.\n"
 TABLE = 'id,script,length\nAB1,"one, two",10\nCD2,,7.5\n'
@@ -170,7 +170,7 @@ def test_bad_charades_files_end_with_code_1(files, place, content, message):
 
 def test_help_starts_without_the_heavy_libraries():
     code = (
-        "import sys, bsp_platform.cli as cli\n"
+        "import sys, bsp_platform.cli.main as cli\n"
         "try: cli.main(['evaluate', 'grounding', '--help'])\n"
         "except SystemExit: pass\n"
         "heavy = {'ray', 'mlflow', 'torch', 'numpy', 'pydantic', 'rich'} & set(sys.modules)\n"

@@ -8,7 +8,7 @@ import pickle
 import pytest
 from click.testing import CliRunner
 
-from bsp_platform.cli import main
+from bsp_platform.cli.main import main
 
 # Segments of 0.2 s: video a has 5, of which the first two are positive; b has 2, both negative.
 STEPS = {

@@ -11,8 +11,8 @@ from click.testing import CliRunner
 from bsp.datasets.activitynet import load_activitynet
 from bsp.features.store import FeatureInfo, write_features
 from bsp.metrics.detection import evaluate_detection
-from bsp_platform.cli import main
-from bsp_platform.cli_train import PROFILE_NAMES
+from bsp_platform.cli.main import main
+from bsp_platform.cli.train import PROFILE_NAMES
 from bsp_platform.plan.profiles import PROFILES
 
 WIDTH, SNIPPETS, DURATION_S = 16, 24, 16.0

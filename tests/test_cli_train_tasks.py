@@ -14,7 +14,7 @@ from bsp.datasets.pantomime.stories_files import annotation_files
 from bsp.datasets.pantomime.stories_plan import StorySettings
 from bsp.features.store import SNIPPET_FRAMES, FeatureInfo, write_features
 from bsp.metrics.detection import THUMOS_TIOUS, evaluate_detection
-from bsp_platform.cli import main
+from bsp_platform.cli.main import main
 
 SETTINGS = StorySettings(games_train=4, games_test=3, tasks=4, clips_train=8, clips_val=6)
 

@@ -76,7 +76,7 @@ def test_ray_data_refuses_whole_blocks_on_gpus():
 
 
 def test_bsp_train_refuses_cuda_before_it_reads_anything(no_gpu, tmp_path):
-    from bsp_platform.cli import main
+    from bsp_platform.cli.main import main
 
     (tmp_path / "a.json").write_text("not read")
     arguments = [

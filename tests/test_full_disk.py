@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import pytest
 from click.testing import CliRunner
 
-from bsp_platform.cli_common import CommandGroup
+from bsp_platform.cli.common import CommandGroup
 from bsp_platform.plan.options import Options, experiment_command
 from bsp_platform.plan.rows import Experiment, Row
 from bsp_platform.report.tables import write_text

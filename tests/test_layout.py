@@ -127,7 +127,7 @@ def test_checker_finds_each_kind_of_wrong_import(tmp_path: Path) -> None:
         "bsp/plain.py": "import ray\n",
         "bsp/renamed.py": "import numpy as np, mlflow.tracking as t\n",
         "bsp/deep/late.py": "def f():\n    if True:\n        from ray.train import report\n",
-        "bsp/called.py": "import importlib\nm = importlib.import_module('bsp_platform.cli')\n",
+        "bsp/called.py": "import importlib\nm = importlib.import_module('bsp_platform.cli.main')\n",
         "bsp/upwards.py": "from experiments import ablation_table4\n",
         "bsp/good.py": (
             "import rayleigh, numpy\nfrom . import video\nfrom .ray import x\nfrom bsp import clips\n"
@@ -141,7 +141,7 @@ def test_checker_finds_each_kind_of_wrong_import(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text, encoding="utf-8")
     assert breaches(tmp_path) == [
-        "bsp/called.py:2 imports bsp_platform.cli",
+        "bsp/called.py:2 imports bsp_platform.cli.main",
         "bsp/deep/late.py:3 imports ray.train",
         "bsp/plain.py:1 imports ray",
         "bsp/renamed.py:1 imports mlflow.tracking",

@@ -15,7 +15,7 @@ sys.path.append(str(Path(__file__).parent))
 from row_without_ray import row, undisturbed  # noqa: F401 (fixtures)
 from s3_server import BUCKET, s3_server
 
-from bsp_platform.cli import main
+from bsp_platform.cli.main import main
 from bsp_platform.storage.stages import StageDamaged, StageStore
 from bsp_platform.work import probe
 from bsp_platform.work.heads import load_subset, make_class_scores, read_streams, train_and_score

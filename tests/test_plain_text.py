@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 from rich.console import Console
 
-from bsp_platform.cli import main
+from bsp_platform.cli.main import main
 from bsp_platform.plain_text import csv_cell, markdown_text, plain_table, printable
 from bsp_platform.report.report import write_report
 from bsp_platform.report.tables import print_table, table_content, write_tables
@@ -177,7 +177,7 @@ def test_ascii_locale_and_a_pipe(tmp_path):
 def test_commands_in_an_ascii_locale(tmp_path):
     name = tmp_path / "größe.json"
     name.write_text('{"database": {"ä": {"subset": "validation"}}}', "utf-8")
-    command = [sys.executable, "-c", "from bsp_platform.cli import main; main()", "evaluate", "detection"]
+    command = [sys.executable, "-c", "from bsp_platform.cli.main import main; main()", "evaluate", "detection"]
     command += ["--ground-truth", str(name), "--predictions", str(name)]
     done = subprocess.run(command, env=ASCII, capture_output=True, timeout=120)
     assert done.returncode == 1, done.stderr.decode()

@@ -274,7 +274,7 @@ def _crash_on_b(root: Path, out: Path, name: str, settings: PrepareSettings) -> 
 def test_by_ray_data(root, tmp_path, ray_session, capsys):
     from click.testing import CliRunner
 
-    from bsp_platform.cli import main
+    from bsp_platform.cli.main import main
     from bsp_platform.work.preparing import REPORT, prepare_folder
 
     def run(*options: str):

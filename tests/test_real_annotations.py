@@ -28,7 +28,7 @@ from bsp.datasets.hacs import load_hacs
 from bsp.datasets.thumos14 import load_thumos14
 from bsp.features.interchange import Timing, import_features
 from bsp.files.text import read_json
-from bsp_platform.cli import main
+from bsp_platform.cli.main import main
 from bsp_platform.plan.profiles import PROFILES
 from bsp_platform.plan.recipes import TaskRecipe
 from bsp_platform.work.heads import CLASS_SCORES, make_class_scores, train_and_score

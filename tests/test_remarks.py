@@ -18,7 +18,7 @@ from bsp.metrics.file_remarks import (
     grounding_remarks,
 )
 from bsp.metrics.grounding import evaluate_grounding
-from bsp_platform.cli import main
+from bsp_platform.cli.main import main
 
 FPS = 25.0
 

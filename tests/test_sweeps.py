@@ -114,7 +114,7 @@ def test_the_storage_holds_nothing_that_anybody_would_unpickle(undisturbed):
 
 @pytest.mark.ray
 def test_the_detections_give_the_same_score_to_the_evaluate_command(undisturbed):
-    from bsp_platform.cli import main
+    from bsp_platform.cli.main import main
 
     manifests = list((undisturbed / "storage" / "heads").glob("*/manifest.json"))
     assert len(manifests) == 3

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from bsp_platform.cli import main
+from bsp_platform.cli.main import main
 from bsp_platform.tracking.outbox import Outbox, OutboxFile, read_records
 from bsp_platform.tracking.tracker import Tracker, mlflow_name
 

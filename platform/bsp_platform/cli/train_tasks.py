@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 import click
 
-from bsp_platform.cli_common import INPUT_FILE, INPUT_FOLDER, print_percentages
-from bsp_platform.cli_train import (
+from bsp_platform.cli.common import INPUT_FILE, INPUT_FOLDER, print_percentages
+from bsp_platform.cli.train import (
     check_features,
     complete,
     note,

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import click
 
-from bsp_platform.cli_common import CommandGroup
-from bsp_platform.cli_evaluate import evaluate
-from bsp_platform.cli_features import features, weights
-from bsp_platform.cli_prepare import prepare
-from bsp_platform.cli_tracking import deliver
-from bsp_platform.cli_train_tasks import train
+from bsp_platform.cli.common import CommandGroup
+from bsp_platform.cli.evaluate import evaluate
+from bsp_platform.cli.features import features, weights
+from bsp_platform.cli.prepare import prepare
+from bsp_platform.cli.tracking import deliver
+from bsp_platform.cli.train_tasks import train
 from bsp_platform.plain_text import forgiving_streams
 
 

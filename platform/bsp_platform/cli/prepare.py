@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bsp_platform.cli_common import a_number
+from bsp_platform.cli.common import a_number
 from bsp_platform.plain_text import say
 
 if TYPE_CHECKING:

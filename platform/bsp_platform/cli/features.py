@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bsp_platform.cli_common import INPUT_FILE, INPUT_FOLDER, OUTPUT_FILE, FileCommandGroup, a_number
+from bsp_platform.cli.common import INPUT_FILE, INPUT_FOLDER, OUTPUT_FILE, FileCommandGroup, a_number
 from bsp_platform.plain_text import say
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from bsp_platform.cli_common import INPUT_FILE, OUTPUT_FILE, a_number, check_output_folder, print_percentages
+from bsp_platform.cli.common import INPUT_FILE, OUTPUT_FILE, a_number, check_output_folder, print_percentages
 from bsp_platform.plain_text import say
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from bsp_platform.cli_common import INPUT_FILE, INPUT_FOLDER, FileCommandGroup, print_percentages
+from bsp_platform.cli.common import INPUT_FILE, INPUT_FOLDER, FileCommandGroup, print_percentages
 from bsp_platform.plain_text import say
 from bsp_platform.work.cluster.device import DEVICES, Device, local_device
 

@@ -1,0 +1,1 @@
+"""The bsp command: one file per group of commands."""
