@@ -9,13 +9,12 @@ The supplement's own numbers were not at hand; R18 and R50 are given in the pape
 
 from pathlib import Path
 
-from table1_activitynet import TABLE_1
-
 from bsp.clips.plan import BoundaryKind
 from bsp_platform.plan.options import Options, experiment_command
 from bsp_platform.plan.recipes import Stream
 from bsp_platform.plan.rows import Claim, Experiment, Row
 from bsp_platform.sweep.run import run
+from table1_activitynet import TABLE_1
 
 
 def _row(name: str, label: str, *methods: str) -> Row:

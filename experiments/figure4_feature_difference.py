@@ -9,7 +9,6 @@ Uses the features of Table 4's rows "S cls" and "vanilla" from the storage; what
 from pathlib import Path
 
 from ablation_table4 import TABLE_4
-
 from bsp.datasets.activitynet import LocalizationDataset
 from bsp.figures.difference import (
     PairPicture,

@@ -12,7 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from ablation_table5 import TABLE_5
-
 from bsp.figures.qualitative import TOP_SEGMENTS, choose_cases, coverage, draw_cases, make_case, truth_segments
 from bsp.figures.style import BSP, VANILLA, spread, spread_text
 from bsp_platform.plan.options import Options, experiment_command

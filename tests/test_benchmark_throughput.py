@@ -14,14 +14,13 @@ import benchmark_throughput
 import throughput_parts
 import throughput_processes
 import throughput_training
+from bsp.clips.augment import AugmentSettings
+from bsp.clips.plan import ClipSettings
+from bsp_platform.work.streaming import ClipStream, make_clips
 from throughput_clock import Sample, clips_per_second, in_turns, ratio, watch
 from throughput_loaders import LOADERS
 from throughput_report import markdown, targets
 from throughput_sources import EMBEDDED, PREPARED, RAW, Source
-
-from bsp.clips.augment import AugmentSettings
-from bsp.clips.plan import ClipSettings
-from bsp_platform.work.streaming import ClipStream, make_clips
 
 
 @pytest.fixture(scope="module")

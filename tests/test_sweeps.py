@@ -19,8 +19,9 @@ from filelock import FileLock
 from bsp_platform.plan.options import experiment_command
 
 sys.path += [str(Path(__file__).parent), str(Path(__file__).parents[1] / "experiments")]
-import ablation_table4
 from ray_processes import MARK, training_processes
+
+import ablation_table4
 
 TABLE_4 = Path(__file__).resolve().parents[1] / "experiments" / "ablation_table4.py"
 SMALL = Path(__file__).with_name("small_sweep.py")

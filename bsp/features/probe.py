@@ -21,7 +21,7 @@ from bsp.features.store import SNIPPET_FRAMES
 from bsp.video.read import VideoInfo, iter_frames, probe
 from bsp.video.times import frames_at
 
-STRENGTH = 0.01  # inverse regularisation, as in experiments/probe_streams.py
+STRENGTH = 0.01  # inverse regularisation, as in experiments/tools/probe_streams.py
 BATCH_SNIPPETS = 16  # of one forward pass, as in extract_features
 _HALVES = (slice(0, None, 2), slice(1, None, 2))  # of the videos: to fit on, held out
 

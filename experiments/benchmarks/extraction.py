@@ -35,7 +35,7 @@ from bsp_platform.work.cluster.planning import Plan, make_plan, start_planned, t
 from bsp_platform.work.extraction import extract_dataset
 from bsp_platform.work.pretraining import save_encoder
 
-sys.path.append(str(Path(__file__).resolve().parents[1]))
+sys.path.append(str(Path(__file__).resolve().parent / "throughput"))
 from throughput_videos import make_kinetics_like
 
 SNIPPETS = 37  # of a video of 300 frames

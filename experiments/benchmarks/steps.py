@@ -23,7 +23,7 @@ from bsp.encoders.tsm import EncoderSettings, macs_per_clip
 from bsp_platform.report.tables import hardware
 from bsp_platform.work.cluster.device import DEVICES, local_device
 
-sys.path.append(str(Path(__file__).resolve().parents[1]))
+sys.path.append(str(Path(__file__).resolve().parent / "throughput"))
 from throughput_training import Variant, measure_steps
 
 

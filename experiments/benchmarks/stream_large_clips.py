@@ -27,11 +27,8 @@ import click
 import numpy as np
 import psutil
 
-EXPERIMENTS = Path(__file__).resolve().parents[1]
-sys.path.append(str(EXPERIMENTS))
-from throughput_clock import cpu_seconds, used_since  # noqa: E402
-from throughput_videos import make_kinetics_like  # noqa: E402
-
+HERE = Path(__file__).resolve().parent
+sys.path.append(str(HERE / "throughput"))
 from bsp.clips.augment import AugmentSettings  # noqa: E402
 from bsp.clips.catalog import Catalog  # noqa: E402
 from bsp.clips.frame_cache import FrameCache  # noqa: E402
@@ -53,8 +50,10 @@ from bsp_platform.work.streaming import (  # noqa: E402
     make_clips,
     size_of_stream,
 )
+from throughput_clock import cpu_seconds, used_since  # noqa: E402
+from throughput_videos import make_kinetics_like  # noqa: E402
 
-RESULTS = EXPERIMENTS.parent / "results"
+RESULTS = HERE.parents[1] / "results"
 SIZE_PX = 224
 WANTED = 0.85
 _LENGTH = 12_000_000  # of a stream, as in profile paper

@@ -37,11 +37,10 @@ from bsp_platform.work.cluster.device import DEVICES, local_device
 from bsp_platform.work.cluster.planning import make_plan, this_machine
 from bsp_platform.work.streaming import ClipStream, clip_dataset, iterate_batches, make_clips
 
-sys.path.append(str(Path(__file__).resolve().parents[1]))
+sys.path.append(str(Path(__file__).resolve().parent / "throughput"))
+from bsp_platform.work.cluster.start import object_store, start_ray
 from throughput_training import StepRunner, Variant
 from throughput_videos import make_kinetics_like
-
-from bsp_platform.work.cluster.start import object_store, start_ray
 
 
 def prepared(work: Path, videos: int) -> Path:

@@ -1,8 +1,8 @@
 """Does the platform stay small with Kinetics-400, Kinetics-700 and a million videos? Simulated, no video needed.
 
-python experiments/simulate_scale.py                 # about six minutes on two cores; results/simulate_scale/
-python experiments/simulate_scale.py --quick         # seconds; to see that it works
-python experiments/simulate_scale.py --cost-model    # Table 4 on 1, 8, 64 GPUs from what has been measured
+python experiments/tools/simulate_scale.py                 # about six minutes on two cores; results/simulate_scale/
+python experiments/tools/simulate_scale.py --quick         # seconds; to see that it works
+python experiments/tools/simulate_scale.py --cost-model    # Table 4 on 1, 8, 64 GPUs from what has been measured
 
 Catalogs are synthetic, and clips come from a decode stub that costs nothing, so that what is measured is planning,
 synthesis, Ray Data and the object store. docs/scale.md explains the numbers.
@@ -21,9 +21,8 @@ from typing import Any, TextIO
 import click
 import numpy as np
 import psutil
-import scale_costs
-from scale_figure import draw_store
 
+import scale_costs
 from bsp.clips.augment import AugmentSettings
 from bsp.clips.catalog import Catalog, Listed, build_catalog
 from bsp.clips.plan import BoundaryKind, ClipSettings, plan_clip
@@ -33,8 +32,9 @@ from bsp_platform.plain_text import forgiving_streams
 from bsp_platform.report.tables import hardware
 from bsp_platform.storage.stages import write_json
 from bsp_platform.sweep.ray_log import RayLog
+from scale_figure import draw_store
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 MB = 1e6
 
 

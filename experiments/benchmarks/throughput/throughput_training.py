@@ -15,9 +15,6 @@ from typing import Any
 import numpy as np
 import psutil
 import torch
-from throughput_clock import cpu_seconds, in_turns, used_since
-from throughput_loaders import LOADERS
-from throughput_sources import Source
 
 from bsp.clips.normalisation import normalise
 from bsp.clips.plan import BoundaryKind
@@ -26,6 +23,9 @@ from bsp.pretraining.loop import TrainSettings, make_optimiser, prepare_device, 
 from bsp.pretraining.pretext import PretextModel, PretextSettings, pretext_objective
 from bsp.pretraining.workers import Workers
 from bsp_platform.work.streaming import ClipStream
+from throughput_clock import cpu_seconds, in_turns, used_since
+from throughput_loaders import LOADERS
+from throughput_sources import Source
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,7 @@
 """How fast is each part? One process, one thread, embedded data; a table on the screen and in results/.
 
-    python experiments/benchmark_parts.py                 # about three minutes on one core
-    python experiments/benchmark_parts.py --storage DIR   # also: where the time of a finished mini row went
+    python experiments/benchmarks/benchmark_parts.py                 # about three minutes on one core
+    python experiments/benchmarks/benchmark_parts.py --storage DIR   # also: where the time of a finished mini row went
 
 Absolute numbers depend on the machine and on what else it does; compare within one run.
 """
@@ -39,7 +39,7 @@ from bsp_platform.report.tables import hardware
 from bsp_platform.storage.stages import StageStore, write_json
 from bsp_platform.work.streaming import ClipStream, make_clips
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def rate(work: Callable[[], int], seconds: float = 4.0) -> float:

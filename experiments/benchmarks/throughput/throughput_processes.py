@@ -19,13 +19,13 @@ from unittest import mock
 import numpy as np
 import psutil
 import ray
+
+from bsp.pretraining.workers import MeanGradient, Workers
+from bsp_platform.work.streaming import clip_dataset, iterate_batches
 from throughput_clock import in_turns
 from throughput_loaders import Batches, BatchMaker
 from throughput_sources import Source
 from throughput_training import timed_training
-
-from bsp.pretraining.workers import MeanGradient, Workers
-from bsp_platform.work.streaming import clip_dataset, iterate_batches
 
 APART = "apart"  # two processes that train on their own: what the machine has to give
 _HERE = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])

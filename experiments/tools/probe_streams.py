@@ -1,6 +1,6 @@
 """What do the streams of Table 5 know that vanilla does not? Linear probes on frozen snippet features.
 
-python experiments/probe_streams.py --seeds 3     # after ablation_table5.py with as many seeds; a minute or two
+python experiments/tools/probe_streams.py --seeds 3     # after ablation_table5.py with as many seeds; a minute or two
 
 For each combination of streams a logistic regression reads three neighbouring snippets (standardised) and tells
 whether the middle one holds a boundary of an action, a cut, or nothing but action. Average precision on the
@@ -9,12 +9,12 @@ validation videos. Only for embedded data: where the cuts are is known there alo
 
 import json
 import statistics
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import click
 import numpy as np
-from ablation_table5 import BSP, TABLE_5
 from rich.console import Console
 from rich.table import Table
 from sklearn.linear_model import LogisticRegression
@@ -31,7 +31,10 @@ from bsp_platform.plan.sources import DataPaths, Sources, load_sources
 from bsp_platform.storage.stages import StageStore, write_json
 from bsp_platform.work.heads import load_subset
 
-ROOT = Path(__file__).resolve().parents[1]
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+from ablation_table5 import BSP, TABLE_5
+
+ROOT = Path(__file__).resolve().parents[2]
 TARGETS = ("boundary", "cut", "action")
 ROWS = (*TABLE_5.rows, Row(name="bsp", label="BSP alone", streams=(BSP,), paper={}))
 STRENGTH = 0.01  # inverse regularisation of the probe, the same for all

@@ -10,8 +10,6 @@ from typing import Any
 import numpy as np
 import ray
 import torch
-from throughput_clock import in_turns, seconds_per_call
-from throughput_sources import PREPARED, RAW, Source
 
 from bsp.clips.augment import augment_clip
 from bsp.clips.frame_cache import FrameCache
@@ -22,6 +20,8 @@ from bsp.pretraining.loop import TrainSettings, make_optimiser, train_steps
 from bsp.pretraining.pretext import PretextModel, PretextSettings, pretext_objective
 from bsp.video.read import READERS, read_frames
 from bsp_platform.plan.profiles import mini
+from throughput_clock import in_turns, seconds_per_call
+from throughput_sources import PREPARED, RAW, Source
 
 
 def training_step(source: Source, batch: dict[str, np.ndarray], encoder: EncoderSettings) -> Callable[[], Any]:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import bsp_platform  # noqa: F401  isort: skip (first: it sets the environment that Ray reads)
 import ray
-from throughput_videos import FRAMES, make_kinetics_like
 
 from bsp.clips.augment import AugmentSettings
 from bsp.clips.catalog import Catalog
@@ -17,6 +16,7 @@ from bsp.datasets.pantomime.render import render
 from bsp.video.prepare import PrepareSettings, prepare_video
 from bsp_platform.plan.profiles import mini, smoke
 from bsp_platform.work.streaming import ClipStream
+from throughput_videos import FRAMES, make_kinetics_like
 
 EMBEDDED = "embedded, videos kept decoded"
 RAW = "340x256, GOP 250"

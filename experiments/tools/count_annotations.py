@@ -1,7 +1,7 @@
 """Load every published annotation file of a folder with the project's loaders, and count what is in it.
 
-python experiments/count_annotations.py --annotations DIR                # half a minute, no video is needed
-python experiments/count_annotations.py --annotations DIR --json FILE    # the same for programs
+python experiments/tools/count_annotations.py --annotations DIR                # half a minute, no video is needed
+python experiments/tools/count_annotations.py --annotations DIR --json FILE    # the same for programs
 
 Files are recognised by their usual names (docs/datasets.md), plain or gzipped. What a loader leaves out is counted and
 named, and so is every file of the folder that none of them reads.

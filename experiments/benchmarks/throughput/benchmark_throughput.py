@@ -1,8 +1,8 @@
 """Throughput, side by side in one run: loaders, readers, stages, training steps, and the targets of the design.
 
-python experiments/benchmark_throughput.py            # 18 minutes on 2 cores; nothing else should run
-python experiments/benchmark_throughput.py --quick    # 8 minutes; wider spread, no compiled steps
-python experiments/benchmark_throughput.py --device cuda    # on a GPU: bf16, compiled, R18 and R50 at 224 px, memory
+python experiments/benchmarks/throughput/benchmark_throughput.py            # 18 minutes on 2 cores; nothing else should run
+python experiments/benchmarks/throughput/benchmark_throughput.py --quick    # 8 minutes; wider spread, no compiled steps
+python experiments/benchmarks/throughput/benchmark_throughput.py --device cuda    # on a GPU: bf16, compiled, R18 and R50 at 224 px, memory
 
 Writes results/benchmark_throughput/table.{json,md} and plot.png. The videos that it makes are kept for the next run.
 """
@@ -20,6 +20,13 @@ from pathlib import Path
 import click
 import torch
 from rich.console import Console
+
+from bsp_platform.plain_text import forgiving_streams
+from bsp_platform.report.tables import hardware
+from bsp_platform.storage.stages import write_json
+from bsp_platform.sweep.ray_log import RayLog
+from bsp_platform.work.cluster.device import DEVICES, local_device
+from bsp_platform.work.cluster.start import start_ray
 from throughput_clock import cpu_seconds, in_turns, used_since, watch
 from throughput_loaders import LOADERS
 from throughput_parts import measure_readers, measure_stages
@@ -28,14 +35,7 @@ from throughput_report import Result, markdown, plot, targets
 from throughput_sources import EMBEDDED, PREPARED, RAW, Source, make_sources
 from throughput_training import measure_steps, measure_waiting, variants
 
-from bsp_platform.plain_text import forgiving_streams
-from bsp_platform.report.tables import hardware
-from bsp_platform.storage.stages import write_json
-from bsp_platform.sweep.ray_log import RayLog
-from bsp_platform.work.cluster.device import DEVICES, local_device
-from bsp_platform.work.cluster.start import start_ray
-
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +116,7 @@ def measure(folder: Path, scale: Scale, device: torch.device, *, quick: bool, sa
     result = {
         "hardware": hardware(),
         "date": datetime.date.today().isoformat(),
-        "command": "python experiments/benchmark_throughput.py" + " --quick" * quick,
+        "command": "python experiments/benchmarks/throughput/benchmark_throughput.py" + " --quick" * quick,
         "ray_idle_cores": idle,
         "loaders": loaders,
         "readers": readers,

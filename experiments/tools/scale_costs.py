@@ -1,6 +1,6 @@
 """What Table 4 at full size costs, from measured rates: GPU-hours, CPU cores for decoding, storage, network, money.
 
-Called by experiments/simulate_scale.py --cost-model. Every number is an input, measured (with the file it comes
+Called by experiments/tools/simulate_scale.py --cost-model. Every number is an input, measured (with the file it comes
 from), or computed from these by a formula that is printed beside it; docs/scale.md explains them.
 """
 
@@ -9,16 +9,19 @@ from __future__ import annotations
 import functools
 import json
 import statistics
+import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import click
-from throughput_sources import PREPARED, RAW
 
 from bsp.encoders.tsm import EncoderSettings, build_encoder, macs_per_clip
 from bsp_platform.plan.profiles import paper
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks" / "throughput"))
+from throughput_sources import PREPARED, RAW
 
 GPUS = (1, 8, 64)
 DATA_SETS = {"Kinetics-400": 240_000, "Kinetics-700": 650_000, "a million videos": 1_000_000}
@@ -192,7 +195,7 @@ def _catalog_mb(simulated: dict[str, Any], videos: int) -> str:
     for row in simulated.get("catalogs", {}).values():
         if row["videos"] == videos:
             return f"{row['catalog_mb']:.0f}"
-    return "run simulate_scale.py"
+    return "run tools/simulate_scale.py"
 
 
 def _read(path: Path) -> dict[str, Any]:

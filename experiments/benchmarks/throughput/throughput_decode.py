@@ -1,6 +1,6 @@
 """Reading clips: original files and prepared variants, every reader, bytes against time. One process, one thread.
 
-    python experiments/throughput_decode.py               # about two minutes; writes results/throughput_decode.json
+    python experiments/benchmarks/throughput/throughput_decode.py               # about two minutes; writes results/throughput_decode.json
 
 CPU milliseconds for one clip: 8 frames at a stride from a random start of one file, opened each time. Readers take
 turns on the same clips, round after round; medians. torchcodec is measured where it is installed.
@@ -21,16 +21,16 @@ import numpy as np
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
-from throughput_clock import in_turns
-from throughput_parts import readers
-from throughput_videos import FRAMES, make_kinetics_like
 
 from bsp.video.prepare import PrepareSettings, prepare_video
 from bsp.video.read import probe, read_frames
 from bsp_platform.plain_text import forgiving_streams
 from bsp_platform.report.tables import hardware
+from throughput_clock import in_turns
+from throughput_parts import readers
+from throughput_videos import FRAMES, make_kinetics_like
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[3]
 CLIP_FRAMES = 8
 STRIDES = (1, 8)
 VARIANTS = {
