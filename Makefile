@@ -58,7 +58,7 @@ faults: setup
 
 # 2000 mutated files of each kind: read, or refused by an error that names them. Failing ones go to fuzz_failures/.
 fuzz: setup
-	$(BIN)/python tests/fuzzing.py $(ARGS)
+	$(BIN)/python tests/support/fuzzing.py $(ARGS)
 
 # The server binds to the loopback address only, and answers to these names only: else any page in the user's browser
 # could have a name of its own point to this address, and read. Without the job runner it is two processes, not ten.

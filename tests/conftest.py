@@ -1,17 +1,13 @@
 """Shared by all tests: a tiny rendered data set, and one Ray per session for the tests that need it."""
 
 import os
-import sys
 import uuid
-from pathlib import Path
 
 import pytest
 
-sys.path.append(str(Path(__file__).parent))
-from fault_report import fault_row, print_matrix  # noqa: F401 (a fixture)
-
 # Ray and MLflow read these when they are imported; importing the package sets them.
 import bsp_platform  # noqa: F401
+from fault_report import fault_row, print_matrix  # noqa: F401 (a fixture)
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["BSP_TEST_MARK"] = uuid.uuid4().hex  # tells this session's Ray processes from others (ray_processes.py)

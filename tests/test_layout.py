@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+from repository import ROOT
+
 SOURCE_FOLDERS = ("bsp", "platform/bsp_platform", "experiments")
 MAX_LINES = 400
 

@@ -1,7 +1,7 @@
 """Features to and from other projects: our store on one side, their folders and files on the other.
 
-Their files (bsp/features/interchange_files.py) hold arrays [T, C] and no word about frame rate or stride. An import adds
-what a reader needs to find the time of a row, and says honestly what nobody knows: ``size_px`` is 0, ``mean`` and
+Their files (bsp/features/interchange_files.py) hold arrays [T, C] and no word about frame rate or stride. An import
+adds what a reader needs to find the time of a row, and says honestly what nobody knows: ``size_px`` is 0, ``mean`` and
 ``std`` are empty, ``code_version`` is 0, and ``encoder_hash`` is "imported:" and the sha256 of the files.
 Letters: S or T rows (snippets or cells), D or C width.
 """

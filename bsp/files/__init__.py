@@ -1,1 +1,1 @@
-"""Files of other people, read within bounds: text, NumPy, HDF5, pickles and weights, with errors that name file and place."""
+"""Other people's files, read within bounds: text, NumPy, HDF5, pickles and weights; errors name file and place."""

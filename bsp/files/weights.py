@@ -1,8 +1,9 @@
 """Weight files of others: PyTorch's zip archives and the format before it, and safetensors.
 
-PyTorch's formats are pickles with the numbers beside them. bsp/files/pickle_machine.py reads the pickle: tensors and plain
-data come out, whatever else was saved beside the weights (arguments, optimisers, functions) is left out, and nothing
-is imported or called. Sizes are checked before anything is reserved. PyTorch itself does not look at the checksums
+PyTorch's formats are pickles with the numbers beside them. bsp/files/pickle_machine.py reads the pickle: tensors and
+plain data come out, whatever else was saved beside the weights (arguments, optimisers, functions) is left out, and
+nothing is imported or called. Sizes are checked before anything is reserved. PyTorch itself does not look at the
+checksums
 (CRC-32) that its archives hold; here a flipped bit is noticed. The older format and safetensors hold none, but many
 names do: ``resnet18-f37072fd.pth`` begins its SHA-256.
 """

@@ -22,7 +22,7 @@ from bsp.video.time_limit import check
 
 
 class Mp4Reader:
-    """The methods of the other readers. For files that ``bsp.video.read.probe`` gives it: closed groups, no rotation."""
+    """The methods of the other readers, for files that ``probe`` gives it: closed groups, no rotation."""
 
     def __init__(self, path: str, stop: threading.Event):
         self.path = path

@@ -4,8 +4,8 @@
     python experiments/benchmarks/training.py --work DIR --tiny      # small pictures, a narrow R18, on two cores
 
 Writes DIR/training.json. "ratio" is training / min(makers x one maker alone, steps on ready batches); the design wants
-0.85 with 12 makers. One maker is measured alone, in this process; training is what ``bsp.pretraining.loop`` does, fed by Ray
-Data as always, from its second record on.
+0.85 with 12 makers. One maker is measured alone, in this process; training is what ``bsp.pretraining.loop`` does, fed
+by Ray Data as always, from its second record on.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """LGI, the anchor-free video grounding head of the paper's Section 4 (Mun, Cho and Han, CVPR 2020), in plain PyTorch.
 
-Training and inference: features and queries in, one moment per query out. The network is in grounding/lgi_network.py, the
-losses are in grounding/lgi_losses.py. Published: Adam without schedule, decay or clipping, words learnt from scratch.
+Training and inference: features and queries in, one moment per query out. The network is in grounding/lgi_network.py,
+the losses are in grounding/lgi_losses.py. Published: Adam without schedule, decay or clipping, words learnt from
+scratch.
 
 Letters: B queries of a batch, T segments, S snippets of a video, D feature width, V words of the table, W its width.
 """

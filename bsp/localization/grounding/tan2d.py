@@ -1,6 +1,7 @@
 """2D-TAN, the first grounding head of the paper's Section 4.1, in plain PyTorch (Zhang et al., AAAI 2020).
 
-A sentence is looked for among all candidate moments of a video at once, on a two-dimensional map (grounding/tan2d_map.py).
+A sentence is looked for among all candidate moments of a video at once, on a two-dimensional map
+(grounding/tan2d_map.py).
 The head is used at its published settings; only the features change. This file is the network; training and
 inference are train_tan2d and ground_tan2d at the end.
 

@@ -1,8 +1,8 @@
 """G-TAD on long videos, as its THUMOS14 release uses it: windows that slide over the snippets (Xu et al., CVPR 2020).
 
 A video is not resized: one cell is one snippet, cell k of a video covers [k, k + 1), and times are in cells. What
-differs from gtad/network.py besides: 3x3 convolutions on the map of anchors, narrower boundary labels, proposals without
-gating, and Soft-NMS in every window and again over all windows of a video.
+differs from gtad/network.py besides: 3x3 convolutions on the map of anchors, narrower boundary labels, proposals
+without gating, and Soft-NMS in every window and again over all windows of a video.
 
 Letters: S snippets of a video, C input width, T cells of a window, D longest duration in cells, N valid anchors.
 """

@@ -1,8 +1,10 @@
 """Throughput, side by side in one run: loaders, readers, stages, training steps, and the targets of the design.
 
-python experiments/benchmarks/throughput/benchmark_throughput.py            # 18 minutes on 2 cores; nothing else should run
+python experiments/benchmarks/throughput/benchmark_throughput.py            # 18 minutes on 2 cores, with
+# nothing else running
 python experiments/benchmarks/throughput/benchmark_throughput.py --quick    # 8 minutes; wider spread, no compiled steps
-python experiments/benchmarks/throughput/benchmark_throughput.py --device cuda    # on a GPU: bf16, compiled, R18 and R50 at 224 px, memory
+python experiments/benchmarks/throughput/benchmark_throughput.py --device cuda    # on a GPU: bf16,
+# compiled, R18 and R50 at 224 px, memory
 
 Writes results/benchmark_throughput/table.{json,md} and plot.png. The videos that it makes are kept for the next run.
 """

@@ -143,8 +143,8 @@ def measure_processes(
 ) -> dict[str, list[dict[str, float]]]:
     """One and two training processes, the same clips per process and step; "2 apart" share nothing but the machine.
 
-    The gradients of two are averaged at every step as in training (``bsp.pretraining.workers``). No averaging can make two
-    processes faster than two that train at the same time, each on its own. Needs a running Ray.
+    The gradients of two are averaged at every step as in training (``bsp.pretraining.workers``). No averaging can make
+    two processes faster than two that train at the same time, each on its own. Needs a running Ray.
     """
     numbers = itertools.count()
 

@@ -73,7 +73,7 @@ def variants(device: torch.device, *, quick: bool, size_px: int, batch_size: int
 
 
 class StepRunner:
-    """One variant with its network: the step of ``bsp.pretraining.loop``, written out so that bf16 and fp32 can be chosen."""
+    """One variant with its network: the step of ``pretraining.loop``, written out with bf16 or fp32."""
 
     def __init__(self, variant: Variant, device: torch.device):
         self.variant, self.device = variant, device

@@ -53,7 +53,8 @@ class Profile:
     tan2d: TAN2DSettings
     lgi: LGISettings
     word_width: int  # of word embeddings that are learnt, without a GloVe file
-    # From the number of training workers and the device, "cpu" or "cuda": what a row would like (cluster/planning.py fits it).
+    # From the number of training workers and the device, "cpu" or "cuda": what a row would like (cluster/planning.py
+    # fits it).
     resources: Callable[[int, str], Resources]
     # Of the encoder's arithmetic in extraction; part of the result, so it belongs to the profile and not to the device.
     feature_precision: Precision = "float32"

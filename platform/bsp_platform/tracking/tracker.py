@@ -2,8 +2,8 @@
 
 Only the driver of an experiment talks to MLflow, and a thread of its own, so that a tracking server that is slow or
 gone holds up nothing. Runs are found again by a tag, so a continued sweep goes on in the same runs. Every record is on
-disk before it is sent (:mod:`bsp_platform.tracking.outbox`); what cannot be sent is sent when the server is back, by the
-next experiment with the same server, or by ``bsp deliver``: nothing is lost, nothing doubled, and every record
+disk before it is sent (:mod:`bsp_platform.tracking.outbox`); what cannot be sent is sent when the server is back, by
+the next experiment with the same server, or by ``bsp deliver``: nothing is lost, nothing doubled, and every record
 keeps the time at which it was made.
 """
 

@@ -1,7 +1,7 @@
 """On how many processes a training runs, and which failures it survives.
 
-A recipe's V virtual workers (bsp/pretraining/workers.py) may run on any number of processes that divides V. Training starts
-on as many as the cluster has room for, goes on with fewer after the loss of a node, and with more when one comes
+A recipe's V virtual workers (bsp/pretraining/workers.py) may run on any number of processes that divides V. Training
+starts on as many as the cluster has room for, goes on with fewer after the loss of a node, and with more when one comes
 back; Ray Train starts the processes anew from the last checkpoint each time. Lost processes, lost nodes and
 errors of the program have budgets of their own.
 """

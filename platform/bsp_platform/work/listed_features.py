@@ -57,7 +57,7 @@ def has_features(folder: Path, video_id: str) -> bool:
 
 
 def read_listed(folder: Path, video_id: str, expect: dict[str, Any] | None = None) -> tuple[np.ndarray, FeatureInfo]:
-    """As :func:`bsp.features.store.read_features`; both files of a stage are compared with its manifest (StageDamaged)."""
+    """As :func:`~bsp.features.store.read_features`; both files are compared with the manifest (StageDamaged)."""
     files = listed_files(folder)
     if files is not None:
         unlisted = [name for name in _names(video_id) if name not in files]

@@ -102,8 +102,8 @@ def start_ray(
     """Join the cluster at RAY_ADDRESS (cluster.yaml sets it on the head), or start Ray on this machine.
 
     A Ray started here listens on the loopback address alone, wants its token, and keeps its session in a folder that
-    nobody else may enter, removed when this process ends (cluster/loopback.py). ``log_to_driver`` passes on what Ray's workers
-    print (``ray_log.RayLog`` takes it). ``gpus`` is what a Ray started here has to give.
+    nobody else may enter, removed when this process ends (cluster/loopback.py). ``log_to_driver`` passes on what Ray's
+    workers print (``ray_log.RayLog`` takes it). ``gpus`` is what a Ray started here has to give.
     """
     import ray
 

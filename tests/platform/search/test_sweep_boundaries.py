@@ -1,0 +1,313 @@
+"""The search over boundary settings: proposals, halving, tables and plots; and a real one."""
+
+import json
+import time
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+
+from bsp.encoders.tsm import build_encoder
+from bsp.figures.sweep import SweepTrial, draw_parallel, draw_responses
+from bsp_platform.plan.options import Options
+from bsp_platform.plan.sources import DataPaths
+from bsp_platform.search.proposals import Halving, Ledger, Proposals, Trial, compared_with, rung_steps, sequence
+from bsp_platform.search.space import all_settings, plan_trial, read_space
+from bsp_platform.search.tables import proxy_quality, quality_note, spearman
+from bsp_platform.storage.stages import StageStore
+from bsp_platform.work.probe import ProbeSettings, load_probe_videos, score_encoder
+from ray_processes import MARK, training_processes
+from repository import EXPERIMENTS
+from search_cases import BASE, settings_of, space, tiny_profile, train_plainly
+
+# What comes next, and what stops
+
+
+def test_rungs_are_checkpoints_at_about_each_fraction_of_the_training():
+    assert rung_steps(800, 100, 2) == (100, 200, 400)
+    assert rung_steps(400, 100, 2) == (100, 200)
+    assert rung_steps(800, 100, 3) == (100, 300)
+    assert rung_steps(93_750, 2_000, 4) == (2_000, 6_000, 24_000)
+    assert rung_steps(8, 4, 2) == (4,)
+    assert rung_steps(3, 100, 2) == ()
+
+
+@pytest.mark.parametrize("eta", [2, 3, 4])
+def test_halving_decides_as_rays_asha(eta):
+    from ray.tune.schedulers.async_hyperband import _Bracket
+    from ray.tune.schedulers.trial_scheduler import TrialScheduler
+
+    class Named:
+        def __init__(self, name):
+            self.trial_id = name
+
+    scores = np.random.default_rng(eta).random(60)
+    theirs, ours = _Bracket(1, 1.5, eta, 0), Halving(eta=eta)
+    found = [
+        (theirs.on_result(Named(str(k)), 1, score) == TrialScheduler.STOP, ours.stops(score, list(scores[:k])))
+        for k, score in enumerate(scores)
+    ]
+    assert len({stop for stop, _ in found}) == 2
+    assert all(a == b for a, b in found)
+
+
+def test_probes_are_compared_within_a_fusion_method_only():
+    one, two = settings_of(fusion="alone", epsilon="0,1")
+    (other,) = settings_of(fusion="two-head")
+    trials = [Trial(number=k, setting=s, probes={0: 10.0 * k}) for k, s in enumerate((one, two, other), start=1)]
+    assert compared_with(trials[1], 0, trials) == [10.0]
+    assert compared_with(trials[1], 1, trials) == []
+    assert compared_with(trials[2], 0, trials) == []
+
+
+def test_a_random_search_repeats_and_covers_a_small_space_once():
+    found = space(epsilon="0,1,2,4", kinds="dc+ss,sc+ss", stride="1,2")
+    first = list(sequence("random", found, BASE, 3))
+    assert first == list(sequence("random", found, BASE, 3))
+    assert first != list(sequence("random", found, BASE, 4))
+    assert set(first) == set(all_settings(found, BASE))
+    assert len(first) == 4 * 2 + 2
+
+
+@pytest.mark.parametrize("search", ["grid", "random", "optuna"])
+def test_a_search_goes_on_from_its_ledger_without_repeating_a_setting(search, tmp_path):
+    found = space(epsilon="0,1,2,4", kinds="dc+ss,sc+ss", tau="2,4")
+    everything = set(all_settings(found, BASE))
+    assert len(everything) == 3 + 4 + 2  # epsilon 4 is too long for tau 2
+    for part in (4, 9):
+        ledger = Ledger(StageStore(tmp_path), "trials.json")
+        proposals = Proposals(search, found, BASE, 0, ledger)
+        while len(ledger.trials) < part and (setting := proposals.next()):
+            trial = ledger.add(setting)
+            trial.status, trial.value = "finished", 50.0 - setting.tau
+            if trial.number == 2:
+                trial.status, trial.value, trial.probes = "stopped", None, {0: 3.5}
+            ledger.save()
+            proposals.tell(trial)
+    ledger = Ledger(StageStore(tmp_path), "trials.json")
+    assert [trial.number for trial in ledger.trials] == list(range(1, 10))
+    assert {trial.setting for trial in ledger.trials} == everything
+    assert ledger.trials[1].probes == {0: 3.5}
+    assert Proposals(search, found, BASE, 0, ledger).next() is None
+
+
+def test_optuna_prefers_what_scored_well(tmp_path):
+    """60 settings, one parameter decides: after 25 trials most proposals have its best value; at random 1/4 would."""
+    found = space(epsilon="0,1,2,4", kinds="dc+ss", stride="1,2,3,4,5", min_segment="1,2,4")
+
+    class Memory(Ledger):
+        def save(self):
+            pass
+
+    ledger = Memory(StageStore(tmp_path), "trials.json")
+    proposals = Proposals("optuna", found, BASE, 1, ledger)
+    for _ in range(25):
+        trial = ledger.add(proposals.next())
+        trial.status, trial.value = "finished", -abs(trial.setting.epsilon - 2.0)
+        proposals.tell(trial)
+    best = [trial.setting.epsilon == 2 for trial in ledger.trials[10:]]
+    assert sum(best) > len(best) / 2
+
+
+def test_a_damaged_ledger_is_named(tmp_path):
+    (tmp_path / "trials.json").write_text('[{"number": 1')
+    with pytest.raises(ValueError, match=r"trials\.json is damaged"):
+        Ledger(StageStore(tmp_path), "trials.json")
+
+
+# Table and plots
+
+
+def test_the_rank_correlation_is_scipys():
+    from scipy.stats import spearmanr
+
+    generator = np.random.default_rng(1)
+    pairs = [(float(generator.integers(5)), float(generator.random())) for _ in range(15)]
+    assert spearman(pairs) == pytest.approx(spearmanr(*zip(*pairs)).statistic, abs=1e-12)
+    assert spearman(pairs[:2]) is None
+    assert spearman([(1.0, 1.0), (1.0, 2.0), (1.0, 3.0)]) is None
+    rows = [{"mAP_avg": {"mean": m}, "probes": {"0": p}, "last_probe": -p} for m, p in ((1, 1), (2, 5), (3, 9))]
+    rows.append({"mAP_avg": None, "probes": {"0": 3.0}, "last_probe": None})  # stopped: has no mAP
+    quality = proxy_quality(rows)
+    assert quality == {
+        "0": {"trials": 3, "spearman": pytest.approx(1)},
+        "last": {"trials": 3, "spearman": pytest.approx(-1)},
+    }
+    assert quality_note(quality, stopped=1).startswith(
+        "Spearman correlation of the probe with mAP_avg among finished trials: rung 1 +1.00 (3 trials), last -1.00 "
+        "(3 trials). 1 trial"
+    )
+
+
+def test_the_plots_show_every_trial(tmp_path):
+    axes = {"epsilon": ["0", "1", "-"], "kinds": ["dc+ss", "sc+ss"], "fusion": ["alone", "two-head"]}
+    trials = [
+        SweepTrial(
+            values=dict(zip(axes, values, strict=True)),
+            probes=(20.0 + k, 30.0 - k if k % 3 else None),
+            score=40.0 + k if k % 3 else None,
+        )
+        for k, values in enumerate(product(*axes.values()))
+    ]
+    parallel = draw_parallel(trials, axes, tmp_path / "parallel.png", title="Search", caption="Which data.")
+    lines = [line for line in parallel.axes[0].lines if len(line.get_xdata()) > 3]
+    # 3 parameters and a probe for those that were stopped; 3 parameters, 2 probes and the mAP for the others.
+    assert sorted(len(line.get_xdata()) for line in lines) == [4] * 4 + [6] * 8
+    response = draw_responses(trials, axes, tmp_path / "response.png", title="Search", caption="Which data.")
+    for column, values in enumerate(axes.values()):
+        points = [len([x for line in response.axes[2 * column + row].lines if len(line.get_xdata()) == 1 for x in [0]])
+                  for row in (0, 1)]  # fmt: skip
+        assert points == [8, 12]
+        ticks = [tick.get_text().replace("\n", "") for tick in response.axes[2 * column].get_xticklabels()]
+        assert ticks == values
+    for name in ("parallel.png", "response.png"):
+        assert (tmp_path / name).read_bytes()[:4] == b"\x89PNG"
+    for empty in (draw_parallel, draw_responses):
+        empty([], {}, tmp_path / "empty.png", title="Search", caption="Nothing yet.")
+
+
+def test_the_commands_options_become_a_search(monkeypatch):
+    monkeypatch.syspath_prepend(str(EXPERIMENTS))
+    import sweep_boundaries
+
+    seen = []
+    monkeypatch.setattr(sweep_boundaries, "run_search", lambda spec, options: seen.append((spec, options)) or 0)
+    arguments = "--profile smoke --search grid --space epsilon=0,1 --space tau=2,4 --proxy none --clips 64 --trials 9"
+    done = CliRunner().invoke(sweep_boundaries.search_command(), arguments.split())
+    assert done.exit_code == 0, done.output
+    spec, options = seen[0]
+    assert (spec.search, spec.proxy, spec.clips, spec.trials, spec.eta) == ("grid", "none", 64, 9, 2)
+    assert (spec.space["epsilon"], spec.space["tau"], spec.space["stride"]) == ((0, 1), (2, 4), (1,))
+    assert options.profile.name == "smoke"
+    assert CliRunner().invoke(sweep_boundaries.search_command(), []).exit_code == 0
+    assert set(seen[1][0].space) == set(sweep_boundaries.SPACE)
+    done = CliRunner().invoke(sweep_boundaries.search_command(), ["--space", "epsilon"])
+    assert (done.exit_code, "--space epsilon: write NAME=VALUE" in done.output) == (1, True)
+
+
+# A real search
+
+
+def search_options(folder: Path) -> Options:
+    return Options(
+        profile=tiny_profile(), rows=(), seeds=1, storage=folder / "storage", results=folder / "results",
+        tracking_uri=None, tracking_home=folder / "mlflow",
+        data=DataPaths(class_scores=(("activitynet", folder / "cls.json"),)),
+        workers=1, cpus=2, gpus=None, fresh=False,
+    )  # fmt: skip
+
+
+def search_of(proxy: str, epsilons: str):
+    from bsp_platform.search.state import SearchOptions
+
+    return SearchOptions(
+        name="small_search", space=read_space({"epsilon": epsilons, "kinds": "dc+ss"}, tiny_profile()), search="grid",
+        trials=None, proxy=proxy, eta=2, search_seed=0, clips=None, probe=ProbeSettings(videos=4),
+    )  # fmt: skip
+
+
+@pytest.mark.ray
+def test_a_failed_trial_is_reported_with_its_error_at_once(ray_session, tmp_path):
+    from ray import tune
+
+    from bsp_platform.sweep.failures import reason_of_trial
+
+    reasons = []
+
+    class Keep(tune.Callback):
+        def on_trial_error(self, iteration, trials, trial, **info):
+            reasons.append(reason_of_trial(trial))
+
+    def dies(config: dict) -> None:
+        raise ValueError("no features of video 7")
+
+    tune.Tuner(
+        tune.with_resources(dies, {"cpu": 0.1}),
+        run_config=tune.RunConfig(storage_path=str(tmp_path), callbacks=[Keep()], verbose=0),
+    ).fit()
+    assert reasons == ["no features of video 7"]
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_search_stops_by_the_probe_is_found_again_and_a_larger_one_goes_on(
+    ray_session, tiny_data, tiny_catalog, tiny_untrimmed, tmp_path, monkeypatch
+):
+    import os
+
+    from bsp_platform.search import run as search_run
+
+    (tmp_path / "storage").mkdir()
+    (tmp_path / "storage" / "pantomime").symlink_to(tiny_data.parent)
+    names = tiny_untrimmed.class_names
+    results = {v.video_id: np.eye(len(names))[k % len(names)].tolist() for k, v in enumerate(tiny_untrimmed.videos)}
+    (tmp_path / "cls.json").write_text(json.dumps({"class": list(names), "results": results}))
+    # Whichever trial reaches the rung second stops there.
+    monkeypatch.setattr(Halving, "stops", lambda self, score, earlier: bool(earlier))
+    options, spec = search_options(tmp_path), search_of("asha", "0,1,2")
+    assert search_run.run_search(spec, options) == 0
+
+    folder = tmp_path / "results" / "small_search" / "tiny"
+    table = json.loads((folder / "table.json").read_text())
+    rows = table["trials"]
+    assert [row["epsilon"] for row in rows] == ["0", "1", "2"]
+    assert sorted(row["status"] for row in rows) == ["finished", "stopped", "stopped"]
+    stopped = [row for row in rows if row["status"] == "stopped"]
+    assert [(row["stopped_at"], row["steps"], row["mAP_avg"]) for row in stopped] == [(4, 8, None)] * 2
+    assert all(list(row["probes"]) == ["0"] for row in rows)
+    (finished,) = (row for row in rows if row["status"] == "finished")
+    assert finished["last_probe"] is not None
+    assert "stopped at step 4 of 8" in (folder / "table.md").read_text()
+    assert len((folder / "table.csv").read_text().splitlines()) == 4
+    store = StageStore(options.storage)
+    deadline = time.time() + 30
+    while training_processes(os.environ[MARK]) and time.time() < deadline:
+        time.sleep(0.2)
+    # A trial that stops takes its workers with it. (That it gives back what they had reserved shows below: two such
+    # leftovers would leave no room for another trial.)
+    assert training_processes(os.environ[MARK]) == []
+    assert len(list((store.root / "encoders").glob("*/_train"))) >= 2  # checkpoints of those that were stopped
+
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow' / 'mlflow.db'}")
+    runs = client.search_runs([client.get_experiment_by_name("small_search").experiment_id])
+    children = {run.data.params["epsilon"]: run for run in runs if "mlflow.parentRunId" in run.data.tags}
+    (parent,) = (run for run in runs if "mlflow.parentRunId" not in run.data.tags)
+    assert {e: run.data.tags["outcome"] for e, run in children.items()} == {r["epsilon"]: r["status"] for r in rows}
+    child = children[finished["epsilon"]]
+    assert child.data.metrics["mAP_avg"] == pytest.approx(finished["mAP_avg"]["mean"])
+    assert child.data.metrics["probe_ap"] == pytest.approx(finished["probes"]["0"])
+    files = {file.path for file in client.list_artifacts(parent.info.run_id)}
+    assert files == {"table.json", "table.csv", "table.md", "parallel.png", "response.png"}
+
+    # The same command finds everything; Tune is not even started.
+    with monkeypatch.context() as patch:
+        patch.setattr(search_run, "_tune", None)
+        assert search_run.run_search(spec, options) == 0
+    again = json.loads((folder / "table.json").read_text())["trials"]
+    assert again == rows
+    assert len(client.search_runs([parent.info.experiment_id])) == 4
+
+    # Without ASHA the search goes on from the checkpoint; the weights are those of a training that knows no probe.
+    other = stopped[0]["epsilon"]
+    assert search_run.run_search(search_of("none", other), options) == 0
+    (row,) = json.loads((folder / "table.json").read_text())["trials"]
+    assert (row["status"], row["probes"]) == ("finished", {})  # it was past the rung already
+    profile = options.profile
+    sources = search_run.load_sources(profile, {"gtad"}, options.data, storage=store.root, progress=False)
+    (setting,) = all_settings(search_of("none", other).space, profile.clips)
+    plan = plan_trial(setting, 0, profile, sources, 1)
+    encoder = store.find("encoders", plan.searched)
+    assert [record["step"] for record in json.loads((encoder / "history.json").read_text())] == [2, 4, 6, 8]
+    trained = torch.load(encoder / "encoder.pt", weights_only=True)["encoder"]
+    torch.set_num_threads(1)
+    plain = train_plainly(plan.searched, tiny_catalog)
+    assert all(torch.equal(value, plain[name]) for name, value in trained.items())
+    videos = load_probe_videos(tiny_untrimmed, 32, ProbeSettings(videos=4))
+    model = build_encoder(plan.searched.encoder, 0)
+    model.load_state_dict(plain)
+    assert row["last_probe"] == score_encoder(model, plan.searched, videos)
