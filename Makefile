@@ -10,7 +10,7 @@ EXPERIMENTS := table4=ablation_table4 table5=ablation_table5 table1=table1_activ
     figure2=figure2_synthesis figure4=figure4_feature_difference figure5=figure5_qualitative all-tables=all_tables sweep=sweep_boundaries
 TARGETS := $(foreach pair,$(EXPERIMENTS),$(firstword $(subst =, ,$(pair))))
 
-.PHONY: setup test test-slow test-all faults fuzz ui clean help $(TARGETS)
+.PHONY: setup test test-slow test-all faults fuzz ui layout clean help $(TARGETS)
 
 help:
 	@echo "make TARGET [ARGS='--seeds 3 --profile mini']   one experiment on the embedded data:"
@@ -23,6 +23,7 @@ help:
 	@echo "make test-slow                   those tests alone; make test-all: all tests"
 	@echo "make faults                      the tests that break something, and the fault matrix"
 	@echo "make fuzz [ARGS=...]             mutated files of every kind: --count 2000, --seed 0, --kind npy (docs/datasets.md)"
+	@echo "make layout                      the order of imports, drawn: docs/import_order.svg"
 	@echo "make ui                          MLflow UI on http://127.0.0.1:5000"
 
 setup: $(VENV)/.installed
@@ -59,6 +60,9 @@ faults: setup
 # 2000 mutated files of each kind: read, or refused by an error that names them. Failing ones go to fuzz_failures/.
 fuzz: setup
 	$(BIN)/python tests/support/fuzzing.py $(ARGS)
+
+layout: setup
+	$(BIN)/python experiments/tools/import_order.py $(ARGS)
 
 # The server binds to the loopback address only, and answers to these names only: else any page in the user's browser
 # could have a name of its own point to this address, and read. Without the job runner it is two processes, not ten.
