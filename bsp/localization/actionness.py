@@ -14,11 +14,12 @@ from fractions import Fraction
 
 import numpy as np
 import torch
-from torch.nn import functional
 
 from bsp.features.record import FeatureInfo, snippets_at
-from bsp.localization.epochs import require_finite
+from bsp.localization.epochs import LinearTraining, mean_and_std, train_linear
 from bsp.metrics.actionness import SEGMENT_S
+
+_ROWS_AT_ONCE = 1 << 14
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,49 +93,24 @@ def train_actionness(
     """
     _check(features, positions, labels)
     feat_SD = torch.from_numpy(np.concatenate(features))  # of all videos; stays in the main memory
-    mean_D, std_D = _mean_and_std(feat_SD)
+    mean_D, std_D = (values.float() for values in mean_and_std(lambda: feat_SD.split(_ROWS_AT_ONCE)))
     lower_N, share_N = _neighbours(features, positions)
     label_N = torch.from_numpy(np.concatenate(labels).astype(np.float32))
 
-    weight_D = torch.zeros(feat_SD.shape[1], device=device, requires_grad=True)
-    bias = torch.zeros((), device=device, requires_grad=True)
-    groups = [{"params": [weight_D], "weight_decay": settings.weight_decay}, {"params": [bias], "weight_decay": 0.0}]
-    optimiser = torch.optim.Adam(groups, lr=settings.learning_rate)
-    steps = settings.epochs * -(-len(label_N) // settings.batch_segments)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: 1 - step / steps)
+    def interpolated(batch_B: torch.Tensor) -> torch.Tensor:
+        lower_B, share_B1 = lower_N[batch_B], share_N[batch_B, None]
+        return torch.lerp(feat_SD[lower_B], feat_SD[lower_B + (share_B1[:, 0] > 0)], share_B1)
+
+    how = LinearTraining(
+        epochs=settings.epochs, batch=settings.batch_segments, learning_rate=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+    )  # fmt: skip
     generator = np.random.default_rng([seed, 1])
-    mean_on, std_on = mean_D.to(device), std_D.to(device)
-    for epoch in range(settings.epochs):
-        total = torch.zeros((), device=device)
-        for batch_B in torch.from_numpy(generator.permutation(len(label_N))).split(settings.batch_segments):
-            lower_B, share_B1 = lower_N[batch_B], share_N[batch_B, None]
-            feat_BD = torch.lerp(feat_SD[lower_B], feat_SD[lower_B + (share_B1[:, 0] > 0)], share_B1).to(device)
-            logit_B = ((feat_BD - mean_on) / std_on) @ weight_D + bias
-            loss = functional.binary_cross_entropy_with_logits(logit_B, label_N[batch_B].to(device))
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-            schedule.step()
-            total += loss.detach() * len(batch_B)
-        record = {"epoch": epoch, "loss": float(total) / len(label_N)}
-        require_finite(record, settings.learning_rate)
-        if on_epoch is not None:
-            on_epoch(record)
-    folded_D = weight_D.detach().cpu().double() / std_D.double()
-    return LinearActionness(folded_D.numpy(), float(bias.detach()) - float(folded_D @ mean_D.double()))
-
-
-def _mean_and_std(feat_SD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Of every channel over all snippets, float32 [D]; a channel that never changes gets the deviation 1.
-
-    In float64, a block of rows at a time.
-    """
-    blocks = feat_SD.split(1 << 14)
-    mean_D = sum(block.sum(0, dtype=torch.float64) for block in blocks) / len(feat_SD)
-    variance_D = sum(((block - mean_D) ** 2).sum(0) for block in blocks) / len(feat_SD)
-    std_D = variance_D.sqrt()
-    std_D[std_D <= 1e-6 * mean_D.abs()] = 1.0
-    return mean_D.float(), std_D.float()
+    weight_D, bias = train_linear(
+        interpolated, label_N, mean_D, std_D, how, generator, on_epoch=on_epoch, device=device
+    )
+    folded_D = weight_D.double() / std_D.double()
+    return LinearActionness(folded_D.numpy(), bias - float(folded_D @ mean_D.double()))
 
 
 def _neighbours(features: Sequence[np.ndarray], positions: Sequence[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -8,7 +8,7 @@ training), D feature width, K snippets on either side, B gaps of a mini-batch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -16,10 +16,9 @@ import numpy as np
 import torch
 from scipy.ndimage import gaussian_filter1d
 from torch import Tensor
-from torch.nn import functional
 
 from bsp.features.record import FeatureInfo, seconds_at
-from bsp.localization.epochs import require_finite
+from bsp.localization.epochs import LinearTraining, mean_and_std, train_linear
 from bsp.metrics.boundaries import ClipBoundaries, pooled_scores
 
 Measure = Literal["l1", "l2", "cosine"]
@@ -152,7 +151,9 @@ def fit_peaks(
     others; all clips count, as the consistency limit is a rule of evaluation. The lowest of equally good thresholds.
     """
     _check(features, times_s)
-    mean_D, std_D = _mean_and_std(lambda: (torch.from_numpy(feat_SD) for feat_SD in features))
+    mean_D, std_D = (
+        values.numpy() for values in mean_and_std(lambda: (torch.from_numpy(feat_SD) for feat_SD in features))
+    )
     peaks = [_peaks(*clip, settings, mean_D, std_D) for clip in zip(features, times_s, strict=True)]
     heights = np.concatenate([heights for _, heights in peaks])
     if not len(heights):
@@ -236,38 +237,25 @@ def train_boundary_head(
     context = max(1, round(settings.context_s / stride_s))
     before_NK, after_NK = _sides(features, context)
     parts = torch.arange(len(label_N)).split(_ROWS_AT_ONCE)
-    mean, std = _mean_and_std(lambda: (_inputs(feat_SD, before_NK[part], after_NK[part]) for part in parts))
-    mean, std = (torch.from_numpy(values).float() for values in (mean, std))
-    mean_on, std_on = mean.to(device), std.to(device)
+    mean, std = mean_and_std(lambda: (_inputs(feat_SD, before_NK[part], after_NK[part]) for part in parts))
     # PC draws as many gaps of either kind for a batch; weights do the same without chance.
     share = positive / len(label_N)
-    weight_N = torch.where(label_N > 0, 0.5 / share, 0.5 / (1 - share))
-
-    weight = torch.zeros(len(mean), device=device, requires_grad=True)
-    bias = torch.zeros((), device=device, requires_grad=True)
-    groups = [{"params": [weight], "weight_decay": settings.weight_decay}, {"params": [bias], "weight_decay": 0.0}]
-    optimiser = torch.optim.Adam(groups, lr=settings.learning_rate)
-    steps = settings.epochs * -(-len(label_N) // settings.batch_gaps)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: 1 - step / steps)
-    generator = np.random.default_rng([seed, 2])
-    for epoch in range(settings.epochs):
-        total = torch.zeros((), device=device)
-        for batch_B in torch.from_numpy(generator.permutation(len(label_N))).split(settings.batch_gaps):
-            inputs = _inputs(feat_SD, before_NK[batch_B], after_NK[batch_B]).to(device)
-            logit_B = ((inputs - mean_on) / std_on) @ weight + bias
-            loss = functional.binary_cross_entropy_with_logits(
-                logit_B, label_N[batch_B].to(device), weight_N[batch_B].to(device)
-            )
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-            schedule.step()
-            total += loss.detach() * len(batch_B)
-        record = {"epoch": epoch, "loss": float(total) / len(label_N)}
-        require_finite(record, settings.learning_rate)
-        if on_epoch is not None:
-            on_epoch(record)
-    return BoundaryHead(settings, context, mean, std, weight.detach().cpu(), float(bias.detach()))
+    how = LinearTraining(
+        epochs=settings.epochs, batch=settings.batch_gaps, learning_rate=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+    )  # fmt: skip
+    weight, bias = train_linear(
+        lambda batch_B: _inputs(feat_SD, before_NK[batch_B], after_NK[batch_B]),
+        label_N,
+        mean.float(),
+        std.float(),
+        how,
+        np.random.default_rng([seed, 2]),
+        weight_N=torch.where(label_N > 0, 0.5 / share, 0.5 / (1 - share)),
+        on_epoch=on_epoch,
+        device=device,
+    )
+    return BoundaryHead(settings, context, mean.float(), std.float(), weight, bias)
 
 
 def _check(features: Sequence[np.ndarray], times_s: Sequence[np.ndarray]) -> None:
@@ -318,20 +306,3 @@ def _inputs(feat_SD: Tensor, before_BK: Tensor, after_BK: Tensor) -> Tensor:
     """[mean before, mean after, |difference|] of the gaps, float32 [B, 3 * D]."""
     before_BD, after_BD = feat_SD[before_BK].mean(dim=1), feat_SD[after_BK].mean(dim=1)
     return torch.cat([before_BD, after_BD, (after_BD - before_BD).abs()], dim=1)
-
-
-def _mean_and_std(blocks: Callable[[], Iterable[Tensor]]) -> tuple[np.ndarray, np.ndarray]:
-    """Of every channel over the rows of all blocks, float64; a channel that never changes gets the deviation 1.
-
-    ``blocks`` is called twice, so that one block at a time is in the memory.
-    """
-    rows, total, square = 0, 0.0, 0.0
-    for block in blocks():
-        rows += len(block)
-        total += block.sum(0, dtype=torch.float64)
-    mean = total / rows
-    for block in blocks():
-        square += ((block - mean) ** 2).sum(0)
-    std = (square / rows).sqrt()
-    std[std <= 1e-6 * mean.abs()] = 1.0
-    return mean.numpy(), std.numpy()

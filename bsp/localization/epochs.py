@@ -1,11 +1,17 @@
-"""What the training loops of all heads do after an epoch: refuse a loss that is not finite, keep the best weights."""
+"""What the training loops of heads share: what is done after an epoch, and the whole loop of the linear ones."""
 
 from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
 
-from torch import nn
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
 
 
 def require_finite(record: dict, learning_rate: float) -> None:
@@ -32,3 +38,74 @@ class BestEpoch:
         """Put the kept weights back; without any, the model stays as it is."""
         if self._state is not None:
             model.load_state_dict(self._state)
+
+
+def mean_and_std(blocks: Callable[[], Iterable[Tensor]]) -> tuple[Tensor, Tensor]:
+    """Of every channel over the rows of all blocks [rows, D], float64 [D].
+
+    A channel that never changes gets the deviation 1. ``blocks`` is called twice, so that one block at a time is in
+    the memory.
+    """
+    rows, total, square = 0, 0.0, 0.0
+    for block in blocks():
+        rows += len(block)
+        total += block.sum(0, dtype=torch.float64)
+    mean = total / rows
+    for block in blocks():
+        square += ((block - mean) ** 2).sum(0)
+    std = (square / rows).sqrt()
+    std[std <= 1e-6 * mean.abs()] = 1.0
+    return mean, std
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinearTraining:
+    """How a linear binary classifier is trained: by Adam, its learning rate falling linearly towards 0."""
+
+    epochs: int
+    batch: int  # rows
+    learning_rate: float
+    weight_decay: float  # L2 on the weights, not on the bias
+
+
+def train_linear(
+    inputs: Callable[[Tensor], Tensor],
+    label_N: Tensor,
+    mean_D: Tensor,
+    std_D: Tensor,
+    how: LinearTraining,
+    generator: np.random.Generator,
+    *,
+    weight_N: Tensor | None = None,
+    on_epoch: Callable[[dict[str, Any]], None] | None = None,
+    device: str | torch.device = "cpu",
+) -> tuple[Tensor, float]:
+    """Logistic regression from zero: weights of the standardised inputs, float32 [D] on the CPU, and the bias.
+
+    inputs: of a batch of rows, int64 [B] -> float32 [B, D] on the CPU; mean_D, std_D: float32, see ``mean_and_std``.
+    label_N: float32, 0 or 1, of all N rows; weight_N: of their losses; generator: decides the order of rows.
+    on_epoch gets "epoch" (from 0) and "loss", the mean over rows. RuntimeError when it stops being finite.
+    """
+    weight_D = torch.zeros(len(mean_D), device=device, requires_grad=True)
+    bias = torch.zeros((), device=device, requires_grad=True)
+    groups = [{"params": [weight_D], "weight_decay": how.weight_decay}, {"params": [bias], "weight_decay": 0.0}]
+    optimiser = torch.optim.Adam(groups, lr=how.learning_rate)
+    steps = how.epochs * -(-len(label_N) // how.batch)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: 1 - step / steps)
+    mean_on, std_on = mean_D.to(device), std_D.to(device)
+    for epoch in range(how.epochs):
+        total = torch.zeros((), device=device)
+        for batch_B in torch.from_numpy(generator.permutation(len(label_N))).split(how.batch):
+            logit_B = ((inputs(batch_B).to(device) - mean_on) / std_on) @ weight_D + bias
+            weight_B = None if weight_N is None else weight_N[batch_B].to(device)
+            loss = functional.binary_cross_entropy_with_logits(logit_B, label_N[batch_B].to(device), weight_B)
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            schedule.step()
+            total += loss.detach() * len(batch_B)
+        record = {"epoch": epoch, "loss": float(total) / len(label_N)}
+        require_finite(record, how.learning_rate)
+        if on_epoch is not None:
+            on_epoch(record)
+    return weight_D.detach().cpu(), float(bias.detach())
