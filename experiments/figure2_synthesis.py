@@ -30,7 +30,7 @@ CAPTION = (
 def main(options: Options, seed: int = 0) -> int:
     """Draw one clip of every boundary type; returns the exit status."""
     profile = options.profile
-    sources = load_sources(profile, {"gtad"}, options.data, storage=StageStore(options.storage).root)
+    sources = load_sources(profile, {"activitynet"}, options.data, storage=StageStore(options.storage).root)
     plans = first_of_each_kind(sources.trimmed, profile.clips, seed)
     panels = [
         real_panel(sources.data["activitynet"], profile.clips, seed),

@@ -9,7 +9,7 @@ Uses the features of Table 4's rows "S cls" and "vanilla" from the storage; what
 from pathlib import Path
 
 from ablation_table4 import TABLE_4
-from bsp.datasets.activitynet import LocalizationDataset
+from bsp.datasets.activitynet import LocalizationDataset, UntrimmedVideo
 from bsp.figures.difference import (
     PairPicture,
     Pairs,
@@ -24,12 +24,14 @@ from bsp.figures.difference import (
     separability,
 )
 from bsp.figures.style import BSP, VANILLA, spread, spread_text
+from bsp.tasks.detection import read_untrimmed
+from bsp.tasks.head import Split
 from bsp_platform.plan.options import Options, experiment_command
 from bsp_platform.plan.rows import Claim, RowRecipes
 from bsp_platform.report.claims import check_claims
 from bsp_platform.storage.stages import StageStore
 from bsp_platform.sweep.figures import finished_rows, publish
-from bsp_platform.work.heads import FeatureSet, load_subset
+from bsp_platform.work.heads import listed
 
 ROOT = Path(__file__).resolve().parents[1]
 NAME, TITLE = "figure4_feature_difference", "Figure 4: differences of neighbouring snippet features"
@@ -47,13 +49,16 @@ CAPTION = (
 )
 
 
-def load_validation(recipes: RowRecipes, store: StageStore, data: LocalizationDataset) -> FeatureSet:
+def load_validation(recipes: RowRecipes, store: StageStore, data: LocalizationDataset) -> Split[UntrimmedVideo]:
     """The validation videos' features of a row with one stream."""
     ((_, recipe),) = recipes.features()
-    return load_subset([store.need("features", recipe)], data, "validation", {"size_px": recipe.size_px})
+    features = listed([store.need("features", recipe)], {"size_px": recipe.size_px})
+    return read_untrimmed(features, data, "validation")
 
 
-def picture(position: int, pairs: Pairs, sets: dict[str, FeatureSet], percents: dict, means: dict) -> PairPicture:
+def picture(
+    position: int, pairs: Pairs, sets: dict[str, Split[UntrimmedVideo]], percents: dict, means: dict
+) -> PairPicture:
     """The pair at ``position`` with the differences of all encoders."""
     number = pairs.video[position]
     found = sets["BSP"]

@@ -14,9 +14,9 @@ from pathlib import Path
 from ablation_table5 import TABLE_5
 from bsp.figures.qualitative import TOP_SEGMENTS, choose_cases, coverage, draw_cases, make_case, truth_segments
 from bsp.figures.style import BSP, VANILLA, spread, spread_text
+from bsp.tasks.detection import DETECTIONS
 from bsp_platform.plan.options import Options, experiment_command
 from bsp_platform.sweep.figures import finished_rows, publish
-from bsp_platform.work.heads import DETECTIONS
 
 ROOT = Path(__file__).resolve().parents[1]
 NAME, TITLE = "figure5_qualitative", "Figure 5: a success and a failure of BSP"

@@ -12,6 +12,7 @@ import os
 import unicodedata
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -127,10 +128,34 @@ def _untrimmed_video(video_id: str, record: VideoRecord, path: str | None, name:
     return UntrimmedVideo(video_id, path, record["duration"], record["subset"], instances)
 
 
+def load_activitynet_folder(folder: Path) -> LocalizationDataset:
+    """The annotation file in ``folder``, the videos in it or in its ``videos``. ValueError if there is no one file."""
+    return load_activitynet(one_json(folder, "--activitynet", "activity*net*"), videos_folder(folder))
+
+
+def one_json(folder: Path, option: str, pattern: str) -> Path:
+    """The annotation file in ``folder``: the one that is called like the data set, else the only ``*.json``."""
+    if not folder.is_dir():
+        raise ValueError(f"{option} {folder}: no such folder")
+    files = sorted(p for p in folder.iterdir() if p.name.endswith((".json", ".json.gz")) and not is_hidden(p))
+    files = [p for p in files if fnmatch(p.name.lower(), pattern)] or files
+    if len(files) != 1:
+        found = ", ".join(p.name for p in files[:5]) or "none"
+        raise ValueError(
+            f"{option} {folder}: expected one annotation file, {pattern}.json or the only *.json (or .json.gz) in the "
+            f"folder, found {found}"
+        )
+    return files[0]
+
+
+def folder_inside(folder: Path, name: str) -> Path:
+    """``folder/name`` if there is such a folder (of annotations), else the folder itself."""
+    return folder / name if (folder / name).is_dir() else folder
+
+
 def videos_folder(folder: str | Path) -> Path:
     """Where a data set's videos lie: ``folder/videos`` if there is such a folder, else the folder itself."""
-    inside = Path(folder) / "videos"
-    return inside if inside.is_dir() else Path(folder)
+    return folder_inside(Path(folder), "videos")
 
 
 def find_videos(folder: str | Path, video_ids: Collection[str]) -> dict[str, str]:

@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 Subset = Literal["train", "test"]
 SUBSETS: tuple[Subset, ...] = ("train", "test")
 
+MAX_MISSING_SHARE = 0.5  # of the videos, as load_activitynet has it
 _REMEDY = "correct the line or download the file again"
 
 
@@ -98,6 +99,17 @@ def load_charades_sta(folder: str | Path, video_folder: str | Path | None = None
         names = ", ".join(missing[:20]) + (f" and {len(missing) - 20} more" if len(missing) > 20 else "")
         logger.warning("%s: %d of %d videos have no file: %s", folder, len(missing), len(videos), names)
     return GroundingDataset(videos=videos, moments=moments, missing=missing, dropped=tuple(dropped))
+
+
+def load_charades_folder(folder: Path) -> GroundingDataset:
+    """The official files in ``folder`` and its videos. ValueError when most of the videos are not there."""
+    data = load_charades_sta(folder)
+    if len(data.missing) > MAX_MISSING_SHARE * len(data.videos):
+        raise ValueError(
+            f"--charades {folder}: {len(data.missing)} of {len(data.videos)} videos have no file, for example "
+            f"{data.missing[0]}.mp4; put the videos into {folder / 'videos'}"
+        )
+    return data
 
 
 def read_moments(path: str | Path) -> list[Moment]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Literal, NoReturn
 
 from bsp.clips.catalog import report_skips
-from bsp.datasets.activitynet import find_videos
+from bsp.datasets.activitynet import find_videos, folder_inside, videos_folder
 from bsp.errors import AnnotationError
 from bsp.files.text import clean_id, clean_label, is_hidden, read_csv, read_text, refuse_alike, safe_name
 
@@ -65,6 +65,11 @@ class CrossTaskDataset:
     videos: tuple[CrossTaskVideo, ...]
     tasks: tuple[Task, ...]  # in the order of tasks_primary.txt
     missing: tuple[str, ...]  # ids of the videos without a file
+
+
+def load_crosstask_folder(folder: Path) -> CrossTaskDataset:
+    """The release in ``folder`` or its ``crosstask_release``, and the videos in it or in its ``videos``."""
+    return load_crosstask(folder_inside(folder, "crosstask_release"), videos_folder(folder))
 
 
 def load_crosstask(

@@ -11,11 +11,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from bsp.datasets.activitynet import LocalizationDataset, localization_dataset
+from bsp.datasets.activitynet import LocalizationDataset, localization_dataset, one_json, videos_folder
 from bsp.datasets.results_json import check_ground_truth
 from bsp.files.text import read_json
 
 logger = logging.getLogger(__name__)
+
+
+def load_hacs_folder(folder: Path) -> LocalizationDataset:
+    """The annotation file in ``folder``, the videos in it or in its ``videos``. ValueError if there is no one file."""
+    return load_hacs(one_json(folder, "--hacs", "hacs*"), videos_folder(folder))
 
 
 def load_hacs(

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bsp.datasets.activitynet import LocalizationDataset, localization_dataset
+from bsp.datasets.activitynet import LocalizationDataset, folder_inside, localization_dataset, videos_folder
 from bsp.datasets.results_json import check_ground_truth
 from bsp.errors import AnnotationError
 from bsp.files.text import clean_id, clean_label, is_hidden, read_json, read_table, refuse_alike
@@ -23,6 +23,11 @@ logger = logging.getLogger(__name__)
 
 TRAINING, TEST = "validation", "test"  # the names of the official splits
 AMBIGUOUS = "Ambiguous"
+
+
+def load_thumos14_folder(folder: Path) -> LocalizationDataset:
+    """The annotation files in ``folder`` or its ``thumos14``, and the videos in it or in its ``videos``."""
+    return load_thumos14(folder_inside(folder, "thumos14"), videos_folder(folder))
 
 
 def load_thumos14(

@@ -23,13 +23,14 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from bsp.features.store import SNIPPET_FRAMES
+from bsp.tasks.detection import read_untrimmed
 from bsp_platform.plain_text import forgiving_streams, printable
 from bsp_platform.plan.options import storage_place
 from bsp_platform.plan.profiles import PROFILES
 from bsp_platform.plan.rows import Row, row_recipes
 from bsp_platform.plan.sources import DataPaths, Sources, load_sources
 from bsp_platform.storage.stages import StageStore, write_json
-from bsp_platform.work.heads import load_subset
+from bsp_platform.work.heads import listed
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 from ablation_table5 import BSP, TABLE_5
@@ -64,7 +65,7 @@ def probe(row: Row, seed: int, profile, sources: Sources, store: StageStore, tru
         raise RuntimeError(f"no features of row {row.name} seed {seed}; run ablation_table5.py with --seeds {seed + 1}")
     sets = {}
     for subset in ("training", "validation"):
-        found = load_subset(folders, sources.data["activitynet"], subset, {})
+        found = read_untrimmed(listed(folders), sources.data["activitynet"], subset)
         targets = [snippet_targets(truth[v.video_id], len(f)) for v, f in zip(found.videos, found.features)]
         sets[subset] = np.concatenate([windows(f) for f in found.features]), np.concatenate(targets)
     (train, train_targets), (test, test_targets) = sets["training"], sets["validation"]
@@ -86,7 +87,7 @@ def main(profile: str, seeds: int, storage: str | Path, results: Path) -> None:
     """Probe the features that Table 5 left in the storage."""
     forgiving_streams()
     settings, store = PROFILES[profile](), StageStore(storage)
-    sources = load_sources(settings, {"gtad"}, DataPaths(), storage=store.root)
+    sources = load_sources(settings, {"activitynet"}, DataPaths(), storage=store.root)
     truth_path = Path(sources.data["activitynet"].videos[0].path).parents[1] / "truth.json"
     truth = json.loads(truth_path.read_text("utf-8"))["videos"]
     content, table = {}, Table("streams", *TARGETS, title=f"Average precision (%), linear probes, {settings.about}")

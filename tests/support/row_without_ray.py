@@ -20,15 +20,16 @@ import numpy as np
 import pytest
 
 from bsp.encoders.tsm import EncoderSettings
+from bsp.tasks.head import SCORES
 from bsp_platform.plan.profiles import smoke
 from bsp_platform.plan.recipes import Stream
 from bsp_platform.plan.rows import Row, RowRecipes, row_recipes
 from bsp_platform.plan.sources import DataPaths, load_sources
+from bsp_platform.plan.tasks import TASKS
 from bsp_platform.storage.stages import CACHE_VARIABLE
 from bsp_platform.sweep import row_runner
 from bsp_platform.sweep.row_runner import RowJob, work_on_a_node
 from bsp_platform.work.cluster.start import Resources
-from bsp_platform.work.heads import SCORES
 
 
 @contextmanager
@@ -104,7 +105,7 @@ class SmallRow:
         shutil.copytree(tiny_data, work / "data" / "pantomime" / tiny_data.name)
         profile = replace(smoke(), pantomime=tiny_pantomime, encoder=EncoderSettings(depth=18, width=8))
         row = Row(name="random", label="random", streams=(Stream(method="random"),))
-        sources = load_sources(profile, {"gtad"}, DataPaths(), storage=work / "data", progress=False)
+        sources = load_sources(profile, {"activitynet"}, DataPaths(), storage=work / "data", progress=False)
         self.data = dict(sources.data)
         recipes = row_recipes(row, 0, profile, sources, 1)
         head = recipes.heads["gtad"]  # its class scores from the same random encoder, so that nothing is trained
@@ -129,7 +130,7 @@ class SmallRow:
         runner = RowWithoutRay(job, self.work / "head node")
         runner.before = before or runner.before
         try:
-            folder = row_runner.mended(lambda: runner.head("gtad", self.recipes.heads["gtad"]))
+            folder = row_runner.mended(lambda: runner.head(TASKS["gtad"], self.recipes.heads["gtad"]))
         finally:
             self.made, self.extracted = runner.made, inline.extracted
         return json.loads((folder / SCORES).read_text())["scores"]

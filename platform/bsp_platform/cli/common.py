@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,18 @@ class FileCommandGroup(CommandGroup):
         from bsp_platform.storage.errors import StageDamaged, StorageUnavailable
 
         return (*CommandGroup.shown, ValueError, StageDamaged, StorageUnavailable)
+
+
+class LazyChoice(click.Choice[str]):
+    """One of the names that ``names`` gives when the option is used or its help is shown: importing them is slow."""
+
+    def __init__(self, names: Callable[[], Iterable[str]], case_sensitive: bool = True):
+        self._names, self.case_sensitive = names, case_sensitive
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The names."""
+        return tuple(self._names())
 
 
 def a_number(ctx: click.Context, param: click.Parameter, value: float | None) -> float | None:

@@ -7,15 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bsp_platform.cli.common import INPUT_FILE, INPUT_FOLDER, OUTPUT_FILE, FileCommandGroup, a_number
+from bsp_platform.cli.common import INPUT_FILE, INPUT_FOLDER, OUTPUT_FILE, FileCommandGroup, LazyChoice, a_number
 from bsp_platform.plain_text import say
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# The names in bsp/features/interchange_files.py (a test compares them), written out as importing that takes seconds.
-LAYOUTS = ("gtad", "opentad", "2dtan", "lgi", "csv")
 _NAMED = 10  # videos that a report names
+
+
+def _layouts() -> tuple[str, ...]:
+    from bsp.features.interchange_files import LAYOUTS
+
+    return LAYOUTS
 
 
 @click.group(cls=FileCommandGroup)
@@ -38,7 +42,7 @@ def layout_options(command: Callable) -> Callable:
         click.option(
             "--format",
             "layout",
-            type=click.Choice(LAYOUTS, case_sensitive=False),
+            type=LazyChoice(_layouts, case_sensitive=False),
             required=True,
             help="Layout of the other project.",
         ),

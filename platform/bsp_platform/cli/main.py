@@ -12,7 +12,7 @@ from bsp_platform.cli.evaluate import evaluate
 from bsp_platform.cli.features import features, weights
 from bsp_platform.cli.prepare import prepare
 from bsp_platform.cli.tracking import deliver
-from bsp_platform.cli.train_tasks import train
+from bsp_platform.cli.train import train
 from bsp_platform.plain_text import forgiving_streams
 
 

@@ -13,15 +13,21 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from bsp_platform.cli.common import INPUT_FILE, INPUT_FOLDER, FileCommandGroup, print_percentages
+from bsp_platform.cli.common import INPUT_FILE, INPUT_FOLDER, FileCommandGroup, LazyChoice, print_percentages
 from bsp_platform.plain_text import say
 from bsp_platform.work.cluster.device import DEVICES, Device, local_device
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# Profiles with different heads; written out (a test compares them), as importing plan/profiles.py takes seconds.
-PROFILE_NAMES = ("smoke", "mini", "paper")
+    from bsp.datasets.activitynet import LocalizationDataset
+    from bsp.datasets.data_sets import Annotated
+
+
+def _profiles() -> list[str]:
+    from bsp_platform.plan.profiles import PROFILES
+
+    return sorted(PROFILES)
 
 
 @click.group(cls=FileCommandGroup)
@@ -38,7 +44,7 @@ def _device(ctx: click.Context, param: click.Parameter, wanted: Device) -> str:
 
 
 def training_options(command: Callable) -> Callable:
-    """The options that both heads have."""
+    """The options that all heads have."""
     for option in (
         click.option(
             "--max-missing",
@@ -59,7 +65,7 @@ def training_options(command: Callable) -> Callable:
         click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True),
         click.option(
             "--profile",
-            type=click.Choice(PROFILE_NAMES),
+            type=LazyChoice(_profiles),
             default="paper",
             show_default=True,
             help="Whose settings the head gets; mini and smoke have narrow, short ones.",
@@ -88,52 +94,30 @@ def training_options(command: Callable) -> Callable:
     type=INPUT_FILE,
     help="Published video-level class scores.  [default: a linear classifier on the first features]",
 )
-def gtad(
-    folders: tuple[Path, ...],
-    annotations: Path,
-    class_scores: Path | None,
-    out: Path,
-    profile: str,
-    seed: int,
-    threads: int,
-    device: str,
-    max_missing: float,
-) -> None:
+def gtad(annotations: Path, class_scores: Path | None, **common: Any) -> None:
     """G-TAD: train on the subset "training", detect in "validation", evaluate by the ActivityNet protocol."""
-    from dataclasses import replace
-
     from bsp.datasets.activitynet import load_activitynet
-    from bsp_platform.plan.profiles import PROFILES
-    from bsp_platform.plan.recipes import TaskRecipe
-    from bsp_platform.storage.stages import file_sha256
-    from bsp_platform.work.heads import (
-        CLASS_SCORES,
-        convert_class_scores,
-        make_class_scores,
-        require_instances,
-        train_and_score,
-    )
+    from bsp.tasks.detection import require_instances
 
-    expect = check_features(folders)
-    data = load_activitynet(annotations, None)
-    for subset in ("training", "validation"):
-        require_instances(data.videos, subset, str(annotations))
-    used = [video.video_id for video in data.videos if video.subset in ("training", "validation")]
-    consequence = "Those of the validation subset count as videos without a detection."
-    without = videos_without_features(folders, used, max_missing, consequence)
-    present = replace(data, videos=tuple(video for video in data.videos if video.video_id not in without))
-    # No stage is made, so the recipe is only what train_and_score reads of it: the head's settings and the seed.
-    recipe = TaskRecipe(streams=(), head=PROFILES[profile]().head, annotations=file_sha256(annotations), seed=seed)
-    with complete(out) as folder:
-        if class_scores is None:
-            make_class_scores(folder, folders[0], present, expect)
-        else:
-            convert_class_scores(folder, class_scores, present, "validation")
-        arguments = (recipe, folders, folder / CLASS_SCORES, present, expect)
-        facts = train_and_score(folder, *arguments, device=device, threads=threads)
-        note(folder, recipe, folders, annotations=annotations, class_scores=class_scores)
-    print_percentages(f"G-TAD, {annotations.name}", facts["scores"])
-    say(f"written: {out}")
+    def load() -> LocalizationDataset:
+        data = load_activitynet(annotations, None)
+        for subset in ("training", "validation"):
+            require_instances(data.videos, subset, str(annotations))
+        return data
+
+    common["consequence"] = "Those of the validation subset count as videos without a detection."
+    _train("gtad", load, annotations=annotations, class_scores=class_scores, **common)
+
+
+@train.command()
+@training_options
+@click.option("--thumos", type=INPUT_FOLDER, required=True, help="Folder with THUMOS-14's annotation files.")
+@click.option("--class-scores", type=INPUT_FILE, help="UntrimmedNet's .npy.  [default: a linear classifier]")
+def thumos(thumos: Path, class_scores: Path | None, **common: Any) -> None:
+    """G-TAD on windows: train on THUMOS-14's validation videos, detect in its test videos, mAP at 0.3:0.1:0.7."""
+    from bsp.datasets.thumos14 import load_thumos14
+
+    _train("thumos", lambda: load_thumos14(thumos), annotations=thumos, class_scores=class_scores, **common)
 
 
 @train.command()
@@ -141,11 +125,51 @@ def gtad(
 @click.option("--head", type=click.Choice(["2dtan", "lgi"]), required=True)
 @click.option("--charades", type=INPUT_FOLDER, required=True, help="Folder with the files of Charades-STA.")
 @click.option("--glove", type=INPUT_FILE, help="GloVe text file, also .gz.  [default: words learnt from scratch]")
-def grounding(
+def grounding(head: Literal["2dtan", "lgi"], charades: Path, **common: Any) -> None:
+    """2D-TAN or LGI: train on Charades-STA's training split, ground the test sentences, evaluate by its protocol."""
+    from bsp.datasets.charades_sta import load_charades_sta
+
+    common["consequence"] = "Their test sentences count as not found."
+    _train(head, lambda: load_charades_sta(charades), annotations=charades, **common)
+
+
+@train.command()
+@training_options
+@click.option("--crosstask", type=INPUT_FOLDER, required=True, help="Folder of CrossTask's release.")
+def steps(crosstask: Path, **common: Any) -> None:
+    """Step localisation: a linear classifier of actionness on CrossTask, our 3:1 split, framewise AP."""
+    from bsp.datasets.activitynet import folder_inside
+    from bsp.datasets.crosstask import load_crosstask
+
+    release = folder_inside(crosstask, "crosstask_release")
+    _train("actionness", lambda: load_crosstask(release), annotations=crosstask, **common)
+
+
+@train.command()
+@training_options
+@click.option("--gebd", type=INPUT_FOLDER, required=True, help="Folder with k400_*train* and k400_*val* (.pkl, .json).")
+@click.option(
+    "--way",
+    type=click.Choice(["peaks", "head"]),
+    required=True,
+    help="peaks: of the difference of neighbouring features, no labels but for one threshold. head: a linear layer.",
+)
+def boundaries(gebd: Path, way: Literal["peaks", "head"], **common: Any) -> None:
+    """Event boundaries: train on Kinetics-GEBD's training clips, F1 on its validation clips (challenge rules)."""
+    from bsp.datasets.gebd import load_gebd_folder
+
+    _train(f"boundary-{way}", lambda: load_gebd_folder(gebd, find_files=False), annotations=gebd, **common)
+
+
+def _train(
+    name: str,
+    load: Callable[[], Annotated],
+    *,
+    annotations: Path,
+    class_scores: Path | None = None,
+    glove: Path | None = None,
+    consequence: str = "",
     folders: tuple[Path, ...],
-    head: Literal["2dtan", "lgi"],
-    charades: Path,
-    glove: Path | None,
     out: Path,
     profile: str,
     seed: int,
@@ -153,35 +177,56 @@ def grounding(
     device: str,
     max_missing: float,
 ) -> None:
-    """2D-TAN or LGI: train on Charades-STA's training split, ground the test sentences, evaluate by its protocol."""
-    from bsp.datasets.charades_sta import load_charades_sta
-    from bsp.localization.grounding.words import load_glove
-    from bsp_platform.plan.profiles import PROFILES
-    from bsp_platform.plan.recipes import GroundingRecipe
-    from bsp_platform.work.grounding_heads import train_and_ground
+    """Run the head of a task, which leaves out videos without features; print and keep what comes out.
 
+    The features are checked before the annotations are loaded.
+    """
+    from dataclasses import replace
+
+    from bsp.localization.grounding.words import load_glove
+    from bsp.tasks.head import HeadInputs, Sentences
+    from bsp_platform.plan.profiles import PROFILES
+    from bsp_platform.plan.tasks import TASKS
+    from bsp_platform.storage.stages import as_plain
+    from bsp_platform.work import heads
+
+    task, complete_profile = TASKS[name], PROFILES[profile]()
     expect = check_features(folders)
-    data = load_charades_sta(charades)
-    settings = PROFILES[profile]()
-    vectors = None if glove is None else load_glove(glove)
-    recipe = GroundingRecipe(
-        streams=(),
-        head=settings.tan2d if head == "2dtan" else settings.lgi,
-        glove=None if vectors is None else vectors.sha256,
-        word_width=settings.word_width,
-        moments="",
-        seed=seed,
-    )
+    data = load()
     used = [video.video_id for video in data.videos]
-    videos_without_features(folders, used, max_missing, "Their test sentences count as not found.")
+    without = videos_without_features(folders, used, max_missing, consequence)
+    vectors = None if glove is None else load_glove(glove)
+    settings = task.settings(complete_profile)
     with complete(out) as folder:
-        facts = train_and_ground(folder, recipe, folders, vectors, data, expect, device=device, threads=threads)
-        note(folder, recipe, folders, charades=charades, glove=glove)
-    print_percentages(f"{head}, {charades}, words: {facts['words']}", facts["scores"])
+        scores = None
+        if task.head.needs_class_scores:
+            present = replace(data, videos=tuple(video for video in data.videos if video.video_id not in without))
+            scores = folder / heads.CLASS_SCORES
+            if class_scores is None:
+                heads.make_class_scores(folder, folders[0], present, expect, task.data.subsets)
+            else:
+                heads.convert_class_scores(folder, class_scores, present, task.data.subsets[1])
+        inputs = HeadInputs(
+            features=heads.listed(folders, expect),
+            data=data,
+            settings=settings,
+            subsets=task.data.subsets,
+            seed=seed,
+            device=device,
+            class_scores=heads.scores_in(scores),
+            sentences=Sentences(vectors=vectors, width=complete_profile.word_width),
+        )
+        facts = heads.run_and_write(folder, task.head, inputs, threads=threads)
+        files = {"annotations": annotations, "class_scores": class_scores, "glove": glove}
+        story = {key: path and str(path) for key, path in files.items()}
+        story |= {"task": name, "features": [*map(str, folders)], "head": as_plain(settings), "seed": seed}
+        (folder / "settings.json").write_text(json.dumps(story, indent=1), "utf-8")  # all that decided the result
+    words = f", words: {facts['words']}" if "words" in facts else ""
+    print_percentages(f"{task.head.title}, {annotations}{words}", facts["scores"])
     say(f"written: {out}")
 
 
-def check_features(folders: tuple[Path, ...]) -> dict[str, Any]:
+def check_features(folders: tuple[Path, ...]) -> dict[str, int | str]:
     """Say what the streams are; refuse folders of mixed features. Returns what the heads may expect of every record."""
     from bsp.features.interchange import uniform_record
     from bsp_platform.work.listed_features import check_listed
@@ -252,12 +297,3 @@ def complete(out: Path) -> Iterator[Path]:
         partial.replace(out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-
-
-def note(folder: Path, recipe: Any, folders: tuple[Path, ...], **inputs: Path | None) -> None:
-    """settings.json: all that decided the result."""
-    from bsp_platform.storage.stages import as_plain
-
-    story = {key: None if path is None else str(path) for key, path in inputs.items()}
-    story |= {"features": [str(path) for path in folders], "head": as_plain(recipe.head), "seed": recipe.seed}
-    (folder / "settings.json").write_text(json.dumps(story, indent=1), "utf-8")

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
+from bsp.datasets.data_sets import DATA_SETS
 from bsp_platform.plain_text import forgiving_streams, say
 from bsp_platform.plan.profiles import PROFILES, Profile
-from bsp_platform.plan.sources import FOLDERS, DataPaths
+from bsp_platform.plan.sources import DataPaths
 from bsp_platform.work.cluster.device import DEVICES, Device
 
 
@@ -41,6 +42,8 @@ def storage_place(text: str | Path) -> str | Path:
 
 def experiment_command(root: Path, run: Callable[[Options], int]) -> click.Command:
     """The click command of a script in the repository ``root``; ``run`` returns the exit status."""
+
+    folders = {"kinetics": "Kinetics-400"} | {name: data_set.title for name, data_set in DATA_SETS.items()}
 
     @click.command(context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})
     @click.option("--profile", type=click.Choice(sorted(PROFILES)), default="mini", help="complete configuration")
@@ -77,9 +80,10 @@ def experiment_command(root: Path, run: Callable[[Options], int]) -> click.Comma
     @click.option("--fresh", is_flag=True, help="make all stages of these rows again; old ones are put aside")
     def command(profile: str, rows: str, fresh: bool, **other) -> None:
         forgiving_streams()
-        data = DataPaths(**{field.name: other.pop(field.name) for field in fields(DataPaths)})
+        given = {name: other.pop(name) for name in folders}
+        files = {name: other.pop(name) for name in ("glove", "class_scores", "vanilla_weights")}
         options = Options(
-            data=data,
+            data=DataPaths(folders={name: path for name, path in given.items() if path}, **files),
             profile=PROFILES[profile](),
             rows=tuple(name.strip() for name in rows.split(",") if name.strip()),
             tracking_home=root / "mlflow",
@@ -96,21 +100,9 @@ def experiment_command(root: Path, run: Callable[[Options], int]) -> click.Comma
             say(f"error: {error}", err=True)
             sys.exit(1)
 
-    for name, what in _FOLDER_HELP.items():
-        command = click.option(f"--{name}", type=Path, help=f"folder of {what} (profile paper)")(command)
+    for name, title in folders.items():
+        command = click.option(f"--{name}", type=Path, help=f"folder of {title} (profile paper)")(command)
     return command
-
-
-_FOLDER_HELP = {
-    "kinetics": "Kinetics-400",
-    "activitynet": "ActivityNet-1.3",
-    "charades": "Charades-STA",
-    "thumos": "THUMOS-14",
-    "hacs": "HACS Segments 1.1",
-    "crosstask": "CrossTask",
-    "gebd": "Kinetics-GEBD",
-}
-assert set(_FOLDER_HELP) == set(FOLDERS)
 
 
 def _class_scores(_ctx, _param, values: tuple[str, ...]) -> tuple[tuple[str, Path], ...]:
@@ -118,7 +110,7 @@ def _class_scores(_ctx, _param, values: tuple[str, ...]) -> tuple[tuple[str, Pat
     found: dict[str, Path] = {}
     for value in values:
         name, sign, path = value.partition("=")
-        name, path = (name, Path(path)) if sign and name in _FOLDER_HELP else ("activitynet", Path(value))
+        name, path = (name, Path(path)) if sign and name in DATA_SETS else ("activitynet", Path(value))
         if not path.is_file():
             raise click.BadParameter(f"{path}: no such file")
         if name in found:

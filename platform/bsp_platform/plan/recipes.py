@@ -14,12 +14,11 @@ from bsp.clips.augment import AugmentSettings
 from bsp.clips.plan import BoundaryKind, ClipSettings
 from bsp.encoders.tsm import EncoderSettings
 from bsp.features.store import Precision
-from bsp.localization.grounding.lgi import LGISettings
-from bsp.localization.grounding.tan2d import TAN2DSettings
 from bsp.localization.gtad.network import GTADSettings
 from bsp.pretraining.fusion import FusionSettings
 from bsp.pretraining.loop import TrainSettings
 from bsp.pretraining.pretext import PretextSettings
+from bsp.tasks.head import Blind
 
 Method = Literal["random", "action", "classification", "regression", "two-head", "distillation"]
 
@@ -139,12 +138,12 @@ class GroundingRecipe:
     """A trained 2D-TAN or LGI head, its moments for the test sentences, and their scores."""
 
     streams: tuple[FeatureRecipe, ...]
-    head: TAN2DSettings | LGISettings
+    head: Any  # the settings of the head, such as TAN2DSettings or LGISettings
     glove: str | None  # SHA-256 of the GloVe file; None = embeddings learnt from scratch
     word_width: int  # width of embeddings that are learnt; unused with GloVe
     moments: str  # fingerprint of sentences, times and durations
     held_out_every: int = 10  # one in so many training videos chooses the epoch instead of training; 0 = off
-    blind: Literal["", "text", "video"] = ""  # baselines that get no sentence, or no video
+    blind: Blind = ""  # baselines that get no sentence, or no video
     seed: int = 0
     code: int = 1
 
@@ -159,3 +158,6 @@ class TaskRecipe:
     class_scores: ClassScoresRecipe | ClassScoresFile | None = None  # THUMOS-14 only
     seed: int = 0
     code: int = 1
+
+
+AnyHeadRecipe = HeadRecipe | GroundingRecipe | TaskRecipe

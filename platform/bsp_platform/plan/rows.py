@@ -3,27 +3,34 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
+from bsp.tasks.head import SCORES, Blind
 from bsp_platform.plan.profiles import Profile
-from bsp_platform.plan.recipes import ClassScoresFile, ClassScoresRecipe, EncoderRecipe, FeatureRecipe, Stream
+from bsp_platform.plan.recipes import (
+    AnyHeadRecipe,
+    ClassScoresFile,
+    ClassScoresRecipe,
+    EncoderRecipe,
+    FeatureRecipe,
+    Stream,
+)
 from bsp_platform.plan.sources import Sources
-from bsp_platform.plan.tasks import TASKS, AnyHeadRecipe, Head, head_recipe
+from bsp_platform.plan.tasks import TASKS, Task, head_recipe
 from bsp_platform.storage.stages import StageStore
-from bsp_platform.work.heads import SCORES
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """A row of a table: which encoders, whose features are concatenated, and which heads score them."""
+    """A row of a table: which encoders, whose features are concatenated, and which tasks score them."""
 
     name: str  # on the command line
     label: str  # in the table, as the paper prints it
     streams: tuple[Stream, ...]
-    heads: tuple[Head, ...] = ("gtad",)
-    blind: Literal["", "text", "video"] = ""  # grounding baselines without sentence or video
+    heads: tuple[str, ...] = ("gtad",)  # names of tasks: heads on data sets
+    blind: Blind = ""  # grounding baselines without sentence or video
     paper: dict[str, float] = field(default_factory=dict)  # the paper's scores, in percent
 
 
@@ -61,10 +68,6 @@ class Experiment:
     note: str = ""  # printed under the table
     costs: bool = False  # also compare the cost of inference
 
-    @property
-    def heads(self) -> frozenset[Head]:
-        return frozenset(head for row in self.rows for head in row.heads)
-
 
 Cell = tuple[str, int]  # row name, seed
 
@@ -74,13 +77,14 @@ class RowRecipes:
     """The stages of one row and seed, besides class scores."""
 
     encoders: tuple[EncoderRecipe, ...]  # one per stream
-    heads: dict[Head, AnyHeadRecipe]
+    heads: dict[str, AnyHeadRecipe]  # by name of the task
+    tasks: dict[str, Task] = field(default_factory=TASKS.copy, compare=False)  # travels to the nodes with the recipes
 
     def features(self) -> Iterator[tuple[str, FeatureRecipe]]:
         """(data set, recipe) of the features that the heads read."""
         for name, head in self.heads.items():
             for recipe in head.streams:
-                yield TASKS[name].data, recipe
+                yield self.tasks[name].data.name, recipe
 
     def stages(self) -> list[tuple[str, Any]]:
         """(kind, recipe) of all of them, and of the teachers."""
@@ -116,6 +120,11 @@ class RowRecipes:
             seconds = store.facts(store.folder(kind, recipe))["seconds"] if store.has(kind, recipe) else 0.0
             total[kind] = total.get(kind, 0.0) + seconds
         return total
+
+
+def data_sets(rows: Iterable[Row]) -> set[str]:
+    """Names of the data sets that these rows are scored on."""
+    return {TASKS[name].data.name for row in rows for name in row.heads}
 
 
 def row_recipes(row: Row, seed: int, profile: Profile, sources: Sources, workers: int) -> RowRecipes:

@@ -158,7 +158,7 @@ def run_search(spec: SearchOptions, options: Options) -> int:
     refuse_early(options)
     store = StageStore(options.storage)
     with store.only_one(spec.name):
-        sources = load_sources(options.profile, {"gtad"}, options.data, storage=store.root)
+        sources = load_sources(options.profile, {"activitynet"}, options.data, storage=store.root)
         search = Search(spec, options, sources, store)
         if options.fresh:
             _put_aside(search)

@@ -10,10 +10,10 @@ import statistics
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bsp.tasks.head import HISTORY, SCORES
 from bsp_platform.search.proposals import Trial
 from bsp_platform.search.space import shown
 from bsp_platform.tracking.tracker import Tracker
-from bsp_platform.work.heads import HISTORY, SCORES
 from bsp_platform.work.probe import PROBE
 
 if TYPE_CHECKING:

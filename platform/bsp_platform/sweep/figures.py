@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from bsp.figures.style import save_figure
 from bsp_platform.plain_text import say
 from bsp_platform.plan.options import Options
-from bsp_platform.plan.rows import Cell, Experiment, Row, RowRecipes, row_recipes
+from bsp_platform.plan.rows import Cell, Experiment, Row, RowRecipes, data_sets, row_recipes
 from bsp_platform.plan.sources import Sources, load_sources
 from bsp_platform.report.tables import commit, hardware
 from bsp_platform.storage.stages import StageStore, recipe_hash, write_json
@@ -34,7 +34,7 @@ def finished_rows(
         raise ValueError(f"--rows {','.join(options.rows)}: a figure always needs all its rows; leave the option out")
     store = StageStore(options.storage)
     experiment = Experiment(name=f"{name}_rows", title=f"Rows of {name}", rows=tuple(rows))
-    sources = load_sources(options.profile, experiment.heads, options.data, storage=store.root)
+    sources = load_sources(options.profile, data_sets(rows), options.data, storage=store.root)
     recipes = {
         (row.name, seed): row_recipes(row, seed, options.profile, sources, options.workers)
         for row in rows

@@ -16,16 +16,16 @@ from typing import Any, TypeVar
 
 from bsp.clips.plan import plan_clip
 from bsp.files.text import parse_json
-from bsp_platform.plan.recipes import ClassScoresFile, ClassScoresRecipe, EncoderRecipe, FeatureRecipe
+from bsp_platform.plan.recipes import AnyHeadRecipe, ClassScoresFile, ClassScoresRecipe, EncoderRecipe, FeatureRecipe
 from bsp_platform.plan.rows import Cell, RowRecipes
-from bsp_platform.plan.tasks import TASKS, AnyHeadRecipe, Head
+from bsp_platform.plan.tasks import Task
 from bsp_platform.storage.errors import StageDamaged, causes
 from bsp_platform.storage.manifests import PROGRESS, result_files
 from bsp_platform.storage.stages import StageStore
 from bsp_platform.work.cluster.device import assigned_device
 from bsp_platform.work.cluster.start import Resources
 from bsp_platform.work.extraction import extract_dataset
-from bsp_platform.work.heads import CLASS_SCORES, convert_class_scores, make_class_scores
+from bsp_platform.work.heads import CLASS_SCORES, Expected, convert_class_scores, make_class_scores, train_and_score
 from bsp_platform.work.pretraining import WEIGHTS, given_encoder, train_encoder
 from bsp_platform.work.probe import BoundaryProbe
 from bsp_platform.work.streaming import ClipStream
@@ -82,7 +82,7 @@ class _RowRunner:
         for data, recipe in reversed(list(recipes.features())):
             self.features(data, recipe)
         for name, recipe in recipes.heads.items():
-            self.head(name, recipe)
+            self.head(recipes.tasks[name], recipe)
 
     def _ensure(self, kind: str, recipe: Any, stage: str, build: Callable[[Path], dict]) -> Path:
         self.report({"stage": stage})
@@ -148,34 +148,32 @@ class _RowRunner:
 
         return self._ensure("features", recipe, f"features {data}", build)
 
-    def class_scores(self, name: Head, recipe: ClassScoresRecipe | ClassScoresFile) -> Path:
-        """The file of class scores for the test videos of a head's data set."""
-        task, title = TASKS[name], "class scores"
+    def class_scores(self, task: Task, recipe: ClassScoresRecipe | ClassScoresFile) -> Path:
+        """The file of class scores for the test videos of a task's data set."""
+        name, title = task.data.name, "class scores"
         folder = self.store.find("class_scores", recipe)
         if folder is None:
-            data = self.job.data[task.data]
+            data, subsets = self.job.data[name], task.data.subsets
             if isinstance(recipe, ClassScoresFile):
-                work, arguments = convert_class_scores, (Path(self.job.class_scores[task.data]), data, task.subsets[1])
+                work, arguments = convert_class_scores, (Path(self.job.class_scores[name]), data, subsets[1])
             else:
-                features = self.features(task.data, recipe.features)
-                work, arguments = make_class_scores, (features, data, _expected(recipe.features), task.subsets)
+                features = self.features(name, recipe.features)
+                work, arguments = make_class_scores, (features, data, _expected(recipe.features), subsets)
             folder = self._ensure(
                 "class_scores", recipe, title, lambda folder: self._remote(work, title, folder, *arguments)
             )
         return folder / CLASS_SCORES
 
-    def head(self, name: Head, recipe: AnyHeadRecipe) -> Path:
-        task, stage = TASKS[name], f"head {TASKS[name].title}"
+    def head(self, task: Task, recipe: AnyHeadRecipe) -> Path:
+        name, stage = task.data.name, f"head {task.head.title}"
         device = "cuda" if self.job.resources.gpus_per_head else "cpu"
-        features = [self.features(task.data, stream) for stream in recipe.streams]
-        expected = _expected(recipe.streams[0])
-        extra = self.class_scores(name, recipe.class_scores) if task.needs_classes else None
-        if task.data == "charades":
-            extra = self.job.glove
+        features = [self.features(name, stream) for stream in recipe.streams]
+        scores = None if (of := getattr(recipe, "class_scores", None)) is None else self.class_scores(task, of)
 
         def build(folder: Path) -> dict:
-            data = self.job.data[task.data]
-            return self._remote(task.work, stage, folder, recipe, features, extra, data, expected, device=device)
+            arguments = (task.head, recipe, features, scores, self.job.data[name])
+            keywords = {"expect": _expected(recipe.streams[0]), "subsets": task.data.subsets, "glove": self.job.glove}
+            return self._remote(train_and_score, stage, folder, *arguments, **keywords, device=device)
 
         return self._ensure("heads", recipe, stage, build)
 
@@ -211,7 +209,7 @@ def work_on_a_node(
     return facts, store.keep(folder, result_files(folder))
 
 
-def _expected(recipe: FeatureRecipe) -> dict[str, Any]:
+def _expected(recipe: FeatureRecipe) -> Expected:
     """Sidecar fields that features of this recipe must have."""
     return {"size_px": recipe.size_px, "precision": recipe.precision}
 

@@ -15,7 +15,7 @@ from ray import tune
 from bsp_platform.plain_text import say
 from bsp_platform.plan.options import Options
 from bsp_platform.plan.recipes import ClassScoresRecipe
-from bsp_platform.plan.rows import Cell, Experiment, Row, RowRecipes, row_recipes
+from bsp_platform.plan.rows import Cell, Experiment, Row, RowRecipes, data_sets, row_recipes
 from bsp_platform.plan.sources import Sources, load_sources
 from bsp_platform.report.costs import row_costs
 from bsp_platform.report.tables import print_table, table_content, write_tables
@@ -39,8 +39,7 @@ def run(experiment: Experiment, options: Options) -> int:
     refuse_early(options)
     store = StageStore(options.storage)
     with store.only_one(experiment.name):
-        heads = {head for row in rows for head in row.heads}
-        sources = load_sources(profile, heads, options.data, storage=store.root)
+        sources = load_sources(profile, data_sets(rows), options.data, storage=store.root)
         for note in (*sources.notes, *(file.report for file in sources.vanilla_weights.values())):
             say(note)
         recipes = {

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from bsp.tasks.head import HISTORY
 from bsp_platform.plan.options import Options
 from bsp_platform.plan.profiles import Profile
 from bsp_platform.plan.rows import Cell, Experiment, Row, RowRecipes
@@ -14,7 +15,6 @@ from bsp_platform.plan.sources import Sources
 from bsp_platform.storage.stages import MANIFEST, StageStore, as_plain, recipe_hash
 from bsp_platform.tracking.tracker import Tracker, mlflow_name
 from bsp_platform.work.bottleneck import SHARES
-from bsp_platform.work.heads import HISTORY
 from bsp_platform.work.pretraining import WEIGHTS
 
 

@@ -10,13 +10,14 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from bsp.datasets.class_scores import read_class_scores
 from bsp.encoders.tsm import EncoderSettings, build_encoder
 from bsp_platform.plan.options import experiment_command
 from bsp_platform.plan.profiles import paper, smoke
 from bsp_platform.plan.recipes import EncoderRecipe
 from bsp_platform.plan.sources import _vanilla_weights
 from bsp_platform.storage.stages import file_sha256
-from bsp_platform.work.heads import convert_class_scores, read_class_scores
+from bsp_platform.work.heads import convert_class_scores
 from bsp_platform.work.pretraining import given_encoder, load_encoder
 
 WIDTH_8 = EncoderSettings(depth=18, width=8)
@@ -78,8 +79,8 @@ def test_a_classification_result_is_put_into_our_order_for_the_test_videos(tiny_
     path = tmp_path / "cuhk.json"
     path.write_text(json.dumps(given))
     facts = convert_class_scores(tmp_path, path, tiny_untrimmed, "validation")
-    scores = read_class_scores(tmp_path / "class_scores.json", names)
     validation = {k: v.video_id for k, v in enumerate(tiny_untrimmed.videos) if v.subset == "validation"}
+    scores = read_class_scores(tmp_path / "class_scores.json", names, validation.values())
     assert facts == {"file": "cuhk.json", "videos": len(validation)}
     assert set(scores) == set(validation.values())
     for k, video_id in validation.items():

@@ -11,8 +11,9 @@ from bsp.errors import AnnotationError
 from bsp.features.store import FeatureInfo, write_features
 from bsp.localization.actionness import ActionnessSettings
 from bsp.metrics.actionness import evaluate_actionness
+from bsp.tasks.heads import HEADS
 from bsp_platform.plan.recipes import EncoderRecipe, FeatureRecipe, TaskRecipe
-from bsp_platform.work.actionness_heads import train_and_score_actionness
+from bsp_platform.work.heads import train_and_score
 
 SNIPPETS, FPS = 30, 12.0
 FRAMES = 8 * SNIPPETS + 5  # 20.41 s: 102 segments of 0.2 s
@@ -48,7 +49,8 @@ def world(tmp_path):
 def run(tmp_path, folders, data, name="head", expect=None):
     folder = tmp_path / name
     folder.mkdir()
-    return folder, train_and_score_actionness(folder, RECIPE, folders, None, data, expect or {"size_px": 32})
+    how = {"expect": expect or {"size_px": 32}, "subsets": ("training", "test")}
+    return folder, train_and_score(folder, HEADS["actionness"], RECIPE, folders, None, data, **how)
 
 
 def test_steps_are_learnt_and_the_written_files_give_the_same_scores(world, tmp_path):

@@ -12,8 +12,9 @@ from bsp.errors import AnnotationError, TooManyBroken
 from bsp.features.store import FeatureInfo, write_features
 from bsp.localization.boundaries import BoundaryHeadSettings, PeakSettings
 from bsp.metrics.boundaries import evaluate_boundaries
+from bsp.tasks.heads import HEADS
 from bsp_platform.plan.recipes import EncoderRecipe, FeatureRecipe, TaskRecipe
-from bsp_platform.work.boundary_heads import train_and_score_boundaries
+from bsp_platform.work.heads import train_and_score
 
 SNIPPETS, FPS = 15, 12.0
 DURATION_S = 8 * SNIPPETS / FPS
@@ -55,10 +56,11 @@ def world(tmp_path):
     return tmp_path / "features", GEBDDataset(videos=tuple(videos), missing=(), dropped=())
 
 
-def run(tmp_path, recipe, folders, data, name="head"):
+def run(tmp_path, recipe, folders, data, name="head", size_px=32):
     folder = tmp_path / name
     folder.mkdir()
-    return folder, train_and_score_boundaries(folder, recipe, folders, None, data, {"size_px": 32})
+    head = HEADS["boundary-peaks" if recipe.head == PEAKS.head else "boundary-head"]
+    return folder, train_and_score(folder, head, recipe, folders, None, data, expect={"size_px": size_px})
 
 
 def content(folder, name):
@@ -125,6 +127,5 @@ def test_without_features_of_a_subset_it_says_so(world, tmp_path):
 
 def test_features_of_another_kind_are_refused(world, tmp_path):
     features, data = world
-    (tmp_path / "head").mkdir()
     with pytest.raises(ValueError, match="size_px is 32 but 48 is expected"):
-        train_and_score_boundaries(tmp_path / "head", PEAKS, [features], None, data, {"size_px": 48})
+        run(tmp_path, PEAKS, [features], data, size_px=48)

@@ -14,8 +14,9 @@ from bsp.localization.grounding.lgi import LGISettings
 from bsp.localization.grounding.tan2d import TAN2DSettings
 from bsp.localization.grounding.words import WordVectors
 from bsp.metrics.grounding import evaluate_grounding
+from bsp.tasks.heads import HEADS
 from bsp_platform.plan.recipes import EncoderRecipe, FeatureRecipe, GroundingRecipe
-from bsp_platform.work.grounding_heads import train_and_ground
+from bsp_platform.work.heads import train_and_score
 
 VERBS = ("waves", "squats", "kicks", "walks")
 SNIPPETS, DURATION_S = 12, 8.0
@@ -67,7 +68,9 @@ def world(tmp_path):
 def run(tmp_path, recipe, folders, data, *, glove=None, name="head"):
     folder = tmp_path / name
     folder.mkdir()
-    return folder, train_and_ground(folder, recipe, folders, glove, data, {"size_px": 32})
+    head = HEADS["lgi" if recipe.head is LGI else "2dtan"]
+    how = {"expect": {"size_px": 32}, "subsets": ("train", "test"), "glove": glove}
+    return folder, train_and_score(folder, head, recipe, folders, None, data, **how)
 
 
 def test_a_head_learns_the_sentences_and_its_predictions_give_the_same_scores(world, tmp_path):

@@ -6,11 +6,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from bsp.datasets.class_scores import read_class_scores
 from bsp.datasets.label_times import LabelTimes
 from bsp.errors import AnnotationError
 from bsp.features.store import FeatureInfo, write_features
 from bsp.localization.gtad.network import GTADSettings
 from bsp.metrics.detection import evaluate_detection
+from bsp.tasks.detection import covered_segments, read_untrimmed
+from bsp.tasks.head import Split
+from bsp.tasks.heads import HEADS
 from bsp_platform.plan.recipes import ClassScoresRecipe, EncoderRecipe, FeatureRecipe, HeadRecipe
 from bsp_platform.work import heads
 
@@ -43,16 +47,16 @@ def features(tiny_untrimmed, tmp_path):
 def test_segments_are_fractions_of_what_the_features_cover(tiny_untrimmed):
     video = tiny_untrimmed.videos[0]
     # 150 frames hold 18 whole snippets = 144 frames: the features end at 96% of the video.
-    subset = heads.FeatureSet([video], [np.zeros((18, 8), np.float32)], [info_of(video.video_id, 150, 18, 8)])
+    subset = Split([video], [np.zeros((18, 8), np.float32)], [info_of(video.video_id, 150, 18, 8)], [])
     expected = [(i.start_s / (0.96 * video.duration_s), i.end_s / (0.96 * video.duration_s)) for i in video.instances]
-    np.testing.assert_allclose(subset.segments(LabelTimes())[0], np.clip(expected, 0, 1))
+    np.testing.assert_allclose(covered_segments(subset, LabelTimes())[0], np.clip(expected, 0, 1))
 
 
 def test_features_of_another_size_are_refused(features, tiny_untrimmed):
     with pytest.raises(ValueError, match=r"size_px.*32.*64"):
-        heads.load_subset([features], tiny_untrimmed, "training", {"size_px": 64})
+        read_untrimmed(heads.listed([features], {"size_px": 64}), tiny_untrimmed, "training")
     with pytest.raises(AnnotationError, match="no video of subset 'testing'"):
-        heads.load_subset([features], tiny_untrimmed, "testing", {})
+        read_untrimmed(heads.listed([features]), tiny_untrimmed, "testing")
 
 
 def test_class_scores_then_a_head_then_official_files(features, tiny_untrimmed, tmp_path):
@@ -61,7 +65,8 @@ def test_class_scores_then_a_head_then_official_files(features, tiny_untrimmed, 
     head_folder.mkdir()
     facts = heads.make_class_scores(scores_folder, features, tiny_untrimmed, {"size_px": 32})
     assert 0 <= facts["accuracy"] <= 1
-    scores = heads.read_class_scores(scores_folder / "class_scores.json", tiny_untrimmed.class_names)
+    videos = {v.video_id for v in tiny_untrimmed.videos if v.subset == "validation"}
+    scores = read_class_scores(scores_folder / "class_scores.json", tiny_untrimmed.class_names, videos)
     assert all(row.sum() == pytest.approx(1) for row in scores.values())
 
     feature_recipe = FeatureRecipe(encoder=EncoderRecipe(encoder=heads_encoder()), untrimmed="t", size_px=32)
@@ -71,11 +76,14 @@ def test_class_scores_then_a_head_then_official_files(features, tiny_untrimmed, 
         head=GTADSettings(feature_width=8, cells=18, max_duration=18, epochs=2),
         annotations="a",
     )
-    arguments = (recipe, [features], scores_folder / "class_scores.json", tiny_untrimmed, {"size_px": 32})
-    facts = heads.train_and_score(head_folder, *arguments)
+
+    def run(folder, recipe):
+        given = ([features], scores_folder / "class_scores.json", tiny_untrimmed)
+        return heads.train_and_score(folder, HEADS["gtad"], recipe, *given, expect={"size_px": 32})
+
+    facts = run(head_folder, recipe)
     detections = json.loads((head_folder / "detections.json").read_text())
-    validation = {v.video_id for v in tiny_untrimmed.videos if v.subset == "validation"}
-    assert set(detections["results"]) == validation
+    assert set(detections["results"]) == videos
     again = evaluate_detection(tiny_untrimmed.ground_truth, detections, subset="validation")
     assert facts["scores"]["mAP_avg"] == pytest.approx(100 * again["average_mAP"])
     assert facts["scores"]["mAP@0.50"] == pytest.approx(100 * again["mAP"]["0.50"])
@@ -85,10 +93,10 @@ def test_class_scores_then_a_head_then_official_files(features, tiny_untrimmed, 
 
     second = tmp_path / "second"
     second.mkdir()
-    assert heads.train_and_score(second, *arguments)["scores"] == facts["scores"]
+    assert run(second, recipe)["scores"] == facts["scores"]
     other = tmp_path / "other"
     other.mkdir()
-    heads.train_and_score(other, replace(recipe, seed=1), *arguments[1:])
+    run(other, replace(recipe, seed=1))
     assert json.loads((other / "detections.json").read_text()) != detections
 
 
@@ -96,13 +104,3 @@ def heads_encoder():
     from bsp.encoders.tsm import EncoderSettings
 
     return EncoderSettings(width=8)
-
-
-@pytest.mark.parametrize(
-    "text", ["{", '{"class": ["wave"], "results": {}}', '{"results": {}}', '{"class": 3, "results": {}}']
-)
-def test_class_scores_of_another_shape_are_named(tmp_path, text):
-    path = tmp_path / "scores.json"
-    path.write_text(text)
-    with pytest.raises(AnnotationError, match=r"scores\.json: expected"):
-        heads.read_class_scores(path, ("wave", "walk"))

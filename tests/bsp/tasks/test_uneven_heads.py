@@ -22,6 +22,8 @@ from bsp.localization.boundaries import BoundaryHeadSettings, PeakSettings
 from bsp.localization.grounding.tan2d import TAN2DSettings
 from bsp.localization.gtad.network import GTADSettings
 from bsp.localization.gtad.windows import WindowSettings
+from bsp.tasks import detection, grounding, windows
+from bsp.tasks.heads import HEADS
 from bsp_platform.plan.recipes import (
     ClassScoresFile,
     EncoderRecipe,
@@ -30,9 +32,7 @@ from bsp_platform.plan.recipes import (
     HeadRecipe,
     TaskRecipe,
 )
-from bsp_platform.work import grounding_heads, heads, window_heads
-from bsp_platform.work.actionness_heads import train_and_score_actionness
-from bsp_platform.work.boundary_heads import train_and_score_boundaries
+from bsp_platform.work.heads import train_and_score
 from uneven_record import UNEVEN
 
 STREAM = FeatureRecipe(encoder=EncoderRecipe(encoder=EncoderSettings(width=8)), untrimmed="t", size_px=32)
@@ -68,14 +68,18 @@ def output(tmp_path: Path, name: str) -> Path:
     return folder
 
 
+def run(head, folder, recipe, features, class_scores, data, subsets=("training", "validation")):
+    return train_and_score(folder, HEADS[head], recipe, [features], class_scores, data, expect={}, subsets=subsets)
+
+
 def test_gtad(features, tmp_path, monkeypatch):
     seen = {}
 
     def train(_features, segments, *_arguments, **_keywords):
         seen["segments"] = segments
 
-    monkeypatch.setattr(heads, "train_gtad", train)
-    monkeypatch.setattr(heads, "propose", lambda *_: [(np.array([[0.4, 0.7]]), np.array([0.9]))])
+    monkeypatch.setattr(detection, "train_gtad", train)
+    monkeypatch.setattr(detection, "propose", lambda *_: [(np.array([[0.4, 0.7]]), np.array([0.9]))])
     scores = tmp_path / "scores.json"
     scores.write_text(json.dumps({"class": ["a"], "results": {"test": [1.0]}}))
     recipe = HeadRecipe(
@@ -83,7 +87,7 @@ def test_gtad(features, tmp_path, monkeypatch):
         head=GTADSettings(feature_width=4, cells=10, max_duration=10, epochs=1),
     )  # fmt: skip
     folder = output(tmp_path, "gtad")
-    facts = heads.train_and_score(folder, recipe, [features], scores, localization("training", "validation"), {})
+    facts = run("gtad", folder, recipe, features, scores, localization("training", "validation"))
     np.testing.assert_allclose(seen["segments"][0], [[0.4, 0.7]])
     (found,) = json.loads((folder / "detections.json").read_text())["results"]["test"]
     assert found["segment"] == pytest.approx(FOUND_S)
@@ -97,14 +101,15 @@ def test_windows(features, tmp_path, monkeypatch):
     def train(_features, segments, *_arguments, **_keywords):
         seen["segments"] = segments
 
-    monkeypatch.setattr(window_heads, "train_windows", train)
-    monkeypatch.setattr(window_heads, "propose_windows", lambda *_: [(np.array([[4.0, 7.0]]), np.array([0.9]))])
+    monkeypatch.setattr(windows, "train_windows", train)
+    monkeypatch.setattr(windows, "propose_windows", lambda *_: [(np.array([[4.0, 7.0]]), np.array([0.9]))])
     scores = tmp_path / "scores.json"
     scores.write_text(json.dumps({"class": ["a"], "results": {"test": [1.0]}}))
     head = WindowSettings(feature_width=4, cells=10, stride_cells=5, max_duration=5, epochs=1)
     recipe = TaskRecipe(streams=(STREAM,), head=head, annotations="a")
     folder = output(tmp_path, "windows")
-    window_heads.train_and_score_windows(folder, recipe, [features], scores, localization("validation", "test"), {})
+    data = localization("validation", "test")
+    run("gtad-windows", folder, recipe, features, scores, data, ("validation", "test"))
     np.testing.assert_allclose(seen["segments"][0], [[4, 7]])
     (found,) = json.loads((folder / "detections.json").read_text())["results"]["test"]
     assert found["segment"] == pytest.approx(FOUND_S)
@@ -116,8 +121,8 @@ def test_grounding(features, tmp_path, monkeypatch):
     def train(_features, queries, *_arguments, **_keywords):
         seen["queries"] = queries
 
-    monkeypatch.setattr(grounding_heads, "train_tan2d", train)
-    monkeypatch.setattr(grounding_heads, "ground_tan2d", lambda *_, **__: [np.array([[0.4, 0.7, 1.0]])])
+    monkeypatch.setattr(grounding, "train_tan2d", train)
+    monkeypatch.setattr(grounding, "ground_tan2d", lambda *_, **__: [np.array([[0.4, 0.7, 1.0]])])
     head = TAN2DSettings(feature_width=4, frames=10, pool=1, scales=(10,), hidden=8, epochs=1)
     recipe = GroundingRecipe(streams=(STREAM,), head=head, glove=None, word_width=4, moments="m", held_out_every=0)
     data = GroundingDataset(
@@ -130,7 +135,7 @@ def test_grounding(features, tmp_path, monkeypatch):
         dropped=(),
     )
     folder = output(tmp_path, "grounding")
-    facts = grounding_heads.train_and_ground(folder, recipe, [features], None, data, {})
+    facts = run("2dtan", folder, recipe, features, None, data, ("train", "test"))
     (query,) = seen["queries"]
     assert (query.start, query.end) == pytest.approx((0.4, 0.7))
     (prediction,) = json.loads((folder / "predictions.json").read_text())
@@ -147,14 +152,14 @@ def test_boundaries(features, tmp_path):
         )
         for video_id, subset in (("train", "training"), ("test", "validation"))
     )  # fmt: skip
-    for head in (
-        PeakSettings(measure="l2", smoothing_s=0),
-        BoundaryHeadSettings(context_s=0.3, near_s=0, learning_rate=0.1),
+    for name, head in (
+        ("boundary-peaks", PeakSettings(measure="l2", smoothing_s=0)),
+        ("boundary-head", BoundaryHeadSettings(context_s=0.3, near_s=0, learning_rate=0.1)),
     ):
         recipe = TaskRecipe(streams=(STREAM,), head=head, annotations="a")
         folder = output(tmp_path, type(head).__name__)
         data = GEBDDataset(videos=videos, missing=(), dropped=())
-        facts = train_and_score_boundaries(folder, recipe, [features], None, data, {})
+        facts = run(name, folder, recipe, features, None, data)
         assert json.loads((folder / "boundaries.json").read_text())["test"] == pytest.approx(FOUND_S, abs=1e-4)
         assert facts["scores"]["F1@0.05"] == 100
         assert facts["clips_of_other_length"] == []
@@ -168,7 +173,7 @@ def test_actionness(features, tmp_path):
     recipe = TaskRecipe(streams=(STREAM,), head=ActionnessSettings(epochs=50, learning_rate=0.1), annotations="a")
     folder = output(tmp_path, "actionness")
     data = CrossTaskDataset(videos, (Task("1", "Make Tea", "http://example.org", ("stir",)),), ())
-    train_and_score_actionness(folder, recipe, [features], None, data, {})
+    run("actionness", folder, recipe, features, None, data, ("training", "test"))
     assert json.loads((folder / "ground_truth.json").read_text())["videos"]["test"]["duration_s"] == 4.0
     scores = np.array(json.loads((folder / "predictions.json").read_text())["scores"]["test"])
     # 0.2 s each, from 0 on: segments 12 to 15 are from 2.4 to 3.2 s

@@ -14,8 +14,11 @@ from bsp.features.record import seconds_at
 from bsp.features.store import FeatureInfo, write_features
 from bsp.localization.gtad.windows import WindowSettings
 from bsp.metrics.detection import THUMOS_TIOUS, evaluate_detection
+from bsp.tasks.head import Split
+from bsp.tasks.heads import HEADS
+from bsp.tasks.windows import cell_segments
 from bsp_platform.plan.recipes import EncoderRecipe, FeatureRecipe, TaskRecipe
-from bsp_platform.work import heads, window_heads
+from bsp_platform.work.heads import train_and_score
 
 NAMES = ("kick", "wave")
 FPS, STRIDE = 12.5, 8  # a snippet is 0.64 s
@@ -66,13 +69,18 @@ def recipe_of(**changes):
     return replace(TaskRecipe(streams=streams, head=head, annotations="a"), **changes)
 
 
+def run(out, recipe, data, folder, class_scores):
+    how = {"expect": {"size_px": 32}, "subsets": ("validation", "test")}
+    return train_and_score(out, HEADS["gtad-windows"], recipe, [folder], class_scores, data, **how)
+
+
 def test_segments_are_in_snippets_and_cut_at_the_features_end():
     instances = (Instance("wave", 0.64, 3.2), Instance("Ambiguous", 5.0, 9.0), Instance("kick", 6.5, 7.0))
     video = UntrimmedVideo("v", None, 7.0, "validation", instances)
     # 10 snippets of 0.64 s end at 6.4 s: the second instance is cut there, the third lies after it
-    subset = heads.FeatureSet([video], [np.zeros((10, 8), np.float32)], [info_of("v", 10)])
+    subset = Split([video], [np.zeros((10, 8), np.float32)], [info_of("v", 10)], [])
     times = LabelTimes()
-    (segments,) = window_heads.cell_segments(subset, times)
+    (segments,) = cell_segments(subset, times)
     np.testing.assert_allclose(segments, [[1, 5], [7.8125, 10]])
     assert times.dropped == ["v: 6.5 to 7 s lies outside its video's features"]
     assert (times.instances, times.cut) == (3, ["v: 5 to 9 s of 6.64 s"])
@@ -84,11 +92,10 @@ def test_cells_to_seconds():
 
 
 def test_trains_detects_and_writes_official_files(thumos, tmp_path):
-    data, folder, class_scores = thumos
+    data, folder, _ = thumos
     out = tmp_path / "head"
     out.mkdir()
-    arguments = ([folder], class_scores, data, {"size_px": 32})
-    facts = window_heads.train_and_score_windows(out, recipe_of(), *arguments)
+    facts = run(out, recipe_of(), *thumos)
 
     detections = json.loads((out / "detections.json").read_text())
     assert list(detections["results"]) == ["video_test_0000004", "video_test_0000005"]
@@ -121,9 +128,9 @@ def test_trains_detects_and_writes_official_files(thumos, tmp_path):
     second, other = tmp_path / "second", tmp_path / "other"
     for path in (second, other):
         path.mkdir()
-    assert window_heads.train_and_score_windows(second, recipe_of(), *arguments)["scores"] == facts["scores"]
+    assert run(second, recipe_of(), *thumos)["scores"] == facts["scores"]
     assert json.loads((second / "detections.json").read_text()) == detections
-    window_heads.train_and_score_windows(other, recipe_of(seed=1), *arguments)
+    run(other, recipe_of(seed=1), *thumos)
     assert json.loads((other / "detections.json").read_text()) != detections
 
 
@@ -133,22 +140,18 @@ def test_a_test_video_without_class_scores_is_named_before_training(thumos, tmp_
     del content["results"]["video_test_0000005"]
     class_scores.write_text(json.dumps(content))
     with pytest.raises(AnnotationError, match=r"no scores of 1 videos, for example.*video_test_0000005"):
-        window_heads.train_and_score_windows(tmp_path, recipe_of(), [folder], class_scores, data, {})
+        run(tmp_path, recipe_of(), data, folder, class_scores)
     assert not (tmp_path / "history.json").exists()
 
 
 def test_a_ground_truth_that_spells_the_classes_otherwise_is_noticed(thumos, tmp_path):
     data, folder, class_scores = thumos
-    assert (
-        window_heads.train_and_score_windows(tmp_path, recipe_of(), [folder], class_scores, data, {})["remarks"] == []
-    )
+    assert run(tmp_path, recipe_of(), *thumos)["remarks"] == []
     spelt = {
         "database": json.loads(
             json.dumps(data.ground_truth["database"]).replace("kick", "kick_").replace("wave", "wave_")
         )
     }
-    facts = window_heads.train_and_score_windows(
-        tmp_path, recipe_of(), [folder], class_scores, replace(data, ground_truth=spelt), {}
-    )
+    facts = run(tmp_path, recipe_of(), replace(data, ground_truth=spelt), folder, class_scores)
     assert facts["scores"]["mAP_avg"] == 0
     assert facts["remarks"] == ["'kick' is probably 'kick_' (underscores and blanks differ)."]

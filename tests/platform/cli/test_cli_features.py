@@ -13,9 +13,7 @@ import torch
 from click.testing import CliRunner
 
 from bsp.encoders.tsm import EncoderSettings, build_encoder, load_tsm_checkpoint
-from bsp.features.interchange_files import LAYOUTS
 from bsp.features.store import FeatureInfo, read_features, write_features
-from bsp_platform.cli import features as cli_features
 from bsp_platform.cli.main import main
 
 
@@ -43,10 +41,6 @@ def annotations(tmp_path):
     database = {i: {"subset": "training", "duration": s, "annotations": []} for i, s in videos.items()}
     path.write_text(json.dumps({"database": database}))
     return path
-
-
-def test_layouts_are_those_of_the_library():
-    assert cli_features.LAYOUTS == LAYOUTS
 
 
 def test_export_and_import_back(store, annotations, tmp_path):

@@ -12,6 +12,7 @@ import pytest
 from bsp.datasets.activitynet import load_activitynet
 from bsp.datasets.charades_sta import load_charades_sta
 from bsp.datasets.crosstask import load_crosstask
+from bsp.datasets.data_sets import DATA_SETS
 from bsp.datasets.gebd import load_gebd
 from bsp.datasets.hacs import load_hacs
 from bsp.datasets.kinetics import load_kinetics_csv
@@ -43,14 +44,11 @@ def tiny():
     )  # fmt: skip
 
 
-HEADS = {"gtad", "lgi", "thumos", "hacs", "actionness", "boundary-peaks"}
-
-
 @pytest.fixture(scope="module")
 def rendered(tiny, tmp_path_factory):
     """Every embedded data set as its folder on disk, by option, and as the embedded profile loads it."""
     storage = tmp_path_factory.mktemp("rendered")
-    embedded = load_sources(tiny, HEADS, DataPaths(), storage=storage, progress=False)
+    embedded = load_sources(tiny, set(DATA_SETS), DataPaths(), storage=storage, progress=False)
     world = next((storage / "pantomime").glob("*/trimmed")).parent
     stories = next((storage / "pantomime").glob("*/games")).parent
     folders = {
@@ -114,7 +112,7 @@ def as_macos_leaves_it(folder, target):
 def test_the_embedded_data_sets_can_be_given_back_to_profile_paper(rendered, tiny, tmp_path, layout):
     folders, embedded = rendered
     given = {name: layout(folder, tmp_path / name) for name, folder in folders.items()}
-    back = load_sources(paper(), HEADS, DataPaths(**given), storage=tmp_path / "s", progress=False)
+    back = load_sources(paper(), set(DATA_SETS), DataPaths(folders=given), storage=tmp_path / "s", progress=False)
     assert back.trimmed.class_names == embedded.trimmed.class_names == ("squat", "wave")
     assert [Path(p.decode()).name for p in back.trimmed.paths] == [
         Path(p.decode()).name for p in embedded.trimmed.paths
@@ -143,7 +141,7 @@ def test_prepared_copies_are_folders_of_the_same_layout(rendered, tiny, tmp_path
         assert not [record for record in made if "error" in record]
         copy_others(root, tmp_path / name, others)
     given = {name: tmp_path / name for name in folders}
-    back = load_sources(paper(), HEADS, DataPaths(**given), storage=tmp_path / "s", progress=False)
+    back = load_sources(paper(), set(DATA_SETS), DataPaths(folders=given), storage=tmp_path / "s", progress=False)
     assert back.labels_prints == embedded.labels_prints
     assert np.array_equal(back.trimmed.frames, embedded.trimmed.frames)
     assert np.array_equal(back.trimmed.labels, embedded.trimmed.labels)
@@ -178,27 +176,25 @@ def test_kinetics_with_and_without_its_list(rendered, tmp_path, name, inside):
 
 
 def test_what_was_looked_for_is_named(tmp_path):
-    from bsp_platform.plan.sources import _LOADERS
-
-    for name, loader in _LOADERS.items():
+    for name, data_set in DATA_SETS.items():
         with pytest.raises((ValueError, FileNotFoundError)) as error:
-            loader(tmp_path / "absent")
+            data_set.load(tmp_path / "absent")
         assert str(tmp_path / "absent") in str(error.value), name
     for name, looked_for in (("activitynet", "activity*net*.json"), ("hacs", "hacs*.json")):
         with pytest.raises(ValueError, match="found none") as error:
-            _LOADERS[name](tmp_path)
+            DATA_SETS[name].load(tmp_path)
         assert looked_for in str(error.value)
     for name in ("a.json", "b.json"):
         (tmp_path / name).write_text("{}")
     with pytest.raises(ValueError, match=r"found a\.json, b\.json"):
-        _LOADERS["hacs"](tmp_path)
+        DATA_SETS["hacs"].load(tmp_path)
 
 
-def test_only_what_the_heads_need_is_loaded(tiny, tmp_path):
-    detection = load_sources(tiny, {"gtad"}, DataPaths(), storage=tmp_path, progress=False)
+def test_only_what_is_wanted_is_loaded(tiny, tmp_path):
+    detection = load_sources(tiny, {"activitynet"}, DataPaths(), storage=tmp_path, progress=False)
     assert set(detection.data) == {"activitynet"}
     assert detection.notes == []
-    grounding = load_sources(tiny, {"lgi"}, DataPaths(), storage=tmp_path, progress=False)
+    grounding = load_sources(tiny, {"charades"}, DataPaths(), storage=tmp_path, progress=False)
     assert set(grounding.data) == {"charades"}
     assert len(grounding.data["charades"].videos) == 3
     assert not grounding.data["charades"].missing
@@ -209,7 +205,7 @@ def test_only_what_the_heads_need_is_loaded(tiny, tmp_path):
 def test_glove_is_cut_to_the_words_that_occur_and_named(tiny, tmp_path):
     path = tmp_path / "tiny.txt"
     path.write_text("the 1 2 3\nzebra 4 5 6\nwizard 7 8 9\n")
-    sources = load_sources(tiny, {"2dtan"}, DataPaths(glove=path), storage=tmp_path / "s", progress=False)
+    sources = load_sources(tiny, {"charades"}, DataPaths(glove=path), storage=tmp_path / "s", progress=False)
     sentences = [m.sentence for moments in sources.data["charades"].moments.values() for m in moments]
     expected = [word for word in ("the", "wizard") if any(word in sentence.split() for sentence in sentences)]
     assert list(sources.glove.words) == expected
@@ -221,24 +217,22 @@ def test_glove_is_cut_to_the_words_that_occur_and_named(tiny, tmp_path):
 
 def test_missing_options_are_named(tmp_path):
     with pytest.raises(ValueError, match=r"needs --kinetics DIR and --charades DIR$"):
-        load_sources(paper(), {"2dtan"}, DataPaths(), storage=tmp_path)
+        load_sources(paper(), {"charades"}, DataPaths(), storage=tmp_path)
     with pytest.raises(ValueError, match="--charades go with --profile paper"):
-        load_sources(smoke(), {"lgi"}, DataPaths(charades=tmp_path), storage=tmp_path)
+        load_sources(smoke(), {"charades"}, DataPaths(folders={"charades": tmp_path}), storage=tmp_path)
 
 
 def test_charades_without_its_videos_is_refused(tiny, tmp_path):
-    from bsp_platform.plan.sources import _load_charades
-
     (tmp_path / "charades_durations.json").write_text('{"AAAAA": 10.0, "BBBBB": 10.0}')
     (tmp_path / "charades_sta_train.txt").write_text("AAAAA 1.0 2.0##a person sits.\n")
     (tmp_path / "charades_sta_test.txt").write_text("BBBBB 1.0 2.0##a person sits.\n")
     with pytest.raises(ValueError, match=r"2 of 2 videos have no file, for example AAAAA\.mp4; put the videos into"):
-        _load_charades(tmp_path)
+        DATA_SETS["charades"].load(tmp_path)
 
 
 def test_embedded_videos_keep_their_fingerprint(tiny, tmp_path):
     """Their features are found that were made before records held times: ids and sizes, as ever."""
-    sources = load_sources(tiny, {"gtad"}, DataPaths(), storage=tmp_path, progress=False)
+    sources = load_sources(tiny, {"activitynet"}, DataPaths(), storage=tmp_path, progress=False)
     sizes = [[v.video_id, Path(v.path).stat().st_size] for v in sources.data["activitynet"].videos]
     expected = hashlib.sha256(json.dumps(sizes).encode()).hexdigest()[:16]
     assert sources.videos_prints["activitynet"] == expected

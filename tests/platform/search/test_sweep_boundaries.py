@@ -298,7 +298,7 @@ def test_a_search_stops_by_the_probe_is_found_again_and_a_larger_one_goes_on(
     (row,) = json.loads((folder / "table.json").read_text())["trials"]
     assert (row["status"], row["probes"]) == ("finished", {})  # it was past the rung already
     profile = options.profile
-    sources = search_run.load_sources(profile, {"gtad"}, options.data, storage=store.root, progress=False)
+    sources = search_run.load_sources(profile, {"activitynet"}, options.data, storage=store.root, progress=False)
     (setting,) = all_settings(search_of("none", other).space, profile.clips)
     plan = plan_trial(setting, 0, profile, sources, 1)
     encoder = store.find("encoders", plan.searched)

@@ -123,7 +123,7 @@ def test_missing_rows_are_made_as_an_experiment_of_their_own(options, monkeypatc
 
 def fill(store: StageStore, options: Options, rows: list, features, detections) -> None:
     """Complete stages for all rows and seeds: ``features(name, video, snippets)``, ``detections(name, video)``."""
-    sources = load_sources(options.profile, {"gtad"}, options.data, storage=store.root)
+    sources = load_sources(options.profile, {"activitynet"}, options.data, storage=store.root)
     videos = [v for v in sources.data["activitynet"].videos if v.path]
     for row in rows:
         for seed in range(options.seeds):

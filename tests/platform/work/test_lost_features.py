@@ -10,10 +10,11 @@ from types import SimpleNamespace
 import pytest
 from click.testing import CliRunner
 
+from bsp.tasks.detection import read_untrimmed
 from bsp_platform.cli.main import main
 from bsp_platform.storage.stages import StageDamaged, StageStore
 from bsp_platform.work import probe
-from bsp_platform.work.heads import load_subset, make_class_scores, read_streams, train_and_score
+from bsp_platform.work.heads import listed, make_class_scores, train_and_score
 from bsp_platform.work.listed_features import has_features, listed_files, read_listed
 from repository import ROOT
 from row_without_ray import row, undisturbed  # noqa: F401 (fixtures)
@@ -111,13 +112,13 @@ def stage(undisturbed, tmp_path) -> Path:  # noqa: F811
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_every_reader_of_a_stage_notices(stage, tiny_untrimmed, damage):
-    whole = load_subset([stage], tiny_untrimmed, "training", {})
+    whole = read_untrimmed(listed([stage]), tiny_untrimmed, "training")
     assert len(whole.videos) == sum(video.subset == "training" for video in tiny_untrimmed.videos)
     lose(stage, damage)
 
     def read_all() -> None:
         for video in tiny_untrimmed.videos:
-            read_streams([stage], video.video_id, {})
+            listed([stage]).read(video.video_id)
 
     with pytest.raises(StageDamaged, match=str(stage)):
         read_all()
@@ -151,14 +152,14 @@ def test_a_plain_folder_has_both_files_of_a_video_or_neither(stage, tiny_untrimm
         assert has_features(plain, name)
         with pytest.raises(FileNotFoundError, match="no complete features"):
             read_listed(plain, name)
-    assert read_streams([plain], three, {}) is None
+    assert listed([plain]).read(three) is None
 
 
 def test_a_video_that_the_manifest_does_not_list_is_not_taken_from_what_lies_there(stage):
     files = sorted(stage.glob("*.npy"))
     for ending in (".npy", ".json"):
         shutil.copy(files[0].with_suffix(ending), stage / f"other{ending}")
-    assert read_streams([stage], "other", {}) is None
+    assert listed([stage]).read("other") is None
 
 
 def test_a_build_whose_files_are_gone_when_it_ends_is_not_published(tmp_path):

@@ -1,0 +1,1 @@
+"""Localisation tasks on frozen features: features and annotations in, predictions and scores out."""

@@ -1,0 +1,140 @@
+"""Generic event boundary detection (Kinetics-GEBD): peaks or a light head, scored by the challenge's F1.
+
+Both learn from the training clips only: the peaks one threshold, the head its weights. Boundaries are written as the
+challenge takes them, seconds per clip.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from bsp.datasets.gebd import GEBDDataset, GEBDVideo
+from bsp.datasets.label_times import LabelTimes
+from bsp.errors import AnnotationError, TooManyBroken
+from bsp.features.record import video_end_s
+from bsp.localization.boundaries import (
+    BoundaryHead,
+    BoundaryHeadSettings,
+    PeakDetector,
+    PeakSettings,
+    fit_peaks,
+    gap_times_s,
+    train_boundary_head,
+)
+from bsp.metrics.boundaries import evaluate_boundaries
+from bsp.tasks.head import HeadInputs, Scored, Split, read_split
+
+BOUNDARIES = "boundaries.json"
+MAX_OTHER_LENGTH_SHARE = 0.05  # of the clips with features: the files of others are not the annotated clips
+_LENGTH_TOLERANCE_S = 1.0  # by which a clip's file may be longer or shorter than annotated
+
+
+@dataclass(frozen=True)
+class Boundaries:
+    """A trained detector, the clips that it is going to be scored on, and what was left out."""
+
+    detector: PeakDetector | BoundaryHead
+    test: Split[GEBDVideo]
+    labels: LabelTimes
+    clips: int  # that it was trained on
+    without: list[str]  # ids of clips without features
+    other_length: list[str]  # "id: the lengths"
+
+
+def train_peaks(inputs: HeadInputs[GEBDDataset, PeakSettings]) -> Boundaries:
+    """Choose the threshold of the peaks by all annotators' boundaries. Raises as :func:`train_boundaries`."""
+    training, test, other_length = _clips(inputs)
+    labels = LabelTimes()
+    annotated = [
+        [labels.moments_inside(clip.video_id, times_s, clip.duration_s) for times_s in clip.boundaries_s]
+        for clip in training.videos
+    ]
+    labels.report("training boundaries")
+    labels.require_most("training boundaries")
+    durations = [clip.duration_s for clip in training.videos]
+    detector, f1 = fit_peaks(training.features, _gap_times(training), annotated, durations, inputs.settings)
+    inputs.on_epoch({"epoch": 0, "loss": 1 - f1, "threshold": detector.threshold})
+    without = training.without + test.without
+    return Boundaries(detector, test, labels, len(training.videos), without, other_length)
+
+
+def train_boundaries(inputs: HeadInputs[GEBDDataset, BoundaryHeadSettings]) -> Boundaries:
+    """Train the linear head on the boundaries of each clip's most consistent annotator.
+
+    Clips without features, and those whose video is more than a second longer or shorter than annotated, are left out
+    and named; in the test their boundaries count as missed. AnnotationError if none of a subset is left, TooManyBroken
+    for many of wrong length.
+    """
+    training, test, other_length = _clips(inputs)
+    labels = LabelTimes()
+    annotated = [
+        labels.moments_inside(clip.video_id, clip.most_consistent_s, clip.duration_s) for clip in training.videos
+    ]
+    labels.report("training boundaries")
+    labels.require_most("training boundaries")
+    detector = train_boundary_head(
+        training.features, _gap_times(training), annotated, inputs.settings, seed=inputs.seed,
+        on_epoch=inputs.on_epoch, device=inputs.device,
+    )  # fmt: skip
+    without = training.without + test.without
+    return Boundaries(detector, test, labels, len(training.videos), without, other_length)
+
+
+def score_boundaries(
+    inputs: HeadInputs[GEBDDataset, PeakSettings | BoundaryHeadSettings], trained: Boundaries
+) -> Scored:
+    """Boundaries of the test clips, {id: [seconds]}, and their F1 by the challenge's rules."""
+    test = trained.test
+    found = {
+        clip.video_id: trained.detector.boundaries_s(feat_SD, time_N).round(4).tolist()
+        for clip, feat_SD, time_N in zip(test.videos, test.features, _gap_times(test), strict=True)
+    }
+    report = evaluate_boundaries(inputs.data.ground_truth(inputs.subsets[1]), found)
+    scores = {f"{name}@0.05": 100 * report[name]["0.05"] for name in ("F1", "precision", "recall")}
+    return Scored(
+        predictions={BOUNDARIES: found},
+        scores=scores | {"F1_mean": 100 * report["mean_F1"]},
+        report={"boundaries": report},
+        facts={
+            "clips": {"training": trained.clips, "validation": len(test.videos)},
+            "clips_without_features": trained.without,
+            "clips_of_other_length": trained.other_length,
+            "labels": trained.labels.facts(),
+            "dropped": list(inputs.data.dropped),
+        },
+    )
+
+
+def _gap_times(split: Split[GEBDVideo]) -> list[np.ndarray]:
+    return [gap_times_s(info) for info in split.infos]
+
+
+def _clips(inputs: HeadInputs[GEBDDataset, PeakSettings | BoundaryHeadSettings]) -> tuple[Split, Split, list[str]]:
+    """Training and test clips that are as long as annotated, and "id: the lengths" of those that are not."""
+    wrong: list[str] = []
+    splits = [
+        _of_right_length(read_split(inputs.features, inputs.data.videos, subset), wrong) for subset in inputs.subsets
+    ]
+    if len(wrong) > MAX_OTHER_LENGTH_SHARE * (len(wrong) + sum(len(split.videos) for split in splits)):
+        raise TooManyBroken(
+            f"{len(wrong)} videos are not as long as annotated; are they whole videos instead of clips? {wrong[:5]}"
+        )
+    for subset, split in zip(inputs.subsets, splits, strict=True):
+        if not split.videos:
+            raise AnnotationError(f"no clip of subset {subset!r} in {inputs.features.place} is as long as annotated")
+    return splits[0], splits[1], wrong
+
+
+def _of_right_length(split: Split[GEBDVideo], wrong: list[str]) -> Split[GEBDVideo]:
+    kept: Split[GEBDVideo] = Split([], [], [], split.without)
+    for clip, feat_SD, info in zip(split.videos, split.features, split.infos, strict=True):
+        length_s = video_end_s(info)
+        if abs(length_s - clip.duration_s) > _LENGTH_TOLERANCE_S:
+            wrong.append(f"{clip.video_id}: {length_s:.2f} s instead of {clip.duration_s:.2f} s")
+            continue
+        kept.videos.append(clip)
+        kept.features.append(feat_SD)
+        kept.infos.append(info)
+    return kept

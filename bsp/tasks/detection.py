@@ -1,0 +1,143 @@
+"""Temporal action detection with G-TAD on whole videos (ActivityNet-1.3, HACS): proposals, classes, mAP and AR.
+
+Classes come from video-level scores, which are the same for all rows of a comparison.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+from torch import nn
+
+from bsp.datasets.activitynet import LocalizationDataset, UntrimmedVideo
+from bsp.datasets.label_times import LabelTimes, length_remark
+from bsp.errors import AnnotationError
+from bsp.features.record import covered_share, duration_share, video_end_s
+from bsp.localization.gtad.decode import attach_classes, best_class_share
+from bsp.localization.gtad.network import GTADSettings, propose, train_gtad
+from bsp.metrics.detection import evaluate_detection
+from bsp.metrics.file_remarks import detection_remarks
+from bsp.metrics.proposals import evaluate_proposals
+from bsp.tasks.head import Features, HeadInputs, Scored, Split, read_split
+
+logger = logging.getLogger(__name__)
+DETECTIONS = "detections.json"
+S = TypeVar("S", bound=GTADSettings)
+
+
+@dataclass(frozen=True)
+class Detector(Generic[S]):
+    """A trained network, and what it is going to be scored on."""
+
+    network: nn.Module
+    settings: S  # with the width of the features
+    test: Split[UntrimmedVideo]
+    class_scores: dict[str, np.ndarray]  # float64 [K] by test video
+    facts: dict[str, Any] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
+
+
+def read_untrimmed(features: Features, data: LocalizationDataset, subset: str) -> Split[UntrimmedVideo]:
+    """Features of one subset. AnnotationError if no video has any, or none of those that have is annotated."""
+    split = read_split(features, data.videos, subset)
+    require_instances(split.videos, subset, "the videos with features")
+    return split
+
+
+def require_instances(videos: Sequence[UntrimmedVideo], subset: str, where: str) -> None:
+    """AnnotationError, beginning with ``where``, if no video of the subset has an instance."""
+    if not any(video.instances for video in videos if video.subset == subset):
+        raise AnnotationError(f"{where}: no instance in the subset {subset!r}; are the annotations empty?")
+
+
+def times_of(video: UntrimmedVideo) -> np.ndarray:
+    """Starts and ends of all instances, whatever their class: seconds as annotated, float64 [G, 2]."""
+    return np.array([(i.start_s, i.end_s) for i in video.instances], float).reshape(-1, 2)
+
+
+def covered_segments(split: Split[UntrimmedVideo], times: LabelTimes) -> list[np.ndarray]:
+    """Instances as fractions of what the features cover (gtad.md's corrected duration): [K, 2] per video.
+
+    ``times`` cuts them, and counts.
+    """
+    segments = []
+    for video, info in zip(split.videos, split.infos, strict=True):
+        seconds = times_of(video)
+        places = covered_share(info, seconds, video.duration_s)
+        segments.append(times.inside(video.video_id, seconds, video.duration_s, places=places, extent=1.0))
+    return segments
+
+
+def train_detector(inputs: HeadInputs[LocalizationDataset, GTADSettings]) -> Detector[GTADSettings]:
+    """Train G-TAD; the test subset chooses the epoch, as in the release."""
+    data = inputs.data
+    training, test = (read_untrimmed(inputs.features, data, subset) for subset in inputs.subsets)
+    class_scores = inputs.class_scores(data.class_names, [video.video_id for video in test.videos])
+    lengths = [
+        (video.video_id, video.duration_s, video_end_s(info))
+        for split in (training, test)
+        for video, info in zip(split.videos, split.infos, strict=True)
+    ]
+    odd_lengths = length_remark(lengths)
+    if odd_lengths:
+        logger.warning(odd_lengths)
+    settings = replace(inputs.settings, feature_width=training.features[0].shape[1])
+    labels, held_out = LabelTimes(), LabelTimes()
+    segments, of_test = covered_segments(training, labels), covered_segments(test, held_out)
+    labels.report("training instances")
+    labels.require_most("training instances")
+    held_out.report("validation instances (for choosing the epoch; the ground truth stays as it is)")
+    network = train_gtad(
+        training.features, segments, settings, seed=inputs.seed, validation=(test.features, of_test),
+        on_epoch=inputs.on_epoch, device=inputs.device,
+    )  # fmt: skip
+    remarks = (odd_lengths,) if odd_lengths else ()
+    return Detector(network, settings, test, class_scores, {"labels": labels.facts()}, remarks)
+
+
+def score_detector(inputs: HeadInputs[LocalizationDataset, GTADSettings], trained: Detector[GTADSettings]) -> Scored:
+    """Detections in ActivityNet's result format, mAP, and AR of the proposals without their classes."""
+    data, settings, test = inputs.data, trained.settings, trained.test
+    results, proposals = {}, {}
+    found = propose(trained.network, test.features, settings, inputs.device)
+    for video, info, (segments_N2, score_N) in zip(test.videos, test.infos, found, strict=True):
+        share_N2 = duration_share(info, segments_N2, video.duration_s)
+        row = trained.class_scores[video.video_id]
+        if settings.top_classes == 1:  # HACS
+            row = best_class_share(row)
+        results[video.video_id] = attach_classes(
+            share_N2, score_N, video.duration_s, row, data.class_names, settings.top_classes
+        )
+        proposals[video.video_id] = [
+            {"label": "", "score": float(s), "segment": [float(a) * video.duration_s, float(b) * video.duration_s]}
+            for (a, b), s in zip(share_N2, score_N, strict=True)
+        ]
+    detections = {"version": "1.3", "external_data": {}, "results": results}
+    scored = score_detections(data, detections, inputs.subsets[1], trained)
+    recall = evaluate_proposals(data.ground_truth, {**detections, "results": proposals}, subset=inputs.subsets[1])
+    of_proposals = {f"AR@{n}": 100 * value for n, value in recall["AR@AN"].items()} | {"AR_AUC": recall["AUC"]}
+    return replace(scored, scores=scored.scores | of_proposals, report=scored.report | {"proposals": recall})
+
+
+def score_detections(
+    data: LocalizationDataset, detections: dict[str, Any], subset: str, trained: Detector[Any], **metric: Any
+) -> Scored:
+    """mAP of detections, and what may be wrong with the two sides of it (classes spelt in another way; also logged).
+
+    ``metric``: keywords of :func:`bsp.metrics.detection.evaluate_detection`.
+    """
+    report = evaluate_detection(data.ground_truth, detections, subset=subset, **metric)
+    remarks = detection_remarks(data.ground_truth, detections, subset=subset, is_zero=report["average_mAP"] == 0)
+    for remark in remarks:
+        logger.warning("detections against the ground truth: %s", remark)
+    scores = {f"mAP@{tiou}": 100 * value for tiou, value in report["mAP"].items()}
+    return Scored(
+        predictions={DETECTIONS: detections},
+        scores=scores | {"mAP_avg": 100 * report["average_mAP"]},
+        report={"detection": report},
+        facts={**trained.facts, "remarks": [*trained.remarks, *remarks]},
+    )

@@ -1,0 +1,164 @@
+"""What a head is: two functions, ``train`` and ``score``, and what they are given.
+
+A head is trained on the features of one subset and predicts and scores on another. It sees arrays, annotations and
+settings; where they come from and where its results go is for others. ``work/heads.py`` lists the heads there are.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Generic, Literal, NoReturn, Protocol, TypeVar
+
+import numpy as np
+
+from bsp.errors import AnnotationError
+from bsp.features.record import FeatureInfo
+from bsp.localization.grounding.words import WordVectors
+
+HISTORY, SCORES = "history.json", "scores.json"
+Blind = Literal["", "text", "video"]
+ClassScores = Callable[[Sequence[str], Collection[str]], dict[str, np.ndarray]]
+
+
+class Video(Protocol):
+    """What all annotated videos have."""
+
+    @property
+    def video_id(self) -> str:
+        """Names the video's features."""
+
+    @property
+    def subset(self) -> str:
+        """The name of its split."""
+
+
+V = TypeVar("V", bound=Video)
+Data = TypeVar("Data")
+Settings = TypeVar("Settings")
+Trained = TypeVar("Trained")
+
+
+@dataclass(frozen=True)
+class Features:
+    """The features of all videos, read one video at a time."""
+
+    read: Callable[[str], tuple[np.ndarray, FeatureInfo] | None]  # id -> float32 [S, D] and their record; None: none
+    place: str = "the given features"  # for messages
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sentences:
+    """How sentences become inputs; only for heads that read some."""
+
+    vectors: WordVectors | None = None  # None: word embeddings are learnt ...
+    width: int = 300  # ... and have this width
+    blind: Blind = ""  # baselines that get no sentence, or no video
+    held_out_every: int = 10  # one in so many training videos chooses the epoch instead of training; 0 = off
+
+
+def no_class_scores(class_names: Sequence[str], video_ids: Collection[str]) -> NoReturn:
+    """The class scores of a head that needs none. ValueError for one that asks."""
+    raise ValueError(f"this head needs class scores of {len(video_ids)} videos; its record must say so")
+
+
+def _ignore(entry: dict[str, Any]) -> None:
+    pass
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadInputs(Generic[Data, Settings]):
+    """All that a head is given."""
+
+    features: Features
+    data: Data  # annotated videos, as a loader of bsp/datasets gives them
+    settings: Settings
+    subsets: tuple[str, str] = ("training", "validation")  # to train on, to predict and score on
+    seed: int = 0
+    device: str = "cpu"
+    on_epoch: Callable[[dict[str, Any]], None] = _ignore  # gets "epoch" and "loss", and what else a head records
+    # Names of K classes and ids of videos -> float64 [K] by id. AnnotationError if a class or a video is not there.
+    class_scores: ClassScores = no_class_scores
+    sentences: Sentences = Sentences()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scored:
+    """What a head found, and how good it is."""
+
+    predictions: dict[str, Any]  # by file name: a JSON document in a published format
+    scores: dict[str, float]  # in percent: the columns of a table
+    report: dict[str, Any] = field(default_factory=dict)  # all that the metrics say, by name
+    facts: dict[str, Any] = field(default_factory=dict)  # what else is worth knowing: counts, remarks
+
+
+@dataclass(frozen=True, kw_only=True)
+class Head(Generic[Data, Settings, Trained]):
+    """One way to localise. ``score`` gets what ``train`` returns."""
+
+    title: str  # for progress and messages
+    data: type[Data]  # the annotations it reads
+    train: Callable[[HeadInputs[Data, Settings]], Trained]
+    score: Callable[[HeadInputs[Data, Settings], Trained], Scored]
+    needs_class_scores: bool = False  # proposals get their class from video-level scores
+    needs_sentences: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadResult:
+    """What is kept of a head."""
+
+    documents: dict[str, Any]  # JSON by file name: predictions, SCORES, HISTORY
+    facts: dict[str, Any]  # "scores" in percent, "train_seconds", "score_seconds", and those of the head
+
+
+def run_head(head: Head[Data, Settings, Trained], inputs: HeadInputs[Data, Settings]) -> HeadResult:
+    """Train a head, predict and score. TypeError for annotations of another kind than it reads."""
+    if not isinstance(inputs.data, head.data):
+        raise TypeError(
+            f"{head.title} reads {head.data.__name__}, not {type(inputs.data).__name__}: pair it with others"
+        )
+    history: list[dict[str, Any]] = []
+
+    def on_epoch(entry: dict[str, Any]) -> None:
+        history.append(entry)
+        inputs.on_epoch(entry)
+
+    began = time.time()
+    trained = head.train(replace(inputs, on_epoch=on_epoch))
+    trained_s = time.time() - began
+    scored = head.score(inputs, trained)
+    seconds = {"train_seconds": trained_s, "score_seconds": time.time() - began - trained_s}
+    return HeadResult(
+        documents={**scored.predictions, HISTORY: history, SCORES: {"scores": scored.scores, **scored.report}},
+        facts={**seconds, "scores": scored.scores, **scored.facts},
+    )
+
+
+@dataclass(frozen=True)
+class Split(Generic[V]):
+    """The videos of one subset that have features, in the order of the annotations."""
+
+    videos: list[V]
+    features: list[np.ndarray]  # float32 [S, D] each
+    infos: list[FeatureInfo]
+    without: list[str]  # ids of the subset's videos without features
+
+
+def read_split(features: Features, videos: Iterable[V], subset: str) -> Split[V]:
+    """Features of the videos of one subset. AnnotationError if none has any."""
+    split: Split[V] = Split([], [], [], [])
+    for video in videos:
+        if video.subset != subset:
+            continue
+        found = features.read(video.video_id)
+        if found is None:
+            split.without.append(video.video_id)
+        else:
+            split.videos.append(video)
+            split.features.append(found[0])
+            split.infos.append(found[1])
+    if not split.videos:
+        raise AnnotationError(f"no video of subset {subset!r} has features in {features.place}; extract them first")
+    return split

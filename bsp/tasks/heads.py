@@ -1,0 +1,33 @@
+"""The heads by name. A new one is a file like those imported here, and a line."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bsp.datasets.activitynet import LocalizationDataset
+from bsp.datasets.charades_sta import GroundingDataset
+from bsp.datasets.crosstask import CrossTaskDataset
+from bsp.datasets.gebd import GEBDDataset
+from bsp.tasks.boundaries import score_boundaries, train_boundaries, train_peaks
+from bsp.tasks.detection import score_detector, train_detector
+from bsp.tasks.grounding import score_grounder, train_grounder
+from bsp.tasks.head import Head
+from bsp.tasks.steps import score_steps, train_steps
+from bsp.tasks.windows import score_window_detector, train_window_detector
+
+HEADS: dict[str, Head[Any, Any, Any]] = {
+    "gtad": Head(
+        title="G-TAD", data=LocalizationDataset, train=train_detector, score=score_detector, needs_class_scores=True
+    ),
+    "gtad-windows": Head(
+        title="G-TAD windows", data=LocalizationDataset, train=train_window_detector, score=score_window_detector,
+        needs_class_scores=True,
+    ),
+    "2dtan": Head(
+        title="2D-TAN", data=GroundingDataset, train=train_grounder, score=score_grounder, needs_sentences=True
+    ),
+    "lgi": Head(title="LGI", data=GroundingDataset, train=train_grounder, score=score_grounder, needs_sentences=True),
+    "actionness": Head(title="actionness", data=CrossTaskDataset, train=train_steps, score=score_steps),
+    "boundary-peaks": Head(title="boundary peaks", data=GEBDDataset, train=train_peaks, score=score_boundaries),
+    "boundary-head": Head(title="boundary head", data=GEBDDataset, train=train_boundaries, score=score_boundaries),
+}  # fmt: skip

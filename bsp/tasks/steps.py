@@ -1,0 +1,80 @@
+"""Step localisation (CrossTask): the linear classifier of actionness, scored by framewise average precision.
+
+CrossTask gives no durations, so they come from the features' records. Ground truth and predictions are written in the
+format of metrics/actionness.py, which anyone can evaluate again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from bsp.datasets.crosstask import CrossTaskDataset, CrossTaskVideo
+from bsp.datasets.label_times import LabelTimes
+from bsp.localization.actionness import (
+    ActionnessSettings,
+    LinearActionness,
+    segment_positions,
+    train_actionness,
+    video_seconds,
+)
+from bsp.metrics.actionness import SEGMENT_S, evaluate_actionness, segment_count, segment_labels
+from bsp.tasks.head import HeadInputs, Scored, read_split
+
+TRUTH, PREDICTIONS = "ground_truth.json", "predictions.json"
+_DIGITS = 7  # of the scores, as they are written and evaluated
+
+
+@dataclass(frozen=True)
+class Steps:
+    """A trained classifier and what it learnt from."""
+
+    classifier: LinearActionness
+    labels: LabelTimes
+    videos: int  # that it was trained on
+    without: list[str]  # training videos without features
+
+
+def train_steps(inputs: HeadInputs[CrossTaskDataset, ActionnessSettings]) -> Steps:
+    """Train the classifier. Videos without features have no known duration: they are left out, and named."""
+    training = read_split(inputs.features, inputs.data.videos, inputs.subsets[0])
+    positions, labels, times = [], [], LabelTimes()
+    for video, info in zip(training.videos, training.infos, strict=True):
+        duration_s = video_seconds(info)
+        positions.append(segment_positions(info, segment_count(duration_s)))
+        labels.append(segment_labels(times.inside(video.video_id, _times(video), duration_s), duration_s))
+    times.report("training steps")
+    times.require_most("training steps")
+    classifier = train_actionness(
+        training.features, positions, labels, inputs.settings, seed=inputs.seed, on_epoch=inputs.on_epoch,
+        device=inputs.device,
+    )  # fmt: skip
+    return Steps(classifier, times, len(training.videos), training.without)
+
+
+def score_steps(inputs: HeadInputs[CrossTaskDataset, ActionnessSettings], trained: Steps) -> Scored:
+    """Score the segments of the test videos; ground truth and predictions as documents."""
+    test = read_split(inputs.features, inputs.data.videos, inputs.subsets[1])
+    truth: dict[str, Any] = {"segment_s": SEGMENT_S, "videos": {}}
+    predictions: dict[str, Any] = {"segment_s": SEGMENT_S, "scores": {}}
+    for video, feat_SD, info in zip(test.videos, test.features, test.infos, strict=True):
+        duration_s = video_seconds(info)
+        position_N = segment_positions(info, segment_count(duration_s))
+        truth["videos"][video.video_id] = {"task": video.task_id, "duration_s": duration_s, "steps": _times(video)}
+        predictions["scores"][video.video_id] = trained.classifier.scores(feat_SD, position_N).round(_DIGITS).tolist()
+    report = evaluate_actionness(truth, predictions)
+    return Scored(
+        predictions={TRUTH: truth, PREDICTIONS: predictions},
+        scores={name: 100 * report[name] for name in ("AP", "AP_video", "AP_task")},
+        report={"actionness": report},
+        facts={
+            "positive_rate": report["positive_rate"],
+            "labels": trained.labels.facts(),
+            "videos": {"training": trained.videos, "test": len(test.videos)},
+            "videos_without_features": trained.without + test.without,
+        },
+    )
+
+
+def _times(video: CrossTaskVideo) -> list[tuple[float, float]]:
+    return [(step.start_s, step.end_s) for step in video.steps]

@@ -1,0 +1,70 @@
+"""G-TAD on THUMOS14: trained on windows of the features, as its videos are long.
+
+Cells are snippets, and times come from the features' record (frames per second and stride), as the annotation files do
+not say how long the training videos are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from bsp.datasets.activitynet import LocalizationDataset, UntrimmedVideo
+from bsp.datasets.label_times import LabelTimes
+from bsp.features.record import seconds_at, snippets_at, video_end_s
+from bsp.localization.gtad.decode import attach_classes
+from bsp.localization.gtad.windows import WindowSettings, propose_windows, train_windows, training_windows
+from bsp.metrics.detection import THUMOS_TIOUS
+from bsp.tasks.detection import Detector, read_untrimmed, score_detections, times_of
+from bsp.tasks.head import HeadInputs, Scored, Split
+
+
+def cell_segments(split: Split[UntrimmedVideo], times: LabelTimes) -> list[np.ndarray]:
+    """Instances in cells, [K, 2] per video. ``times`` cuts them at the features' ends, and counts."""
+    segments = []
+    for video, info in zip(split.videos, split.infos, strict=True):
+        seconds = times_of(video)
+        places = snippets_at(info, seconds)
+        segments.append(times.inside(video.video_id, seconds, video_end_s(info), places=places, extent=info.snippets))
+    return segments
+
+
+def train_window_detector(inputs: HeadInputs[LocalizationDataset, WindowSettings]) -> Detector[WindowSettings]:
+    """Train G-TAD on windows."""
+    data = inputs.data
+    training, test = (read_untrimmed(inputs.features, data, subset) for subset in inputs.subsets)
+    class_scores = inputs.class_scores(data.class_names, [video.video_id for video in test.videos])
+    settings = replace(inputs.settings, feature_width=training.features[0].shape[1])
+    labels = LabelTimes()
+    segments = cell_segments(training, labels)
+    labels.report("training instances")
+    labels.require_most("training instances")
+    network = train_windows(
+        training.features, segments, settings, seed=inputs.seed, on_epoch=inputs.on_epoch, device=inputs.device
+    )
+    facts = {
+        "training_windows": len(training_windows(training.features, segments, settings)),
+        "labels": labels.facts(),
+        "dropped": list(data.dropped),
+    }
+    return Detector(network, settings, test, class_scores, facts)
+
+
+def score_window_detector(
+    inputs: HeadInputs[LocalizationDataset, WindowSettings], trained: Detector[WindowSettings]
+) -> Scored:
+    """Detections in the official result format, mAP at 0.3:0.1:0.7."""
+    data, settings, test = inputs.data, trained.settings, trained.test
+    results = {}
+    found = propose_windows(trained.network, test.features, settings, inputs.device)
+    for video, info, (cells_N2, score_N) in zip(test.videos, test.infos, found, strict=True):
+        duration_s = video_end_s(info)
+        # Choice: neither times nor scores are rounded (the release: 0.1 s and six digits), which would make ties.
+        share_N2 = np.clip(seconds_at(info, cells_N2) / duration_s, 0.0, 1.0)
+        row = trained.class_scores[video.video_id]
+        results[video.video_id] = attach_classes(
+            share_N2, score_N, duration_s, row, data.class_names, settings.top_classes
+        )
+    detections = {"version": "THUMOS14", "external_data": {}, "results": results}
+    return score_detections(data, detections, inputs.subsets[1], trained, tious=THUMOS_TIOUS)
