@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from bsp.datasets.activitynet import LocalizationDataset, load_activitynet_folder
 from bsp.datasets.charades_sta import GroundingDataset, load_charades_folder
-from bsp.datasets.crosstask import CrossTaskDataset, load_crosstask_folder
-from bsp.datasets.gebd import GEBDDataset, load_gebd_folder
+from bsp.datasets.crosstask import load_crosstask_folder
+from bsp.datasets.gebd import load_gebd_folder
 from bsp.datasets.hacs import load_hacs_folder
 from bsp.datasets.pantomime.grounding import GroundingWorldSettings, render_grounding
 from bsp.datasets.pantomime.stories import render_stories
@@ -24,6 +24,8 @@ from bsp.datasets.thumos14 import TEST, TRAINING, load_thumos14_folder
 
 class VideoFile(Protocol):
     """A video of a data set."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]  # it is a dataclass
 
     @property
     def video_id(self) -> str:
@@ -56,6 +58,11 @@ class Embedded:
 Data = TypeVar("Data", bound=Annotated)
 
 
+def all_but_paths(data: Annotated) -> Any:
+    """Every field of the videos, which must be dataclasses, but where their files lie."""
+    return [{k: v for k, v in asdict(video).items() if k != "path"} for video in data.videos]
+
+
 @dataclass(frozen=True, kw_only=True)
 class DataSet(Generic[Data]):
     """One published layout."""
@@ -63,7 +70,8 @@ class DataSet(Generic[Data]):
     name: str  # also of the option that gives its folder: ``--charades DIR``
     title: str
     load: Callable[[Path], Data]  # from DIR; errors name the folder and what was looked for
-    labels: Callable[[Data], Any]  # all that its annotations say, for JSON; results are made again when it changes
+    # All that its annotations say, for JSON: results are made again when it changes.
+    labels: Callable[[Data], Any] = all_but_paths
     subsets: tuple[str, str] = ("training", "validation")  # to train heads on, to score them on
     embedded: Callable[[Embedded], Path] | None = None  # renders its twin and returns the folder; None: it has none
 
@@ -80,10 +88,6 @@ def _moments(data: GroundingDataset) -> Any:
         for subset, of_subset in data.moments.items()
     }
     return [moments, [(v.video_id, v.duration_s) for v in data.videos]]
-
-
-def _all_but_paths(data: CrossTaskDataset | GEBDDataset) -> Any:
-    return [{k: v for k, v in asdict(video).items() if k != "path"} for video in data.videos]
 
 
 def _stories(folder: str) -> Callable[[Embedded], Path]:
@@ -118,11 +122,11 @@ _ALL: tuple[DataSet[Any], ...] = (
         name="hacs", title="HACS Segments 1.1", load=load_hacs_folder, labels=_instances, embedded=_stories("games")
     ),
     DataSet(
-        name="crosstask", title="CrossTask", load=load_crosstask_folder, labels=_all_but_paths,
+        name="crosstask", title="CrossTask", load=load_crosstask_folder,
         subsets=("training", "test"), embedded=_stories("tasks"),
     ),
     DataSet(
-        name="gebd", title="Kinetics-GEBD", load=load_gebd_folder, labels=_all_but_paths, embedded=_stories("clips")
+        name="gebd", title="Kinetics-GEBD", load=load_gebd_folder, embedded=_stories("clips")
     ),
 )  # fmt: skip
 DATA_SETS: dict[str, DataSet[Any]] = {data_set.name: data_set for data_set in _ALL}

@@ -116,9 +116,7 @@ class HeadResult:
 def run_head(head: Head[Data, Settings, Trained], inputs: HeadInputs[Data, Settings]) -> HeadResult:
     """Train a head, predict and score. TypeError for annotations of another kind than it reads."""
     if not isinstance(inputs.data, head.data):
-        raise TypeError(
-            f"{head.title} reads {head.data.__name__}, not {type(inputs.data).__name__}: pair it with others"
-        )
+        raise TypeError(f"{head.title} reads a {head.data.__name__}, not {type(inputs.data).__name__}")
     history: list[dict[str, Any]] = []
 
     def on_epoch(entry: dict[str, Any]) -> None:

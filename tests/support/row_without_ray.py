@@ -23,9 +23,8 @@ from bsp.encoders.tsm import EncoderSettings
 from bsp.tasks.head import SCORES
 from bsp_platform.plan.profiles import smoke
 from bsp_platform.plan.recipes import Stream
-from bsp_platform.plan.rows import Row, RowRecipes, row_recipes
+from bsp_platform.plan.rows import Row, RowRecipes, data_sets, row_recipes
 from bsp_platform.plan.sources import DataPaths, load_sources
-from bsp_platform.plan.tasks import TASKS
 from bsp_platform.storage.stages import CACHE_VARIABLE
 from bsp_platform.sweep import row_runner
 from bsp_platform.sweep.row_runner import RowJob, work_on_a_node
@@ -94,9 +93,12 @@ class RowWithoutRay(row_runner._RowRunner):
 
 
 class SmallRow:
-    """The row: ``SmallRow(data, settings, work).run(storage)`` gives its scores."""
+    """The row: ``SmallRow(data, settings, work).run(storage)`` gives its scores. ``task``: of TASKS."""
 
-    def __init__(self, tiny_data: Path, tiny_pantomime: Any, work: Path, monkeypatch):
+    def __init__(
+        self, tiny_data: Path, tiny_pantomime: Any, work: Path, monkeypatch, task: str = "gtad",
+        paths: DataPaths | None = None,
+    ):  # fmt: skip
         import ray
         import ray.data
 
@@ -104,13 +106,14 @@ class SmallRow:
         monkeypatch.setattr(ray, "get", lambda reference: reference)
         shutil.copytree(tiny_data, work / "data" / "pantomime" / tiny_data.name)
         profile = replace(smoke(), pantomime=tiny_pantomime, encoder=EncoderSettings(depth=18, width=8))
-        row = Row(name="random", label="random", streams=(Stream(method="random"),))
-        sources = load_sources(profile, {"activitynet"}, DataPaths(), storage=work / "data", progress=False)
+        row = Row(name="random", label="random", streams=(Stream(method="random"),), heads=(task,))
+        sources = load_sources(profile, data_sets([row]), paths or DataPaths(), storage=work / "data", progress=False)
         self.data = dict(sources.data)
         recipes = row_recipes(row, 0, profile, sources, 1)
-        head = recipes.heads["gtad"]  # its class scores from the same random encoder, so that nothing is trained
-        head = replace(head, class_scores=replace(head.class_scores, features=head.features))
-        self.recipes = RowRecipes(encoders=recipes.encoders, heads={"gtad": head})
+        self.task, head = recipes.tasks[task], recipes.heads[task]
+        if self.task.head.needs_class_scores:  # from the same random encoder, so that nothing is trained
+            head = replace(head, class_scores=replace(head.class_scores, features=head.streams[0]))
+        self.recipes = RowRecipes(encoders=recipes.encoders, heads={task: head})
 
     def run(
         self, storage: str | Path, *, stop_after: int | None = None, before: Callable[[Callable], None] | None = None
@@ -130,7 +133,7 @@ class SmallRow:
         runner = RowWithoutRay(job, self.work / "head node")
         runner.before = before or runner.before
         try:
-            folder = row_runner.mended(lambda: runner.head(TASKS["gtad"], self.recipes.heads["gtad"]))
+            folder = row_runner.mended(lambda: runner.head(self.task, *self.recipes.heads.values()))
         finally:
             self.made, self.extracted = runner.made, inline.extracted
         return json.loads((folder / SCORES).read_text())["scores"]
