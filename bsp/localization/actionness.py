@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from bsp.features.record import FeatureInfo, snippets_at
-from bsp.localization.epochs import LinearTraining, mean_and_std, train_linear
+from bsp.localization.epochs import mean_and_std, train_linear
 from bsp.metrics.actionness import SEGMENT_S
 
 _ROWS_AT_ONCE = 1 << 14
@@ -101,14 +101,11 @@ def train_actionness(
         lower_B, share_B1 = lower_N[batch_B], share_N[batch_B, None]
         return torch.lerp(feat_SD[lower_B], feat_SD[lower_B + (share_B1[:, 0] > 0)], share_B1)
 
-    how = LinearTraining(
-        epochs=settings.epochs, batch=settings.batch_segments, learning_rate=settings.learning_rate,
-        weight_decay=settings.weight_decay,
-    )  # fmt: skip
-    generator = np.random.default_rng([seed, 1])
     weight_D, bias = train_linear(
-        interpolated, label_N, mean_D, std_D, how, generator, on_epoch=on_epoch, device=device
-    )
+        interpolated, label_N, mean_D, std_D, np.random.default_rng([seed, 1]), epochs=settings.epochs,
+        batch=settings.batch_segments, learning_rate=settings.learning_rate, weight_decay=settings.weight_decay,
+        on_epoch=on_epoch, device=device,
+    )  # fmt: skip
     folded_D = weight_D.double() / std_D.double()
     return LinearActionness(folded_D.numpy(), bias - float(folded_D @ mean_D.double()))
 

@@ -18,7 +18,7 @@ from scipy.ndimage import gaussian_filter1d
 from torch import Tensor
 
 from bsp.features.record import FeatureInfo, seconds_at
-from bsp.localization.epochs import LinearTraining, mean_and_std, train_linear
+from bsp.localization.epochs import mean_and_std, train_linear
 from bsp.metrics.boundaries import ClipBoundaries, pooled_scores
 
 Measure = Literal["l1", "l2", "cosine"]
@@ -237,25 +237,17 @@ def train_boundary_head(
     context = max(1, round(settings.context_s / stride_s))
     before_NK, after_NK = _sides(features, context)
     parts = torch.arange(len(label_N)).split(_ROWS_AT_ONCE)
-    mean, std = mean_and_std(lambda: (_inputs(feat_SD, before_NK[part], after_NK[part]) for part in parts))
+    statistics = mean_and_std(lambda: (_inputs(feat_SD, before_NK[part], after_NK[part]) for part in parts))
+    mean, std = (values.float() for values in statistics)
     # PC draws as many gaps of either kind for a batch; weights do the same without chance.
     share = positive / len(label_N)
-    how = LinearTraining(
-        epochs=settings.epochs, batch=settings.batch_gaps, learning_rate=settings.learning_rate,
-        weight_decay=settings.weight_decay,
-    )  # fmt: skip
     weight, bias = train_linear(
-        lambda batch_B: _inputs(feat_SD, before_NK[batch_B], after_NK[batch_B]),
-        label_N,
-        mean.float(),
-        std.float(),
-        how,
-        np.random.default_rng([seed, 2]),
-        weight_N=torch.where(label_N > 0, 0.5 / share, 0.5 / (1 - share)),
-        on_epoch=on_epoch,
-        device=device,
-    )
-    return BoundaryHead(settings, context, mean.float(), std.float(), weight, bias)
+        lambda batch_B: _inputs(feat_SD, before_NK[batch_B], after_NK[batch_B]), label_N, mean, std,
+        np.random.default_rng([seed, 2]), weight_N=torch.where(label_N > 0, 0.5 / share, 0.5 / (1 - share)),
+        epochs=settings.epochs, batch=settings.batch_gaps, learning_rate=settings.learning_rate,
+        weight_decay=settings.weight_decay, on_epoch=on_epoch, device=device,
+    )  # fmt: skip
+    return BoundaryHead(settings, context, mean, std, weight, bias)
 
 
 def _check(features: Sequence[np.ndarray], times_s: Sequence[np.ndarray]) -> None:

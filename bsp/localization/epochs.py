@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -58,24 +57,17 @@ def mean_and_std(blocks: Callable[[], Iterable[Tensor]]) -> tuple[Tensor, Tensor
     return mean, std
 
 
-@dataclass(frozen=True, kw_only=True)
-class LinearTraining:
-    """How a linear binary classifier is trained: by Adam, its learning rate falling linearly towards 0."""
-
-    epochs: int
-    batch: int  # rows
-    learning_rate: float
-    weight_decay: float  # L2 on the weights, not on the bias
-
-
 def train_linear(
     inputs: Callable[[Tensor], Tensor],
     label_N: Tensor,
     mean_D: Tensor,
     std_D: Tensor,
-    how: LinearTraining,
     generator: np.random.Generator,
     *,
+    epochs: int,
+    batch: int,
+    learning_rate: float,
+    weight_decay: float,
     weight_N: Tensor | None = None,
     on_epoch: Callable[[dict[str, Any]], None] | None = None,
     device: str | torch.device = "cpu",
@@ -84,18 +76,19 @@ def train_linear(
 
     inputs: of a batch of rows, int64 [B] -> float32 [B, D] on the CPU; mean_D, std_D: float32, see ``mean_and_std``.
     label_N: float32, 0 or 1, of all N rows; weight_N: of their losses; generator: decides the order of rows.
+    learning_rate: of Adam, falls linearly towards 0; weight_decay: L2 on the weights, not on the bias.
     on_epoch gets "epoch" (from 0) and "loss", the mean over rows. RuntimeError when it stops being finite.
     """
     weight_D = torch.zeros(len(mean_D), device=device, requires_grad=True)
     bias = torch.zeros((), device=device, requires_grad=True)
-    groups = [{"params": [weight_D], "weight_decay": how.weight_decay}, {"params": [bias], "weight_decay": 0.0}]
-    optimiser = torch.optim.Adam(groups, lr=how.learning_rate)
-    steps = how.epochs * -(-len(label_N) // how.batch)
+    groups = [{"params": [weight_D], "weight_decay": weight_decay}, {"params": [bias], "weight_decay": 0.0}]
+    optimiser = torch.optim.Adam(groups, lr=learning_rate)
+    steps = epochs * -(-len(label_N) // batch)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: 1 - step / steps)
     mean_on, std_on = mean_D.to(device), std_D.to(device)
-    for epoch in range(how.epochs):
+    for epoch in range(epochs):
         total = torch.zeros((), device=device)
-        for batch_B in torch.from_numpy(generator.permutation(len(label_N))).split(how.batch):
+        for batch_B in torch.from_numpy(generator.permutation(len(label_N))).split(batch):
             logit_B = ((inputs(batch_B).to(device) - mean_on) / std_on) @ weight_D + bias
             weight_B = None if weight_N is None else weight_N[batch_B].to(device)
             loss = functional.binary_cross_entropy_with_logits(logit_B, label_N[batch_B].to(device), weight_B)
@@ -105,7 +98,7 @@ def train_linear(
             schedule.step()
             total += loss.detach() * len(batch_B)
         record = {"epoch": epoch, "loss": float(total) / len(label_N)}
-        require_finite(record, how.learning_rate)
+        require_finite(record, learning_rate)
         if on_epoch is not None:
             on_epoch(record)
     return weight_D.detach().cpu(), float(bias.detach())

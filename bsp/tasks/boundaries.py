@@ -7,6 +7,7 @@ challenge takes them, seconds per clip.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -31,60 +32,58 @@ MAX_OTHER_LENGTH_SHARE = 0.05  # of the clips with features: the files of others
 _LENGTH_TOLERANCE_S = 1.0  # by which a clip's file may be longer or shorter than annotated
 
 
+Inputs = HeadInputs[GEBDDataset, PeakSettings | BoundaryHeadSettings]
+
+
 @dataclass(frozen=True)
 class Boundaries:
-    """A trained detector, the clips that it is going to be scored on, and what was left out."""
+    """A trained detector, the clips that it is going to be scored on, and facts about its training."""
 
     detector: PeakDetector | BoundaryHead
     test: Split[GEBDVideo]
-    labels: LabelTimes
-    clips: int  # that it was trained on
-    without: list[str]  # ids of clips without features
-    other_length: list[str]  # "id: the lengths"
+    facts: dict[str, Any]
 
 
-def train_peaks(inputs: HeadInputs[GEBDDataset, PeakSettings]) -> Boundaries:
-    """Choose the threshold of the peaks by all annotators' boundaries. Raises as :func:`train_boundaries`."""
-    training, test, other_length = _clips(inputs)
-    labels = LabelTimes()
-    annotated = [
-        [labels.moments_inside(clip.video_id, times_s, clip.duration_s) for times_s in clip.boundaries_s]
-        for clip in training.videos
-    ]
-    labels.report("training boundaries")
-    labels.require_most("training boundaries")
-    durations = [clip.duration_s for clip in training.videos]
-    detector, f1 = fit_peaks(training.features, _gap_times(training), annotated, durations, inputs.settings)
-    inputs.on_epoch({"epoch": 0, "loss": 1 - f1, "threshold": detector.threshold})
-    without = training.without + test.without
-    return Boundaries(detector, test, labels, len(training.videos), without, other_length)
-
-
-def train_boundaries(inputs: HeadInputs[GEBDDataset, BoundaryHeadSettings]) -> Boundaries:
-    """Train the linear head on the boundaries of each clip's most consistent annotator.
+def train_boundaries(inputs: Inputs) -> Boundaries:
+    """Choose the threshold of the peaks, by all annotators, or train the head, on each clip's most consistent one.
 
     Clips without features, and those whose video is more than a second longer or shorter than annotated, are left out
     and named; in the test their boundaries count as missed. AnnotationError if none of a subset is left, TooManyBroken
     for many of wrong length.
     """
     training, test, other_length = _clips(inputs)
-    labels = LabelTimes()
+    settings, labels = inputs.settings, LabelTimes()
+    if isinstance(settings, PeakSettings):
+        raters = [clip.boundaries_s for clip in training.videos]
+    else:
+        raters = [(clip.most_consistent_s,) for clip in training.videos]
     annotated = [
-        labels.moments_inside(clip.video_id, clip.most_consistent_s, clip.duration_s) for clip in training.videos
+        [labels.moments_inside(clip.video_id, times_s, clip.duration_s) for times_s in of_clip]
+        for clip, of_clip in zip(training.videos, raters, strict=True)
     ]
     labels.report("training boundaries")
     labels.require_most("training boundaries")
-    detector = train_boundary_head(
-        training.features, _gap_times(training), annotated, inputs.settings, seed=inputs.seed,
-        on_epoch=inputs.on_epoch, device=inputs.device,
-    )  # fmt: skip
-    without = training.without + test.without
-    return Boundaries(detector, test, labels, len(training.videos), without, other_length)
+    detector: PeakDetector | BoundaryHead
+    if isinstance(settings, PeakSettings):
+        durations = [clip.duration_s for clip in training.videos]
+        detector, f1 = fit_peaks(training.features, _gap_times(training), annotated, durations, settings)
+        inputs.on_epoch({"epoch": 0, "loss": 1 - f1, "threshold": detector.threshold})
+    else:
+        detector = train_boundary_head(
+            training.features, _gap_times(training), [times_s for (times_s,) in annotated], settings,
+            seed=inputs.seed, on_epoch=inputs.on_epoch, device=inputs.device,
+        )  # fmt: skip
+    facts = {
+        "clips": {"training": len(training.videos), "validation": len(test.videos)},
+        "clips_without_features": training.without + test.without,
+        "clips_of_other_length": other_length,
+        "labels": labels.facts(),
+        "dropped": list(inputs.data.dropped),
+    }
+    return Boundaries(detector, test, facts)
 
 
-def score_boundaries(
-    inputs: HeadInputs[GEBDDataset, PeakSettings | BoundaryHeadSettings], trained: Boundaries
-) -> Scored:
+def score_boundaries(inputs: Inputs, trained: Boundaries) -> Scored:
     """Boundaries of the test clips, {id: [seconds]}, and their F1 by the challenge's rules."""
     test = trained.test
     found = {
@@ -97,13 +96,7 @@ def score_boundaries(
         predictions={BOUNDARIES: found},
         scores=scores | {"F1_mean": 100 * report["mean_F1"]},
         report={"boundaries": report},
-        facts={
-            "clips": {"training": trained.clips, "validation": len(test.videos)},
-            "clips_without_features": trained.without,
-            "clips_of_other_length": trained.other_length,
-            "labels": trained.labels.facts(),
-            "dropped": list(inputs.data.dropped),
-        },
+        facts=trained.facts,
     )
 
 
@@ -111,7 +104,7 @@ def _gap_times(split: Split[GEBDVideo]) -> list[np.ndarray]:
     return [gap_times_s(info) for info in split.infos]
 
 
-def _clips(inputs: HeadInputs[GEBDDataset, PeakSettings | BoundaryHeadSettings]) -> tuple[Split, Split, list[str]]:
+def _clips(inputs: Inputs) -> tuple[Split[GEBDVideo], Split[GEBDVideo], list[str]]:
     """Training and test clips that are as long as annotated, and "id: the lengths" of those that are not."""
     wrong: list[str] = []
     splits = [

@@ -105,16 +105,14 @@ class Head(Generic[Data, Settings, Trained]):
     needs_sentences: bool = False
 
 
-@dataclass(frozen=True, kw_only=True)
-class HeadResult:
-    """What is kept of a head."""
+def run_head(
+    head: Head[Data, Settings, Trained], inputs: HeadInputs[Data, Settings]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Train a head, predict and score. TypeError for annotations of another kind than it reads.
 
-    documents: dict[str, Any]  # JSON by file name: predictions, SCORES, HISTORY
-    facts: dict[str, Any]  # "scores" in percent, "train_seconds", "score_seconds", and those of the head
-
-
-def run_head(head: Head[Data, Settings, Trained], inputs: HeadInputs[Data, Settings]) -> HeadResult:
-    """Train a head, predict and score. TypeError for annotations of another kind than it reads."""
+    Documents for JSON by file name (predictions, SCORES, HISTORY), and facts: "scores" in percent, "train_seconds",
+    "score_seconds", and those of the head.
+    """
     if not isinstance(inputs.data, head.data):
         raise TypeError(f"{head.title} reads a {head.data.__name__}, not {type(inputs.data).__name__}")
     history: list[dict[str, Any]] = []
@@ -128,10 +126,8 @@ def run_head(head: Head[Data, Settings, Trained], inputs: HeadInputs[Data, Setti
     trained_s = time.time() - began
     scored = head.score(inputs, trained)
     seconds = {"train_seconds": trained_s, "score_seconds": time.time() - began - trained_s}
-    return HeadResult(
-        documents={**scored.predictions, HISTORY: history, SCORES: {"scores": scored.scores, **scored.report}},
-        facts={**seconds, "scores": scored.scores, **scored.facts},
-    )
+    documents = {**scored.predictions, HISTORY: history, SCORES: {"scores": scored.scores, **scored.report}}
+    return documents, {**seconds, "scores": scored.scores, **scored.facts}
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from bsp.datasets.activitynet import LocalizationDataset
 from bsp.datasets.charades_sta import GroundingDataset
 from bsp.datasets.crosstask import CrossTaskDataset
 from bsp.datasets.gebd import GEBDDataset
-from bsp.tasks.boundaries import score_boundaries, train_boundaries, train_peaks
+from bsp.tasks.boundaries import score_boundaries, train_boundaries
 from bsp.tasks.detection import score_detector, train_detector
 from bsp.tasks.grounding import score_grounder, train_grounder
 from bsp.tasks.head import Head
@@ -28,6 +28,6 @@ HEADS: dict[str, Head[Any, Any, Any]] = {
     ),
     "lgi": Head(title="LGI", data=GroundingDataset, train=train_grounder, score=score_grounder, needs_sentences=True),
     "actionness": Head(title="actionness", data=CrossTaskDataset, train=train_steps, score=score_steps),
-    "boundary-peaks": Head(title="boundary peaks", data=GEBDDataset, train=train_peaks, score=score_boundaries),
+    "boundary-peaks": Head(title="boundary peaks", data=GEBDDataset, train=train_boundaries, score=score_boundaries),
     "boundary-head": Head(title="boundary head", data=GEBDDataset, train=train_boundaries, score=score_boundaries),
 }  # fmt: skip

@@ -6,7 +6,6 @@ format of metrics/actionness.py, which anyone can evaluate again.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from bsp.datasets.crosstask import CrossTaskDataset, CrossTaskVideo
@@ -25,17 +24,11 @@ TRUTH, PREDICTIONS = "ground_truth.json", "predictions.json"
 _DIGITS = 7  # of the scores, as they are written and evaluated
 
 
-@dataclass(frozen=True)
-class Steps:
-    """A trained classifier and what it learnt from."""
-
-    classifier: LinearActionness
-    labels: LabelTimes
-    videos: int  # that it was trained on
-    without: list[str]  # training videos without features
+Inputs = HeadInputs[CrossTaskDataset, ActionnessSettings]
+Trained = tuple[LinearActionness, dict[str, Any]]  # the classifier, and facts about its training
 
 
-def train_steps(inputs: HeadInputs[CrossTaskDataset, ActionnessSettings]) -> Steps:
+def train_steps(inputs: Inputs) -> Trained:
     """Train the classifier. Videos without features have no known duration: they are left out, and named."""
     training = read_split(inputs.features, inputs.data.videos, inputs.subsets[0])
     positions, labels, times = [], [], LabelTimes()
@@ -49,11 +42,12 @@ def train_steps(inputs: HeadInputs[CrossTaskDataset, ActionnessSettings]) -> Ste
         training.features, positions, labels, inputs.settings, seed=inputs.seed, on_epoch=inputs.on_epoch,
         device=inputs.device,
     )  # fmt: skip
-    return Steps(classifier, times, len(training.videos), training.without)
+    return classifier, {"labels": times.facts(), "videos": len(training.videos), "without": training.without}
 
 
-def score_steps(inputs: HeadInputs[CrossTaskDataset, ActionnessSettings], trained: Steps) -> Scored:
+def score_steps(inputs: Inputs, trained: Trained) -> Scored:
     """Score the segments of the test videos; ground truth and predictions as documents."""
+    classifier, training = trained
     test = read_split(inputs.features, inputs.data.videos, inputs.subsets[1])
     truth: dict[str, Any] = {"segment_s": SEGMENT_S, "videos": {}}
     predictions: dict[str, Any] = {"segment_s": SEGMENT_S, "scores": {}}
@@ -61,7 +55,7 @@ def score_steps(inputs: HeadInputs[CrossTaskDataset, ActionnessSettings], traine
         duration_s = video_seconds(info)
         position_N = segment_positions(info, segment_count(duration_s))
         truth["videos"][video.video_id] = {"task": video.task_id, "duration_s": duration_s, "steps": _times(video)}
-        predictions["scores"][video.video_id] = trained.classifier.scores(feat_SD, position_N).round(_DIGITS).tolist()
+        predictions["scores"][video.video_id] = classifier.scores(feat_SD, position_N).round(_DIGITS).tolist()
     report = evaluate_actionness(truth, predictions)
     return Scored(
         predictions={TRUTH: truth, PREDICTIONS: predictions},
@@ -69,9 +63,9 @@ def score_steps(inputs: HeadInputs[CrossTaskDataset, ActionnessSettings], traine
         report={"actionness": report},
         facts={
             "positive_rate": report["positive_rate"],
-            "labels": trained.labels.facts(),
-            "videos": {"training": trained.videos, "test": len(test.videos)},
-            "videos_without_features": trained.without + test.without,
+            "labels": training["labels"],
+            "videos": {"training": training["videos"], "test": len(test.videos)},
+            "videos_without_features": training["without"] + test.without,
         },
     )
 

@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -51,18 +52,15 @@ def planted(data):
 
 def test_the_head_alone(tiny_untrimmed):
     inputs = HeadInputs(features=planted(tiny_untrimmed), data=tiny_untrimmed, settings=NearestMeanSettings())
-    result = run_head(NEAREST_MEAN, inputs)
-    assert result.facts["scores"] == {"accuracy": 100}
-    assert set(result.documents) == {"snippets.json", "scores.json", "history.json"}
-    everywhere = run_head(NEAREST_MEAN, HeadInputs(
-        features=inputs.features, data=tiny_untrimmed, settings=NearestMeanSettings(weight=0)
-    ))  # fmt: skip
-    snippets = np.concatenate(list(everywhere.documents["snippets.json"].values()))
+    documents, facts = run_head(NEAREST_MEAN, inputs)
+    assert facts["scores"] == {"accuracy": 100}
+    assert set(documents) == {"snippets.json", "scores.json", "history.json"}
+    documents, facts = run_head(NEAREST_MEAN, replace(inputs, settings=NearestMeanSettings(weight=0)))
     planted_S = [
         inputs.features.read(v.video_id)[0][:, 0] > 0 for v in tiny_untrimmed.videos if v.subset == "validation"
     ]
-    assert snippets.all()
-    assert everywhere.facts["scores"]["accuracy"] == pytest.approx(100 * np.concatenate(planted_S).mean())
+    assert np.concatenate(list(documents["snippets.json"].values())).all()
+    assert facts["scores"]["accuracy"] == pytest.approx(100 * np.concatenate(planted_S).mean())
     with pytest.raises(TypeError, match="2D-TAN reads a GroundingDataset, not LocalizationDataset"):
         run_head(HEADS["2dtan"], inputs)
 
@@ -84,9 +82,9 @@ def test_the_data_set_alone_and_with_a_head_of_the_package(short, tiny_untrimmed
 
     settings = GTADSettings(feature_width=4, cells=18, max_duration=18, epochs=1)
     inputs = HeadInputs(features=planted(data), data=data, settings=settings, class_scores=equal_scores)
-    assert 0 <= run_head(HEADS["gtad"], inputs).facts["scores"]["mAP_avg"] <= 100
+    assert 0 <= run_head(HEADS["gtad"], inputs)[1]["scores"]["mAP_avg"] <= 100
     with pytest.raises(ValueError, match="needs class scores of 4 videos"):
-        run_head(HEADS["gtad"], HeadInputs(features=planted(data), data=data, settings=settings))
+        run_head(HEADS["gtad"], HeadInputs(features=inputs.features, data=data, settings=settings))
     with pytest.raises(FileNotFoundError, match=r"absent.annotations\.csv"):
         load_short(short / "absent")
 

@@ -118,7 +118,7 @@ def run_and_write(
     def on_epoch(entry: dict[str, Any]) -> None:
         write_json(folder / PROGRESS, {"at": next(done), "total": epochs, "loss": entry["loss"]})
 
-    result = run_head(head, replace(inputs, on_epoch=on_epoch))
-    for name, document in result.documents.items():
+    documents, facts = run_head(head, replace(inputs, on_epoch=on_epoch))
+    for name, document in documents.items():
         write_json(folder / name, document)
-    return result.facts
+    return facts
