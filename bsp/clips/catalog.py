@@ -185,4 +185,6 @@ def report_skips(skipped: Sequence[tuple[str, str]], listed: int, max_share: flo
 def name_some(skipped: Sequence[tuple[str, str]], most: int = 20) -> str:
     """Up to ``most`` lines "name: reason" and a count of the rest."""
     lines = [f"  {name}: {reason}" for name, reason in skipped[:most]]
-    return "\n".join(lines + [f"  ... and {len(skipped) - most} more"] * (len(skipped) > most))
+    if len(skipped) > most:
+        lines.append(f"  ... and {len(skipped) - most} more")
+    return "\n".join(lines)

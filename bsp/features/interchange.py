@@ -9,9 +9,7 @@ Letters: S or T rows (snippets or cells), D or C width.
 from __future__ import annotations
 
 import math
-import shutil
 import unicodedata
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +31,7 @@ from bsp.features.interchange_files import (
 from bsp.features.record import even_rows
 from bsp.features.store import SHARED_FIELDS, FeatureInfo, read_feature_info, read_features, write_features
 from bsp.files.text import is_hidden, read_json
+from bsp.io import atomic_path
 from bsp.localization.gtad.network import resize_features
 
 __all__ = ["LAYOUTS", "Timing", "Transfer", "export_features", "import_features", "uniform_record", "video_durations"]
@@ -172,9 +171,7 @@ def import_features(
     encoder_hash = f"imported:{files_sha256(list(chosen.values()))}"
     misfits: list[str] = []
     width, rows, done = None, 0, 0
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.partial")
-    try:
+    with atomic_path(folder) as partial:
         for video_id, array in chosen.items():
             feat_SD = array.read(channel_first=channel_first)
             _require_finite(array, feat_SD)
@@ -194,11 +191,6 @@ def import_features(
                 continue
             write_features(partial, video_id, feat_SD, _record(video_id, feat_SD, duration_s, timing, encoder_hash))
             rows, done = rows + len(feat_SD), done + 1
-        if folder.is_dir():
-            folder.rmdir()  # an empty one
-        partial.replace(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     missing = () if durations is None else tuple(i for i in durations if i not in arrays)
     return Transfer(videos=done, rows=rows, width=width, left_out=(*left_out, *misfits), missing=missing)
 

@@ -17,8 +17,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import shutil
-import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +28,7 @@ from bsp.errors import AnnotationError, FileError
 from bsp.files.hdf5 import HDF5Reader
 from bsp.files.npy import read_npy
 from bsp.files.text import delimiter_of, is_hidden, read_text, safe_name
+from bsp.io import atomic_path
 
 Layout = Literal["gtad", "opentad", "2dtan", "lgi", "csv"]
 _HDF5 = (".h5", ".hdf5")
@@ -119,9 +118,7 @@ def write_arrays(path: Path, layout: Layout, arrays: Iterable[tuple[str, np.ndar
     """
     one_file = layout == "2dtan" or (layout == "gtad" and path.suffix in _HDF5)
     refuse_existing(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
-    try:
+    with atomic_path(path) as partial:
         if one_file:
             _write_hdf5(partial, arrays)
         else:
@@ -129,13 +126,6 @@ def write_arrays(path: Path, layout: Layout, arrays: Iterable[tuple[str, np.ndar
             suffix = _IN_FOLDER[layout][-1]
             for name, feat_TC in arrays:
                 _write_one(partial / f"{safe_name(name, str(path))}{suffix}", feat_TC)
-        if path.is_dir():
-            path.rmdir()  # an empty one
-        partial.replace(path)
-    finally:
-        if partial.is_dir():
-            shutil.rmtree(partial)
-        partial.unlink(missing_ok=True)
 
 
 def refuse_existing(path: Path) -> None:

@@ -13,11 +13,10 @@ import hashlib
 import json
 import os
 import unicodedata
-import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -38,6 +37,7 @@ from bsp.features.record import (
 from bsp.files.hdf5 import HDF5Reader
 from bsp.files.npy import read_npy
 from bsp.files.text import safe_name
+from bsp.io import atomic_path, write_text
 from bsp.video.read import iter_frames, probe, too_damaged
 
 Precision = Literal["float32", "bfloat16"]  # that the encoder computes in; features are float32 in any case
@@ -217,12 +217,12 @@ def write_features(
         )
     if not np.isfinite(feat_SD).all():
         raise ValueError(f"{video_id}: features are not finite; the encoder's weights are damaged or diverged")
-    npy.parent.mkdir(parents=True, exist_ok=True)
     sidecar.unlink(missing_ok=True)  # from here on, until the new one is there, the video is incomplete
-    _write_whole(npy, lambda file: np.save(file, feat_SD))
+    with atomic_path(npy) as partial, open(partial, "wb") as file:
+        np.save(file, feat_SD)
     info = replace(info, sha256=hashlib.sha256(feat_SD.tobytes()).hexdigest(), npy_bytes=npy.stat().st_size)
     info = sealed(info)
-    _write_whole(sidecar, lambda file: file.write(json.dumps(asdict(info), indent=1).encode()))
+    write_text(sidecar, json.dumps(asdict(info), indent=1))
     return info
 
 
@@ -273,17 +273,12 @@ def pack_h5(folder: str | os.PathLike[str], video_ids: Sequence[str], h5_path: s
     h5_path = Path(h5_path)
     if len(set(video_ids)) != len(video_ids):
         raise ValueError(f"{len(video_ids) - len(set(video_ids))} video ids are given twice")
-    partial = _partial(h5_path)
     shared: dict[str, Any] | None = None
-    try:
-        with h5py.File(partial, "w") as file:
-            for video_id in video_ids:
-                feat_SD, info = read_features(folder, video_id, shared)
-                shared = {name: getattr(info, name) for name in SHARED_FIELDS}
-                file.create_dataset(video_id, data=feat_SD).attrs.update(to_attributes(sealed(info)))
-        partial.replace(h5_path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with atomic_path(h5_path) as partial, h5py.File(partial, "w") as file:
+        for video_id in video_ids:
+            feat_SD, info = read_features(folder, video_id, shared)
+            shared = {name: getattr(info, name) for name in SHARED_FIELDS}
+            file.create_dataset(video_id, data=feat_SD).attrs.update(to_attributes(sealed(info)))
     return h5_path
 
 
@@ -317,22 +312,6 @@ def _paths(folder: str | os.PathLike[str], video_id: str) -> tuple[Path, Path]:
         if apart[0].exists():
             return apart[0], apart[1]
     return npy, sidecar
-
-
-def _partial(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
-
-
-def _write_whole(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
-    partial = _partial(path)
-    try:
-        with open(partial, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())  # a marker must not survive a power cut that its data did not
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _check_expected(name: str, info: FeatureInfo, expect: dict[str, Any] | None) -> None:

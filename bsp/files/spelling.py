@@ -4,15 +4,20 @@ underscores. Nothing here decides what is equal; it finds what to tell the user 
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Collection, Iterable
 
-_VIDEO_ENDING = re.compile(r"\.(mp4|mkv|webm|avi|mov|m4v|flv|mpe?g|wmv|3gp|npy|json|h5|csv)$", re.IGNORECASE)
+from bsp.files.text import VIDEO_EXTENSIONS
+
+_FILE_ENDINGS = (*VIDEO_EXTENSIONS, ".npy", ".json", ".h5", ".csv")
 _CLIP_TIMES = re.compile(r"_\d{6}_\d{6}$")
 
 
 def _bare(name: str) -> str:
-    return _VIDEO_ENDING.sub("", name.replace("\\", "/").rpartition("/")[2])
+    name = name.replace("\\", "/").rpartition("/")[2]
+    stem, ending = os.path.splitext(name)
+    return stem if ending.lower() in _FILE_ENDINGS else name
 
 
 def _bare_id(name: str) -> str:

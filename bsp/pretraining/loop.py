@@ -145,7 +145,7 @@ def train_steps(
     skipped = skipped if skipped is not None else []
     on_gpu = device.type == "cuda"
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
-    gradient = MeanGradient(model, workers, device)
+    gradient = MeanGradient(model, workers)
     missing: list[tuple[int, int, str]] = []  # step, virtual rank and name of clips that could not be made
     numbered = enumerate(batches, start_step)
     feed = Prefetcher((_good_parts(batch, step, workers, missing) for step, batch in numbered), device)
@@ -168,14 +168,14 @@ def train_steps(
         optimiser.zero_grad(set_to_none=True)
         for virtual_rank, targets in zip(workers.here, parts, strict=True):
             workers.draw_for(step, virtual_rank)
-            with (
-                running_statistics(norms, kept=virtual_rank == 0),
-                torch.autocast("cuda", dtype=torch.bfloat16, enabled=on_gpu),
-            ):
-                clip_BTCHW = normalise(targets["clip"], torch.bfloat16 if on_gpu else torch.float32)
-                value, stats = loss(model(clip_BTCHW), targets | {"clip": clip_BTCHW})
-            value.backward()
-            gradient.add()
+            with gradient.part(virtual_rank):
+                with (
+                    running_statistics(norms, kept=virtual_rank == 0),
+                    torch.autocast("cuda", dtype=torch.bfloat16, enabled=on_gpu),
+                ):
+                    clip_BTCHW = normalise(targets["clip"], torch.bfloat16 if on_gpu else torch.float32)
+                    value, stats = loss(gradient.network(clip_BTCHW), targets | {"clip": clip_BTCHW})
+                value.backward()
             if "damaged" in targets:  # frames that the decoder flags, of each clip
                 stats = stats | {"damaged_share": targets["damaged"].float().mean() / clip_BTCHW.shape[1]}
             window.add({"loss": value.detach()} | stats)

@@ -4,7 +4,8 @@ A recipe says how many *virtual* workers V share each step. Batch norm normalise
 so V belongs to the result. On how many processes W they run does not: W divides V, and a process trains its
 V / W virtual workers one after another. Three things keep the result independent of W:
 
-- the gradient of a step is the mean over the virtual workers, added in the order of their ranks (on a CPU);
+- the gradient of a step is the mean over the virtual workers, on CPUs added in the order of their ranks (on GPUs by
+  DistributedDataParallel, where the last bits depend on W);
 - the running statistics of batch norm are those of virtual worker 0;
 - what a step draws at random (dropout) depends on seed, step and virtual rank.
 
@@ -14,7 +15,7 @@ Letters: K = V / W virtual workers of a process, P parameters.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor, distributed, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parallel import DistributedDataParallel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +34,9 @@ class Workers:
     processes: int = 1  # W, divides V; with more than one, torch.distributed must be set up
     rank: int = 0  # of this process, 0 .. W-1
     seed: int = 0  # of the recipe
+    # Whether gradients are added in the order of the virtual ranks: the same bits on any number of processes. Otherwise
+    # DistributedDataParallel adds them, and overlaps that with the backward pass. Choice: ordered on CPUs, not on GPUs.
+    ordered: bool = True
 
     def __post_init__(self) -> None:
         if min(self.virtual, self.processes) < 1 or self.virtual % self.processes:
@@ -88,32 +93,49 @@ def running_statistics(norms: list[_BatchNorm], *, kept: bool) -> Iterator[None]
 
 
 class MeanGradient:
-    """The mean of the virtual workers' gradients: :meth:`add` after each backward pass, :meth:`finish` after all.
+    """The mean of the virtual workers' gradients: each forward and backward pass of ``network`` within a :meth:`part`,
+    then :meth:`finish`.
 
-    On a CPU the parts travel to all processes and are added in the order of the virtual ranks, so that the sum
-    has the same bits for every number of processes; a step sends V * P numbers. On a GPU each process adds up
-    its own parts and the sums are all-reduced, in whatever order the devices like.
+    If ``workers.ordered`` the parts travel to all processes and are added in the order of the virtual ranks, so that
+    the sum has the same bits for every number of processes; a step sends V * P numbers. Otherwise each process adds up
+    its own parts, and DistributedDataParallel averages the sums while the last backward pass still runs, in whatever
+    order the devices like.
     """
 
-    # Choice: no DistributedDataParallel. It adds in an order that depends on the number of processes, and its
-    # overlap of transfer and backward pass is lost anyway when the network is compiled.
-
-    def __init__(self, model: nn.Module, workers: Workers, device: torch.device):
+    def __init__(self, model: nn.Module, workers: Workers):
         self.parameters = [p for p in model.parameters() if p.requires_grad]
-        self.workers, self.ordered = workers, device.type == "cpu"
+        self.workers = workers
+        self.network = model  # what to call; the names of the weights are those of the model
         self.parts: list[Tensor] = []
+        if workers.processes > 1 and not workers.ordered:
+            # Around a model that is compiled in place, as PyTorch's documentation has it: Dynamo then cuts the network
+            # where a bucket of gradients is full, which keeps the overlap. Without its broadcast of buffers: running
+            # statistics are those of virtual worker 0, and only its process saves them.
+            self.network = DistributedDataParallel(model, forward_sync_buffers=False, gradient_as_bucket_view=True)
 
-    def add(self) -> None:
-        if self.workers.virtual > 1 and self.ordered:
+    @contextmanager
+    def part(self, virtual_rank: int) -> Iterator[None]:
+        """Around forward and backward pass of one virtual worker; those of a process come in the order of its ranks."""
+        averaging: AbstractContextManager[None] = nullcontext()
+        if isinstance(self.network, DistributedDataParallel) and virtual_rank != self.workers.here[-1]:
+            averaging = self.network.no_sync()  # only with the last part
+        with averaging:
+            yield
+        if self.workers.virtual > 1 and self.workers.ordered:
             self.parts.append(self._flat())
             for parameter in self.parameters:
                 parameter.grad = None
 
     def finish(self) -> None:
         """Leave the mean in ``.grad`` of all parameters."""
+        if not self.workers.ordered:
+            here = len(self.workers.here)
+            if here > 1:
+                torch._foreach_div_([parameter.grad for parameter in self.parameters], here)
+            return
         if self.workers.virtual == 1:
             return
-        total_P = self._sum_in_order() if self.ordered else self._sum()
+        total_P = self._sum_in_order()
         total_P /= self.workers.virtual
         sizes = [parameter.numel() for parameter in self.parameters]
         for parameter, part in zip(self.parameters, total_P.split(sizes), strict=True):
@@ -138,9 +160,3 @@ class MeanGradient:
         for part_P in parts_VP[1:]:
             parts_VP[0] += part_P
         return parts_VP[0]
-
-    def _sum(self) -> Tensor:
-        total_P = self._flat()  # autograd has added up the parts of this process
-        if self.workers.processes > 1:
-            distributed.all_reduce(total_P)
-        return total_P

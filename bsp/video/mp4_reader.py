@@ -1,6 +1,6 @@
 """Read frames of H.264 in mp4 without a demuxer: its index says where each packet lies, FFmpeg decodes those needed.
 
-The fastest way found (docs/performance.md), and the pixels are those of ``PyavReader``, the plain way beside it:
+The fastest way found (docs/performance.md), and the pixels are those of ``PyavReader``, its fallback:
 opening costs a tenth of a demuxer's, only the packets that a wanted frame needs are read, and pictures that no other
 picture refers to are not decoded unless they are wanted.
 """
@@ -27,7 +27,7 @@ class Mp4Reader:
     def __init__(self, path: str, stop: threading.Event):
         self.path = path
         self.damaged: set[int] = set()  # as PyavReader.damaged
-        self._plain: PyavReader | None = None  # the plain way, for the whole file in order and for damaged files
+        self._fallback: PyavReader | None = None  # for the whole file in order, and for damaged files
         self._file = -1
         try:
             self._file = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # which does not wait for a pipe's writer
@@ -51,26 +51,26 @@ class Mp4Reader:
             raise out_of_range(self.path, int(wanted[-1]), self.frames)
         try:
             return self.read_exactly(wanted, stop)
-        except (av.error.FFmpegError, VideoDecodeError):  # damaged data: the plain way tells
+        except (av.error.FFmpegError, VideoDecodeError):  # damaged data: what PyAV says counts
             self.damaged.clear()
-            return self._plain_reader(stop).read(wanted, stop)
+            return self._pyav_fallback(stop).read(wanted, stop)
 
     def chunk(self, count: int, stop: threading.Event) -> np.ndarray | None:
         """The next ``count`` frames or what is left of the file; None at its end."""
-        return self._plain_reader(stop).chunk(count, stop)
+        return self._pyav_fallback(stop).chunk(count, stop)
 
     def close(self) -> None:
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
-        if self._plain is not None:
-            self._plain.close()
+        if self._fallback is not None:
+            self._fallback.close()
 
-    def _plain_reader(self, stop: threading.Event) -> PyavReader:
-        if self._plain is None:
-            self._plain = PyavReader(self.path, stop)
-            self._plain.damaged = self.damaged
-        return self._plain
+    def _pyav_fallback(self, stop: threading.Event) -> PyavReader:
+        if self._fallback is None:
+            self._fallback = PyavReader(self.path, stop)
+            self._fallback.damaged = self.damaged
+        return self._fallback
 
     def read_exactly(self, wanted: np.ndarray, stop: threading.Event) -> np.ndarray:
         """As ``read``, but damage raises VideoDecodeError or an error of FFmpeg."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import threading
-import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -20,6 +19,7 @@ import numpy as np
 from av.video.reformatter import Interpolation, VideoReformatter
 
 from bsp.errors import VideoDecodeError
+from bsp.io import atomic_path
 from bsp.video.read import VideoInfo, probe, read_frames, too_damaged
 from bsp.video.readers import PyavReader
 from bsp.video.time_limit import call_within
@@ -92,15 +92,10 @@ def prepare_video(
     if target.exists() and os.path.samefile(source, target):
         raise ValueError(f"{source}: source and target are the same file; choose another folder")
     width, height = prepared_size(info.width, info.height, settings.short_side_px)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.partial")
-    try:
+    with atomic_path(target) as partial:
         damaged = call_within(lambda stop: _encode(info, partial, width, height, settings, stop), source, time_limit_s)
         too_damaged(source, damaged, info.frames)
         verify_prepared(source, partial)
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
     return PreparedVideo(
         path=str(target),
         frames=info.frames,

@@ -8,7 +8,6 @@ preparation continues with what is missing or damaged.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 import stat
@@ -20,6 +19,7 @@ from typing import Any
 
 from bsp.errors import AnnotationError, VideoError, VideoOpenError
 from bsp.files.text import VIDEO_EXTENSIONS, is_hidden, read_json, read_text
+from bsp.io import PARTIAL, atomic_path, write_json
 from bsp.video.prepare import PrepareSettings, prepare_video
 
 HIDDEN = ".prepared"
@@ -114,7 +114,7 @@ def open_folder(root: Path, out: Path, settings: PrepareSettings) -> None:
         raise AnnotationError(f"{out} holds files but was not made by bsp prepare; choose an empty --out")
     else:
         write_json(path, wanted)
-    for partial in out.rglob(".*.partial"):
+    for partial in out.rglob(f".*{PARTIAL}"):
         try:
             if time.time() - partial.stat().st_mtime > _ABANDONED_S:
                 partial.unlink()
@@ -179,10 +179,8 @@ def copy_others(root: Path, out: Path, others: Sequence[str]) -> tuple[list[str]
         copied.append(name)
         if target.exists() and (target.stat().st_size, target.stat().st_mtime_ns) == (found.st_size, found.st_mtime_ns):
             continue
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(f".{target.name}.partial")
-        shutil.copy2(source, partial)
-        partial.replace(target)
+        with atomic_path(target) as partial:
+            shutil.copy2(source, partial)
     return copied, left_out
 
 
@@ -198,14 +196,6 @@ def _can_be_copied(source: Path) -> os.stat_result | str:
             return found
     except OSError as error:
         return f"cannot be read: {error.strerror}"
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file that appears whole or not at all; its folder is made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(json.dumps(value, indent=1), "utf-8")
-    partial.replace(path)
 
 
 def _read_record(path: Path) -> dict[str, Any] | None:

@@ -130,7 +130,8 @@ class _ProbeCache:
     def __enter__(self) -> _ProbeCache:
         if self.path is not None:
             self.file = self.path.open("ab", buffering=0)
-            self.file.write(b"\n" * self.cut_off)
+            if self.cut_off:
+                self.file.write(b"\n")
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -1,4 +1,4 @@
-"""The plain video reader behind :mod:`bsp.video.read`: PyAV, for every file that FFmpeg reads.
+"""The general video reader behind :mod:`bsp.video.read`: PyAV, for every file that FFmpeg reads.
 
 A reader is opened once per call, decodes with one FFmpeg thread, and gives upright uint8 RGB frames named by
 display order. Its methods are ``read`` (some frames), ``chunk`` (the next frames) and ``close``; ``damaged`` holds the
@@ -181,7 +181,7 @@ class PyavReader:
                     raise out_of_range(self.path, int(wanted[-1]), len(table.pts))
                 try:
                     return self._read_by_time(wanted, table, stop, seek=True)
-                except VideoDecodeError:  # a seek that missed, or damaged data: the slow way tells
+                except VideoDecodeError:  # a seek that missed, or damaged data: decode from the start
                     self.rewind()
                     self.damaged.clear()
                     return self._read_by_time(wanted, table, stop, seek=False)

@@ -8,6 +8,8 @@ from pathlib import Path
 import av
 import numpy as np
 
+from bsp.io import atomic_path
+
 
 def write_mp4(
     path: str | Path,
@@ -29,9 +31,7 @@ def write_mp4(
     _, height, width, _ = frames_THWC.shape
     if height % 2 or width % 2:
         raise ValueError(f"H.264 4:2:0 needs an even frame size, not {width}x{height}; pad or crop by one pixel")
-    path = Path(path)
-    partial = path.with_name(path.name + ".partial")
-    with av.open(str(partial), "w", format="mp4") as container:
+    with atomic_path(path) as partial, av.open(str(partial), "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         stream.codec_context.thread_count = 1
@@ -45,4 +45,3 @@ def write_mp4(
         for frame_HWC in frames_THWC:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame_HWC, format="rgb24")))
         container.mux(stream.encode(None))
-    partial.replace(path)

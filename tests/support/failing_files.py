@@ -38,7 +38,7 @@ def environment(folder: Path, path: str, times: int, error: str = "EIO") -> dict
     folder.mkdir(parents=True, exist_ok=True)
     code = _CODE.format(times=times, path=path, error=error, log=str(folder / "failed.txt"))
     (folder / "sitecustomize.py").write_text(code)
-    return {**os.environ, "PYTHONPATH": str(folder)}
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])}
 
 
 def failures(folder: Path) -> list[str]:

@@ -25,7 +25,7 @@ from bsp_platform.plan.profiles import smoke
 from bsp_platform.plan.recipes import Stream
 from bsp_platform.plan.rows import Row, RowRecipes, data_sets, row_recipes
 from bsp_platform.plan.sources import DataPaths, load_sources
-from bsp_platform.storage.stages import CACHE_VARIABLE
+from bsp_platform.storage.placement import CACHE_VARIABLE
 from bsp_platform.sweep import row_runner
 from bsp_platform.sweep.row_runner import RowJob, work_on_a_node
 from bsp_platform.work.cluster.start import Resources
@@ -85,10 +85,10 @@ class RowWithoutRay(row_runner._RowRunner):
 
     def _remote(self, function: Callable, stage: str, folder: Path, *arguments: Any, **keywords: Any) -> Any:
         self.before(function)
-        arguments = pickle.dumps((self.store, function, *map(self.store.elsewhere, (folder, *arguments))))
+        arguments = pickle.dumps((self.store, function, *map(self.store.pack_paths, (folder, *arguments))))
         with another_node(self.cache):
             facts, files = work_on_a_node(*pickle.loads(arguments), **keywords)
-        self.store.fetch(folder, files)
+        self.store.files.download(folder, files)
         return facts
 
 

@@ -1,7 +1,9 @@
 """Program: train 4 virtual workers for some steps on as many processes as each argument says; print JSON.
 
-For every number of processes: weights as one SHA-256, losses, and clips that were skipped. Run by test_workers.py
-in a process of its own, because it forks.
+    train_processes.py FOLDER 1 4 2:overlapping 2:overlapping-compiled
+
+For every argument: weights as one SHA-256, losses, and clips that were skipped; the weights in FOLDER/1.pt,
+2.pt, .... Run by test_workers.py in a process of its own, because it forks.
 """
 
 import hashlib
@@ -33,7 +35,7 @@ def clip(index: int) -> dict:
     }  # fmt: skip
 
 
-def train(processes: int, rank: int, port: int, queue) -> None:
+def train(processes: int, way: str, rank: int, port: int, path: str, queue) -> None:
     torch.set_num_threads(1)
     if processes > 1:
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
@@ -49,13 +51,16 @@ def train(processes: int, rank: int, port: int, queue) -> None:
         rows = [clip(step * BATCH + rank * each + k) for k in range(each)]
         batches.append({name: np.stack([row[name] for row in rows]) for name in rows[0]})
     skipped: list[str] = []
-    workers = Workers(virtual=VIRTUAL, processes=processes, rank=rank, seed=7)
+    workers = Workers(virtual=VIRTUAL, processes=processes, rank=rank, seed=7, ordered=not way)
+    if way.endswith("compiled"):
+        model.compile(backend="aot_eager")  # as on a GPU, but without a C++ compiler
     steps = train_steps(
         model, make_optimiser(model, settings), batches, loss=pretext_objective(pretext), settings=settings,
         device=torch.device("cpu"), skipped=skipped, workers=workers,
     )  # fmt: skip
     losses = [record["loss"] for _, record in steps if record]
     if rank == 0:
+        torch.save(model.state_dict(), path)
         digest = hashlib.sha256(b"".join(value.numpy().tobytes() for value in model.state_dict().values()))
         queue.put({"weights": digest.hexdigest(), "losses": losses, "skipped": skipped})
     if processes > 1:
@@ -71,9 +76,14 @@ def free_port() -> int:
 if __name__ == "__main__":
     context = multiprocessing.get_context("fork")
     results = []
-    for number in map(int, sys.argv[1:]):
+    folder, *arguments = sys.argv[1:]
+    for place, argument in enumerate(arguments, 1):
         queue, port = context.Queue(), free_port()
-        children = [context.Process(target=train, args=(number, rank, port, queue)) for rank in range(number)]
+        number, _, way = argument.partition(":")
+        children = [
+            context.Process(target=train, args=(int(number), way, rank, port, f"{folder}/{place}.pt", queue))
+            for rank in range(int(number))
+        ]
         for child in children:
             child.start()
         results.append(queue.get(timeout=120))

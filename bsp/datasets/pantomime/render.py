@@ -35,6 +35,7 @@ from tqdm import tqdm
 
 from bsp import apart
 from bsp.datasets.pantomime.plan import CODE_VERSION, PantomimeSettings, VideoPlan, draw_video, plan_video
+from bsp.io import write_text
 from bsp.video.write import write_mp4
 
 __all__ = ["CODE_VERSION", "PantomimeSettings", "VideoSet", "is_complete", "plan_all", "render", "render_set"]
@@ -174,7 +175,7 @@ def _render(kind: VideoSet, settings: Any, folder: Path, *, workers: int, progre
             _render_parallel(kind, settings, folder, todo, min(workers, len(todo)), bar)
     texts = kind.annotation_files(settings, plans)
     for name, text in texts.items():
-        _write_text(folder / name, text)
+        write_text(folder / name, text)
     manifest = {
         "data_set": kind.about,
         "code_version": kind.code_version,
@@ -184,7 +185,7 @@ def _render(kind: VideoSet, settings: Any, folder: Path, *, workers: int, progre
         "frames": sum(plan.frames for plan in plans),
         "files": {name: (folder / name).stat().st_size for name in sorted([*paths, *texts])},
     }
-    _write_text(folder / "manifest.json", json.dumps(manifest, indent=1))
+    write_text(folder / "manifest.json", json.dumps(manifest, indent=1))
 
 
 def _render_parallel(
@@ -204,7 +205,6 @@ def make_video(settings: Any, plan: Any, path: str, draw: Callable[[Any, Any], n
     try:
         write_mp4(path, draw(settings, plan), fps=settings.fps)
     except OSError as error:
-        Path(path + ".partial").unlink(missing_ok=True)
         raise OSError(error.errno, error.strerror or str(error)) from None  # PyAV's own class does not pickle
 
 
@@ -248,13 +248,6 @@ def _explained(error: OSError, kind: VideoSet, settings: Any, folder: Path) -> O
         error.errno or errno.EIO,
         f"cannot write to {folder} ({reason}: {error.filename}); choose a folder that is writable",
     )
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, "utf-8")
-    partial.replace(path)
 
 
 def _annotation_files(settings: PantomimeSettings, plans: list[VideoPlan]) -> dict[str, str]:

@@ -7,11 +7,9 @@ Letters: B sentences, L words of a sentence, V vectors or rows of a table, W wid
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import logging
-import os
 import string
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -26,6 +24,7 @@ from torch import nn
 from bsp.errors import AnnotationError
 from bsp.files.npy import read_npy
 from bsp.files.text import decode_as, open_utf8, parse_json
+from bsp.io import atomic_path, write_text
 
 logger = logging.getLogger(__name__)
 
@@ -328,15 +327,9 @@ def _write_cache(stem: Path, identity: dict[str, str | int], glove: WordVectors)
     """Write both files whole or not at all, the one with the checksum last. A full disk is no reason to stop."""
     story = {"identity": identity, "sha256": glove.sha256, "checksum": _checksum(glove.words, glove.vectors)}
     story["words"] = glove.words
-    partial = stem.with_suffix(f".{os.getpid()}.partial")
     try:
-        stem.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
+        with atomic_path(stem.with_suffix(".npy")) as partial, open(partial, "wb") as file:
             np.save(file, glove.vectors)
-        partial.replace(stem.with_suffix(".npy"))
-        partial.write_text(json.dumps(story), "utf-8")
-        partial.replace(stem.with_suffix(".json"))
+        write_text(stem.with_suffix(".json"), json.dumps(story))
     except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink()
         logger.warning("%s: the cache could not be written (%s)", stem, error.strerror or error)

@@ -11,6 +11,8 @@ from pathlib import Path
 import av
 import numpy as np
 
+from bsp.io import atomic_path
+
 FRAMES, FPS = 300, 30
 HEIGHT, WIDTH = 256, 340
 GOP_FRAMES = 250
@@ -29,7 +31,6 @@ def make_kinetics_like(
     paths = [Path(folder) / f"class_{k % 2}" / f"video{k:04d}.mp4" for k in range(count)]
     for number, path in enumerate(paths):
         if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
             _write(path, np.random.Generator(np.random.Philox(key=[seed, number])), frames, gop_frames)
     return paths
 
@@ -39,8 +40,7 @@ def _write(path: Path, generator: np.random.Generator, frames: int, gop_frames: 
     things = [_texture(generator, *generator.integers(24, 96, 2)) for _ in range(_THINGS)]
     camera = _path(generator, frames, (_CANVAS - 1) * HEIGHT, (_CANVAS - 1) * WIDTH)
     places = [_path(generator, frames, HEIGHT - len(thing), WIDTH - thing.shape[1]) for thing in things]
-    partial = path.with_name(f".{path.name}.partial")
-    with av.open(str(partial), "w", format="mp4") as container:
+    with atomic_path(path) as partial, av.open(str(partial), "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=FPS)
         stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
         stream.codec_context.thread_count = 1
@@ -55,7 +55,6 @@ def _write(path: Path, generator: np.random.Generator, frames: int, gop_frames: 
             pixels = np.clip(picture, 0, 255).astype(np.uint8)
             container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
         container.mux(stream.encode(None))
-    partial.replace(path)
 
 
 def _texture(generator: np.random.Generator, height: int, width: int) -> np.ndarray:

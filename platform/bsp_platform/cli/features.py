@@ -168,6 +168,7 @@ def weights(file: Path, depth: str | None, width: int | None, out: Path | None, 
     from bsp.encoders.checkpoints import checkpoint_architecture, load_tsm_checkpoint
     from bsp.encoders.tsm import EncoderSettings, build_encoder
     from bsp.features.interchange_files import refuse_existing
+    from bsp.io import atomic_path
     from bsp_platform.storage.files import file_sha256
 
     if out is not None:
@@ -186,7 +187,6 @@ def weights(file: Path, depth: str | None, width: int | None, out: Path | None, 
     say(f"SHA-256  {hashed}")
     say(report)
     if out is not None:
-        partial = out.with_name(f".{out.name}.partial")
-        torch.save({"name": file.stem, "encoder": encoder.state_dict()}, partial)
-        partial.replace(out)
+        with atomic_path(out) as partial:
+            torch.save({"name": file.stem, "encoder": encoder.state_dict()}, partial)
         say(f"written: {out}")

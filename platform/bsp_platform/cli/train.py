@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -284,16 +282,11 @@ def videos_without_features(
 def complete(out: Path) -> Iterator[Path]:
     """A folder to work in that becomes ``out`` at the end, or vanishes with an error."""
     from bsp.features.interchange_files import refuse_existing
+    from bsp.io import atomic_path
     from bsp_platform.storage.manifests import PROGRESS
 
     refuse_existing(out)
-    partial = out.with_name(f".{out.name}.{uuid.uuid4().hex}.partial")
-    partial.mkdir(parents=True)
-    try:
+    with atomic_path(out) as partial:
+        partial.mkdir()
         yield partial
         (partial / PROGRESS).unlink(missing_ok=True)
-        if out.is_dir():
-            out.rmdir()  # an empty one
-        partial.replace(out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)

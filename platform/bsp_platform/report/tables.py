@@ -18,6 +18,7 @@ from typing import Any
 
 from rich.console import Console
 
+from bsp.io import write_text
 from bsp_platform.plain_text import csv_cell, markdown_text, plain_table, printable
 from bsp_platform.report.claims import check_claims, claim_lines
 from bsp_platform.storage.stages import as_plain, write_json
@@ -94,16 +95,6 @@ def write_tables(folder: Path, content: dict[str, Any]) -> None:
     write_json(folder / "table.json", as_plain(content))
     write_text(folder / "table.csv", _csv(content))
     write_text(folder / "table.md", _markdown(content))
-
-
-def write_text(path: Path, text: str) -> None:
-    """The file appears whole or stays as it was, also when the disk is full."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_text(text, "utf-8")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def hardware() -> str:

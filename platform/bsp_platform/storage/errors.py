@@ -1,6 +1,6 @@
 """What can go wrong with a storage, and what is done about it.
 
-Errors that come and go (a file server that restarts, an object store that answers "slow down") are tried again
+Transient errors (a file server that restarts, an object store that answers "slow down") are tried again
 a few times, with longer and longer pauses, each with a line in the log; the last one becomes
 :class:`StorageUnavailable`. A full disk becomes :class:`StorageFull`. Everything else passes unchanged: a
 missing file, a missing permission and a full disk do not go away by asking again.
@@ -58,15 +58,13 @@ class UnsafeName(ValueError):
     """A storage holds a name that leads out of its folder. Nothing is done with it; see docs/storage.md."""
 
 
-def comes_and_goes(error: BaseException) -> bool:
+def is_transient(error: BaseException) -> bool:
     """Whether an error of the operating system may be gone at the next try."""
     return isinstance(error, OSError) and error.errno in TRANSIENT
 
 
-def retry(
-    action: Callable[[], T], what: str | Path, *, transient: Callable[[BaseException], bool] = comes_and_goes
-) -> T:
-    """``action()``, tried again while it raises errors that come and go. It must be safe to repeat.
+def retry(action: Callable[[], T], what: str | Path, *, transient: Callable[[BaseException], bool] = is_transient) -> T:
+    """``action()``, tried again while it raises transient errors. It must be safe to repeat.
 
     ``what`` (a path, mostly) names it in the log. Raises StorageUnavailable after the last try, and whatever is
     not ``transient`` at once.

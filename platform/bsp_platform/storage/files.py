@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from filelock import FileLock, Timeout
 
+from bsp import io
 from bsp_platform.storage.errors import retry
 
-PARTIAL = ".partial"  # ends the name of a file that is being written
 _HASHERS = 4  # threads; SHA-256 of a small file is mostly waiting for the disk
 # Choice: file times have ticks of some milliseconds (a second on old NFS), so a file that changed this recently
 # may change again without showing it; its hash is not remembered.
@@ -85,22 +83,11 @@ def file_lock(path: Path, on_wait: Callable[[], None] | None) -> Iterator[None]:
         lock.release()
 
 
-def write_whole(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
-    """``write`` into a file that readers see whole or not at all; tried again like all of this module."""
-
-    def attempt() -> None:
-        partial = path.with_name(f"{path.name}.{os.getpid()}{PARTIAL}")
-        try:
-            with open(partial, "wb") as file:
-                write(file)
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
-
-    retry(attempt, path)
+def write_bytes(path: Path, content: bytes | memoryview) -> None:
+    """As ``bsp.io.write_bytes``, tried again like all of this module."""
+    retry(lambda: io.write_bytes(path, content), path)
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON so that readers see the old file or the whole new one."""
-    text = json.dumps(value, indent=1, sort_keys=True) + "\n"
-    write_whole(path, lambda file: file.write(text.encode()))
+    """As ``bsp.io.write_json``, tried again like all of this module."""
+    retry(lambda: io.write_json(path, value), path)

@@ -14,8 +14,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from bsp.io import PARTIAL
 from bsp_platform.storage.errors import StageDamaged, retry
-from bsp_platform.storage.files import PARTIAL, in_threads, sha256_once
+from bsp_platform.storage.files import in_threads, sha256_once
 from bsp_platform.storage.names import leaving_link, stays_inside
 
 MANIFEST = "manifest.json"

@@ -4,21 +4,20 @@ Any S3-compatible server will do (``AWS_ENDPOINT_URL``); it must support conditi
 of storage/leases.py rest. Credentials come from the usual places (environment, ``~/.aws``, the machine's role).
 
 Choice: boto3 and not pyarrow's file system, which has no conditional write; one client, one set of errors.
-(Ray Train writes its checkpoints through pyarrow: storage/arrow_s3.py.)
+(Ray Train writes its checkpoints through pyarrow: run_places.py.)
 """
 
 from __future__ import annotations
 
 import os
-import uuid
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from bsp_platform.storage.errors import UnsafeName, comes_and_goes, retry
-from bsp_platform.storage.files import PARTIAL
+from bsp.io import atomic_path
+from bsp_platform.storage.errors import UnsafeName, is_transient, retry
 from bsp_platform.storage.names import stays_inside
 
 T = TypeVar("T")
@@ -39,7 +38,7 @@ def is_address(root: str | os.PathLike) -> bool:
     return text.startswith(SCHEME)
 
 
-def s3_comes_and_goes(error: BaseException) -> bool:
+def s3_is_transient(error: BaseException) -> bool:
     """No answer, a broken answer, or one that says "later"."""
     from botocore.exceptions import ClientError, HTTPClientError, IncompleteReadError
     from botocore.exceptions import ConnectionError as NoConnection
@@ -49,7 +48,7 @@ def s3_comes_and_goes(error: BaseException) -> bool:
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
         return status >= 500 or status == 429 or _code(error) in _BUSY_CODES
     lost = (NoConnection, HTTPClientError, IncompleteReadError, RetriesExceededError)
-    return isinstance(error, lost) or comes_and_goes(error)
+    return isinstance(error, lost) or is_transient(error)
 
 
 def _code(error: Exception) -> str:
@@ -91,7 +90,7 @@ class Bucket:
         return f"{self.address}/{name}"
 
     def _call(self, name: str, action: Callable[[], T]) -> T:
-        return retry(action, self.where(name), transient=s3_comes_and_goes)
+        return retry(action, self.where(name), transient=s3_is_transient)
 
     def _if_there(self, name: str, action: Callable[[], T]) -> T | None:
         from botocore.exceptions import ClientError
@@ -156,22 +155,16 @@ class Bucket:
 
     def download(self, name: str, path: Path) -> None:
         """Into ``path``, whole or not at all. FileNotFoundError if there is no such object."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}{PARTIAL}")
 
         def get() -> bool:  # one request, where download_fileobj makes two; most files are small
             body = self.client.get_object(Bucket=self.bucket, Key=self._key(name))["Body"]
-            with open(partial, "wb") as file:
+            with atomic_path(path) as partial, open(partial, "wb") as file:
                 for part in body.iter_chunks(2**20):
                     file.write(part)
             return True
 
-        try:
-            if self._if_there(name, get) is None:
-                raise FileNotFoundError(f"{self.where(name)}: no such object")
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+        if self._if_there(name, get) is None:
+            raise FileNotFoundError(f"{self.where(name)}: no such object")
 
     def sizes(self, name: str) -> dict[str, int]:
         """Bytes of all objects below ``name``/, by their names relative to it. UnsafeName for one that leads out of

@@ -186,12 +186,12 @@ class _RowRunner:
             num_cpus=resources.cpus_per_head, num_gpus=resources.gpus_per_head, scheduling_strategy="SPREAD"
         )
         (folder / PROGRESS).unlink(missing_ok=True)  # of an earlier, interrupted try
-        waiting = [task.remote(store, function, *map(store.elsewhere, (folder, *arguments)), **keywords)]
+        waiting = [task.remote(store, function, *map(store.pack_paths, (folder, *arguments)), **keywords)]
         while not ray.wait(waiting, timeout=REPORT_EVERY_S)[0]:
             with contextlib.suppress(OSError, ValueError, TypeError):  # not there yet
                 self.report({"stage": stage, **parse_json((folder / PROGRESS).read_bytes(), PROGRESS)})
         facts, files = ray.get(waiting[0])
-        store.fetch(folder, files)
+        store.files.download(folder, files)
         return facts
 
 
@@ -201,12 +201,12 @@ def work_on_a_node(
     """``function(folder, ...)`` as a Ray task on any node. What it returns, and the files that it left on S3; with
     storage in a folder none, as they are where they belong. A keyword ``device`` ("cpu" or "cuda") becomes the one
     that Ray gave the task."""
-    folder = store.place(folder)
+    folder = store.local_path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     if "device" in keywords:
         keywords["device"] = str(assigned_device(keywords["device"] == "cuda"))
-    facts = function(folder, *map(store.here, arguments), **keywords)
-    return facts, store.keep(folder, result_files(folder))
+    facts = function(folder, *map(store.download_paths, arguments), **keywords)
+    return facts, store.files.upload(folder, result_files(folder))
 
 
 def _expected(recipe: FeatureRecipe) -> Expected:

@@ -20,16 +20,22 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 from ray.train import FailureConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
-from ray.train.v2._internal.exceptions import RayTrainError
-from ray.train.v2._internal.execution.failure_handling import FailureDecision
-from ray.train.v2._internal.execution.failure_handling.default import DefaultFailurePolicy
-from ray.train.v2._internal.execution.scaling_policy import ElasticScalingPolicy, NoopDecision, ScalingDecision
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 from torch.distributed import DistError
 
 from bsp_platform.work.cluster.device import process_group_backend
 from bsp_platform.work.cluster.local_torch import LocalTorchConfig
 from bsp_platform.work.cluster.loopback import is_alone
+from bsp_platform.work.cluster.ray_internals import (
+    DefaultFailurePolicy,
+    ElasticScalingPolicy,
+    FailureDecision,
+    NoopDecision,
+    OwnPolicies,
+    RayTrainError,
+    ScalingDecision,
+    need_private,
+)
 from bsp_platform.work.cluster.start import Resources
 
 FAILURES = 3  # lost processes and errors of the network or storage that a run survives; Ray's default is none
@@ -70,6 +76,9 @@ def _times(have: float, need: float) -> int:
 def gone_nodes() -> set[str]:
     """Ids of the cluster's nodes, past and present, that are not there."""
     return {node["NodeID"] for node in ray.nodes() if not answers(node)}
+
+
+need_private(ElasticScalingPolicy, "_count_possible_workers")
 
 
 class FittingSize(ElasticScalingPolicy):
@@ -151,7 +160,7 @@ def passes(error: BaseException) -> bool:
     return isinstance(error, (RayError, RayTrainError, DistError)) or lost_peer
 
 
-class ElasticTrainer(TorchTrainer):
+class ElasticTrainer(OwnPolicies, TorchTrainer):
     """Ray Train's trainer with the two policies above."""
 
     def __init__(self, *args, virtual: int, resources: Resources, **kwargs):
@@ -166,9 +175,8 @@ class ElasticTrainer(TorchTrainer):
         backend = (LocalTorchConfig if is_alone() else TorchConfig)(backend=process_group_backend())
         super().__init__(*args, scaling_config=scaling, torch_config=backend, **kwargs)
 
-    def _initialize_and_run_controller(self, **parts):
-        # Ray Train has no public place for policies; this is where version 2.60 hands its own to the controller.
-        parts["failure_policy"] = Budgets(self.run_config.failure_config)
+    def policies(self) -> dict[str, Any]:
+        policies: dict[str, Any] = {"failure_policy": Budgets(self.run_config.failure_config)}
         if self.scaling_config.elasticity_enabled:
-            parts["scaling_policy"] = FittingSize(self.scaling_config, self.sizes, self.resources)
-        return super()._initialize_and_run_controller(**parts)
+            policies["scaling_policy"] = FittingSize(self.scaling_config, self.sizes, self.resources)
+        return policies

@@ -81,12 +81,12 @@ def extract_dataset(
     began = time.time()
     present = [video for video in data.videos if video.path is not None]
     if store:
-        store.fetch_half_done(folder)
+        store.files.download_unfinished(folder)
     whole = {v.video_id for v in present if is_whole(folder, v.video_id)}
     todo = [v for v in present if v.video_id not in whole]
     done, broken, snippets = len(present) - len(todo), [], 0
     if todo:
-        places = (store.elsewhere(weights), store.elsewhere(folder)) if store else (weights, folder)
+        places = (store.pack_paths(weights), store.pack_paths(folder)) if store else (weights, folder)
         gpus = resources.gpus_per_extractor
         job = ExtractionJob(recipe=recipe, weights=places[0], folder=places[1], gpus=gpus, store=store)
         for row in (extract_on_gpus if gpus else _extract_on_cpus)(job, todo, resources):
@@ -103,7 +103,7 @@ def extract_dataset(
                 )
             report({"at": done, "total": len(present), "rate": done / (time.time() - began)})
     if store:
-        store.fetch_half_done(folder)  # what other nodes made
+        store.files.download_unfinished(folder)  # what other nodes made
     complete = [v.video_id for v in present if v.video_id in whole]
     retry(lambda: pack_h5(folder, complete, folder / FEATURES_H5), folder / FEATURES_H5)  # checks every hash
     records = [read_feature_info(folder, video_id) for video_id in complete]
@@ -126,7 +126,7 @@ def _extract_on_cpus(job: ExtractionJob, videos: list, resources: Resources) -> 
     import ray
     from ray.data import ActorPoolStrategy
 
-    from bsp_platform.work.data_context import data_context
+    from bsp_platform.work.cluster.ray_internals import data_context
 
     rows = [{"video_id": video.video_id, "path": video.path} for video in videos]
     with data_context():

@@ -40,7 +40,7 @@ class Extractor:
         architecture = replace(job.recipe.encoder.encoder, frames=SNIPPET_FRAMES)
         weights, self.folder = job.weights, job.folder
         if job.store:
-            weights, self.folder = job.store.here(weights), job.store.place(self.folder)
+            weights, self.folder = job.store.download_paths(weights), job.store.local_path(self.folder)
         encoder = retry(lambda: load_encoder(weights, EncoderRecipe(encoder=architecture)), weights)
         self.hash = encoder_hash(encoder)
         self.encoder = encoder.to(self.device, memory_format=torch.channels_last)
@@ -75,4 +75,4 @@ class Extractor:
         retry(lambda: write_features(self.folder, video_id, feat_SD, info), self.folder / video_id)
         if self.job.store:
             for name in (f"{video_id}.npy", f"{video_id}.json"):  # the record last: it means complete
-                self.job.store.keep(self.folder, [name])
+                self.job.store.files.upload(self.folder, [name])

@@ -95,7 +95,7 @@ def prepare_folder(
     """
     import ray
 
-    from bsp_platform.work.data_context import data_context
+    from bsp_platform.work.cluster.ray_internals import data_context
 
     copied, left_out = copy_others(root, out, others)
     job = PrepareJob(root=root.absolute(), out=out.absolute(), settings=settings, prepare=prepare)

@@ -31,7 +31,7 @@ from bsp.pretraining.pretext import PretextModel, pretext_objective
 from bsp.pretraining.workers import Workers
 from bsp_platform.plan.recipes import EncoderRecipe
 from bsp_platform.storage.errors import named_disk_full
-from bsp_platform.storage.files import write_whole
+from bsp_platform.storage.files import write_bytes
 from bsp_platform.storage.manifests import RUN
 from bsp_platform.storage.run_places import place_for_runs
 from bsp_platform.storage.stages import StageStore, file_sha256, write_json
@@ -74,7 +74,7 @@ def start_training(job: TrainJob, device: torch.device) -> tuple[PretextModel | 
     model = build_model(recipe)
     if not isinstance(recipe.pretext, FusionSettings):
         return model.to(device, memory_format=torch.channels_last), pretext_objective(recipe.pretext)
-    paths = job.store.here(job.teachers) if job.store else job.teachers
+    paths = job.store.download_paths(job.teachers) if job.store else job.teachers
     teachers = [load_encoder(Path(path), of) for path, of in zip(paths, recipe.teachers, strict=True)]
     if teachers:
         # Choice: the student starts as a copy of the action teacher. From random weights it learnt the boundary
@@ -125,7 +125,13 @@ def train_worker(config: dict[str, Any]) -> None:
         device=device,
         start_step=step,
         skipped=skipped,
-        workers=Workers(virtual=recipe.workers, processes=world_size, rank=rank, seed=recipe.seed),
+        workers=Workers(
+            virtual=recipe.workers,
+            processes=world_size,
+            rank=rank,
+            seed=recipe.seed,
+            ordered=not resources.gpus_per_worker,
+        ),
     )
     for done, record in steps:
         if record:
@@ -150,9 +156,9 @@ def train_worker(config: dict[str, Any]) -> None:
 
 def how_computed(device: torch.device, resources: Resources) -> str:
     """Device and precision of a training: what is outside the recipe, but changes the last bits or more of them."""
-    if device.type == "cpu":
-        return "CPU, float32" + ", compiled" * resources.compile_training
-    return f"{torch.cuda.get_device_name(device)}, bfloat16" + ", compiled" * resources.compile_training
+    on_cpu = device.type == "cpu"
+    how = "CPU, float32" if on_cpu else f"{torch.cuda.get_device_name(device)}, bfloat16"
+    return f"{how}, compiled" if resources.compile_training else how
 
 
 def save_state(state: dict[str, Any], folder: Path) -> None:
@@ -232,7 +238,7 @@ def train_encoder(
             f"batch_size {recipe.train.batch_size} cannot be shared by {recipe.workers} workers equally; "
             f"use --workers that divides it"
         )
-    places = store.elsewhere(list(teachers)) if store else teachers
+    places = store.pack_paths(list(teachers)) if store else teachers
     job = TrainJob(recipe=recipe, stream=stream, resources=resources, teachers=tuple(places), store=store, probe=probe)
     trainer = ElasticTrainer(
         train_worker,
@@ -290,7 +296,7 @@ def given_encoder(folder: Path, recipe: EncoderRecipe, checkpoint: Path) -> dict
 def save_encoder(encoder: TSMResNet, recipe: EncoderRecipe, folder: Path) -> None:
     content = io.BytesIO()  # a write that fails can be tried again
     torch.save({"name": recipe.name, "encoder": encoder.state_dict()}, content)
-    write_whole(folder / WEIGHTS, lambda file: file.write(content.getbuffer()))
+    write_bytes(folder / WEIGHTS, content.getbuffer())
 
 
 def load_encoder(path: Path, recipe: EncoderRecipe) -> TSMResNet:

@@ -16,11 +16,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 import ray
 from ray.data import ActorPoolStrategy, Dataset
-from ray.data._internal.execution.backpressure_policy import (
-    ENABLED_BACKPRESSURE_POLICIES_CONFIG_KEY,
-)
-from ray.data._internal.execution.backpressure_policy.backpressure_policy import BackpressurePolicy
-from ray.data._internal.execution.execution_callback import ExecutionCallback
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
@@ -31,11 +26,16 @@ from bsp.clips.plan import ClipSettings, plan_clip
 from bsp.clips.synthesis import collate, decode, synthesise
 from bsp.errors import VideoError
 from bsp_platform.work.bottleneck import MAKER, MakerClock
+from bsp_platform.work.cluster.ray_internals import (
+    ENABLED_BACKPRESSURE_POLICIES_CONFIG_KEY,
+    BackpressurePolicy,
+    ExecutionCallback,
+    data_context,
+)
 from bsp_platform.work.cluster.start import object_store_bytes
 from bsp_platform.work.cluster.stream_size import StreamSize, clip_bytes, room_of_stream, stream_size
-from bsp_platform.work.data_context import data_context
 
-_BREATH_S = 0.05  # clip makers have tasks waiting meanwhile
+_LOOP_PAUSE_S = 0.05  # clip makers have tasks waiting meanwhile
 _SPANS_AHEAD = 64  # waiting for a clip maker; far more than makers
 _TASKS_IN_FLIGHT = "bsp.tasks_in_flight"  # key of Ray Data's context: StreamSize.tasks
 
@@ -220,7 +220,7 @@ class BoundInFlight(BackpressurePolicy):
         return tasks < self._data_context.get_config(_TASKS_IN_FLIGHT)
 
 
-class Breathe(ExecutionCallback):
+class ThrottledLoop(ExecutionCallback):
     """Let Ray Data's scheduling loop, a thread of the training process, sleep between its steps.
 
     While finished clips wait for the trainer the loop never blocks; it would take the interpreter lock from
@@ -228,7 +228,7 @@ class Breathe(ExecutionCallback):
     """
 
     def on_execution_step(self, executor) -> None:
-        time.sleep(_BREATH_S)
+        time.sleep(_LOOP_PAUSE_S)
 
 
 def size_of_stream(stream: ClipStream, actors: int, streams: int = 1) -> StreamSize:
@@ -256,14 +256,12 @@ def clip_dataset(
     first, last = worker_span(start, stream.length, batch_size=stream.batch_size, world_size=world_size)
     size = size_of_stream(stream, actors, streams)
     spans = spans_of(first, last, stream.batch_size // world_size, size)
-    with data_context() as context:
-        context.custom_execution_callback_classes.append(Breathe)
+    with data_context(read_buffer_blocks=_SPANS_AHEAD) as context:  # spans that may wait at their source
+        context.custom_execution_callback_classes.append(ThrottledLoop)
         context.set_config(ENABLED_BACKPRESSURE_POLICIES_CONFIG_KEY, [FewSpansAhead, BoundInFlight])
         context.set_config(_TASKS_IN_FLIGHT, size.tasks)
         context.execution_options.preserve_order = True
         context.memory_usage_poll_interval_s = None  # else each task starts a thread that measures memory
-        # Spans that may wait at their source; of Ray Data's default, two, a turn of its loop takes no more than two.
-        context._max_num_blocks_in_streaming_gen_buffer = _SPANS_AHEAD
         numbers = ray.data.read_datasource(spans, num_cpus=0, override_num_blocks=max(1, len(spans)))
         return numbers.map_batches(
             ClipMaker,

@@ -80,24 +80,32 @@ def test_a_step_is_the_mean_of_the_gradients_with_statistics_of_worker_0():
 
 
 def test_where_sums_have_no_order_the_mean_is_the_same_up_to_rounding():
-    """The way of a GPU, on a CPU: autograd adds the parts up. Exact here, as sums of small whole numbers are."""
+    """One process of a GPU, on a CPU: autograd adds the parts up. Exact here, as sums of small whole numbers are."""
     layer = nn.Linear(3, 2)
-    gradient = MeanGradient(layer, Workers(virtual=4), CPU)
-    gradient.ordered = False
+    gradient = MeanGradient(layer, Workers(virtual=4, ordered=False))
     for k in range(4):
-        layer(torch.full((1, 3), float(k))).sum().backward()
-        gradient.add()
+        with gradient.part(k):
+            gradient.network(torch.full((1, 3), float(k))).sum().backward()
     gradient.finish()
     assert layer.weight.grad.tolist() == [[1.5] * 3] * 2
     assert layer.bias.grad.tolist() == [1.0, 1.0]
 
 
-def test_one_and_four_processes_give_the_same_bits():
+def test_one_and_four_processes_give_the_same_bits_and_two_of_a_gpu_nearly(tmp_path):
     """With dropout, and a clip that cannot be made, which a process other than the first one meets."""
     program = SUPPORT / "train_processes.py"
-    done = subprocess.run([sys.executable, program, "1", "4"], capture_output=True, text=True, timeout=240)
+    arguments = [tmp_path, "1", "4", "2:overlapping", "2:overlapping-compiled"]
+    done = subprocess.run([sys.executable, program, *arguments], capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
-    one, four = json.loads(done.stdout.splitlines()[-1])
+    one, four, *overlapping = json.loads(done.stdout.splitlines()[-1])
     assert one["skipped"] == ["clip 13: a.mp4: broken"]
     assert len(one["losses"]) == 2
     assert one == four
+    ordered = torch.load(tmp_path / "1.pt")
+    for number, two in zip((3, 4), overlapping, strict=True):
+        assert two["skipped"] == one["skipped"]
+        weights = torch.load(tmp_path / f"{number}.pt")
+        assert two["losses"] == pytest.approx(one["losses"], rel=1e-4)
+        assert list(weights) == list(ordered)
+        for name, value in ordered.items():
+            torch.testing.assert_close(weights[name], value, rtol=1e-3, atol=1e-5, msg=name)

@@ -1,4 +1,4 @@
-"""The mp4 reader beside the plain one (PyAV's demuxer), and its index beside FFmpeg's."""
+"""The mp4 reader beside its PyAV fallback, and its index beside FFmpeg's."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_index_says_what_ffmpegs_demuxer_says(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_pixels_equal_the_plain_readers(tmp_path, name):
+def test_pixels_equal_pyavs(tmp_path, name):
     path = write_video(tmp_path / name, numbered_frames(FRAMES), **KINDS[name])
     assert video.probe(path).reader == "mp4"
     plain = video.read_frames(path, np.arange(FRAMES), reader="pyav")
@@ -67,7 +67,7 @@ def decoded_packets(path: Path, indices: list[int], monkeypatch) -> int:
     packets = []
     monkeypatch.setattr(mp4_reader.av, "Packet", lambda data: packets.append(data) or av.packet.Packet(data))
     with monkeypatch.context() as only_here:
-        only_here.setattr(mp4_reader, "PyavReader", lambda *_: pytest.fail("went the plain way"))
+        only_here.setattr(mp4_reader, "PyavReader", lambda *_: pytest.fail("used the PyAV fallback"))
         assert read_numbers(video.read_frames(path, indices, reader="mp4")) == indices
     return len(packets)
 
@@ -83,7 +83,7 @@ def test_only_needed_packets_are_decoded(tmp_path, monkeypatch):
     assert decoded_packets(pictures, [38], monkeypatch) == 12  # the same and the picture itself
 
 
-def test_damage_is_handed_to_the_plain_reader(tmp_path):
+def test_damage_is_handed_to_the_pyav_fallback(tmp_path):
     path = write_video(tmp_path / "in.mp4", numbered_frames(FRAMES), **x264("keyint=8:bframes=0"))
     index = read_index(path)
     data = bytearray(path.read_bytes())

@@ -59,7 +59,7 @@ def test_ray_is_reached_by_its_user_alone(ray_session):
 def test_the_folder_of_a_process_that_was_killed_is_removed_and_that_of_one_that_lives_is_not(tmp_path, monkeypatch):
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
     program = (
-        "from bsp_platform import loopback; loopback._LONGEST_BASE = 1000; "
+        "from bsp_platform.work.cluster import loopback; loopback._LONGEST_BASE = 1000; "
         "print(loopback.private_folder(), flush=True); input()"
     )
     start = [sys.executable, "-c", program]

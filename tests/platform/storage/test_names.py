@@ -115,7 +115,7 @@ def test_objects_in_a_bucket_that_would_be_copied_elsewhere_are_refused(server, 
     for key in ("good.npy", "marker/", "", *bad):
         store.bucket.client.put_object(Bucket=BUCKET, Key=f"names/storage/features/{folder.name}/{key}", Body=b"")
     with pytest.raises(UnsafeName, match=r"'\.\./\.\./.*which leads out of its folder"):
-        store.fetch_half_done(folder)
+        store.files.download_unfinished(folder)
     with pytest.raises(UnsafeName):
         store.put_aside("features", Recipe(1))
     with pytest.raises(UnsafeName):
@@ -123,7 +123,7 @@ def test_objects_in_a_bucket_that_would_be_copied_elsewhere_are_refused(server, 
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
     for key in bad:
         store.bucket.client.delete_object(Bucket=BUCKET, Key=f"names/storage/features/{folder.name}/{key}")
-    store.fetch_half_done(folder)
+    store.files.download_unfinished(folder)
     assert [path.name for path in folder.rglob("*")] == ["good.npy"]
 
 
@@ -139,7 +139,7 @@ def test_a_manifest_in_a_bucket_writes_nothing_outside_of_the_cache(server, tmp_
     store.bucket.client.put_object(Bucket=BUCKET, Key=f"manifests/storage/{place}/../../../../../victim", Body=b"x")
     assert store.find("heads", Recipe(1)) is None
     with pytest.raises(StageDamaged, match="which is no file of its folder"):
-        store.here(Stored(place))
+        store.download_paths(Stored(place))
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 

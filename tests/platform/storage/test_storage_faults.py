@@ -17,7 +17,7 @@ from two_drivers import BUILT_ONCE, expected, run_two_drivers, start
 
 @pytest.mark.fault
 @pytest.mark.parametrize(("error", "times"), [("EIO", 3), ("ESTALE", 2)])
-def test_errors_that_come_and_go_are_tried_again(tmp_path, fault_row, error, times):
+def test_transient_errors_are_tried_again(tmp_path, fault_row, error, times):
     storage = tmp_path / "storage"
     worker = start(
         storage, "own", tmp_path / "log", "--pause", "0",

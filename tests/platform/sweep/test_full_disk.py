@@ -9,7 +9,6 @@ import contextlib
 import errno
 import os
 import pickle
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -18,7 +17,6 @@ from click.testing import CliRunner
 from bsp_platform.cli.common import CommandGroup
 from bsp_platform.plan.options import Options, experiment_command
 from bsp_platform.plan.rows import Experiment, Row
-from bsp_platform.report.tables import write_text
 from bsp_platform.sweep import run as sweeps
 
 DONE, OPEN = ("done", 0), ("open", 0)
@@ -153,19 +151,3 @@ def test_half_a_file_is_no_abort(tmp_path):
     group.command()(half_a_pickle)
     result = CliRunner().invoke(group, ["half-a-pickle"])
     assert isinstance(result.exception, RuntimeError)
-
-
-def test_an_old_table_survives_a_new_one_that_has_no_room(tmp_path, monkeypatch):
-    path = tmp_path / "table.md"
-    write_text(path, "old")
-
-    def half(self, text, *_):
-        with open(self, "w", encoding="utf-8") as file:
-            file.write(text[:1])
-        no_room()
-
-    monkeypatch.setattr(Path, "write_text", half)
-    with pytest.raises(OSError, match="No space"):
-        write_text(path, "new")
-    assert path.read_text("utf-8") == "old"
-    assert list(tmp_path.iterdir()) == [path]

@@ -10,7 +10,7 @@ import pytest
 from bsp.errors import AnnotationError
 from bsp_platform.storage.errors import StorageFull
 from bsp_platform.sweep.failures import reason, reason_of_trial, remembered
-from bsp_platform.work.data_context import data_context
+from bsp_platform.work.cluster.ray_internals import data_context
 
 
 def fails(batch):

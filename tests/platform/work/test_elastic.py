@@ -6,11 +6,10 @@ import socket
 import pytest
 import ray.exceptions
 from ray.train import FailureConfig
-from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
-from ray.train.v2._internal.execution.failure_handling import FailureDecision
 from ray.train.v2.api.exceptions import WorkerGroupError
 
 from bsp.errors import TooManyBroken
+from bsp_platform.work.cluster.ray_internals import FailureDecision, WorkerHealthCheckFailedError
 from bsp_platform.work.cluster.start import Resources
 from bsp_platform.work.elastic import FAILURES, LOST_NODES, Budgets, answers, fitting_size, passes, sizes_of
 

@@ -8,7 +8,13 @@ from typing import Any
 
 import ray
 from ray.train.torch import TorchConfig
-from ray.train.torch.config import _set_torch_distributed_env_vars, _setup_torch_process_group, _TorchBackend
+
+from bsp_platform.work.cluster.ray_internals import (
+    _set_torch_distributed_env_vars,
+    _setup_torch_process_group,
+    _TorchBackend,
+    session_folder,
+)
 
 
 class LocalTorchConfig(TorchConfig):
@@ -22,8 +28,7 @@ class LocalTorchConfig(TorchConfig):
 
 class _LocalTorch(_TorchBackend):
     def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
-        folder = ray._private.worker._global_node.get_session_dir_path()
-        store = Path(folder) / f"torch-{uuid.uuid4().hex}"
+        store = Path(session_folder()) / f"torch-{uuid.uuid4().hex}"
         on_gpus = worker_group.get_resources_per_worker().get("GPU", 0) > 0
         backend = backend_config.backend or ("nccl" if on_gpus else "gloo")
         worker_group.execute(_set_torch_distributed_env_vars)

@@ -81,7 +81,7 @@ def _remove_abandoned(base: Path) -> None:
 @contextlib.contextmanager
 def alone() -> Iterator[None]:
     """Within it ``ray.init(address="local")`` starts a Ray whose servers all listen on the loopback address."""
-    from ray._private import ray_constants  # read when Ray was imported
+    from bsp_platform.work.cluster.ray_internals import ray_constants  # the environment was read when Ray was imported
 
     before = {name: os.environ.get(name) for name in _ENVIRONMENT}
     believed = ray_constants.ENABLE_RAY_CLUSTER

@@ -148,7 +148,8 @@ class ObjectStore:
 def object_store() -> ObjectStore:
     """What Ray's node managers count. Nodes that do not answer are left out."""
     import ray
-    from ray._private.internal_api import node_stats  # what `ray memory --stats-only` prints
+
+    from bsp_platform.work.cluster.ray_internals import node_stats
 
     stores = []
     for node in ray.nodes():
