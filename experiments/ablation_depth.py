@@ -9,7 +9,7 @@ The supplement's own numbers were not at hand; R18 and R50 are given in the pape
 
 from pathlib import Path
 
-from bsp.clips.plan import BoundaryKind
+from bsp.clips.plan import PAPER_KINDS
 from bsp_platform.plan.options import Options, experiment_command
 from bsp_platform.plan.recipes import Stream
 from bsp_platform.plan.rows import Claim, Experiment, Row
@@ -18,8 +18,8 @@ from table1_activitynet import TABLE_1
 
 
 def _row(name: str, label: str, *methods: str) -> Row:
-    kinds = {"action": (), "classification": tuple(BoundaryKind)}
-    streams = tuple(Stream(method=method, kinds=kinds[method], depth=34) for method in methods)
+    kinds = {"action": (), "classification": PAPER_KINDS}
+    streams = tuple(Stream(method=method, kinds=kinds[method], encoder="r34") for method in methods)
     return Row(name=name, label=label, streams=streams)
 
 

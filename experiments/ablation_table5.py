@@ -10,13 +10,13 @@ than width (vanilla and random)?
 
 from pathlib import Path
 
-from bsp.clips.plan import BoundaryKind
+from bsp.clips.plan import PAPER_KINDS
 from bsp_platform.plan.options import Options, experiment_command
 from bsp_platform.plan.recipes import Stream
 from bsp_platform.plan.rows import Claim, Experiment, Row
 from bsp_platform.sweep.run import run
 
-ALL = tuple(BoundaryKind)
+ALL = PAPER_KINDS
 VANILLA, BSP = Stream(method="action"), Stream(method="classification", kinds=ALL)
 COLUMNS = ("R1@0.5", "R1@0.7", "mAP@0.50", "mAP@0.75", "mAP@0.95", "mAP_avg")
 

@@ -11,13 +11,13 @@ gives no number for this task; the variant of the metric is the challenge's.
 
 from pathlib import Path
 
-from bsp.clips.plan import BoundaryKind
+from bsp.clips.plan import PAPER_KINDS
 from bsp_platform.plan.options import Options, experiment_command
 from bsp_platform.plan.recipes import Stream
 from bsp_platform.plan.rows import Claim, Experiment, Reference, Row
 from bsp_platform.sweep.run import run
 
-VANILLA, BSP = Stream(method="action"), Stream(method="classification", kinds=tuple(BoundaryKind))
+VANILLA, BSP = Stream(method="action"), Stream(method="classification", kinds=PAPER_KINDS)
 ENCODERS = (
     ("random", "random", (Stream(method="random"),)),
     ("vanilla", "vanilla", (VANILLA,)),

@@ -10,7 +10,7 @@ result (--class-scores, the CUHK 2017 JSON) or, without one, our linear classifi
 
 from pathlib import Path
 
-from bsp.clips.plan import BoundaryKind
+from bsp.clips.plan import PAPER_KINDS
 from bsp_platform.plan.options import Options, experiment_command
 from bsp_platform.plan.recipes import Stream
 from bsp_platform.plan.rows import Claim, Experiment, Reference, Row
@@ -28,9 +28,9 @@ def _cited(method: str, *values: float | None) -> Reference:
     return Reference(label=method, source=SOURCE, paper=_scores(values))
 
 
-def _row(name: str, label: str, depth: int, with_bsp: bool, *paper: float) -> Row:
-    vanilla = Stream(method="action", depth=depth)
-    bsp = Stream(method="classification", kinds=tuple(BoundaryKind), depth=depth)
+def _row(name: str, label: str, encoder: str, with_bsp: bool, *paper: float) -> Row:
+    vanilla = Stream(method="action", encoder=encoder)
+    bsp = Stream(method="classification", kinds=PAPER_KINDS, encoder=encoder)
     return Row(name=name, label=label, streams=(vanilla, bsp) if with_bsp else (vanilla,), paper=_scores(paper))
 
 
@@ -52,10 +52,10 @@ TABLE_1 = Experiment(
         _cited("G-TAD", 50.36, 34.60, 9.02, 34.09),
     ),
     rows=(
-        _row("r18-vanilla", "R18, vanilla", 18, False, 49.64, 34.16, 7.68, 33.59),
-        _row("r18-bsp", "R18, vanilla + BSP", 18, True, 50.09, 34.66, 7.95, 33.96),
-        _row("r50-vanilla", "R50, vanilla", 50, False, 50.01, 35.07, 8.02, 34.26),
-        _row("r50-bsp", "R50, vanilla + BSP", 50, True, 50.94, 35.61, 7.98, 34.75),
+        _row("r18-vanilla", "R18, vanilla", "r18", False, 49.64, 34.16, 7.68, 33.59),
+        _row("r18-bsp", "R18, vanilla + BSP", "r18", True, 50.09, 34.66, 7.95, 33.96),
+        _row("r50-vanilla", "R50, vanilla", "r50", False, 50.01, 35.07, 8.02, 34.26),
+        _row("r50-bsp", "R50, vanilla + BSP", "r50", True, 50.94, 35.61, 7.98, 34.75),
     ),
     claims=(
         Claim(text="R18: BSP adds to vanilla", higher="r18-bsp", lower="r18-vanilla", metric="mAP_avg"),

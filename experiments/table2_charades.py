@@ -10,13 +10,13 @@ their own published protocols, which differ (docs/choices.md).
 
 from pathlib import Path
 
-from bsp.clips.plan import BoundaryKind
+from bsp.clips.plan import PAPER_KINDS
 from bsp_platform.plan.options import Options, experiment_command
 from bsp_platform.plan.recipes import Stream
 from bsp_platform.plan.rows import Claim, Experiment, Reference, Row
 from bsp_platform.sweep.run import run
 
-VANILLA, BSP = Stream(method="action"), Stream(method="classification", kinds=tuple(BoundaryKind))
+VANILLA, BSP = Stream(method="action"), Stream(method="classification", kinds=PAPER_KINDS)
 COLUMNS = ("R1@0.3", "R1@0.5", "R1@0.7", "mIoU")
 SOURCE = "Table 2 of the paper, Charades-STA test set"
 

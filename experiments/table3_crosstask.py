@@ -10,13 +10,13 @@ paper does not say which it used). The 3:1 split is ours: the paper's was not pu
 
 from pathlib import Path
 
-from bsp.clips.plan import BoundaryKind
+from bsp.clips.plan import PAPER_KINDS
 from bsp_platform.plan.options import Options, experiment_command
 from bsp_platform.plan.recipes import Stream
 from bsp_platform.plan.rows import Claim, Experiment, Reference, Row
 from bsp_platform.sweep.run import run
 
-VANILLA, BSP = Stream(method="action"), Stream(method="classification", kinds=tuple(BoundaryKind))
+VANILLA, BSP = Stream(method="action"), Stream(method="classification", kinds=PAPER_KINDS)
 SOURCE = "Table 3 of the paper, CrossTask"
 
 

@@ -10,13 +10,13 @@ THUMOS-14: sliding windows, thresholds 0.3 to 0.7. HACS: as ActivityNet. Of both
 
 from pathlib import Path
 
-from bsp.clips.plan import BoundaryKind
+from bsp.clips.plan import PAPER_KINDS
 from bsp_platform.plan.options import Options, experiment_command
 from bsp_platform.plan.recipes import Stream
 from bsp_platform.plan.rows import Claim, Experiment, Row
 from bsp_platform.sweep.run import run
 
-VANILLA, BSP = Stream(method="action"), Stream(method="classification", kinds=tuple(BoundaryKind))
+VANILLA, BSP = Stream(method="action"), Stream(method="classification", kinds=PAPER_KINDS)
 
 THUMOS_HACS = Experiment(
     name="table_supplement_thumos_hacs",

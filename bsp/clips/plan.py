@@ -18,12 +18,26 @@ from bsp.clips.catalog import Catalog
 
 
 class BoundaryKind(IntEnum):
-    """The four boundary types of Section 3.2; the order is the label y of Section 3.3."""
+    """Boundary types: the four of Section 3.2, whose order is the label y of Section 3.3."""
 
     DIFF_CLASS = 0
     SAME_CLASS = 1
     DIFF_SPEED = 2
     SAME_SPEED = 3
+
+    @property
+    def short(self) -> str:
+        """The paper's letters: dc, sc, ds, ss."""
+        return "".join(word[0] for word in self.name.lower().split("_"))
+
+
+# The paper's "S". A further kind of ours does not join it: recipes and tables of the paper stay what they are.
+PAPER_KINDS = (
+    BoundaryKind.DIFF_CLASS,
+    BoundaryKind.SAME_CLASS,
+    BoundaryKind.DIFF_SPEED,
+    BoundaryKind.SAME_SPEED,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +59,7 @@ class ClipSettings:
     # Choice: consecutive frames at a fixed stride from a random start, as features are extracted later (8
     # consecutive frames per snippet); the paper's "uniform frame sampling" leaves the rate open.
     stride_frames: int = 1  # source frames from one clip frame to the next, at least 1; less in short videos
-    kinds: tuple[BoundaryKind, ...] = tuple(BoundaryKind)  # position = label; () = plain clips, label = class
+    kinds: tuple[BoundaryKind, ...] = PAPER_KINDS  # position = label; () = plain clips, label = class
     # Plain action clips beside each kind once in every block of the stream, for training both tasks jointly;
     # 0 = none. ("later" fields count in a recipe only off their default, so that older results stay valid.)
     plain_clips: int = field(default=0, metadata={"later": True})
@@ -178,6 +192,8 @@ def plan_clip(catalog: Catalog, settings: ClipSettings, seed: int, index: int) -
         place = _place_of(len(settings.kinds) + settings.plain_clips, seed, index)
         if place < len(settings.kinds):
             kind, label = settings.kinds[place], place
+    if kind is not None and kind not in PAPER_KINDS:
+        raise ValueError(f"plan_clip has no plan for {kind!r}; its pretext must bring one")
 
     t = 0
     if kind is not None and kind != BoundaryKind.SAME_SPEED:

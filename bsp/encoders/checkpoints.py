@@ -9,19 +9,18 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from bsp.encoders.contract import Architecture, Encoder
+from bsp.encoders.tsm import EncoderSettings, TSMResNet
 from bsp.errors import FileError
 from bsp.files.pickle_machine import Ignored
 from bsp.files.weights import read_weights
-
-if TYPE_CHECKING:
-    from bsp.encoders.tsm import EncoderSettings, TSMResNet
 
 # Of data parallel, torch.compile, TSM's wrapper, our own pretext model, MMAction, MoCo, and common names of a network.
 _PREFIXES = (
@@ -48,7 +47,7 @@ _SHOWN = 6  # names per group in a printed report
 
 @dataclass(frozen=True, kw_only=True)
 class LoadReport:
-    """What :func:`load_tsm_checkpoint` did. Names of parameters and buffers."""
+    """What :func:`load_checkpoint` did. Names of parameters and buffers."""
 
     matched: tuple[str, ...]  # encoder entries that the file filled
     renamed: tuple[tuple[str, str], ...]  # (name in the file, name in the encoder) of those that differ
@@ -73,14 +72,15 @@ class LoadReport:
         return "\n".join(lines)
 
 
-def checkpoint_architecture(source: str | os.PathLike[str] | Mapping[str, Any]) -> tuple[int, int]:
-    """(depth, width) of the ResNet in a checkpoint, read from the names and shapes of its weights.
+Source = str | os.PathLike[str] | Mapping[str, Any]  # a file, or a state dict (plain, or under a usual name)
 
-    What this accepts, :func:`load_tsm_checkpoint` loads into an encoder of that depth and width. Raises
-    FileError, naming the file and the reason, as that does, and for a ResNet that the encoder cannot be.
+
+def checkpoint_settings(source: Source) -> EncoderSettings:
+    """Depth and width of the ResNet in a checkpoint, read from the names and shapes of its weights.
+
+    What this accepts, :func:`load_checkpoint` loads into an encoder of that depth and width. Raises FileError, naming
+    the file and the reason, as that does, and for a ResNet that the encoder cannot be.
     """
-    from bsp.encoders.tsm import EncoderSettings, TSMResNet  # that module imports this one
-
     name, found, origin = _open(source)
     depth, width = _architecture(found, name)
     # A file without ".net" may be a plain ResNet, or one of our own: it fits an encoder with or without the shift.
@@ -88,25 +88,38 @@ def checkpoint_architecture(source: str | os.PathLike[str] | Mapping[str, Any]) 
     with torch.device("meta"):  # names and shapes only
         target = TSMResNet(settings).state_dict()
     _refuse_misfit(settings, found, target, _shifted(origin), name)
-    return depth, width
+    return EncoderSettings(depth=depth, width=width, shift=width >= EncoderSettings.shift_div)
 
 
-def load_tsm_checkpoint(encoder: TSMResNet, source: str | os.PathLike[str] | Mapping[str, Any]) -> LoadReport:
-    """Fill ``encoder`` from a checkpoint file or a state dict (plain, or under a usual name).
+def choose_settings(source: Source, offered: Iterable[Architecture]) -> EncoderSettings:
+    """Those of ``offered`` that the checkpoint fits. FileError if it fits none, saying what it is; else as above."""
+    found, names = checkpoint_settings(source), []
+    for settings in offered:
+        if isinstance(settings, EncoderSettings) and (settings.depth, settings.width) == (found.depth, found.width):
+            return settings
+        names.append(settings.name)
+    raise FileError(f"{_name_of(source)}: {_described(found.depth, found.width)}, not one of {', '.join(names)}")
+
+
+def load_checkpoint(encoder: Encoder, source: Source) -> LoadReport:
+    """Fill ``encoder`` from a checkpoint.
 
     Raises FileError, naming the file and the reason, for: not a checkpoint, another depth or width, optical
     flow, a shift in another place, entries missing or unknown, values not finite or absurd. The encoder then stays
-    as it was.
+    as it was. TypeError if it is no TSM.
     """
+    if not isinstance(encoder, TSMResNet):
+        raise TypeError(f"checkpoints of ResNets fit TSM, not {encoder.settings.name}")
+    settings = encoder.settings
     name, found, origin = _open(source)
     target = encoder.state_dict()
-    theirs, (depth, width) = _architecture(found, name), (encoder.settings.depth, encoder.settings.width)
-    if theirs != (depth, width):
+    theirs, ours = _architecture(found, name), (settings.depth, settings.width)
+    if theirs != ours:
         raise FileError(
-            f"{name}: holds a ResNet-{theirs[0]} of width {theirs[1]}, the encoder is a ResNet-{depth} of width"
-            f" {width}; change EncoderSettings or the checkpoint"
+            f"{name}: holds {_described(*theirs)}, the encoder is {_described(*ours)}; change EncoderSettings or the"
+            " checkpoint"
         )
-    _refuse_misfit(encoder.settings, found, target, _shifted(origin), name)
+    _refuse_misfit(settings, found, target, _shifted(origin), name)
     filled = {key: found[key] for key in target if key in found}
     encoder.load_state_dict(target | filled)
     return LoadReport(
@@ -117,9 +130,17 @@ def load_tsm_checkpoint(encoder: TSMResNet, source: str | os.PathLike[str] | Map
     )
 
 
-def _open(source: str | os.PathLike[str] | Mapping[str, Any]) -> tuple[str, dict[str, Tensor], dict[str, str]]:
+def _described(depth: int, width: int) -> str:
+    return f"a ResNet-{depth} of width {width}"
+
+
+def _name_of(source: Source) -> str:
+    return "the state dict" if isinstance(source, Mapping) else os.fspath(source)
+
+
+def _open(source: Source) -> tuple[str, dict[str, Tensor], dict[str, str]]:
     """A name for messages, the weights under the encoder's names, and for each of these the name in the file."""
-    name = "the state dict" if isinstance(source, Mapping) else os.fspath(source)
+    name = _name_of(source)
     content = source if isinstance(source, Mapping) else read_weights(name)
     return name, *_canonical(_weights(content, name), name)
 

@@ -9,33 +9,22 @@ dict fits without renaming. Letters: B clips, T frames per clip, N = B * T (clip
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from bsp.encoders.checkpoints import LoadReport, load_tsm_checkpoint
+from bsp.encoders.contract import Architecture, Encoder
 
-__all__ = [
-    "EncoderSettings",
-    "LoadReport",
-    "TSMResNet",
-    "build_encoder",
-    "load_tsm_checkpoint",
-    "macs_per_clip",
-    "parameter_groups",
-    "shift_reference",
-    "temporal_shift",
-]
-
+SNIPPET_FRAMES = 8  # T of Section 4.1, of TSM's features however long the clips of its training were
 _BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
 
 
 @dataclass(frozen=True, kw_only=True)
-class EncoderSettings:
-    """Shape of the encoder. The paper uses depth 18 and 50 with width 64."""
+class EncoderSettings(Architecture):
+    """Shape of the TSM encoder. The paper uses depth 18 and 50 with width 64."""
 
     depth: int = 18  # 18 | 34 (basic blocks) | 50 (bottleneck blocks)
     width: int = 64  # channels after the stem; 64 = standard ResNet, 16 = a narrow one for small data; >= 1
@@ -67,6 +56,29 @@ class EncoderSettings:
     def feature_width(self) -> int:
         """D, the length of a frame's feature vector: 512 for the standard R18, 2048 for R50."""
         return self.width * 8 * self.expansion
+
+    @property
+    def name(self) -> str:
+        """Such as "tsm_r18w64"."""
+        return f"tsm_r{self.depth}w{self.width}"
+
+    @property
+    def clip_frames(self) -> int:
+        """T of the clips that it is trained on."""
+        return self.frames
+
+    @property
+    def zero_residual(self) -> bool:
+        """Choice: from random weights a bottleneck network did not leave chance otherwise (docs/findings.md)."""
+        return self.expansion > 1
+
+    def for_clips(self, frames: int) -> EncoderSettings:
+        """Any length will do: the shift has no weights."""
+        return replace(self, frames=frames)
+
+    def for_snippets(self) -> EncoderSettings:
+        """Snippets are 8 frames, whatever the length of the clips was."""
+        return replace(self, frames=SNIPPET_FRAMES)
 
 
 def shift_reference(x_NCHW: Tensor, frames: int, fold: int) -> Tensor:
@@ -171,18 +183,16 @@ class _Block(nn.Module):
         return self.relu(out.add_(shortcut))
 
 
-class TSMResNet(nn.Module):
+class TSMResNet(Encoder):
     """ResNet with temporal shift, without a classification layer.
 
     forward: float [B, T, 3, H, W], normalised, T = settings.frames -> [B, T, D] per-frame features (global
     average pool). H and W of 32 or more are sensible; any memory format of the [B * T] images is kept.
-    Weights are left as PyTorch makes them; use :func:`build_encoder` for the seeded initialisation.
+    Weights are left as PyTorch makes them; use :func:`build_tsm` for the seeded initialisation.
     """
 
     def __init__(self, settings: EncoderSettings):
-        super().__init__()
-        self.settings = settings
-        self.feature_width = settings.feature_width
+        super().__init__(settings)
         width = settings.width
         self.conv1 = nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
@@ -198,11 +208,7 @@ class TSMResNet(nn.Module):
             self.add_module(f"layer{stage + 1}", layer)
 
     def forward(self, clip_BTCHW: Tensor) -> Tensor:
-        if clip_BTCHW.ndim != 5 or clip_BTCHW.shape[1] != self.settings.frames or clip_BTCHW.shape[2] != 3:
-            raise ValueError(
-                f"the encoder takes clips [B, {self.settings.frames}, 3, H, W], not {list(clip_BTCHW.shape)};"
-                " the number of frames is EncoderSettings.frames"
-            )
+        self.check_clip(clip_BTCHW)
         batch, frames = clip_BTCHW.shape[:2]
         x = clip_BTCHW.flatten(0, 1)
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
@@ -210,7 +216,7 @@ class TSMResNet(nn.Module):
         return x.mean(dim=(2, 3)).view(batch, frames, -1)
 
 
-def build_encoder(settings: EncoderSettings, seed: int, *, zero_residual: bool = False) -> TSMResNet:
+def build_tsm(settings: EncoderSettings, seed: int, *, zero_residual: bool = False) -> TSMResNet:
     """A freshly initialised encoder: the same weights for the same seed, global random state untouched.
 
     Convolutions are Kaiming normal (fan-out), batch norms 1 and 0, as torchvision initialises a ResNet; with
@@ -228,46 +234,3 @@ def build_encoder(settings: EncoderSettings, seed: int, *, zero_residual: bool =
             if name.endswith("bn3" if settings.expansion == 4 else "bn2"):
                 nn.init.zeros_(module.weight)
     return encoder.to(memory_format=torch.channels_last)
-
-
-def parameter_groups(model: nn.Module, lr: float, weight_decay: float) -> list[dict]:
-    """Optimiser groups of TSM's recipe: weight decay on convolution and linear weights only.
-
-    Biases and batch-norm scales and shifts (all of them vectors) get none. Frozen parameters are left out.
-    """
-    # Choice: TSM's x5 and x10 learning rate of the last linear layer is left out; it is for fine-tuning
-    # from ImageNet weights, while the pretext is trained from scratch here unless weights are given.
-    trained = [p for p in model.parameters() if p.requires_grad]
-    return [
-        {"params": [p for p in trained if p.ndim > 1], "lr": lr, "weight_decay": weight_decay},
-        {"params": [p for p in trained if p.ndim <= 1], "lr": lr, "weight_decay": 0.0},
-    ]
-
-
-def macs_per_clip(settings: EncoderSettings, size_px: int, *, num_classes: int = 0) -> int:
-    """Multiply-adds of one clip [T, 3, size_px, size_px]: convolutions, plus a linear layer if num_classes.
-
-    Counted from the formula alone; the shift, the norms and the pools count nothing.
-    """
-
-    def halved(side: int) -> int:
-        return (side - 1) // 2 + 1
-
-    side = halved(size_px)
-    macs = side**2 * 3 * settings.width * 7 * 7
-    side, inputs = halved(side), settings.width
-    for stage, blocks in enumerate(_BLOCKS[settings.depth]):
-        planes = settings.width * 2**stage
-        outputs = planes * settings.expansion
-        for index in range(blocks):
-            before = side
-            if stage > 0 and index == 0:
-                side = halved(side)
-            if settings.expansion > 1:
-                macs += before**2 * inputs * planes + side**2 * planes * (9 * planes + outputs)
-            else:
-                macs += side**2 * 9 * planes * (inputs + planes)
-            if before != side or inputs != outputs:
-                macs += side**2 * inputs * outputs
-            inputs = outputs
-    return settings.frames * (macs + inputs * num_classes)

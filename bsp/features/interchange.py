@@ -29,10 +29,10 @@ from bsp.features.interchange_files import (
     write_arrays,
 )
 from bsp.features.record import even_rows
+from bsp.features.resize import resize_features
 from bsp.features.store import SHARED_FIELDS, FeatureInfo, read_feature_info, read_features, write_features
 from bsp.files.text import is_hidden, read_json
 from bsp.io import atomic_path
-from bsp.localization.gtad.network import resize_features
 
 __all__ = ["LAYOUTS", "Timing", "Transfer", "export_features", "import_features", "uniform_record", "video_durations"]
 

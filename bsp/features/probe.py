@@ -2,7 +2,7 @@
 
 The cheap score of a boundary-sensitive encoder: a logistic regression that sees a snippet and its two neighbours
 says whether the snippet holds the start or end of an action; the score is its average precision on videos that it
-was not fitted on. Letters: S snippets of a video, N snippets of all videos, D feature width, T = 8 frames.
+was not fitted on. Letters: S snippets of a video, N snippets of all videos, D feature width, T frames of a snippet.
 """
 
 from __future__ import annotations
@@ -12,12 +12,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import nn
 
 from bsp.clips.augment import centre_clip
 from bsp.clips.normalisation import normalise
 from bsp.datasets.activitynet import UntrimmedVideo
-from bsp.features.store import SNIPPET_FRAMES
+from bsp.encoders.contract import Encoder
 from bsp.video.read import VideoInfo, iter_frames, probe
 from bsp.video.times import frames_at
 
@@ -36,31 +35,31 @@ class ProbeVideo:
     boundary_S: np.ndarray  # bool
 
 
-def boundary_snippets(times_s: Sequence[float], info: VideoInfo, snippets: int) -> np.ndarray:
+def boundary_snippets(times_s: Sequence[float], info: VideoInfo, snippets: int, snippet_frames: int) -> np.ndarray:
     """bool [snippets]: the snippet holds one of ``times_s`` (seconds); times outside the snippets do not count."""
-    places = np.floor(frames_at(info, np.asarray(times_s, float)) / SNIPPET_FRAMES).astype(int)
+    places = np.floor(frames_at(info, np.asarray(times_s, float)) / snippet_frames).astype(int)
     held_S = np.zeros(snippets, bool)
     held_S[places[(places >= 0) & (places < snippets)]] = True
     return held_S
 
 
-def load_probe_video(video: UntrimmedVideo, size_px: int, max_snippets: int) -> ProbeVideo | None:
+def load_probe_video(video: UntrimmedVideo, size_px: int, max_snippets: int, snippet_frames: int) -> ProbeVideo | None:
     """Decode at most ``max_snippets`` snippets around the video's first boundary; None for a video without whole ones.
 
     Raises VideoError for an unreadable file.
     """
     info = probe(video.path)
-    total = info.frames // SNIPPET_FRAMES
+    total = info.frames // snippet_frames
     if total < 1:
         return None
     times_s = [time_s for instance in video.instances for time_s in (instance.start_s, instance.end_s)]
-    boundary_S = boundary_snippets(times_s, info, total)
+    boundary_S = boundary_snippets(times_s, info, total, snippet_frames)
     kept = min(total, max_snippets)
     # Choice: of a long video the stretch around its first boundary, so that long videos have both kinds of snippets.
     centre = int(np.argmax(boundary_S)) if boundary_S.any() else total // 2
     first = min(max(0, centre - kept // 2), total - kept)
     snippets = []
-    for place, chunk_THWC in enumerate(iter_frames(video.path, chunk_frames=SNIPPET_FRAMES, reader=info.reader)):
+    for place, chunk_THWC in enumerate(iter_frames(video.path, chunk_frames=snippet_frames, reader=info.reader)):
         if place >= first + kept:
             break
         if place >= first:
@@ -73,13 +72,14 @@ def load_probe_video(video: UntrimmedVideo, size_px: int, max_snippets: int) -> 
     )
 
 
-def snippet_features(encoder: nn.Module, frames_STHWC: np.ndarray, device: torch.device | str) -> np.ndarray:
+def snippet_features(encoder: Encoder, frames_STHWC: np.ndarray, device: torch.device | str) -> np.ndarray:
     """float32 [S, D] of an encoder in evaluation mode, as ``extract_features`` computes them from a file."""
     parts = []
     with torch.inference_mode():
         for first in range(0, len(frames_STHWC), BATCH_SNIPPETS):
             batch = torch.from_numpy(frames_STHWC[first : first + BATCH_SNIPPETS].copy()).to(device)
-            parts.append(encoder(normalise(batch)).mean(dim=1).float().cpu().numpy())
+            clip_BTCHW = normalise(batch, torch.float32, encoder.mean, encoder.std)
+            parts.append(encoder(clip_BTCHW).mean(dim=1).float().cpu().numpy())
     return np.concatenate(parts)
 
 

@@ -15,8 +15,8 @@ from collections.abc import Hashable, Iterator
 
 import numpy as np
 import torch
-from torch import nn
 
+from bsp.encoders.contract import Encoder
 from bsp.features.store import Precision, encode_snippets
 
 # Choice: a ResNet-50 at 224 px takes 4 GB of a GPU with it, and half as many already fill the device. Fixed, because
@@ -29,7 +29,7 @@ class SnippetEncoder:
     """``add`` snippets, ``flush`` at the end; both give what is finished, as (key, number, float32 [D])."""
 
     def __init__(
-        self, encoder: nn.Module, device: torch.device, precision: Precision, batch_snippets: int = BATCH_SNIPPETS
+        self, encoder: Encoder, device: torch.device, precision: Precision, batch_snippets: int = BATCH_SNIPPETS
     ):
         self.encoder, self.device, self.precision = encoder.eval(), device, precision
         self.size = batch_snippets

@@ -1,9 +1,10 @@
 """Snippet features of untrimmed videos and the store that keeps them.
 
 Section 4.1 of the paper: "we firstly sample every 8 consecutive frames as a snippet", feed it to the frozen
-encoder "and save the features before the fully connected layer". A video becomes float32 [S, D] plus a
-record of how it was made; a reader refuses what does not match. Two forms with the same keys: ``<id>.npy``
-with ``<id>.json`` beside it (written last: it means "complete"), and one ``.h5`` of [S, D] data sets.
+encoder "and save the features before the fully connected layer". 8 is what TSM takes: the encoder says how many frames
+its snippets have; they do not overlap. A video becomes float32 [S, D] plus a record of how it was made; a reader
+refuses what does not match. Two forms with the same keys: ``<id>.npy`` with ``<id>.json`` beside it (written last: it
+means "complete"), and one ``.h5`` of [S, D] data sets.
 Letters: S snippets, D feature width, T frames per snippet, H W image.
 """
 
@@ -23,7 +24,8 @@ import torch
 from torch import nn
 
 from bsp.clips.augment import centre_clip
-from bsp.clips.normalisation import MEAN, STD, normalise
+from bsp.clips.normalisation import RGB, normalise
+from bsp.encoders.contract import Encoder
 from bsp.errors import VideoDecodeError
 from bsp.features.record import (
     FeatureInfo,
@@ -41,7 +43,6 @@ from bsp.io import atomic_path, write_text
 from bsp.video.read import iter_frames, probe, too_damaged
 
 Precision = Literal["float32", "bfloat16"]  # that the encoder computes in; features are float32 in any case
-SNIPPET_FRAMES = 8  # T of Section 4.1; also the stride: snippets do not overlap
 SHARED_FIELDS = ("stride_frames", "feature_width", "encoder_hash", "precision", "size_px")  # by all of a folder
 CODE_VERSION = 1  # raise it with every change that alters features: old ones are then refused
 
@@ -54,13 +55,13 @@ _REMEDIES = {
 }
 
 
-def snippet_count(frames: int) -> int:
-    """S of a video of ``frames`` frames, at least 1: one snippet for every 8 whole frames."""
+def snippet_count(frames: int, snippet_frames: int) -> int:
+    """S of a video of ``frames`` frames, at least 1: one snippet for every ``snippet_frames`` whole frames."""
     if frames < 1:
         raise ValueError(f"a video has at least 1 frame, not {frames}")
-    # Choice: up to 7 last frames are left out, so that every feature sees 8 real frames; a video shorter than
-    # one snippet repeats its last frame, so that every video has a feature.
-    return max(1, frames // SNIPPET_FRAMES)
+    # Choice: up to 7 last frames of TSM's 8 are left out, so that every feature sees real frames only; a video shorter
+    # than one snippet repeats its last frame, so that every video has a feature.
+    return max(1, frames // snippet_frames)
 
 
 def encoder_hash(encoder: nn.Module) -> str:
@@ -85,60 +86,73 @@ class VideoSnippets:
     the last. Raises VideoError when made or while read, for an unreadable video.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, video_id: str, size_px: int, reader: str | None = None):
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        video_id: str,
+        size_px: int,
+        snippet_frames: int,
+        reader: str | None = None,
+    ):
         self.path, self.video_id, self.size_px = os.fspath(path), video_id, size_px
+        self.snippet_frames = snippet_frames
         self.video = probe(self.path)
         self.reader = reader or self.video.reader
-        self.count = snippet_count(self.video.frames)
+        self.count = snippet_count(self.video.frames, snippet_frames)
         self.damaged: set[int] = set()  # frames that the decoder flagged
 
     def __iter__(self) -> Iterator[np.ndarray]:
         seen: list[int] = []
         self.damaged.clear()
-        chunks = iter_frames(self.path, chunk_frames=SNIPPET_FRAMES, reader=self.reader, damaged=self.damaged)
-        yield from _snippets(chunks, self.size_px, seen)
+        length = self.snippet_frames
+        chunks = iter_frames(self.path, chunk_frames=length, reader=self.reader, damaged=self.damaged)
+        yield from _snippets(chunks, length, self.size_px, seen)
         if sum(seen) != self.video.frames:
             raise VideoDecodeError(
                 self.path, f"{sum(seen)} frames were decoded of {self.video.frames}; re-encode the file"
             )
         too_damaged(self.path, len(self.damaged), self.video.frames)
 
-    def info(self, *, feature_width: int, weights_hash: str, precision: Precision) -> FeatureInfo:
+    def info(self, *, mean: RGB, std: RGB, feature_width: int, weights_hash: str, precision: Precision) -> FeatureInfo:
         """The record of features that an encoder made of all snippets."""
+        length = self.snippet_frames
         return FeatureInfo(
             video_id=self.video_id,
             frames=self.video.frames,
             fps=float(self.video.fps),
-            snippet_frames=SNIPPET_FRAMES,
-            stride_frames=SNIPPET_FRAMES,
+            snippet_frames=length,
+            stride_frames=length,
             offset_frames=0,
             size_px=self.size_px,
-            mean=MEAN,
-            std=STD,
+            mean=mean,
+            std=std,
             feature_width=feature_width,
             snippets=self.count,
             encoder_hash=weights_hash,
             code_version=CODE_VERSION,
             reader=self.reader,
-            damaged_frames=sum(frame < SNIPPET_FRAMES * self.count for frame in self.damaged),
+            damaged_frames=sum(frame < length * self.count for frame in self.damaged),
             precision=precision,
-            **snippet_times(self.video, self.count, SNIPPET_FRAMES),
+            **snippet_times(self.video, self.count, length),
         )
 
 
-def encode_snippets(encoder: nn.Module, snippet_BTHWC: torch.Tensor, precision: Precision) -> torch.Tensor:
+def encode_snippets(encoder: Encoder, snippet_BTHWC: torch.Tensor, precision: Precision) -> torch.Tensor:
     """Features float32 [B, D] of snippets uint8 [B, T, H, W, 3], on the device where these are.
 
-    ``encoder`` maps [B, T, 3, H, W] to [B, T, D] and is in evaluation mode.
+    ``encoder`` is in evaluation mode.
     """
-    # Choice: a snippet's feature is the mean over its 8 frames, the vector that the linear layer sees.
+    # Choice: a snippet's feature is the mean over its frames, the vector that the linear layer sees.
     reduced = precision == "bfloat16"
     with torch.inference_mode(), torch.autocast(snippet_BTHWC.device.type, dtype=torch.bfloat16, enabled=reduced):
-        return encoder(normalise(snippet_BTHWC, torch.bfloat16 if reduced else torch.float32)).float().mean(dim=1)
+        dtype = torch.bfloat16 if reduced else torch.float32
+        feat_BTD: torch.Tensor = encoder(normalise(snippet_BTHWC, dtype, encoder.mean, encoder.std))
+        return feat_BTD.float().mean(dim=1)
 
 
 def extract_features(
-    encoder: nn.Module,
+    encoder: Encoder,
     path: str | os.PathLike[str],
     *,
     video_id: str,
@@ -153,12 +167,14 @@ def extract_features(
 
     Memory holds ``batch_snippets`` cropped snippets, however long the video. Every forward pass takes exactly
     that many (the last one the rest), so the result depends on the video and this number only, not on what
-    else runs. ``encoder`` maps [B, 8, 3, H, W] to [B, 8, D] and is put in evaluation mode. ``weights_hash``
+    else runs. ``encoder`` is put in evaluation mode; its clips are the snippets. ``weights_hash``
     is its :func:`encoder_hash`, computed if None. Raises VideoError for an unreadable video.
     """
     if batch_snippets < 1:
         raise ValueError(f"batch_snippets must be at least 1, not {batch_snippets}")
-    snippets = VideoSnippets(path, video_id=video_id, size_px=size_px, reader=reader)
+    snippets = VideoSnippets(
+        path, video_id=video_id, size_px=size_px, snippet_frames=encoder.clip_frames, reader=reader
+    )
     encoder.eval()
     feat_SD = np.concatenate(
         [
@@ -167,19 +183,21 @@ def extract_features(
         ]
     )
     return feat_SD, snippets.info(
+        mean=encoder.mean,
+        std=encoder.std,
         feature_width=feat_SD.shape[1],
         weights_hash=weights_hash if weights_hash is not None else encoder_hash(encoder),
         precision=precision,
     )
 
 
-def _snippets(chunks: Iterable[np.ndarray], size_px: int, seen: list[int]) -> Iterator[np.ndarray]:
+def _snippets(chunks: Iterable[np.ndarray], length: int, size_px: int, seen: list[int]) -> Iterator[np.ndarray]:
     """Cropped snippets uint8 [T, size, size, 3]; ``seen`` collects the lengths of the chunks.
 
-    Chunks are T frames long but for the last; see :func:`snippet_count` for what becomes of that.
+    Chunks are T = ``length`` frames long but for the last; see :func:`snippet_count` for what becomes of that.
     """
     for chunk_THWC in chunks:
-        short = SNIPPET_FRAMES - len(chunk_THWC)
+        short = length - len(chunk_THWC)
         if short and not seen:
             padding = np.repeat(chunk_THWC[-1:], short, axis=0)
             yield centre_clip(np.concatenate([chunk_THWC, padding]), size_px)

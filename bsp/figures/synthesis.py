@@ -20,6 +20,7 @@ from matplotlib.patches import Rectangle
 
 from bsp.clips.catalog import Catalog
 from bsp.clips.plan import (
+    PAPER_KINDS,
     BoundaryKind,
     ClipPlan,
     ClipSettings,
@@ -62,13 +63,13 @@ class Panel:
 
 def first_of_each_kind(catalog: Catalog, settings: ClipSettings, seed: int) -> list[ClipPlan]:
     """The first clip of every kind in the stream of ``seed``, in the order of the labels."""
-    settings = replace(settings, kinds=tuple(BoundaryKind), plain_clips=0)
+    settings = replace(settings, kinds=PAPER_KINDS, plain_clips=0)
     plans: dict[int, ClipPlan] = {}
     for index in count():
         plan = plan_clip(catalog, settings, seed, index)
         plans.setdefault(plan.kind, plan)
-        if len(plans) == len(BoundaryKind):
-            return [plans[kind] for kind in BoundaryKind]
+        if len(plans) == len(PAPER_KINDS):
+            return [plans[kind] for kind in PAPER_KINDS]
 
 
 def speed_change(catalog: Catalog, plan: ClipPlan, settings: ClipSettings) -> tuple[float, int]:

@@ -9,35 +9,41 @@ Letters: B clips, T frames per clip, D feature width, S snippets of a video.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bsp.clips.plan import BoundaryKind
-from bsp.encoders.tsm import TSMResNet
-from bsp.features.store import FeatureInfo
-from bsp.pretraining.loop import Loss
+from bsp.clips.catalog import Catalog
+from bsp.clips.plan import BoundaryKind, ClipPlan, ClipSettings, plan_clip
+from bsp.encoders.contract import Encoder
+from bsp.pretraining.contract import Loss, Pretext, PretrainingModel, Scored, cross_entropy
+from bsp.pretraining.pretext import short_names
 
 
 @dataclass(frozen=True, kw_only=True)
-class FusionSettings:
+class FusionSettings(Pretext):
     """A single encoder for both tasks. ``matching_weight`` 0 is two-head, above 0 feature distillation.
 
     Choice: the paper gives no weights. Both cross-entropies count the same.
     """
 
-    kinds: tuple[BoundaryKind, ...]  # boundary types among the synthetic clips, at least 2; position = label
+    kinds: tuple[BoundaryKind, ...]  # boundary types of synthetic clips, 2 or more; position = label; or () and pretext
     num_actions: int  # action classes, at least 2
     action_weight: float = 1.0  # of the action cross-entropy on plain clips; 0 = off
     boundary_weight: float = 1.0  # of the boundary cross-entropy on synthetic clips; 0 = off
     matching_weight: float = 0.0  # of the two feature-matching losses together; 0 = off: no teachers
+    # What takes the place of telling ``kinds`` apart, beside the actions; None = nothing.
+    pretext: Pretext | None = field(default=None, metadata={"later": True})
 
     def __post_init__(self) -> None:
-        if len(self.kinds) < 2 or len(set(self.kinds)) != len(self.kinds):
+        if self.pretext is not None and self.kinds:
+            raise ValueError(f"either kinds {self.kinds} or pretext {self.pretext.name}, not both")
+        if self.pretext is None and (len(self.kinds) < 2 or len(set(self.kinds)) != len(self.kinds)):
             raise ValueError(f"fusion needs at least 2 different kinds of boundary, not {self.kinds}")
         if self.num_actions < 2:
             raise ValueError(f"fusion needs num_actions of at least 2, not {self.num_actions}")
@@ -50,8 +56,56 @@ class FusionSettings:
         """Whether teachers are matched."""
         return self.matching_weight > 0
 
+    @property
+    def teachers(self) -> int:
+        """Two if it distils: of actions, and of the other task."""
+        return 2 if self.distils else 0
 
-class FusionModel(nn.Module):
+    @property
+    def name(self) -> str:
+        """Such as "two-head_action+dc+ss"."""
+        other = self.pretext.name if self.pretext else short_names(self.kinds)
+        return f"{'distilled' if self.distils else 'two-head'}_action+{other}"
+
+    @property
+    def statistics(self) -> tuple[str, ...]:
+        """Those of :func:`fusion_loss`."""
+        other = self.pretext.statistics if self.pretext else ("accuracy",)
+        matched = ("matching_action", "matching_boundary") if self.distils else ()
+        return ("action_accuracy", *(f"boundary_{name}" for name in other), *matched)
+
+    def plan(self, catalog: Catalog, clips: ClipSettings, seed: int, index: int) -> ClipPlan:
+        """Plain clips and synthetic ones as ``clips`` mixes them; with ``pretext`` in turns, half and half."""
+        if self.pretext is None:
+            return plan_clip(catalog, clips, seed, index)
+        if index % 2 == 0:
+            return plan_clip(catalog, replace(clips, kinds=()), seed, index)
+        plan = self.pretext.plan(catalog, clips, seed, index // 2)
+        return replace(plan, index=index, kind=plan.label if plan.kind is None else plan.kind)  # None = plain
+
+    def synthesise(self, plan: ClipPlan, frames: Sequence[np.ndarray]) -> np.ndarray:
+        """As the task of the clip does."""
+        plain = plan.kind is None or self.pretext is None
+        return Pretext.synthesise(self, plan, frames) if plain else self.pretext.synthesise(plan, frames)
+
+    def head(self, encoder: Encoder, seed: int) -> nn.Module:
+        """Both heads are in :class:`FusionModel`."""
+        raise NotImplementedError("two tasks share an encoder: use model()")
+
+    def model(self, encoder: Encoder, seed: int, teacher_widths: Sequence[int] = ()) -> PretrainingModel:
+        """The network with both classifiers."""
+        return FusionModel(encoder, self, seed, teacher_widths)
+
+    def loss(self, output: Any, targets: Mapping[str, Tensor], chosen_B: Tensor | None = None) -> Scored:
+        """Without teachers."""
+        return fusion_loss(self, output, targets)
+
+    def objective(self, teachers: Sequence[Encoder] = ()) -> Loss:
+        """The loss with these teachers."""
+        return fusion_objective(self, teachers)
+
+
+class FusionModel(PretrainingModel):
     """One encoder with the two classifiers of Figure 3(b); with teachers also h1 and h2 of Figure 3(c).
 
     forward: float [B, T, 3, H, W] -> {"action": logits [B, A], "boundary": logits [B, K], "matched": list of
@@ -59,21 +113,23 @@ class FusionModel(nn.Module):
     teacher and the boundary teacher. New layers are drawn from ``seed``; global random state is not touched.
     """
 
-    def __init__(self, encoder: TSMResNet, settings: FusionSettings, seed: int, teacher_widths: Sequence[int] = ()):
-        super().__init__()
-        if len(teacher_widths) != (2 if settings.distils else 0):
+    def __init__(self, encoder: Encoder, settings: FusionSettings, seed: int, teacher_widths: Sequence[int] = ()):
+        super().__init__(encoder)
+        if len(teacher_widths) != settings.teachers:
             raise ValueError(
                 f"feature distillation has two teachers (action, boundary), two-head none; matching_weight is "
                 f"{settings.matching_weight} and there are {len(teacher_widths)}"
             )
-        self.encoder, self.settings = encoder, settings
+        self.settings = settings
         width = encoder.feature_width
         with torch.random.fork_rng(devices=[]):  # the constructors draw weights that are overwritten below
             self.action_head = nn.Linear(width, settings.num_actions)
-            self.boundary_head = nn.Linear(width, len(settings.kinds))
+            own = settings.pretext is None
+            boundary = nn.Linear(width, len(settings.kinds)) if own else settings.pretext.head(encoder, seed)
+            self.boundary_head: nn.Module = boundary
             self.projections = nn.ModuleList(nn.Linear(width, teacher) for teacher in teacher_widths)
         generator = torch.Generator().manual_seed(seed + 0x46555345)
-        for layer in (self.action_head, self.boundary_head):
+        for layer in (self.action_head, boundary) if own else (self.action_head,):
             nn.init.normal_(layer.weight, 0.0, 0.001, generator=generator)
             nn.init.zeros_(layer.bias)
         for layer in self.projections:
@@ -85,7 +141,7 @@ class FusionModel(nn.Module):
         feat_BD = feat_BTD.mean(dim=1)
         return {
             "action": self.action_head(feat_BD),
-            "boundary": self.boundary_head(feat_BD),
+            "boundary": self.boundary_head(feat_BD if self.settings.pretext is None else feat_BTD),
             # Choice: pointwise in time: each frame's feature is projected and matched by itself.
             "matched": [project(feat_BTD) for project in self.projections],
         }
@@ -100,27 +156,32 @@ def fusion_objective(settings: FusionSettings, teachers: Sequence[nn.Module] = (
     for teacher in teachers:
         teacher.eval().requires_grad_(False)
 
-    def objective(output: dict, targets: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    def objective(output: dict[str, Any], targets: Mapping[str, Tensor]) -> Scored:
         with torch.no_grad():
             wanted = [teacher(targets["clip"]) for teacher in teachers]
-        return fusion_loss(settings, output, targets["label"], targets["plain"], wanted)
+        return fusion_loss(settings, output, targets, wanted)
 
     return objective
 
 
 def fusion_loss(
-    settings: FusionSettings, output: dict, label_B: Tensor, plain_B: Tensor, wanted: Sequence[Tensor] = ()
-) -> tuple[Tensor, dict[str, Tensor]]:
+    settings: FusionSettings, output: dict[str, Any], targets: Mapping[str, Tensor], wanted: Sequence[Tensor] = ()
+) -> Scored:
     """Weighted sum of the cross-entropies and the feature-matching losses; scalar, and statistics.
 
-    ``label_B`` is an action class where ``plain_B``, else a boundary label. ``wanted`` are the teachers'
-    features [B, T, D]. Statistics: "action_accuracy", "boundary_accuracy" in [0, 1] (nan without such a
-    clip), and for distillation "matching_action", "matching_boundary".
+    A "label" is an action class where "plain", else of the other task. ``wanted`` are the teachers' features
+    [B, T, D]. Statistics: "action_accuracy", "boundary_accuracy" in [0, 1] (nan without such a clip), with ``pretext``
+    its own after "boundary_", and for distillation "matching_action", "matching_boundary".
     """
-    action, action_right = _cross_entropy(output["action"].float(), label_B, plain_B)
-    boundary, boundary_right = _cross_entropy(output["boundary"].float(), label_B, ~plain_B)
+    label_B, plain_B = targets["label"], targets["plain"]
+    action, action_right = cross_entropy(output["action"], label_B, plain_B)
+    stats = {"action_accuracy": action_right}
+    if settings.pretext is None:
+        boundary, stats["boundary_accuracy"] = cross_entropy(output["boundary"], label_B, ~plain_B)
+    else:
+        boundary, others = settings.pretext.loss(output["boundary"], targets, ~plain_B)
+        stats |= {f"boundary_{name}": value for name, value in others.items()}
     loss = settings.action_weight * action + settings.boundary_weight * boundary
-    stats = {"action_accuracy": action_right, "boundary_accuracy": boundary_right}
     names = ("matching_action", "matching_boundary")
     for name, got_BTD, wanted_BTD in zip(names[: len(wanted)], output["matched"], wanted, strict=True):
         distance = matching_loss(got_BTD.float(), wanted_BTD.float())
@@ -140,15 +201,6 @@ def matching_loss(got_BTD: Tensor, wanted_BTD: Tensor) -> Tensor:
     return functional.mse_loss(got_BTD, wanted_BTD) / centred.square().mean().clamp_min(1e-12)
 
 
-def _cross_entropy(logits_BK: Tensor, label_B: Tensor, chosen_B: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean over the chosen clips, and their accuracy; without any, 0 (with a gradient) and nan."""
-    count = chosen_B.sum()
-    target_B = torch.where(chosen_B, label_B, 0)  # labels of the other task may be out of range
-    each_B = functional.cross_entropy(logits_BK, target_B, reduction="none")
-    right_B = (logits_BK.detach().argmax(dim=1) == label_B) & chosen_B
-    return (each_B * chosen_B).sum() / count.clamp_min(1), right_B.sum() / count
-
-
 class TwoStream(nn.Module):
     """Encoders side by side: [B, T, 3, H, W] -> [B, T, sum of widths], Figure 3(a)."""
 
@@ -159,23 +211,3 @@ class TwoStream(nn.Module):
 
     def forward(self, clip_BTCHW: Tensor) -> Tensor:
         return torch.cat([encoder(clip_BTCHW) for encoder in self.streams], dim=2)
-
-
-def concatenate_streams(parts: Sequence[tuple[np.ndarray, FeatureInfo]]) -> tuple[np.ndarray, FeatureInfo]:
-    """Features [S, sum of D] of one video from several encoders, and a record with the summed width.
-
-    ValueError, naming video and values, if the parts differ in video, frames, snippets, stride, times or crop.
-    """
-    first = parts[0][1]
-    names = ("video_id", "frames", "snippets", "snippet_frames", "stride_frames", "offset_frames", "size_px", "times_s")
-    for _, info in parts[1:]:
-        for name in names:
-            if getattr(info, name) != getattr(first, name):
-                raise ValueError(
-                    f"{first.video_id}: streams differ in {name}: {getattr(first, name)!r:.60} and "
-                    f"{getattr(info, name)!r:.60}; extract both from the same video with the same settings"
-                )
-    feat_SD = np.concatenate([feat for feat, _ in parts], axis=1)
-    hashes = "+".join(info.encoder_hash for _, info in parts)
-    unwritten = {"sha256": "", "npy_bytes": 0, "record_sha256": ""}
-    return feat_SD, replace(first, feature_width=feat_SD.shape[1], encoder_hash=hashes, **unwritten)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,14 +22,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from bsp.clips.normalisation import normalise
-from bsp.encoders.tsm import parameter_groups
 from bsp.errors import TooManyBroken
+from bsp.pretraining.contract import Loss, PretrainingModel
 from bsp.pretraining.prefetch import IdleClock, Prefetcher
 from bsp.pretraining.workers import MeanGradient, Workers, running_statistics
-
-# (output of the model, targets) -> mean loss and statistics of a batch. Targets are "label" int64 [B],
-# "change_point" float32 [B], "plain" bool [B] and "clip", the model's input.
-Loss = Callable[[Any, dict[str, Tensor]], tuple[Tensor, dict[str, Tensor]]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +65,20 @@ class TrainSettings:
             return self.learning_rate * (step + 1) / self.warmup_steps
         progress = (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
         return 0.5 * self.learning_rate * (1 + math.cos(math.pi * progress))
+
+
+def parameter_groups(model: nn.Module, lr: float, weight_decay: float) -> list[dict[str, Any]]:
+    """Optimiser groups of TSM's recipe: weight decay on convolution and linear weights only.
+
+    Biases and batch-norm scales and shifts (all of them vectors) get none. Frozen parameters are left out.
+    """
+    # Choice: TSM's x5 and x10 learning rate of the last linear layer is left out; it is for fine-tuning
+    # from ImageNet weights, while the pretext is trained from scratch here unless weights are given.
+    trained = [p for p in model.parameters() if p.requires_grad]
+    return [
+        {"params": [p for p in trained if p.ndim > 1], "lr": lr, "weight_decay": weight_decay},
+        {"params": [p for p in trained if p.ndim <= 1], "lr": lr, "weight_decay": 0.0},
+    ]
 
 
 def make_optimiser(model: nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:
@@ -119,7 +129,7 @@ def restore(state: dict, model: nn.Module, optimiser: torch.optim.Optimizer) -> 
 
 
 def train_steps(
-    model: nn.Module,
+    model: PretrainingModel,
     optimiser: torch.optim.Optimizer,
     batches: Iterable[dict[str, np.ndarray]],
     *,
@@ -144,6 +154,7 @@ def train_steps(
     workers = workers or Workers()
     skipped = skipped if skipped is not None else []
     on_gpu = device.type == "cuda"
+    mean, std = model.encoder.mean, model.encoder.std
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
     gradient = MeanGradient(model, workers)
     missing: list[tuple[int, int, str]] = []  # step, virtual rank and name of clips that could not be made
@@ -173,7 +184,7 @@ def train_steps(
                     running_statistics(norms, kept=virtual_rank == 0),
                     torch.autocast("cuda", dtype=torch.bfloat16, enabled=on_gpu),
                 ):
-                    clip_BTCHW = normalise(targets["clip"], torch.bfloat16 if on_gpu else torch.float32)
+                    clip_BTCHW = normalise(targets["clip"], torch.bfloat16 if on_gpu else torch.float32, mean, std)
                     value, stats = loss(gradient.network(clip_BTCHW), targets | {"clip": clip_BTCHW})
                 value.backward()
             if "damaged" in targets:  # frames that the decoder flags, of each clip

@@ -8,6 +8,7 @@ BSP is compared and combined with. Letters: B clips, T frames per clip, D featur
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -16,15 +17,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bsp.clips.plan import BoundaryKind
-from bsp.encoders.tsm import TSMResNet
-from bsp.pretraining.loop import Loss
+from bsp.encoders.contract import Encoder
+from bsp.pretraining.contract import LinearHead, Pretext, Scored, cross_entropy
 
 Task = Literal["classification", "regression", "action"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class PretextSettings:
-    """What the encoder is trained to tell."""
+class PretextSettings(Pretext):
+    """What the encoder is trained to tell: boundary types, change points, or action classes."""
 
     task: Task  # classification of boundary types | regression of the change point | action classes
     kinds: tuple[BoundaryKind, ...] = ()  # boundary types among the clips; position = label; () for "action"
@@ -53,38 +54,45 @@ class PretextSettings:
         """Width of the linear layer: classes, or 1 value per frame for regression."""
         return {"classification": len(self.kinds), "action": self.num_actions, "regression": 1}[self.task]
 
+    @property
+    def name(self) -> str:
+        """Such as "dc+ss_cls", "ds_reg" or "action"."""
+        task = {"classification": "cls", "regression": "reg", "action": "action"}[self.task]
+        return f"{short_names(self.kinds)}_{task}" if self.kinds else task
 
-class PretextModel(nn.Module):
-    """Encoder, dropout and one linear layer.
+    @property
+    def statistics(self) -> tuple[str, ...]:
+        """Accuracy in [0, 1], or the mean |argmax r - mu| in frames."""
+        return ("change_point_error",) if self.task == "regression" else ("accuracy",)
 
-    forward: float [B, T, 3, H, W] -> logits [B, K] for classification and action; heatmap r [B, T] for
-    regression. The linear layer starts at normal(0, 0.001) with bias 0 (TSM's), drawn from ``seed`` without
-    touching global random state. Dropout, if on, draws from PyTorch's global generator as everywhere.
-    """
+    def head(self, encoder: Encoder, seed: int) -> nn.Module:
+        """A linear layer: logits [B, K] for classification and action; heatmap r [B, T] for regression."""
+        frames = encoder.clip_frames if self.task == "regression" else None
+        return LinearHead(encoder.feature_width, self.outputs, seed, dropout=self.dropout, frames=frames)
 
-    def __init__(self, encoder: TSMResNet, settings: PretextSettings, seed: int):
-        super().__init__()
-        self.encoder = encoder
-        self.settings = settings
-        self.dropout = nn.Dropout(settings.dropout)
-        with torch.random.fork_rng(devices=[]):  # the constructor draws weights that are overwritten below
-            self.head = nn.Linear(encoder.feature_width, settings.outputs)
-        # Not the encoder's stream: the same seed would repeat its first weights.
-        generator = torch.Generator().manual_seed(seed + 0x48454144)
-        nn.init.normal_(self.head.weight, 0.0, 0.001, generator=generator)
-        nn.init.zeros_(self.head.bias)
+    def loss(self, output: Tensor, targets: Mapping[str, Tensor], chosen_B: Tensor | None = None) -> Scored:
+        """Cross-entropy of logits [B, K] with "label", or smooth L1 of the heatmap [B, T] to the Gaussian around
+        "change_point" (frames, 0-based). The other target is not read."""
+        if self.task != "regression":
+            loss, accuracy = cross_entropy(output, targets["label"], chosen_B)
+            return loss, {"accuracy": accuracy}
+        output, mu_B = output.float(), targets["change_point"]  # under autocast the heads give bfloat16
+        if chosen_B is not None:
+            mu_B = torch.where(chosen_B, mu_B, 0)  # plain clips have nan
+        target_BT = gaussian_heatmap(mu_B, output.shape[1], self.heatmap_variance)
+        error_B = (output.detach().argmax(dim=1) - mu_B).abs()
+        # Choice: mean over clips and frames, and the usual turning point of 1; the paper names only the norm.
+        if chosen_B is None:
+            return functional.smooth_l1_loss(output, target_BT, beta=1.0), {"change_point_error": error_B.mean()}
+        each_B = functional.smooth_l1_loss(output, target_BT, beta=1.0, reduction="none").mean(dim=1)
+        count = chosen_B.sum()
+        loss = (each_B * chosen_B).sum() / count.clamp_min(1)
+        return loss, {"change_point_error": (error_B * chosen_B).sum() / count}
 
-    def forward(self, clip_BTCHW: Tensor) -> Tensor:
-        feat_BTD = self.dropout(self.encoder(clip_BTCHW))
-        if self.settings.task == "regression":
-            return self.head(feat_BTD).squeeze(-1)
-        # TSM's consensus, the mean of the frames' logits, is the logits of the mean: the layer is linear.
-        return self.head(feat_BTD.mean(dim=1))
 
-
-def pretext_objective(settings: PretextSettings) -> Loss:
-    """:func:`pretext_loss` in the form that the training loop takes."""
-    return lambda output, targets: pretext_loss(settings, output, targets["label"], targets["change_point"])
+def short_names(kinds: tuple[BoundaryKind, ...]) -> str:
+    """Such as "dc+ss"."""
+    return "+".join(kind.short for kind in kinds)
 
 
 def gaussian_heatmap(change_point_B: Tensor, frames: int, variance: float) -> Tensor:
@@ -95,24 +103,3 @@ def gaussian_heatmap(change_point_B: Tensor, frames: int, variance: float) -> Te
     """
     t_T = torch.arange(frames, device=change_point_B.device, dtype=torch.float32)
     return torch.exp(-((t_T - change_point_B.float()[:, None]) ** 2) / (2 * variance))
-
-
-def pretext_loss(
-    settings: PretextSettings, output: Tensor, label_B: Tensor, change_point_B: Tensor
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """Mean loss of a batch (scalar, with gradient) and its statistics (scalars, without).
-
-    Classification and action: cross-entropy of logits [B, K] with int64 ``label_B``; statistic "accuracy" in
-    [0, 1]. Regression: smooth L1 of the heatmap [B, T] to the Gaussian around ``change_point_B`` (frames,
-    0-based); statistic "change_point_error" = mean |argmax r - mu| in frames. The other target is not read.
-    """
-    output = output.float()  # under autocast the heads give bfloat16
-    if settings.task == "regression":
-        target_BT = gaussian_heatmap(change_point_B, output.shape[1], settings.heatmap_variance)
-        # Choice: mean over clips and frames, and the usual turning point of 1; the paper names only the norm.
-        loss = functional.smooth_l1_loss(output, target_BT, beta=1.0)
-        error = (output.detach().argmax(dim=1) - change_point_B).abs().mean()
-        return loss, {"change_point_error": error}
-    loss = functional.cross_entropy(output, label_B)
-    accuracy = (output.detach().argmax(dim=1) == label_B).float().mean()
-    return loss, {"accuracy": accuracy}

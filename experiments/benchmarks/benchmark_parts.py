@@ -27,12 +27,13 @@ from bsp.clips.synthesis import decode, synthesise
 from bsp.datasets.activitynet import load_activitynet
 from bsp.datasets.kinetics import load_kinetics_csv
 from bsp.datasets.pantomime.render import make_video, plan_all, render
-from bsp.encoders.tsm import build_encoder
+from bsp.encoders.build import build_encoder
 from bsp.features.store import extract_features
 from bsp.localization.gtad.network import propose, train_gtad
 from bsp.metrics.detection import evaluate_detection
+from bsp.pretraining.contract import PretextModel
 from bsp.pretraining.loop import TrainSettings, make_optimiser, train_steps
-from bsp.pretraining.pretext import PretextModel, PretextSettings, pretext_objective
+from bsp.pretraining.pretext import PretextSettings
 from bsp_platform.plain_text import forgiving_streams
 from bsp_platform.plan.profiles import mini, smoke
 from bsp_platform.report.tables import hardware
@@ -103,10 +104,10 @@ def measure(folder: Path) -> dict[str, tuple[float, str]]:
 
     pretext = PretextSettings(task="classification", kinds=profile.clips.kinds)
     settings = TrainSettings(clips=32 * 10**6, batch_size=32, log_every_steps=10**6, checkpoint_every_steps=10**6)
-    model = PretextModel(build_encoder(profile.encoder, 0), pretext, seed=0).to(memory_format=torch.channels_last)
+    model = PretextModel(build_encoder(profile.encoder, 0), pretext, seed=0)
     ready = make_clips(catalog, stream, range(32), cache)
     steps = train_steps(
-        model, make_optimiser(model, settings), iter(lambda: ready, None), loss=pretext_objective(pretext),
+        model, make_optimiser(model, settings), iter(lambda: ready, None), loss=pretext.loss,
         settings=settings, device=torch.device("cpu"),
     )  # fmt: skip
     out["training step, TSM R18 width 16, batch 32"] = rate(lambda: 32 * bool(next(steps))), "clips/s"

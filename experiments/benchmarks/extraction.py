@@ -22,7 +22,8 @@ import click
 import torch
 
 from bsp.datasets.activitynet import LocalizationDataset, UntrimmedVideo
-from bsp.encoders.tsm import EncoderSettings, build_encoder
+from bsp.encoders.build import build_encoder
+from bsp.encoders.tsm import SNIPPET_FRAMES, EncoderSettings
 from bsp.features.snippet_encoder import BATCH_SNIPPETS
 from bsp.features.store import VideoSnippets, encode_snippets
 from bsp_platform.plan.options import Options
@@ -45,13 +46,13 @@ def decode_rate(path: Path, size_px: int, seconds: float) -> float:
     """Snippets/s that this process alone decodes and crops."""
     began, done = time.perf_counter(), 0
     while time.perf_counter() - began < seconds:
-        done += sum(1 for _ in VideoSnippets(path, video_id="v", size_px=size_px))
+        done += sum(1 for _ in VideoSnippets(path, video_id="v", size_px=size_px, snippet_frames=SNIPPET_FRAMES))
     return done / (time.perf_counter() - began)
 
 
 def encoder_rate(settings: EncoderSettings, size_px: int, device: torch.device, seconds: float) -> float:
     """Snippets/s of forward passes on pixels that are on the device already."""
-    encoder = build_encoder(settings, 0).to(device, memory_format=torch.channels_last).eval()
+    encoder = build_encoder(settings, 0).to(device).eval()
     shape = (BATCH_SNIPPETS, settings.frames, size_px, size_px, 3)
     pixels = torch.randint(0, 256, shape, dtype=torch.uint8).to(device)
 

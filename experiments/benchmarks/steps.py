@@ -19,7 +19,8 @@ from statistics import median
 import click
 import torch
 
-from bsp.encoders.tsm import EncoderSettings, macs_per_clip
+from bsp.encoders.build import flops_per_clip
+from bsp.encoders.tsm import EncoderSettings
 from bsp_platform.report.tables import hardware
 from bsp_platform.work.cluster.device import DEVICES, local_device
 
@@ -67,7 +68,7 @@ def main(work: Path, tiny: bool, device: str, depths: str) -> None:
         plain = replace(ours, encoder=replace(ours.encoder, shift=False))
         measured = measure_steps([ours, plain], where, steps=2 if tiny else 10, rounds=2 if tiny else 5)
         rates = [row["rates"] for row in measured]
-        operations = 6 * macs_per_clip(ours.encoder, ours.size_px) * median(rates[0])
+        operations = 3 * flops_per_clip(ours.encoder, ours.size_px) * median(rates[0])
         rows.append(
             {
                 "setting": ours.setting,

@@ -26,10 +26,12 @@ import torch
 from bsp.clips.augment import AugmentSettings
 from bsp.clips.plan import ClipSettings
 from bsp.datasets.kinetics import load_class_folders
-from bsp.encoders.tsm import EncoderSettings, build_encoder
+from bsp.encoders.build import build_encoder
+from bsp.encoders.tsm import EncoderSettings
+from bsp.pretraining.contract import PretextModel
 from bsp.pretraining.loop import TrainSettings, make_optimiser, prepare_device, train_steps
 from bsp.pretraining.prefetch import empty_for
-from bsp.pretraining.pretext import PretextModel, PretextSettings, pretext_objective
+from bsp.pretraining.pretext import PretextSettings
 from bsp.video.prepare import PrepareSettings, prepare_video
 from bsp_platform.plan.profiles import paper
 from bsp_platform.report.tables import hardware
@@ -70,12 +72,12 @@ def trained(stream: ClipStream, encoder: EncoderSettings, device, makers: int, *
         clips=stream.length, batch_size=stream.batch_size, log_every_steps=every, checkpoint_every_steps=10**9
     )
     pretext = PretextSettings(task="classification", kinds=stream.clips.kinds)
-    model = PretextModel(build_encoder(encoder, 0), pretext, seed=0).to(device, memory_format=torch.channels_last)
+    model = PretextModel(build_encoder(encoder, 0), pretext, seed=0).to(device)
     if compiled:
         model.compile()
     batches = iterate_batches(clip_dataset(stream, actors=makers), stream.batch_size, empty_for(device))
     steps = train_steps(
-        model, make_optimiser(model, settings), batches, loss=pretext_objective(pretext), settings=settings,
+        model, make_optimiser(model, settings), batches, loss=pretext.loss, settings=settings,
         device=device,
     )  # fmt: skip
     records, began = [], None

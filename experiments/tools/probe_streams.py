@@ -22,7 +22,7 @@ from sklearn.metrics import average_precision_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from bsp.features.store import SNIPPET_FRAMES
+from bsp.encoders.tsm import SNIPPET_FRAMES
 from bsp.tasks.detection import read_untrimmed
 from bsp_platform.plain_text import forgiving_streams, printable
 from bsp_platform.plan.options import storage_place

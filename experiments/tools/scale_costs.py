@@ -17,7 +17,8 @@ from typing import Any
 
 import click
 
-from bsp.encoders.tsm import EncoderSettings, build_encoder, macs_per_clip
+from bsp.encoders.build import build_encoder, flops_per_clip
+from bsp.encoders.tsm import EncoderSettings
 from bsp_platform.plan.profiles import paper
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks" / "throughput"))
@@ -72,7 +73,7 @@ class Rate:
 def rates(results: Path, inputs: Inputs) -> dict[str, Rate]:
     """Clips/s of a GPU, and of a core from raw and from prepared files, each given, measured or assumed."""
     benchmark = measured(_read(results / "benchmark_throughput" / "table.json"))
-    flops = 3 * 2 * macs_per_clip(_encoder(), _size_px())
+    flops = 3 * flops_per_clip(_encoder(), _size_px())
     assumed = {
         # Three times the forward pass: forward, gradient of activations, gradient of weights.
         "gpu": (

@@ -25,7 +25,7 @@ import psutil
 import scale_costs
 from bsp.clips.augment import AugmentSettings
 from bsp.clips.catalog import Catalog, Listed, build_catalog
-from bsp.clips.plan import BoundaryKind, ClipSettings, plan_clip
+from bsp.clips.plan import PAPER_KINDS, ClipSettings, plan_clip
 from bsp.video.probe_many import _ProbeCache
 from bsp.video.read import READERS, VideoInfo
 from bsp_platform.plain_text import forgiving_streams
@@ -129,7 +129,7 @@ def measure_catalog(videos: int, classes: int, size: Size, folder: Path) -> tupl
         "fingerprint_s": timed(catalog.fingerprint)[1],
         **measure_build(catalog, folder),
     }
-    for kind in (*BoundaryKind, None):
+    for kind in (*PAPER_KINDS, None):
         settings = ClipSettings(kinds=() if kind is None else (kind,))
         row[f"plan_us_{'plain' if kind is None else kind.name.lower()}"] = plan_us(catalog, settings, size.plans)
     row["plan_us_all_kinds"] = plan_us(catalog, ClipSettings(), size.plans)

@@ -7,8 +7,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from toy_data_set import SHORT, load_short
-from toy_head import NEAREST_MEAN, NearestMeanSettings
 
 from bsp.datasets.data_sets import DATA_SETS
 from bsp.features.record import FeatureInfo
@@ -18,6 +16,8 @@ from bsp.tasks.heads import HEADS
 from bsp_platform.plan.sources import DataPaths
 from bsp_platform.plan.tasks import TASKS, Task
 from row_without_ray import SmallRow
+from toy_data_set import SHORT, load_short
+from toy_head import NEAREST_MEAN, NearestMeanSettings
 
 
 @pytest.fixture

@@ -63,7 +63,9 @@ def test_depths_differ_in_the_encoder_only_and_share_the_class_scores():
 
 
 def test_given_weights_stand_for_the_vanilla_encoder_of_their_depth():
-    given = replace(SOURCES, vanilla_weights={50: GivenFile(path="tsm.pth", sha256="abc")})
+    given = replace(
+        SOURCES, vanilla_weights={PROFILES["paper"]().encoders["r50"]: GivenFile(path="tsm.pth", sha256="abc")}
+    )
     rows = {row.name: row for row in TABLES["table1"].rows}
     made = {name: row_recipes(row, 0, PROFILES["paper"](), given, 1).encoders for name, row in rows.items()}
     assert made["r50-vanilla"][0].weights == "abc"

@@ -266,7 +266,8 @@ def _packed(path: Path) -> Any:
 def _state_dict() -> dict[str, Any]:
     import torch
 
-    from bsp.encoders.tsm import EncoderSettings, build_encoder
+    from bsp.encoders.build import build_encoder
+    from bsp.encoders.tsm import EncoderSettings
 
     generator = torch.Generator().manual_seed(0)
     state = build_encoder(EncoderSettings(depth=18, width=1, shift=False), 0).state_dict()
@@ -293,9 +294,9 @@ def _safetensors(folder: Path) -> list[bytes]:
 
 
 def _weights(path: Path) -> Any:
-    from bsp.encoders.checkpoints import checkpoint_architecture
+    from bsp.encoders.checkpoints import checkpoint_settings
 
-    return checkpoint_architecture(path)
+    return checkpoint_settings(path)
 
 
 # --- our own files, damaged ---------------------------------------------------------------------------------------

@@ -6,7 +6,6 @@ import torch
 
 from bsp.encoders.tsm import EncoderSettings
 from bsp.pretraining.loop import TrainSettings, make_optimiser, train_steps
-from bsp.pretraining.pretext import pretext_objective
 from bsp_platform.plan.profiles import mini, smoke
 from bsp_platform.plan.recipes import EncoderRecipe
 from bsp_platform.plan.sources import Sources
@@ -57,14 +56,15 @@ def train_plainly(recipe: EncoderRecipe, catalog, probe=None) -> dict[str, torch
     model, settings = build_model(recipe), recipe.train
     stream = ClipStream(
         catalog=None, clips=recipe.clips, augment=recipe.augment, seed=recipe.seed,
-        batch_size=settings.batch_size, length=settings.clips,
+        batch_size=settings.batch_size, length=settings.clips, plan=recipe.pretext.plan,
+        synthesise=recipe.pretext.synthesise,
     )  # fmt: skip
     batches = (
         make_clips(catalog, stream, range(first, first + settings.batch_size))
         for first in range(0, settings.clips, settings.batch_size)
     )
     steps = train_steps(
-        model, make_optimiser(model, settings), batches, loss=pretext_objective(recipe.pretext), settings=settings,
+        model, make_optimiser(model, settings), batches, loss=recipe.pretext.objective(), settings=settings,
         device=torch.device("cpu"),
     )  # fmt: skip
     for done, _ in steps:

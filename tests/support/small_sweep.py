@@ -6,8 +6,9 @@ from pathlib import Path
 
 import click
 
+import toy_pretext  # noqa: F401 (a pretext and an encoder of others)
 from bsp.clips.augment import AugmentSettings
-from bsp.clips.plan import BoundaryKind
+from bsp.clips.plan import PAPER_KINDS
 from bsp.datasets.pantomime.render import PantomimeSettings
 from bsp.encoders.tsm import EncoderSettings
 from bsp.pretraining.loop import TrainSettings
@@ -17,8 +18,9 @@ from bsp_platform.plan.recipes import Stream
 from bsp_platform.plan.rows import Experiment, Reference, Row
 from bsp_platform.plan.sources import DataPaths
 from bsp_platform.sweep.run import run
+from toy_encoder import ToyEncoderSettings
 
-DC, SC, _, SS = BoundaryKind
+DC, SC, _, SS = PAPER_KINDS
 VANILLA, CUTS = Stream(method="action"), Stream(method="classification", kinds=(DC, SS))
 
 
@@ -51,6 +53,7 @@ FUSION = Experiment(
         row("two-head", "2-head", Stream(method="two-head", kinds=(DC, SS)), heads=("lgi",)),
         row("distillation", "feat dist", Stream(method="distillation", kinds=(DC, SS)), heads=("2dtan",)),
         row("blind", "2D-TAN, text-blind", VANILLA, heads=("2dtan",), blind="text"),
+        row("toys", "toys", Stream(method="two-head", second="direction", encoder="toy")),
     ),
 )
 
@@ -68,6 +71,7 @@ def small_profile(videos_per_class: int, clips: int = 1600):
             actions=("wave", "squat", "walk", "kick"),
         ),
         encoder=EncoderSettings(depth=18, width=8),
+        encoders={"toy": ToyEncoderSettings()},
         augment=AugmentSettings(size_px=32),
         train=TrainSettings(
             clips=clips, batch_size=8, learning_rate=0.02, log_every_steps=5, checkpoint_every_steps=20

@@ -18,9 +18,11 @@ import torch
 from torch import distributed
 
 from bsp.clips.plan import BoundaryKind
-from bsp.encoders.tsm import EncoderSettings, build_encoder
+from bsp.encoders.build import build_encoder
+from bsp.encoders.tsm import EncoderSettings
+from bsp.pretraining.contract import PretextModel
 from bsp.pretraining.loop import TrainSettings, make_optimiser, train_steps
-from bsp.pretraining.pretext import PretextModel, PretextSettings, pretext_objective
+from bsp.pretraining.pretext import PretextSettings
 from bsp.pretraining.workers import Workers
 
 VIRTUAL, BATCH, STEPS, BROKEN = 4, 8, 4, 13
@@ -55,7 +57,7 @@ def train(processes: int, way: str, rank: int, port: int, path: str, queue) -> N
     if way.endswith("compiled"):
         model.compile(backend="aot_eager")  # as on a GPU, but without a C++ compiler
     steps = train_steps(
-        model, make_optimiser(model, settings), batches, loss=pretext_objective(pretext), settings=settings,
+        model, make_optimiser(model, settings), batches, loss=pretext.loss, settings=settings,
         device=torch.device("cpu"), skipped=skipped, workers=workers,
     )  # fmt: skip
     losses = [record["loss"] for _, record in steps if record]

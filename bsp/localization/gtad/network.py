@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bsp.features.resize import resize_features
 from bsp.localization.epochs import BestEpoch, require_finite
 from bsp.localization.gtad.decode import attach_classes, candidates, soft_nms
 from bsp.localization.gtad.labels import Labels, Outputs, Weights, loss_weights, make_labels, weighted_loss
@@ -186,14 +187,6 @@ def draw_weights(model: GTAD, seed: int) -> GTAD:
             for parameter in module.parameters():
                 parameter.uniform_(-bound, bound, generator=generator)
     return model
-
-
-def resize_features(feat_SC: np.ndarray, cells: int) -> np.ndarray:
-    """[S, C] to [cells, C] by linear interpolation, half-pixel centres; unchanged when S == cells."""
-    if len(feat_SC) == cells:
-        return feat_SC
-    feat = torch.from_numpy(np.ascontiguousarray(feat_SC)).t()[None]
-    return F.interpolate(feat, size=cells, mode="linear", align_corners=False)[0].t().numpy()
 
 
 def _batch(features: Sequence[np.ndarray], videos: Sequence[int], settings: GTADSettings, device) -> Tensor:

@@ -15,9 +15,11 @@ from bsp.clips.augment import augment_clip
 from bsp.clips.frame_cache import FrameCache
 from bsp.clips.plan import plan_clip
 from bsp.clips.synthesis import collate, decode, synthesise
-from bsp.encoders.tsm import EncoderSettings, build_encoder
+from bsp.encoders.build import build_encoder
+from bsp.encoders.tsm import EncoderSettings
+from bsp.pretraining.contract import PretextModel
 from bsp.pretraining.loop import TrainSettings, make_optimiser, train_steps
-from bsp.pretraining.pretext import PretextModel, PretextSettings, pretext_objective
+from bsp.pretraining.pretext import PretextSettings
 from bsp.video.read import READERS, read_frames
 from bsp_platform.plan.profiles import mini
 from throughput_clock import in_turns, seconds_per_call
@@ -29,13 +31,13 @@ def training_step(source: Source, batch: dict[str, np.ndarray], encoder: Encoder
     pretext = PretextSettings(task="classification", kinds=source.stream.clips.kinds)
     size = len(batch["label"])
     settings = TrainSettings(clips=size * 10**6, batch_size=size, log_every_steps=10**6, checkpoint_every_steps=10**6)
-    model = PretextModel(build_encoder(encoder, 0), pretext, seed=0).to(memory_format=torch.channels_last)
+    model = PretextModel(build_encoder(encoder, 0), pretext, seed=0)
     optimiser = make_optimiser(model, settings)
     steps = train_steps(
         model,
         optimiser,
         itertools.repeat(batch),
-        loss=pretext_objective(pretext),
+        loss=pretext.loss,
         settings=settings,
         device=torch.device("cpu"),
     )

@@ -17,10 +17,12 @@ import psutil
 import torch
 
 from bsp.clips.normalisation import normalise
-from bsp.clips.plan import BoundaryKind
-from bsp.encoders.tsm import EncoderSettings, build_encoder
+from bsp.clips.plan import PAPER_KINDS
+from bsp.encoders.build import build_encoder
+from bsp.encoders.tsm import EncoderSettings
+from bsp.pretraining.contract import PretextModel
 from bsp.pretraining.loop import TrainSettings, make_optimiser, prepare_device, train_steps
-from bsp.pretraining.pretext import PretextModel, PretextSettings, pretext_objective
+from bsp.pretraining.pretext import PretextSettings
 from bsp.pretraining.workers import Workers
 from bsp_platform.work.streaming import ClipStream
 from throughput_clock import cpu_seconds, in_turns, used_since
@@ -77,12 +79,12 @@ class StepRunner:
 
     def __init__(self, variant: Variant, device: torch.device):
         self.variant, self.device = variant, device
-        pretext = PretextSettings(task="classification", kinds=tuple(BoundaryKind))
+        pretext = PretextSettings(task="classification", kinds=PAPER_KINDS)
         settings = TrainSettings(clips=variant.batch_size, batch_size=variant.batch_size)
         model = PretextModel(build_encoder(variant.encoder, 0), pretext, seed=0)
-        self.model = model.to(device, memory_format=torch.channels_last).train()
+        self.model = model.to(device).train()
         self.optimiser = make_optimiser(self.model, settings)
-        self.loss = pretext_objective(pretext)
+        self.loss = pretext.loss
         if variant.compiled:
             self.model.compile()
         shape = (variant.batch_size, variant.encoder.frames, variant.size_px, variant.size_px, 3)
@@ -150,8 +152,7 @@ def small_training(stream: ClipStream, batch_size: int, steps: int, log_every: i
         clips=batch_size * steps, batch_size=batch_size, log_every_steps=log_every, checkpoint_every_steps=10**9
     )
     model = PretextModel(build_encoder(EncoderSettings(width=16), 0), pretext, seed=0)
-    model = model.to(memory_format=torch.channels_last)
-    return model, make_optimiser(model, settings), pretext_objective(pretext), settings
+    return model, make_optimiser(model, settings), pretext.loss, settings
 
 
 def timed_training(

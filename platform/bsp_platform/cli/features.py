@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -165,8 +166,8 @@ def weights(file: Path, depth: str | None, width: int | None, out: Path | None, 
     """
     import torch
 
-    from bsp.encoders.checkpoints import checkpoint_architecture, load_tsm_checkpoint
-    from bsp.encoders.tsm import EncoderSettings, build_encoder
+    from bsp.encoders.build import build_encoder
+    from bsp.encoders.checkpoints import checkpoint_settings, load_checkpoint
     from bsp.features.interchange_files import refuse_existing
     from bsp.io import atomic_path
     from bsp_platform.storage.files import file_sha256
@@ -177,13 +178,13 @@ def weights(file: Path, depth: str | None, width: int | None, out: Path | None, 
     if sha256 is not None and not (sha256 and hashed.startswith(sha256.lower())):
         raise click.ClickException(f"{file}: its SHA-256 is {hashed}, not {sha256}; download it again")
     try:
-        found_depth, found_width = checkpoint_architecture(file)
-        settings = EncoderSettings(depth=int(depth or found_depth), width=width or found_width)
+        found = checkpoint_settings(file)
+        settings = replace(found, depth=int(depth or found.depth), width=width or found.width)
         encoder = build_encoder(settings, seed=0)
-        report = load_tsm_checkpoint(encoder, file)
+        report = load_checkpoint(encoder, file)
     except ValueError as error:
         raise click.ClickException(str(error)) from error
-    say(f"{file}: ResNet-{found_depth} of width {found_width}, features of {settings.feature_width} numbers")
+    say(f"{file}: ResNet-{found.depth} of width {found.width}, features of {settings.feature_width} numbers")
     say(f"SHA-256  {hashed}")
     say(report)
     if out is not None:

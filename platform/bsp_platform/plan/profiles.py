@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from bsp.clips.augment import AugmentSettings
@@ -13,6 +13,7 @@ from bsp.clips.plan import ClipSettings
 from bsp.datasets.pantomime.grounding import GroundingWorldSettings
 from bsp.datasets.pantomime.render import PantomimeSettings
 from bsp.datasets.pantomime.stories_plan import StorySettings
+from bsp.encoders.contract import Architecture
 from bsp.encoders.tsm import EncoderSettings
 from bsp.features.store import Precision
 from bsp.localization.actionness import ActionnessSettings
@@ -23,8 +24,8 @@ from bsp.localization.gtad.network import GTADSettings
 from bsp.localization.gtad.windows import WindowSettings
 from bsp.pretraining.fusion import FusionSettings
 from bsp.pretraining.loop import TrainSettings
-from bsp.pretraining.pretext import PretextSettings
-from bsp_platform.plan.recipes import EncoderRecipe, Stream
+from bsp.pretraining.pretexts import make_pretext
+from bsp_platform.plan.recipes import FUSIONS, EncoderRecipe, Stream
 from bsp_platform.plan.resources import laptop_resources, paper_resources
 from bsp_platform.work.cluster.start import Resources
 
@@ -38,8 +39,8 @@ class Profile:
     pantomime: PantomimeSettings | None  # None: real data, given by paths
     grounding: GroundingWorldSettings | None  # None: real data, given by paths
     stories: StorySettings | None  # THUMOS-14, HACS, CrossTask and GEBD layouts; None: real data, given by paths
-    encoder: EncoderSettings
-    clips: ClipSettings
+    encoder: Architecture
+    clips: ClipSettings  # their length is that of the encoder
     augment: AugmentSettings
     train: TrainSettings
     two_head_train: TrainSettings  # two tasks share these clips
@@ -58,6 +59,22 @@ class Profile:
     resources: Callable[[int, str], Resources]
     # Of the encoder's arithmetic in extraction; part of the result, so it belongs to the profile and not to the device.
     feature_precision: Precision = "float32"
+    # That rows may name beside ``encoder``. No part of what names a sweep: the recipes of its rows hold them.
+    encoders: Mapping[str, Architecture] = field(default_factory=dict)
+
+    @property
+    def known_encoders(self) -> tuple[Architecture, ...]:
+        """All of them, each once."""
+        return tuple(dict.fromkeys((self.encoder, *self.encoders.values())))
+
+    def encoder_of(self, stream: Stream) -> Architecture:
+        """The one that the stream names. ValueError if the profile has none of that name."""
+        if not stream.encoder:
+            return self.encoder
+        if stream.encoder not in self.encoders:
+            known = ", ".join(self.encoders) or "none"
+            raise ValueError(f"profile {self.name} has no encoder called {stream.encoder!r}; it has {known}")
+        return self.encoders[stream.encoder]
 
     def encoder_recipe(
         self,
@@ -67,55 +84,61 @@ class Profile:
         num_actions: int,
         workers: int,
         seed: int,
-        weights: Mapping[int, str] = MappingProxyType({}),
+        weights: Mapping[Architecture, str] = MappingProxyType({}),
     ) -> EncoderRecipe:
         """The encoder of a stream on these data; the teachers of a distilled one have its seed.
 
-        ``weights``: by depth, SHA-256 of a checkpoint that is taken as the vanilla encoder instead of training one.
+        ``weights``: SHA-256 of a checkpoint that is taken as the vanilla encoder instead of training one.
         """
-        encoder = replace(self.encoder, depth=stream.depth or self.encoder.depth)
+        encoder = self.encoder_of(stream)
         if stream.method == "random":
             return EncoderRecipe(encoder=encoder, seed=seed)
-        if stream.method == "action" and encoder.depth in weights:
-            return EncoderRecipe(encoder=encoder, weights=weights[encoder.depth])
+        if stream.method == "action" and encoder.for_snippets() in weights:
+            return EncoderRecipe(encoder=encoder, weights=weights[encoder.for_snippets()])
         data = {"trimmed": trimmed, "num_actions": num_actions, "workers": workers, "seed": seed, "weights": weights}
-        clips, train, teachers = replace(self.clips, kinds=stream.kinds), self.train, ()
-        if stream.method in ("two-head", "distillation"):
-            distils = stream.method == "distillation"
+        clips = replace(self.clips, half_len=encoder.clip_frames // 2, kinds=stream.kinds)
+        augment = self.augment if encoder.size_px is None else replace(self.augment, size_px=encoder.size_px)
+        train, teachers = self.train, ()
+        if stream.method in FUSIONS:
+            distils, classifies = stream.method == "distillation", stream.second == "classification"
             pretext = FusionSettings(
-                kinds=stream.kinds, num_actions=num_actions, matching_weight=self.matching_weight if distils else 0.0
+                kinds=stream.kinds if classifies else (),
+                num_actions=num_actions,
+                matching_weight=self.matching_weight if distils else 0.0,
+                pretext=None if classifies else make_pretext(stream.second, stream.kinds, num_actions),
             )
             # Choice: as many plain clips as synthetic ones in every batch.
-            clips = replace(clips, plain_clips=len(stream.kinds))
+            clips = replace(clips, plain_clips=len(stream.kinds) if classifies else 0)
             if not distils:
                 train = self.two_head_train
             else:
                 taught = (
-                    Stream(method="action", depth=stream.depth),
-                    Stream(method="classification", kinds=stream.kinds, depth=stream.depth),
+                    Stream(method="action", encoder=stream.encoder),
+                    Stream(method=stream.second, kinds=stream.kinds, encoder=stream.encoder),
                 )
                 teachers = tuple(self.encoder_recipe(teacher, **data) for teacher in taught)
         else:
-            is_action = stream.method == "action"
-            pretext = PretextSettings(
-                task=stream.method, kinds=stream.kinds, num_actions=num_actions if is_action else 0
-            )
+            pretext = make_pretext(stream.method, stream.kinds, num_actions)
         return EncoderRecipe(
             encoder=encoder,
             pretext=pretext,
             clips=clips,
-            augment=self.augment,
+            augment=augment,
             train=train,
             trimmed=trimmed,
             workers=workers,
             seed=seed,
             teachers=teachers,
-            # Choice: from random weights a bottleneck network did not leave chance otherwise (docs/findings.md).
-            zero_residual=encoder.depth == 50,
+            zero_residual=encoder.zero_residual,
         )
 
 
 _EMBEDDED = "embedded data set (Pantomime, synthetic videos): a proving ground, not evidence about Kinetics"
+
+
+def _resnets(width: int) -> dict[str, Architecture]:
+    """The depths of the paper's tables."""
+    return {f"r{depth}": EncoderSettings(depth=depth, width=width) for depth in (18, 34, 50)}
 
 
 def mini() -> Profile:
@@ -127,6 +150,7 @@ def mini() -> Profile:
         grounding=GroundingWorldSettings(train=450, test=150),
         stories=StorySettings(seed=1),  # Choice: not 0, on whose clips settings of the boundary heads were chosen
         encoder=EncoderSettings(depth=18, width=16),
+        encoders=_resnets(width=16),
         # Choice: only strong speed changes; weak ones are not learnt in this little training.
         clips=ClipSettings(gammas=(0.25, 4.0)),
         augment=AugmentSettings(size_px=48),
@@ -189,6 +213,7 @@ def smoke() -> Profile:
         grounding=GroundingWorldSettings(train=12, test=8),
         stories=StorySettings(games_train=4, games_test=4, tasks=3, clips_train=6, clips_val=6),
         encoder=EncoderSettings(depth=18, width=8),
+        encoders=_resnets(width=8),
         augment=AugmentSettings(size_px=32),
         train=TrainSettings(clips=128, batch_size=16, log_every_steps=2, checkpoint_every_steps=4),
         two_head_train=TrainSettings(clips=128, batch_size=16, log_every_steps=2, checkpoint_every_steps=4),
@@ -218,6 +243,7 @@ def paper() -> Profile:
         grounding=None,
         stories=None,
         encoder=EncoderSettings(depth=18, width=64),
+        encoders=_resnets(width=64),
         clips=ClipSettings(),
         augment=AugmentSettings(size_px=224),
         train=train,

@@ -8,35 +8,42 @@ default it does not enter the hash, so that those results are still found.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from bsp.clips.augment import AugmentSettings
 from bsp.clips.plan import BoundaryKind, ClipSettings
-from bsp.encoders.tsm import EncoderSettings
+from bsp.encoders.contract import Architecture
 from bsp.features.store import Precision
 from bsp.localization.gtad.network import GTADSettings
-from bsp.pretraining.fusion import FusionSettings
+from bsp.pretraining.contract import Pretext
 from bsp.pretraining.loop import TrainSettings
-from bsp.pretraining.pretext import PretextSettings
+from bsp.pretraining.pretexts import PRETEXTS
 from bsp.tasks.head import Blind
 
-Method = Literal["random", "action", "classification", "regression", "two-head", "distillation"]
+FUSIONS = ("two-head", "distillation")  # methods that train one encoder for action classes and a second pretext
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stream:
     """One encoder of a table's row, before data and seed are known. Features of several are concatenated."""
 
-    method: Method  # "action" is vanilla; classification and regression are boundary pretexts over ``kinds``
-    kinds: tuple[BoundaryKind, ...] = ()
+    method: str  # "random", the name of a pretext in PRETEXTS ("action" is vanilla), or one of FUSIONS
+    kinds: tuple[BoundaryKind, ...] = ()  # that "classification" and "regression" are over
+    second: str = "classification"  # of FUSIONS: the pretext beside "action"
     seed_offset: int = 0  # added to the row's seed
-    depth: int | None = None  # of the ResNet; None = the profile's
+    encoder: str = ""  # name of one of the profile's ``encoders``; "" = its own
+
+    def __post_init__(self) -> None:
+        for name, known in ((self.method, ("random", *PRETEXTS, *FUSIONS)), (self.second, tuple(PRETEXTS))):
+            if name not in known:
+                raise ValueError(f"no way of pre-training is called {name!r}; there are {', '.join(known)}")
 
     def __str__(self) -> str:
         kinds = "+".join(kind.name.lower() for kind in self.kinds)
+        second = self.second if self.second != "classification" else kinds
         other = f" seed+{self.seed_offset}" if self.seed_offset else ""
-        depth = f" R{self.depth}" if self.depth else ""
-        return f"{self.method}{f'({kinds})' if kinds else ''}{depth}{other}"
+        encoder = f" {self.encoder}" if self.encoder else ""
+        return f"{self.method}{f'({second})' if second else ''}{encoder}{other}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +51,8 @@ class EncoderRecipe:
     """Frozen encoder weights. ``pretext`` None is not trained: random (only encoder and seed count) or, with
     ``weights``, a published checkpoint as it is."""
 
-    encoder: EncoderSettings
-    pretext: PretextSettings | FusionSettings | None = None
+    encoder: Architecture
+    pretext: Pretext | None = None
     clips: ClipSettings | None = None
     augment: AugmentSettings | None = None
     train: TrainSettings | None = None
@@ -63,27 +70,25 @@ class EncoderRecipe:
             raise ValueError("a trained encoder needs pretext, clips, augment, train and trimmed; a random one none")
         if self.weights and self.pretext is not None:
             raise ValueError("weights from a file are taken as they are: such an encoder has no pretext")
-        distils = isinstance(self.pretext, FusionSettings) and self.pretext.distils
-        if len(self.teachers) != (2 if distils else 0):
-            raise ValueError(f"feature distillation needs 2 teachers, others none, not {len(self.teachers)}")
-        if distils and self.teachers[0].encoder != self.encoder:
+        teachers = self.pretext.teachers if self.pretext else 0
+        if len(self.teachers) != teachers:
+            raise ValueError(f"this pretext needs {teachers} teachers, not {len(self.teachers)}")
+        if self.clips is not None and 2 * self.clips.half_len != self.encoder.clip_frames:
+            raise ValueError(
+                f"{self.encoder.name} takes clips of {self.encoder.clip_frames} frames, but half_len "
+                f"{self.clips.half_len} gives {2 * self.clips.half_len}; change one of the two"
+            )
+        if teachers and self.teachers[0].encoder != self.encoder:
             raise ValueError("the student starts as a copy of the action teacher: their encoders must be the same")
 
     @property
     def name(self) -> str:
         """Readable file name: what was learnt, backbone, seed, steps."""
-        backbone = f"tsm_r{self.encoder.depth}w{self.encoder.width}"
         if self.weights:
-            return f"given_{backbone}_{self.weights[:8]}"
+            return f"given_{self.encoder.name}_{self.weights[:8]}"
         if self.pretext is None:
-            return f"random_{backbone}_seed{self.seed}"
-        kinds = "+".join("".join(word[0] for word in kind.name.lower().split("_")) for kind in self.pretext.kinds)
-        if isinstance(self.pretext, FusionSettings):
-            what = f"{'distilled' if self.pretext.distils else 'two-head'}_action+{kinds}"
-        else:
-            task = {"classification": "cls", "regression": "reg", "action": "action"}[self.pretext.task]
-            what = f"{kinds}_{task}" if kinds else task
-        return f"{what}_{backbone}_seed{self.seed}_step{self.train.steps}"
+            return f"random_{self.encoder.name}_seed{self.seed}"
+        return f"{self.pretext.name}_{self.encoder.name}_seed{self.seed}_step{self.train.steps}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -137,7 +137,7 @@ def row_recipes(row: Row, seed: int, profile: Profile, sources: Sources, workers
             num_actions=len(sources.trimmed.class_names),
             workers=workers,
             seed=of_seed + stream.seed_offset,
-            weights={depth: file.sha256 for depth, file in sources.vanilla_weights.items()},
+            weights={encoder: file.sha256 for encoder, file in sources.vanilla_weights.items()},
         )
 
     encoders = tuple(encoder(stream, seed) for stream in row.streams)

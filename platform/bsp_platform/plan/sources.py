@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +19,10 @@ from bsp.datasets.charades_sta import GroundingDataset
 from bsp.datasets.data_sets import DATA_SETS, Annotated, Embedded, VideoFile
 from bsp.datasets.kinetics import load_kinetics_folder
 from bsp.datasets.pantomime import render as pantomime
-from bsp.encoders.checkpoints import checkpoint_architecture, load_tsm_checkpoint
-from bsp.encoders.tsm import build_encoder
+from bsp.encoders.build import build_encoder
+from bsp.encoders.checkpoints import choose_settings, load_checkpoint
+from bsp.encoders.contract import Architecture
+from bsp.errors import FileError
 from bsp.localization.grounding.words import WordVectors, load_glove, tokenise
 from bsp_platform.plan.profiles import Profile
 from bsp_platform.storage.stages import file_sha256
@@ -33,7 +35,7 @@ class DataPaths:
     folders: Mapping[str, Path] = field(default_factory=dict)  # "kinetics", and of DATA_SETS
     glove: Path | None = None
     class_scores: tuple[tuple[str, Path], ...] = ()  # (data set, published classification result)
-    vanilla_weights: tuple[Path, ...] = ()  # checkpoints that stand for the vanilla encoder, by their depth
+    vanilla_weights: tuple[Path, ...] = ()  # checkpoints that stand for the vanilla encoder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,14 +58,15 @@ class Sources:
     labels_prints: Mapping[str, str] = field(default_factory=dict)  # of the annotations
     glove: WordVectors | None = None  # only the words that occur
     class_scores: Mapping[str, GivenFile] = field(default_factory=dict)  # by data set
-    vanilla_weights: Mapping[int, GivenFile] = field(default_factory=dict)  # by depth
+    vanilla_weights: Mapping[Architecture, GivenFile] = field(default_factory=dict)  # by encoder
 
     @property
     def notes(self) -> list[str]:
         """Where word embeddings, class scores and given weights come from, for the output."""
         notes = [f"class scores of {name}: {Path(file.path).name}" for name, file in self.class_scores.items()]
         notes += [
-            f"vanilla R{depth} is {Path(file.path).name}, as given" for depth, file in self.vanilla_weights.items()
+            f"vanilla {encoder.name} is {Path(file.path).name}, as given"
+            for encoder, file in self.vanilla_weights.items()
         ]
         if any(isinstance(data, GroundingDataset) for data in self.data.values()):
             if self.glove is None:
@@ -118,20 +121,18 @@ def _given(path: Path, report: str = "") -> GivenFile:
     return GivenFile(path=str(path.resolve()), sha256=file_sha256(path), report=report)
 
 
-def _vanilla_weights(paths: Iterable[Path], profile: Profile) -> dict[int, GivenFile]:
-    """Checkpoints by depth; ValueError for one of another width than the profile's, or two of one depth."""
-    found: dict[int, GivenFile] = {}
+def _vanilla_weights(paths: Iterable[Path], profile: Profile) -> dict[Architecture, GivenFile]:
+    """Checkpoints by encoder; ValueError for one that fits none of the profile's, or two of one encoder."""
+    found: dict[Architecture, GivenFile] = {}
+    offered = [encoder.for_snippets() for encoder in profile.known_encoders]
     for path in paths:
-        depth, width = checkpoint_architecture(path)
-        if width != profile.encoder.width:
-            raise ValueError(
-                f"{path}: a ResNet-{depth} of width {width}, but profile {profile.name} uses width "
-                f"{profile.encoder.width}; published weights go with --profile paper or paper-r50"
-            )
-        if depth in found:
-            raise ValueError(f"{path}: --vanilla-weights already has a ResNet-{depth}, {found[depth].path}")
-        report = load_tsm_checkpoint(build_encoder(replace(profile.encoder, depth=depth), seed=0), path)
-        found[depth] = _given(path, str(report))
+        try:
+            settings = choose_settings(path, offered)
+        except FileError as error:
+            raise FileError(f"{error}; this is profile {profile.name}, published weights go with paper") from None
+        if settings in found:
+            raise ValueError(f"{path}: --vanilla-weights already has {settings.name}, {found[settings].path}")
+        found[settings] = _given(path, str(load_checkpoint(build_encoder(settings, seed=0), path)))
     return found
 
 

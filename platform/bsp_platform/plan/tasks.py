@@ -71,7 +71,7 @@ def head_recipe(
         return FeatureRecipe(
             encoder=encoder,
             untrimmed=videos,
-            size_px=profile.augment.size_px,
+            size_px=encoder.encoder.size_px or profile.augment.size_px,
             precision=profile.feature_precision,
         )
 

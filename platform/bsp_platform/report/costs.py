@@ -10,15 +10,17 @@ import json
 import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from bsp.encoders.tsm import EncoderSettings, build_encoder, macs_per_clip
+from bsp.encoders.build import build_encoder, flops_per_clip
+from bsp.encoders.contract import Architecture
 from bsp.pretraining.fusion import TwoStream
 from bsp_platform.plan.profiles import Profile
+from bsp_platform.plan.rows import Row
 from bsp_platform.report.tables import hardware
 from bsp_platform.storage.stages import StageStore, write_json
 from bsp_platform.work.cluster.device import local_device
@@ -31,34 +33,33 @@ _BATCH, _ROUNDS = 16, 7  # clips of a forward pass; timed passes of each archite
 class CostRecipe:
     """A comparison of encoders side by side on one machine."""
 
-    encoder: EncoderSettings
+    encoder: Architecture
     size_px: int
     streams: tuple[int, ...]  # numbers of encoders side by side
     hardware: str
-    depths: tuple[int, ...] = field(default=(), metadata={"later": True})  # one per number above; () = the encoder's
+    encoders: tuple[Architecture, ...] = field(default=(), metadata={"later": True})  # of each; () = encoder
 
     @property
-    def variants(self) -> tuple[tuple[int, EncoderSettings], ...]:
+    def variants(self) -> tuple[tuple[int, Architecture], ...]:
         """(number of encoders, their settings) of every architecture."""
-        depths = self.depths or (self.encoder.depth,) * len(self.streams)
-        return tuple((n, replace(self.encoder, depth=d)) for n, d in zip(self.streams, depths, strict=True))
+        encoders = self.encoders or (self.encoder,) * len(self.streams)
+        return tuple(zip(self.streams, encoders, strict=True))
 
 
-def row_costs(rows: Sequence, profile: Profile, store: StageStore) -> dict[str, dict[str, Any]]:
+def row_costs(rows: Sequence[Row], profile: Profile, store: StageStore) -> dict[str, dict[str, Any]]:
     """By row name: "streams", "parameters", "flops_per_clip", "clips_per_s"."""
-    own = profile.encoder.depth
 
-    def variant(row) -> tuple[int, int]:
-        return len(row.streams), row.streams[0].depth or own
+    def variant(row: Row) -> tuple[int, Architecture]:
+        return len(row.streams), profile.encoder_of(row.streams[0])
 
-    variants = sorted({variant(row) for row in rows})
-    depths = tuple(depth for _, depth in variants)
+    variants = sorted({variant(row) for row in rows}, key=lambda variant: (variant[0], variant[1].name))
+    encoders = tuple(encoder for _, encoder in variants)
     recipe = CostRecipe(
         encoder=profile.encoder,
         size_px=profile.augment.size_px,
         streams=tuple(count for count, _ in variants),
         hardware=hardware(),
-        depths=() if set(depths) == {own} else depths,
+        encoders=() if set(encoders) == {profile.encoder} else encoders,
     )
 
     def build(folder: Path) -> None:
@@ -76,7 +77,10 @@ def measure(recipe: CostRecipe) -> list[dict[str, Any]]:
     torch.set_num_threads(1)
     size = recipe.size_px
     generator = torch.Generator().manual_seed(0)
-    clip = torch.rand((_BATCH, recipe.encoder.frames, 3, size, size), generator=generator).to(device)
+    clips = [
+        torch.rand((_BATCH, encoder.clip_frames, 3, size, size), generator=generator).to(device)
+        for _, encoder in recipe.variants
+    ]
     models = [
         TwoStream([build_encoder(encoder, seed) for seed in range(count)]).eval().to(device)
         for count, encoder in recipe.variants
@@ -84,7 +88,7 @@ def measure(recipe: CostRecipe) -> list[dict[str, Any]]:
     seconds: list[list[float]] = [[] for _ in models]
     with torch.inference_mode():
         for round_number in range(-1, _ROUNDS):  # the first round warms up
-            for model, times in zip(models, seconds, strict=True):
+            for model, clip, times in zip(models, clips, seconds, strict=True):
                 began = time.perf_counter()
                 model(clip)
                 if device.type == "cuda":
@@ -95,9 +99,9 @@ def measure(recipe: CostRecipe) -> list[dict[str, Any]]:
     return [
         {
             "streams": count,
-            "depth": encoder.depth,
+            "encoder": encoder.name,
             "parameters": sum(p.numel() for p in model.parameters()),
-            "flops_per_clip": 2 * count * macs_per_clip(encoder, size),
+            "flops_per_clip": count * flops_per_clip(encoder, size),
             "clips_per_s": _BATCH / statistics.median(times),
             "device": str(device),
         }

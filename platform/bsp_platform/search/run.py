@@ -218,7 +218,12 @@ def _tune(search: Search, tracking: SearchTracking, console: TextIO, troubles: l
         say(line, file=console)
     resources, at_a_time = plan.resources, plan.rows
     say(f"decoding up to {spec.probe.videos} training videos for the probe", file=console)
-    videos = load_probe_videos(sources.data["activitynet"], options.profile.augment.size_px, spec.probe)
+    videos = load_probe_videos(
+        sources.data["activitynet"],
+        options.profile.augment.size_px,
+        options.profile.encoder.for_snippets().clip_frames,
+        spec.probe,
+    )
     rows = RowJob(
         storage=search.store.address,
         resources=resources,

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
-from bsp.clips.plan import BoundaryKind, ClipSettings
+from bsp.clips.plan import PAPER_KINDS, BoundaryKind, ClipSettings
 from bsp_platform.plan.profiles import Profile
 from bsp_platform.plan.recipes import EncoderRecipe, Stream
 from bsp_platform.plan.rows import RowRecipes
@@ -19,7 +19,7 @@ from bsp_platform.plan.sources import Sources
 from bsp_platform.plan.tasks import head_recipe
 
 Fusion = Literal["alone", "two-stream", "two-head", "distillation"]
-KINDS = {"".join(word[0] for word in kind.name.lower().split("_")): kind for kind in BoundaryKind}  # dc, sc, ds, ss
+KINDS = {kind.short: kind for kind in PAPER_KINDS}  # dc, sc, ds, ss
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,11 +168,11 @@ def plan_trial(
         "trimmed": sources.trimmed_print,
         "num_actions": len(sources.trimmed.class_names),
         "workers": workers,
-        "weights": {depth: file.sha256 for depth, file in sources.vanilla_weights.items()},
+        "weights": {encoder: file.sha256 for encoder, file in sources.vanilla_weights.items()},
     }
     varied = replace(
         profile,
-        encoder=replace(profile.encoder, frames=2 * setting.tau),
+        encoder=profile.encoder.for_clips(2 * setting.tau),
         clips=setting.clips(profile.clips),
         train=_shortened(profile.train, clips),
         two_head_train=_shortened(profile.two_head_train, 2 * clips if clips else None),

@@ -51,11 +51,11 @@ class Search:
 
     def __init__(self, spec: SearchOptions, options: Options, sources: Sources, store: StageStore):
         self.spec, self.options, self.sources, self.store = spec, options, sources, store
-        settings = as_plain(replace(options.profile, resources=None))
+        settings = as_plain(replace(options.profile, resources=None, encoders={}))
         names = {k: v for k, v in asdict(spec).items() if k not in ("trials", "name")}
         prints = [sources.trimmed_print, dict(sources.videos_prints), dict(sources.labels_prints)]
         given = {name: file.sha256 for name, file in sources.class_scores.items()}
-        given |= {f"vanilla R{depth}": file.sha256 for depth, file in sources.vanilla_weights.items()}
+        given |= {f"vanilla {encoder.name}": file.sha256 for encoder, file in sources.vanilla_weights.items()}
         seeds = {"seeds": options.seeds, "workers": options.workers}
         self.key = recipe_hash({"profile": settings, "search": names, "data": prints, "given": given, **seeds})
         self.ledger = Ledger(store, f"searches/{self.key}/trials.json")

@@ -19,7 +19,7 @@ from bsp_platform.work.probe import PROBE
 if TYPE_CHECKING:
     from bsp_platform.search.state import Search
 
-_CURVES = ("loss", "accuracy", "action_accuracy", "boundary_accuracy", "clips_per_s", "data_wait_share")
+_CURVES = ("loss", "clips_per_s", "data_wait_share")
 
 
 class SearchTracking:
@@ -62,7 +62,11 @@ class SearchTracking:
         """A training record or a probe score, at its step."""
         if "step" not in result:
             return
-        curve = {name: result[name] for name in _CURVES if isinstance(result.get(name), float)}
+        curve = {
+            name: result[name]
+            for name in (*_CURVES, *result.get("statistics", ()))
+            if isinstance(result.get(name), float)
+        }
         searched = {plan.searched.name for plan in self.search.plans(trial.setting)[:1]}
         if result.get("encoder") in searched and curve:
             self.tracker.history(self.runs[trial.number], "pretrain/", [{"step": result["step"], **curve}])

@@ -19,7 +19,7 @@ from bsp_platform.plain_text import plain_table, printable
 _EVERY_S = 60.0  # without a terminal: at most one line per row and stage in this time
 _ENDS = ("finished", "FAILED")
 # Of what Tune reports: the measurements; they stay on show until the next ones of the same stage.
-_MEASURED = ("loss", "accuracy", "change_point_error", "clips_per_s", "data_wait_share", "skipped", "rate")
+_MEASURED = ("loss", "statistics", "clips_per_s", "data_wait_share", "skipped", "rate")
 
 
 class LiveView:
@@ -65,7 +65,8 @@ class LiveView:
                 self._line(cell, state, now)  # how the stage before ended
             state.update(stage=stage, text="", measured={}, first=None)
             self._line(cell, state, now)
-        state["measured"] |= {name: news[name] for name in _MEASURED if name in news}
+        measured = (*_MEASURED, *news.get("statistics", ()))
+        state["measured"] |= {name: news[name] for name in measured if name in news}
         state["text"] = self._progress(state, news, now) or state["text"]
         if state["text"] and now - state["printed"] >= _EVERY_S:
             self._line(cell, state, now)
@@ -91,7 +92,7 @@ class LiveView:
         done, total = news.get("at", news.get("step")), news.get("total", news.get("steps"))
         if done is not None and total:
             parts.append(f"{'step ' if 'step' in news else ''}{done}/{total} ({done / total:.0%})")
-        parts += [f"{name} {has[name]:.3f}" for name in ("loss", "accuracy", "change_point_error") if name in has]
+        parts += [f"{name} {has[name]:.3f}" for name in ("loss", *has.get("statistics", ())) if name in has]
         if "clips_per_s" in has:
             parts.append(f"{has['clips_per_s']:.0f} clips/s, waiting for data {has['data_wait_share']:.0%}")
         if has.get("rate"):

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from bsp.clips.plan import plan_clip
 from bsp.files.text import parse_json
 from bsp_platform.plan.recipes import AnyHeadRecipe, ClassScoresFile, ClassScoresRecipe, EncoderRecipe, FeatureRecipe
 from bsp_platform.plan.rows import Cell, RowRecipes
@@ -104,7 +103,7 @@ class _RowRunner:
                 return train_encoder(folder, recipe, None, self.job.resources, store=self.store)
             catalog = ray.get(self.job.catalog)
             for index in range(max(1, len(recipe.clips.kinds))):  # refuse an impossible kind before starting
-                plan_clip(catalog, recipe.clips, recipe.seed, index)
+                recipe.pretext.plan(catalog, recipe.clips, recipe.seed, index)
             stream = ClipStream(
                 catalog=self.job.catalog,
                 clips=recipe.clips,
@@ -113,6 +112,8 @@ class _RowRunner:
                 batch_size=recipe.train.batch_size,
                 length=recipe.train.clips,
                 frame_cache_mb=self.job.resources.frame_cache_mb,
+                plan=recipe.pretext.plan,
+                synthesise=recipe.pretext.synthesise,
             )
             return train_encoder(
                 folder,

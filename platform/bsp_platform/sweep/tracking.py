@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +21,11 @@ from bsp_platform.work.pretraining import WEIGHTS
 class SweepTracking:
     """The MLflow side of one sweep: a parent, a child per row and seed, curves, scores, files."""
 
-    NO_CURVE = frozenset({"encoder", "step", "steps", "skipped"})  # of a training record
-
     def __init__(self, experiment: Experiment, profile: Profile, sources: Sources, options: Options):
         self.experiment, self.profile = experiment, profile
         self.results = options.results / experiment.name / profile.name
         self.tracker = Tracker(options.tracking_uri, experiment.name, options.tracking_home)
-        settings = as_plain(replace(profile, resources=None))
+        settings = as_plain(replace(profile, resources=None, encoders={}))
         data = {"trimmed": sources.trimmed_print}
         for name in sources.data:
             data |= {name: sources.videos_prints[name], f"{name} labels": sources.labels_prints[name]}
@@ -59,7 +57,7 @@ class SweepTracking:
                 "row": row.label, "row_order": number + 1, "seed": cell[1],
                 "task": " + ".join(stream.method for stream in row.streams), "kinds": "+".join(kinds) or "none",
                 "streams": len(row.streams), "heads": "+".join(row.heads), "blind": row.blind or "no",
-                "profile": self.profile.name, "depth": encoder.depth, "width": encoder.width,
+                "profile": self.profile.name, "backbone": encoder.name, **asdict(encoder),
                 "size_px": self.profile.augment.size_px, "clips": train.clips, "learning_rate": train.learning_rate,
             }  # fmt: skip
             for head, recipe in r.heads.items():
@@ -85,14 +83,8 @@ class SweepTracking:
 
     def _curve_names(self, result: dict[str, Any]) -> list[str]:
         """Of what Tune hands over, the numbers of the training record; Tune adds many of its own."""
-        known = ("loss", "clips_per_s", "data_wait_share", "learning_rate", "change_point_error", *SHARES)
-        return [
-            name
-            for name, value in result.items()
-            if name not in self.NO_CURVE
-            and isinstance(value, float)
-            and (name in known or name.endswith("accuracy") or name.startswith("matching_"))
-        ]
+        known = ("loss", "clips_per_s", "data_wait_share", "learning_rate", *result.get("statistics", ()), *SHARES)
+        return [name for name in known if isinstance(result.get(name), float)]
 
     def close_cell(self, cell: Cell) -> None:
         """Log the scores, curves and files of a finished row and seed, once; without scores it has failed."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
 from bsp.errors import VideoError
-from bsp.features.store import SNIPPET_FRAMES, FeatureInfo, encoder_hash, extract_features, write_features
+from bsp.features.store import FeatureInfo, encoder_hash, extract_features, write_features
 from bsp_platform.plan.recipes import EncoderRecipe, FeatureRecipe
 from bsp_platform.storage.errors import retry
 from bsp_platform.storage.stages import StageStore
@@ -36,14 +36,13 @@ class Extractor:
         self.job = job
         torch.backends.cudnn.allow_tf32 = False  # float32 is float32; bfloat16 does not ask
         self.device = assigned_device(job.gpus)
-        # Snippets are 8 frames, whatever 2 * tau the encoder was trained on: the shift has no weights.
-        architecture = replace(job.recipe.encoder.encoder, frames=SNIPPET_FRAMES)
+        architecture = job.recipe.encoder.encoder.for_snippets()
         weights, self.folder = job.weights, job.folder
         if job.store:
             weights, self.folder = job.store.download_paths(weights), job.store.local_path(self.folder)
         encoder = retry(lambda: load_encoder(weights, EncoderRecipe(encoder=architecture)), weights)
         self.hash = encoder_hash(encoder)
-        self.encoder = encoder.to(self.device, memory_format=torch.channels_last)
+        self.encoder = encoder.to(self.device)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         rows = [self.extract(str(v), str(p)) for v, p in zip(batch["video_id"], batch["path"], strict=True)]

@@ -21,9 +21,10 @@ from typing import Any
 
 import numpy as np
 
+from bsp.encoders.contract import Architecture
 from bsp.errors import VideoError
 from bsp.features.snippet_encoder import SnippetEncoder
-from bsp.features.store import SNIPPET_FRAMES, FeatureInfo, VideoSnippets, batches_of
+from bsp.features.store import FeatureInfo, VideoSnippets, batches_of
 from bsp_platform.work.cluster.start import Resources
 from bsp_platform.work.extractor import ExtractionJob, Extractor
 
@@ -35,20 +36,23 @@ _LOST_ACTORS = 20  # that an extraction survives: spot machines go
 _WRITERS = 4
 
 
-def decode_video(video_id: str, path: str, size_px: int) -> Iterator[dict[str, Any]]:
-    """Blocks of one video: "first" number and "pixels" uint8 [N, T, H, W, 3]; the last also has "record", the video's
-    FeatureInfo without what only the encoder knows. An unreadable video ends with a block that is only "error"."""
-    block = max(1, BLOCK_BYTES // (SNIPPET_FRAMES * size_px**2 * 3))
+def decode_video(video_id: str, path: str, size_px: int, architecture: Architecture) -> Iterator[dict[str, Any]]:
+    """Blocks of the snippets of one video: "first" number and "pixels" uint8 [N, T, H, W, 3], as encoders take them;
+    the last also has "record", the video's FeatureInfo without what only the weights tell. An unreadable video ends
+    with a block that is only "error"."""
+    length = architecture.clip_frames
+    block = max(1, BLOCK_BYTES // (length * size_px**2 * 3))
     held: dict[str, Any] | None = None  # the last block is sent when nothing can go wrong any more
     try:
-        snippets = VideoSnippets(path, video_id=video_id, size_px=size_px)
+        snippets = VideoSnippets(path, video_id=video_id, size_px=size_px, snippet_frames=length)
         first = 0
         for pixels in batches_of(snippets, block):
             if held is not None:
                 yield held
             held = {"first": first, "pixels": pixels}
             first += len(pixels)
-        record = snippets.info(feature_width=0, weights_hash="", precision="float32")
+        pixels_as = {"mean": architecture.mean, "std": architecture.std}
+        record = snippets.info(**pixels_as, feature_width=0, weights_hash="", precision="float32")
     except VideoError as error:
         yield {"error": str(error)}
     else:
@@ -111,7 +115,7 @@ class GpuExtractor:
         while waiting or running:
             while waiting and len(running) < self.resources.decoders_per_extractor:
                 video_id, path = waiting.popleft()
-                running[task.remote(video_id, path, size_px)] = video_id
+                running[task.remote(video_id, path, size_px, self.base.encoder.settings)] = video_id
             for blocks in ray.wait(list(running), num_returns=1)[0]:
                 video_id = running.pop(blocks)
                 try:

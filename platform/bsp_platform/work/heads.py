@@ -19,8 +19,8 @@ import torch
 from bsp.datasets.activitynet import LocalizationDataset
 from bsp.datasets.class_scores import read_class_scores
 from bsp.features.record import FeatureInfo
+from bsp.features.streams import concatenate_streams
 from bsp.localization.grounding.words import WordVectors
-from bsp.pretraining.fusion import concatenate_streams
 from bsp.tasks.class_scores import class_scores_document, classify_videos
 from bsp.tasks.head import ClassScores, Features, Head, HeadInputs, Sentences, no_class_scores, run_head
 from bsp_platform.plan.recipes import AnyHeadRecipe, GroundingRecipe

@@ -20,14 +20,15 @@ from typing import Any
 
 import torch
 
-from bsp.encoders.tsm import TSMResNet, build_encoder, load_tsm_checkpoint
+from bsp.encoders.build import build_encoder
+from bsp.encoders.checkpoints import load_checkpoint
+from bsp.encoders.contract import Encoder
 from bsp.errors import FileError
 from bsp.files.text import parse_json
 from bsp.files.weights import parse_weights
-from bsp.pretraining.fusion import FusionModel, FusionSettings, fusion_objective
-from bsp.pretraining.loop import Loss, make_optimiser, prepare_device, restore, train_steps, training_state
+from bsp.pretraining.contract import Loss, PretrainingModel
+from bsp.pretraining.loop import make_optimiser, prepare_device, restore, train_steps, training_state
 from bsp.pretraining.prefetch import empty_for
-from bsp.pretraining.pretext import PretextModel, pretext_objective
 from bsp.pretraining.workers import Workers
 from bsp_platform.plan.recipes import EncoderRecipe
 from bsp_platform.storage.errors import named_disk_full
@@ -56,32 +57,28 @@ class TrainJob:
     resources: Resources
     teachers: tuple[Any, ...] = ()  # weight files of recipe.teachers: paths, or what ``store`` made of them
     store: StageStore | None = None  # None: every node sees the teachers' files
-    probe: Callable[[TSMResNet, int], dict[str, float]] | None = None  # (encoder, step) -> metrics; see work/probe.py
+    probe: Callable[[Encoder, int], dict[str, float]] | None = None  # (encoder, step) -> metrics; see work/probe.py
 
 
-def build_model(recipe: EncoderRecipe) -> PretextModel | FusionModel:
+def build_model(recipe: EncoderRecipe) -> PretrainingModel:
     """The untrained network of a recipe: encoder and heads."""
     encoder = build_encoder(recipe.encoder, recipe.seed, zero_residual=recipe.zero_residual)
-    if isinstance(recipe.pretext, FusionSettings):
-        widths = [teacher.encoder.feature_width for teacher in recipe.teachers]
-        return FusionModel(encoder, recipe.pretext, recipe.seed, widths)
-    return PretextModel(encoder, recipe.pretext, seed=recipe.seed)
+    widths = [teacher.encoder.feature_width for teacher in recipe.teachers]
+    return recipe.pretext.model(encoder, recipe.seed, widths)
 
 
-def start_training(job: TrainJob, device: torch.device) -> tuple[PretextModel | FusionModel, Loss]:
+def start_training(job: TrainJob, device: torch.device) -> tuple[PretrainingModel, Loss]:
     """The network as it is before step 0, and the loss; a student's teachers are loaded onto the device."""
     recipe = job.recipe
     model = build_model(recipe)
-    if not isinstance(recipe.pretext, FusionSettings):
-        return model.to(device, memory_format=torch.channels_last), pretext_objective(recipe.pretext)
     paths = job.store.download_paths(job.teachers) if job.store else job.teachers
     teachers = [load_encoder(Path(path), of) for path, of in zip(paths, recipe.teachers, strict=True)]
     if teachers:
         # Choice: the student starts as a copy of the action teacher. From random weights it learnt the boundary
         # teacher's features within 800 steps and nothing of the action teacher's (docs/findings.md).
         model.encoder.load_state_dict(teachers[0].state_dict())
-    teachers = [teacher.to(device, memory_format=torch.channels_last) for teacher in teachers]
-    return model.to(device, memory_format=torch.channels_last), fusion_objective(recipe.pretext, teachers)
+    teachers = [teacher.to(device) for teacher in teachers]
+    return model.to(device), recipe.pretext.objective(teachers)
 
 
 def train_worker(config: dict[str, Any]) -> None:
@@ -140,7 +137,7 @@ def train_worker(config: dict[str, Any]) -> None:
         if not (record or save):
             continue
         metrics = {"encoder": recipe.name, "step": done, "steps": settings.steps, "skipped": len(skipped)}
-        metrics["processes"] = world_size
+        metrics |= {"processes": world_size, "statistics": recipe.pretext.statistics}
         if record:
             metrics |= record | makers.take()
         if save and rank == 0 and job.probe:
@@ -215,7 +212,7 @@ def train_encoder(
     *,
     teachers: Sequence[Path] = (),
     callbacks: list | None = None,
-    probe: Callable[[TSMResNet, int], dict[str, float]] | None = None,
+    probe: Callable[[Encoder, int], dict[str, float]] | None = None,
     store: StageStore | None = None,
 ) -> dict[str, Any]:
     """Make the encoder of ``recipe`` in the stage folder; returns facts for the manifest.
@@ -286,20 +283,20 @@ def given_encoder(folder: Path, recipe: EncoderRecipe, checkpoint: Path) -> dict
     if file_sha256(checkpoint) != recipe.weights:
         raise ValueError(f"{checkpoint} is no longer the file that the run began with; start the command again")
     encoder = build_encoder(recipe.encoder, recipe.seed)
-    report = load_tsm_checkpoint(encoder, checkpoint)
+    report = load_checkpoint(encoder, checkpoint)
     save_encoder(encoder, recipe, folder)
     write_json(folder / HISTORY, [])
     (folder / "loading_report.txt").write_text(f"{checkpoint.name}\n{report}\n", "utf-8")
     return {"name": recipe.name, "checkpoint": checkpoint.name, "loading_report": str(report)}
 
 
-def save_encoder(encoder: TSMResNet, recipe: EncoderRecipe, folder: Path) -> None:
+def save_encoder(encoder: Encoder, recipe: EncoderRecipe, folder: Path) -> None:
     content = io.BytesIO()  # a write that fails can be tried again
     torch.save({"name": recipe.name, "encoder": encoder.state_dict()}, content)
     write_bytes(folder / WEIGHTS, content.getbuffer())
 
 
-def load_encoder(path: Path, recipe: EncoderRecipe) -> TSMResNet:
+def load_encoder(path: Path, recipe: EncoderRecipe) -> Encoder:
     """The encoder of a complete stage, in evaluation mode, on the CPU. FileError, naming the file, if it is damaged."""
     encoder = build_encoder(recipe.encoder, recipe.seed)
     content = parse_weights(path.read_bytes(), path)  # also compares the checksums inside the file

@@ -9,18 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
-
 from bsp.datasets.activitynet import LocalizationDataset
-from bsp.encoders.tsm import build_encoder
+from bsp.encoders.build import build_encoder
+from bsp.encoders.contract import Encoder
 from bsp.errors import VideoError
 from bsp.features.probe import ProbeVideo, half_targets, load_probe_video, probe_score, snippet_features
-from bsp.features.store import SNIPPET_FRAMES
 from bsp_platform.plan.recipes import EncoderRecipe
 from bsp_platform.work.listed_features import has_features, read_listed
 
@@ -49,7 +46,7 @@ class BoundaryProbe:
     recipe: EncoderRecipe
     at_steps: tuple[int, ...]
 
-    def __call__(self, encoder: nn.Module, step: int) -> dict[str, Any]:
+    def __call__(self, encoder: Encoder, step: int) -> dict[str, Any]:
         if step not in self.at_steps:
             return {}
         import ray
@@ -73,7 +70,7 @@ def release_workers(group: str) -> None:
 
 
 def load_probe_videos(
-    data: LocalizationDataset, size_px: int, settings: ProbeSettings, *, threads: int = 2
+    data: LocalizationDataset, size_px: int, snippet_frames: int, settings: ProbeSettings, *, threads: int = 2
 ) -> list[ProbeVideo]:
     """Decode the first ``settings.videos`` readable videos of the training subset, in the annotations' order.
 
@@ -84,7 +81,7 @@ def load_probe_videos(
 
     def load(video) -> ProbeVideo | None:
         try:
-            return load_probe_video(video, size_px, settings.max_snippets)
+            return load_probe_video(video, size_px, settings.max_snippets, snippet_frames)
         except VideoError:
             return None  # extraction counts and names broken videos; the probe takes the next one
 
@@ -102,13 +99,12 @@ def load_probe_videos(
     return found
 
 
-def score_encoder(encoder: nn.Module, recipe: EncoderRecipe, videos: Sequence[ProbeVideo]) -> float:
+def score_encoder(encoder: Encoder, recipe: EncoderRecipe, videos: Sequence[ProbeVideo]) -> float:
     """Boundary average precision (percent) of an encoder as it is now; the encoder is only read."""
     device = next(encoder.parameters()).device
-    # Snippets are 8 frames, whatever 2 * tau the encoder is trained on: the shift has no weights.
-    frozen = build_encoder(replace(recipe.encoder, frames=SNIPPET_FRAMES), recipe.seed)
+    frozen = build_encoder(recipe.encoder.for_snippets(), recipe.seed)
     frozen.load_state_dict(encoder.state_dict())
-    frozen = frozen.to(device, memory_format=torch.channels_last).eval()
+    frozen = frozen.to(device).eval()
     features = [snippet_features(frozen, video.frames_STHWC, device) for video in videos]
     return probe_score(features, [video.boundary_S for video in videos])
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -22,7 +22,7 @@ from ray.data.datasource import Datasource, ReadTask
 from bsp.clips.augment import AugmentSettings, augment_clip
 from bsp.clips.catalog import Catalog
 from bsp.clips.frame_cache import FrameCache
-from bsp.clips.plan import ClipSettings, plan_clip
+from bsp.clips.plan import ClipPlan, ClipSettings, plan_clip
 from bsp.clips.synthesis import collate, decode, synthesise
 from bsp.errors import VideoError
 from bsp_platform.work.bottleneck import MAKER, MakerClock
@@ -54,6 +54,8 @@ class ClipStream:
     frame_cache_mb: int = 0  # decoded videos kept per clip maker, 0 = off; changes no clip
     # (catalog, plan, time_limit_s=, cache=) -> the planned frames of each video; simulations bring their own
     decode: Callable[..., list[np.ndarray]] = decode
+    plan: Callable[[Catalog, ClipSettings, int, int], ClipPlan] = plan_clip  # a pretext brings its own ...
+    synthesise: Callable[[ClipPlan, Sequence[np.ndarray]], np.ndarray] = synthesise  # ... and this
 
 
 def make_clips(
@@ -69,11 +71,12 @@ def make_clips(
     cache = cache or FrameCache(0)
     size = stream.augment.size_px
     for index in indices:
-        plan = plan_clip(catalog, stream.clips, stream.seed, int(index))
+        plan = stream.plan(catalog, stream.clips, stream.seed, int(index))
         before = cache.damaged
         try:
             frames = stream.decode(catalog, plan, time_limit_s=stream.time_limit_s, cache=cache)
-            clip = augment_clip(synthesise(plan, frames), stream.augment, plan.augment_seed)
+            clip = np.ascontiguousarray(stream.synthesise(plan, frames))  # a pretext may give a view
+            clip = augment_clip(clip, stream.augment, plan.augment_seed)
             errors.append("")
         except VideoError as error:
             clip = np.zeros((2 * stream.clips.half_len, size, size, 3), np.uint8)

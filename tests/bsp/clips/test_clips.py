@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from bsp.clips.catalog import Catalog
 from bsp.clips.plan import (
+    PAPER_KINDS,
     BoundaryKind,
     ClipSettings,
     first_video_weights,
@@ -22,7 +23,7 @@ from bsp.clips.plan import (
     speed_offsets,
 )
 
-DIFF_CLASS, SAME_CLASS, DIFF_SPEED, SAME_SPEED = BoundaryKind
+DIFF_CLASS, SAME_CLASS, DIFF_SPEED, SAME_SPEED = PAPER_KINDS
 
 
 def make_catalog(labels, frames=100, first_frame=0):
@@ -243,7 +244,7 @@ def test_same_speed_and_plain_clips_are_one_video_at_its_own_rate():
 
 def test_each_block_of_indices_has_each_label_once():
     catalog = make_catalog([0, 0, 1, 1])
-    for kinds in (tuple(BoundaryKind), (DIFF_SPEED, SAME_SPEED), (SAME_SPEED, DIFF_CLASS, SAME_CLASS)):
+    for kinds in (PAPER_KINDS, (DIFF_SPEED, SAME_SPEED), (SAME_SPEED, DIFF_CLASS, SAME_CLASS)):
         config = ClipSettings(kinds=kinds)
         plans = [plan_clip(catalog, config, 5, index) for index in range(len(kinds) * 40)]
         assert all(plan.kind == kinds[plan.label] for plan in plans)

@@ -7,13 +7,13 @@ import pytest
 
 from bsp.clips.augment import AugmentSettings
 from bsp.clips.catalog import Catalog
-from bsp.clips.plan import BoundaryKind, ClipSettings, plan_clip
+from bsp.clips.plan import PAPER_KINDS, ClipSettings, plan_clip
 from bsp.clips.synthesis import collate, decode, render_clip, synthesise
 from bsp.errors import VideoOpenError
 from bsp.video.read import READERS
 from bsp.video.write import write_mp4
 
-DIFF_CLASS, SAME_CLASS, DIFF_SPEED, SAME_SPEED = BoundaryKind
+DIFF_CLASS, SAME_CLASS, DIFF_SPEED, SAME_SPEED = PAPER_KINDS
 SIZE = 32
 
 

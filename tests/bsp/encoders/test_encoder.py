@@ -6,14 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from bsp.encoders.tsm import (
-    EncoderSettings,
-    build_encoder,
-    macs_per_clip,
-    parameter_groups,
-    shift_reference,
-    temporal_shift,
-)
+from bsp.encoders.build import build_encoder, flops_per_clip
+from bsp.encoders.tsm import EncoderSettings, shift_reference, temporal_shift
+from bsp.pretraining.loop import parameter_groups
 
 TINY = EncoderSettings(width=8)
 
@@ -174,14 +169,14 @@ def test_published_sizes(depth, backbone, with_400, feature, gmacs_frame, gmacs_
     assert parameters == backbone
     assert parameters + 400 * (encoder.feature_width + 1) == with_400
     assert encoder.feature_width == settings.feature_width == feature
-    macs = macs_per_clip(settings, 224, num_classes=400)
+    macs = flops_per_clip(settings, 224) / 2 + 8 * 400 * feature
     assert f"{macs / 8e9:.3f}" == gmacs_frame
     assert f"{macs / 1e9:.2f}" == gmacs_clip
 
 
 @pytest.mark.parametrize(("depth", "size"), [(18, 64), (34, 56), (50, 48), (50, 45)])
-def test_macs_equal_what_runs(depth, size):
-    """The formula against the shapes that convolutions really see, odd sizes included."""
+def test_flops_are_two_per_product_of_the_convolutions_that_run(depth, size):
+    """Against the shapes that convolutions really see, odd sizes included."""
     settings = EncoderSettings(depth=depth, width=8)
     encoder, counted = build_encoder(settings, 0).eval(), []
 
@@ -194,7 +189,7 @@ def test_macs_equal_what_runs(depth, size):
             module.register_forward_hook(count)
     with torch.no_grad():
         assert encoder(clips(1, size)).shape == (1, 8, settings.feature_width)
-    assert macs_per_clip(settings, size) == sum(counted)
+    assert flops_per_clip(settings, size) == 2 * sum(counted)
 
 
 def test_seed_decides_the_weights_and_global_state_stays():

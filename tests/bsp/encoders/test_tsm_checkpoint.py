@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from bsp.encoders.checkpoints import checkpoint_architecture
-from bsp.encoders.tsm import EncoderSettings, build_encoder, load_tsm_checkpoint
+from bsp.encoders.build import build_encoder
+from bsp.encoders.checkpoints import checkpoint_settings, load_checkpoint
+from bsp.encoders.tsm import EncoderSettings
 from bsp.errors import FileError
 
 TINY = EncoderSettings(width=8)
@@ -63,7 +64,7 @@ def test_published_file_lands_in_the_right_places(depth, tmp_path):
     state = published(depth)
     torch.save({"epoch": 50, "arch": f"resnet{depth}", "state_dict": state, "best_prec1": 70.1}, path)
     encoder = build_encoder(EncoderSettings(depth=depth, width=8), 0)
-    report = load_tsm_checkpoint(encoder, path)
+    report = load_checkpoint(encoder, path)
     loaded = encoder.state_dict()
     assert len(report.matched) == len(report.renamed) == len(loaded) == len(state) - 2
     assert set(report.unused) == {"module.new_fc.weight", "module.new_fc.bias"}
@@ -86,7 +87,7 @@ def test_torchvision_names_and_absent_counters():
     state["fc.weight"] = state.pop("module.new_fc.weight")
     state["fc.bias"] = state.pop("module.new_fc.bias")
     encoder = build_encoder(TINY, 0)
-    report = load_tsm_checkpoint(encoder, state)
+    report = load_checkpoint(encoder, state)
     assert report.renamed == ()
     assert report.unused == ("fc.weight", "fc.bias")
     assert len(report.missing) == 20  # one per batch norm: stem, two per block, three shortcuts
@@ -97,7 +98,7 @@ def test_torchvision_names_and_absent_counters():
 def test_own_state_dict_round_trip(tmp_path):
     first, second = build_encoder(TINY, 1), build_encoder(TINY, 2)
     torch.save({"name": "x", "encoder": first.state_dict()}, tmp_path / "encoder.pt")
-    load_tsm_checkpoint(second, tmp_path / "encoder.pt")
+    load_checkpoint(second, tmp_path / "encoder.pt")
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
 
 
@@ -156,13 +157,13 @@ def test_wrong_files_are_refused_and_change_nothing(content, reason, tmp_path):
     encoder = build_encoder(TINY, 0)
     before = {k: v.clone() for k, v in encoder.state_dict().items()}
     with pytest.raises(ValueError, match=rf"wrong\.pth: .*{reason}"):
-        load_tsm_checkpoint(encoder, path)
+        load_checkpoint(encoder, path)
     assert all(torch.equal(before[k], v) for k, v in encoder.state_dict().items())
 
 
 def test_shifted_weights_into_an_unshifted_encoder_are_refused():
     with pytest.raises(ValueError, match="shift=False"):
-        load_tsm_checkpoint(build_encoder(EncoderSettings(width=8, shift=False), 0), published())
+        load_checkpoint(build_encoder(EncoderSettings(width=8, shift=False), 0), published())
 
 
 @pytest.mark.parametrize("depth", [18, 34, 50])
@@ -170,8 +171,8 @@ def test_shifted_weights_into_an_unshifted_encoder_are_refused():
 def test_architecture_is_read_from_the_weights(depth, net, tmp_path):
     path = tmp_path / "weights.pth"
     torch.save({"state_dict": published(depth, net=net)}, path)
-    assert checkpoint_architecture(path) == (depth, 8)
-    load_tsm_checkpoint(build_encoder(EncoderSettings(depth=depth, width=8), 0), path)
+    assert checkpoint_settings(path) == EncoderSettings(depth=depth, width=8)
+    load_checkpoint(build_encoder(EncoderSettings(depth=depth, width=8), 0), path)
 
 
 @pytest.mark.parametrize("settings", [TINY, EncoderSettings(depth=50, width=4, shift=False)])
@@ -179,7 +180,8 @@ def test_architecture_of_our_own_encoders(settings, tmp_path):
     path = tmp_path / "encoder.pt"
     torch.save({"name": "x", "encoder": build_encoder(settings, 0).state_dict()}, path)
     random_state = torch.get_rng_state()
-    assert checkpoint_architecture(path) == (settings.depth, settings.width)
+    found = checkpoint_settings(path)
+    assert (found.depth, found.width) == (settings.depth, settings.width)
     assert torch.equal(torch.get_rng_state(), random_state)
 
 
@@ -208,11 +210,11 @@ def test_architectures_that_no_encoder_has_are_refused(content, reason, tmp_path
     path = tmp_path / "wrong.pth"
     torch.save(content(), path)
     with pytest.raises(ValueError, match=rf"wrong\.pth: .*{reason}"):
-        checkpoint_architecture(path)
+        checkpoint_settings(path)
 
 
 def test_report_reads_well():
-    lines = str(load_tsm_checkpoint(build_encoder(TINY, 0), published(counts=False))).splitlines()
+    lines = str(load_checkpoint(build_encoder(TINY, 0), published(counts=False))).splitlines()
     assert [line.split()[:2] for line in lines if not line.startswith(" ")] == [
         ["matched", "100"],  # 17 convolutions and 3 shortcuts, each with a norm of four vectors
         ["renamed", "100"],
@@ -230,9 +232,9 @@ def test_files_that_are_no_checkpoint_are_refused(damage, tmp_path):
     torch.save({"state_dict": published()}, path)
     path.write_bytes({"truncated": path.read_bytes()[:5000], "text": b"Not found", "empty": b""}[damage])
     with pytest.raises(FileError, match=r"bad\.pth: (neither PyTorch's format nor safetensors|a damaged archive)"):
-        load_tsm_checkpoint(build_encoder(TINY, 0), path)
+        load_checkpoint(build_encoder(TINY, 0), path)
     with pytest.raises(FileNotFoundError):
-        load_tsm_checkpoint(build_encoder(TINY, 0), tmp_path / "absent.pth")
+        load_checkpoint(build_encoder(TINY, 0), tmp_path / "absent.pth")
 
 
 @pytest.mark.parametrize("key", ["model", "model_state_dict", "net", "module", "encoder", "something"])
@@ -245,7 +247,7 @@ def test_weights_are_found_wherever_a_program_puts_them(key, tmp_path):
     state = {"optimizer": optimiser.state_dict(), key: state, "z_average": average, "best": np.float64(0.7)}
     torch.save(state | {"args": argparse.Namespace(lr=0.1), "when": datetime.date(2020, 1, 1)}, tmp_path / "x.pth")
     found = build_encoder(TINY, 2)
-    load_tsm_checkpoint(found, tmp_path / "x.pth")
+    load_checkpoint(found, tmp_path / "x.pth")
     assert all(torch.equal(a, b) for a, b in zip(encoder.parameters(), found.parameters(), strict=True))
 
 
@@ -261,10 +263,10 @@ def test_values_that_no_training_leaves_are_refused(name, value, reason):
     state = published()
     state[f"module.base_model.{name}"].view(-1)[0] = value
     with pytest.raises(FileError, match=reason):
-        load_tsm_checkpoint(build_encoder(TINY, 0), state)
+        load_checkpoint(build_encoder(TINY, 0), state)
 
 
 def test_quantised_weights_are_refused():
     state = {k: v.to(torch.int8) if v.ndim == 4 else v for k, v in published().items()}
     with pytest.raises(FileError, match=r"no plain floating-point numbers: \['conv1.weight \(torch.int8\)'"):
-        load_tsm_checkpoint(build_encoder(TINY, 0), state)
+        load_checkpoint(build_encoder(TINY, 0), state)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from bsp.encoders.tsm import build_encoder
+from bsp.encoders.build import build_encoder
 from bsp.features.probe import boundary_snippets, load_probe_video, probe_score, snippet_features, with_neighbours
 from bsp.features.store import extract_features
 from bsp.video.read import VideoInfo
@@ -18,7 +18,12 @@ from search_cases import WIDTH_8, sources_of, tiny_profile, train_plainly
 def test_boundaries_fall_into_snippets_of_eight_frames():
     # 10 fps: frame 8 opens snippet 1; 3.2 s is frame 32, snippet 4, which a video of 4 snippets lacks.
     info = VideoInfo(path="a.mp4", frames=32, fps=10, uniform=True, width=64, height=64, codec="h264", reader="pyav")
-    assert boundary_snippets([0.0, 0.8, 2.39, 3.2], info, snippets=4).tolist() == [True, True, True, False]
+    assert boundary_snippets([0.0, 0.8, 2.39, 3.2], info, snippets=4, snippet_frames=8).tolist() == [
+        True,
+        True,
+        True,
+        False,
+    ]
 
 
 def test_the_probe_finds_what_is_linear_in_a_neighbour_and_nothing_in_noise():
@@ -47,7 +52,7 @@ def test_a_probe_without_boundaries_says_what_is_missing():
 
 
 def test_the_probe_reads_training_videos_as_extraction_does(tiny_untrimmed):
-    videos = load_probe_videos(tiny_untrimmed, 32, ProbeSettings(videos=4))
+    videos = load_probe_videos(tiny_untrimmed, 32, 8, ProbeSettings(videos=4))
     subsets = {video.video_id: video.subset for video in tiny_untrimmed.videos}
     assert [subsets[video.video_id] for video in videos] == ["training"] * 4
     path = next(v.path for v in tiny_untrimmed.videos if v.video_id == videos[0].video_id)
@@ -55,7 +60,7 @@ def test_the_probe_reads_training_videos_as_extraction_does(tiny_untrimmed):
     expected, _ = extract_features(encoder, path, video_id="v", size_px=32)
     np.testing.assert_array_equal(snippet_features(encoder, videos[0].frames_STHWC, "cpu"), expected)
     source = next(v for v in tiny_untrimmed.videos if v.video_id == videos[0].video_id)
-    part = load_probe_video(source, 32, 5)
+    part = load_probe_video(source, 32, 5, 8)
     assert part.boundary_S.any()
     whole = slice(part.first, part.first + 5)
     np.testing.assert_array_equal(part.frames_STHWC, videos[0].frames_STHWC[whole])
@@ -67,7 +72,7 @@ def test_probing_leaves_training_bit_identical(tiny_catalog, tiny_untrimmed):
     (setting,) = all_settings(read_space({"kinds": "dc+ss", "tau": "2"}, profile), profile.clips)
     recipe = plan_trial(setting, 0, profile, sources_of(tiny_catalog), 1).searched
     recipe = dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, clips=24, checkpoint_every_steps=1))
-    videos = load_probe_videos(tiny_untrimmed, 32, ProbeSettings(videos=4))
+    videos = load_probe_videos(tiny_untrimmed, 32, 8, ProbeSettings(videos=4))
     scores = []
 
     def probe(encoder, _step):

@@ -17,9 +17,10 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from bsp.datasets.activitynet import Instance, UntrimmedVideo
+from bsp.encoders.contract import Encoder
+from bsp.encoders.tsm import EncoderSettings
 from bsp.errors import VideoDecodeError
 from bsp.features.interchange import export_features, uniform_record
 from bsp.features.record import (
@@ -43,13 +44,13 @@ from bsp.features.store import (
     read_features_h5,
     write_features,
 )
+from bsp.features.streams import concatenate_streams
 from bsp.figures.difference import BOUNDARY, LEFT_OUT, PLAIN, boundaries_of, pair_kinds
 from bsp.localization.actionness import segment_positions, video_seconds
 from bsp.localization.boundaries import BoundaryHeadSettings, _labels, gap_times_s, train_boundary_head
 from bsp.localization.gtad.labels import anchor_tiou
 from bsp.localization.gtad.sgalign import anchor_grid
 from bsp.metrics.actionness import segment_count, segment_labels
-from bsp.pretraining.fusion import concatenate_streams
 from bsp.video import times as video_times
 from make_videos import numbered_frames, write_video
 from uneven_record import STARTS_S, UNEVEN
@@ -57,9 +58,7 @@ from uneven_record import STARTS_S, UNEVEN
 EVEN = replace(UNEVEN, fps=20.0, times_s=None, end_s=None)
 
 
-class Count(nn.Module):
-    feature_width = 2
-
+class Count(Encoder):
     def forward(self, clip_BTCHW: torch.Tensor) -> torch.Tensor:
         return clip_BTCHW.mean(dim=(3, 4))[..., :2]
 
@@ -76,7 +75,7 @@ def ramp(info: FeatureInfo) -> np.ndarray:
 def test_snippets_begin_when_their_first_frame_is_shown(tmp_path, suffix):
     times_ms = [100 * k for k in range(20)] + [2000 + round(k * 1000 / 30) for k in range(60)]
     path = write_video(tmp_path / f"v.{suffix}", numbered_frames(80, width=64, height=48), times_ms=times_ms)
-    feat_SD, info = extract_features(Count(), path, video_id="v", size_px=32)
+    feat_SD, info = extract_features(Count(EncoderSettings(width=8)), path, video_id="v", size_px=32)
     with av.open(str(path)) as container:
         own = np.array([float(frame.pts * frame.time_base) for frame in container.decode(video=0)])
     assert len(own) == 80
@@ -90,7 +89,7 @@ def test_snippets_begin_when_their_first_frame_is_shown(tmp_path, suffix):
 def test_a_late_first_frame_shifts_all_snippets(tmp_path):
     late = [500 + 40 * k for k in range(20)]
     path = write_video(tmp_path / "v.mp4", numbered_frames(20, width=64, height=48), times_ms=late)
-    _, info = extract_features(Count(), path, video_id="v", size_px=32)
+    _, info = extract_features(Count(EncoderSettings(width=8)), path, video_id="v", size_px=32)
     # snippets of frames 0..7 and 8..15; frames 16..19 have none, and are shown until 0.5 + 20 / 25 s
     assert info.times_s == pytest.approx([0.5, 0.82, 1.14])
     assert video_end_s(info) == pytest.approx(1.3)
@@ -99,13 +98,13 @@ def test_a_late_first_frame_shifts_all_snippets(tmp_path):
 
 def test_records_of_a_constant_rate_hold_no_times(tmp_path):
     path = write_video(tmp_path / "v.mp4", numbered_frames(20, width=64, height=48))
-    _, info = extract_features(Count(), path, video_id="v", size_px=32)
+    _, info = extract_features(Count(EncoderSettings(width=8)), path, video_id="v", size_px=32)
     assert (info.times_s, info.end_s, info.reader) == (None, None, "mp4")
 
 
 def test_a_video_shorter_than_a_snippet_ends_with_its_frames(tmp_path):
     path = write_video(tmp_path / "v.mp4", numbered_frames(3, width=64, height=48), times_ms=[0, 100, 700])
-    _, info = extract_features(Count(), path, video_id="v", size_px=32)
+    _, info = extract_features(Count(EncoderSettings(width=8)), path, video_id="v", size_px=32)
     assert info.times_s == pytest.approx([0.0, 1.3])
 
 
@@ -115,7 +114,7 @@ def test_a_file_that_changes_meanwhile_is_refused(tmp_path, monkeypatch):
     )
     monkeypatch.setattr(video_times, "frame_times", lambda _: np.arange(9.0))
     with pytest.raises(VideoDecodeError, match="10 frames, but the times of 9"):
-        extract_features(Count(), path, video_id="v", size_px=32)
+        extract_features(Count(EncoderSettings(width=8)), path, video_id="v", size_px=32)
 
 
 # -- seconds and snippets --

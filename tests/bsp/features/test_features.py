@@ -11,12 +11,13 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 import make_videos
 from bsp.clips.augment import centre_clip
 from bsp.clips.normalisation import normalise
-from bsp.encoders.tsm import EncoderSettings, build_encoder
+from bsp.encoders.build import build_encoder
+from bsp.encoders.contract import Encoder
+from bsp.encoders.tsm import EncoderSettings
 from bsp.errors import VideoDecodeError, VideoOpenError
 from bsp.features import store as features
 from bsp.features.store import (
@@ -35,7 +36,7 @@ from bsp.video.write import write_mp4
 TINY = EncoderSettings(width=8)
 
 
-class Colour(nn.Module):
+class Colour(Encoder):
     """Per-frame features = mean colour of the frame in [0, 255], which a test can compute by hand."""
 
     def forward(self, clip_BTCHW: torch.Tensor) -> torch.Tensor:
@@ -81,12 +82,12 @@ def made(video_id: str = "a", snippets: int = 5, width: int = 4) -> tuple[np.nda
 
 @pytest.mark.parametrize(("frames", "snippets"), [(1, 1), (7, 1), (8, 1), (15, 1), (16, 2), (803, 100)])
 def test_snippet_count(frames, snippets):
-    assert snippet_count(frames) == snippets
+    assert snippet_count(frames, 8) == snippets
 
 
 def test_no_frames_no_snippets():
     with pytest.raises(ValueError, match="not 0"):
-        snippet_count(0)
+        snippet_count(0, 8)
 
 
 # --- extraction ---
@@ -95,7 +96,7 @@ def test_no_frames_no_snippets():
 def test_each_feature_is_the_mean_of_its_eight_frames(tmp_path):
     levels = [20 + 9 * t for t in range(21)]  # two snippets, and five frames that belong to none
     path = grey_video(tmp_path / "v.mp4", levels)
-    feat_SD, info = extract_features(Colour(), path, video_id="v", size_px=32)
+    feat_SD, info = extract_features(Colour(TINY), path, video_id="v", size_px=32)
     expected = [np.mean(levels[:8]), np.mean(levels[8:16])]
     assert feat_SD.dtype == np.float32
     np.testing.assert_allclose(feat_SD, np.array(expected)[:, None].repeat(3, 1), atol=2.5)
@@ -106,7 +107,7 @@ def test_each_feature_is_the_mean_of_its_eight_frames(tmp_path):
 def test_short_video_repeats_its_last_frame(tmp_path):
     levels = [40, 80, 200]
     path = grey_video(tmp_path / "v.mp4", levels)
-    feat_SD, info = extract_features(Colour(), path, video_id="v", size_px=32)
+    feat_SD, info = extract_features(Colour(TINY), path, video_id="v", size_px=32)
     assert feat_SD.shape == (1, 3)
     np.testing.assert_allclose(feat_SD, (40 + 80 + 6 * 200) / 8, atol=2.5)
     assert (info.frames, info.snippets) == (3, 1)
@@ -173,19 +174,19 @@ def test_memory_is_bounded_by_the_batch(tmp_path, monkeypatch):
 
     monkeypatch.setattr(features, "iter_frames", counted)
     path = grey_video(tmp_path / "v.mp4", [100] * 100)
-    feat_SD, _ = extract_features(Consumer(), path, video_id="v", size_px=32, batch_snippets=3)
+    feat_SD, _ = extract_features(Consumer(TINY), path, video_id="v", size_px=32, batch_snippets=3)
     assert len(feat_SD) == 12
     assert most == 24
 
 
 def test_broken_videos_are_named(tmp_path, monkeypatch):
     with pytest.raises(VideoOpenError, match=r"absent\.mp4"):
-        extract_features(Colour(), tmp_path / "absent.mp4", video_id="v", size_px=32)
+        extract_features(Colour(TINY), tmp_path / "absent.mp4", video_id="v", size_px=32)
     path = grey_video(tmp_path / "v.mp4", [100] * 16)
     plain = features.iter_frames
     monkeypatch.setattr(features, "iter_frames", lambda *a, **k: list(plain(*a, **k))[:1])
     with pytest.raises(VideoDecodeError, match="8 frames were decoded of 16"):
-        extract_features(Colour(), path, video_id="v", size_px=32)
+        extract_features(Colour(TINY), path, video_id="v", size_px=32)
 
 
 # --- the hash of the weights ---
@@ -193,14 +194,14 @@ def test_broken_videos_are_named(tmp_path, monkeypatch):
 
 def test_damaged_frames_are_in_the_record_and_too_many_break_the_video(tmp_path):
     path = make_videos.write_video(tmp_path / "v.mp4", make_videos.numbered_frames(30), options={"bf": "0", "g": "10"})
-    assert extract_features(Colour(), path, video_id="v", size_px=32)[1].damaged_frames == 0
+    assert extract_features(Colour(TINY), path, video_id="v", size_px=32)[1].damaged_frames == 0
     make_videos.spoil_slice(path, 12)
     make_videos.spoil_slice(path, 27)  # after the last whole snippet
-    assert extract_features(Colour(), path, video_id="v", size_px=32)[1].damaged_frames == 1
+    assert extract_features(Colour(TINY), path, video_id="v", size_px=32)[1].damaged_frames == 1
     for frame in (3, 17):
         make_videos.spoil_slice(path, frame)
     with pytest.raises(VideoDecodeError, match=r"v\.mp4: 4 of 30 frames are damaged, more than 10%"):
-        extract_features(Colour(), path, video_id="v", size_px=32)
+        extract_features(Colour(TINY), path, video_id="v", size_px=32)
 
 
 def test_encoder_hash():

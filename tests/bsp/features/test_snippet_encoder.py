@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from bsp.encoders.tsm import EncoderSettings, build_encoder
+from bsp.encoders.build import build_encoder
+from bsp.encoders.contract import Encoder
+from bsp.encoders.tsm import EncoderSettings
 from bsp.features.snippet_encoder import SnippetEncoder
 from bsp.features.store import encode_snippets
 
@@ -52,14 +54,14 @@ def test_the_numbers_are_those_of_the_encoder():
 def test_a_batch_that_is_not_full_is_padded_not_shortened():
     shapes = []
 
-    class Encoder(torch.nn.Module):
+    class Counting(Encoder):
         def forward(self, clip_BTCHW):
             shapes.append(tuple(clip_BTCHW.shape[:2]))
             return clip_BTCHW.mean(dim=(3, 4))
 
-    encoder = SnippetEncoder(Encoder(), CPU, "float32", batch_snippets=4)
+    encoder = SnippetEncoder(Counting(EncoderSettings(width=8)), CPU, "float32", batch_snippets=4)
     rows = encoder.add("b", 0, VIDEOS["b"]) + encoder.flush() + encoder.flush()
     assert shapes == [(4, 8)]
     assert len(rows) == 3
-    expected = encode_snippets(Encoder(), torch.from_numpy(VIDEOS["b"]), "float32").numpy()
+    expected = encode_snippets(Counting(EncoderSettings(width=8)), torch.from_numpy(VIDEOS["b"]), "float32").numpy()
     np.testing.assert_array_equal([feat_D for _, _, feat_D in rows], expected)

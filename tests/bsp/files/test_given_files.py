@@ -11,7 +11,8 @@ import torch
 from click.testing import CliRunner
 
 from bsp.datasets.class_scores import read_class_scores
-from bsp.encoders.tsm import EncoderSettings, build_encoder
+from bsp.encoders.build import build_encoder
+from bsp.encoders.tsm import EncoderSettings
 from bsp_platform.plan.options import experiment_command
 from bsp_platform.plan.profiles import paper, smoke
 from bsp_platform.plan.recipes import EncoderRecipe
@@ -62,12 +63,12 @@ def test_checkpoints_are_told_apart_by_depth_and_must_fit_the_profile(tmp_path):
     save_checkpoint(deep, EncoderSettings(depth=50, width=8))
     save_checkpoint(twin, seed=6)
     found = _vanilla_weights((shallow, deep), smoke())
-    assert {depth: Path(file.path).name for depth, file in found.items()} == {18: "r18.pth", 50: "r50.pth"}
-    assert found[18].sha256 == file_sha256(shallow)
-    assert "module.new_fc.weight" in found[18].report
-    with pytest.raises(ValueError, match=r"r18b\.pth: --vanilla-weights already has a ResNet-18"):
+    assert {encoder.depth: Path(file.path).name for encoder, file in found.items()} == {18: "r18.pth", 50: "r50.pth"}
+    assert found[WIDTH_8].sha256 == file_sha256(shallow)
+    assert "module.new_fc.weight" in found[WIDTH_8].report
+    with pytest.raises(ValueError, match=r"r18b\.pth: --vanilla-weights already has tsm_r18w8"):
         _vanilla_weights((shallow, twin), smoke())
-    with pytest.raises(ValueError, match=r"r18\.pth: a ResNet-18 of width 8, but profile paper uses width 64"):
+    with pytest.raises(ValueError, match=r"r18\.pth: a ResNet-18 of width 8, not one of tsm_r18w64, .* profile paper"):
         _vanilla_weights((shallow,), paper())
 
 

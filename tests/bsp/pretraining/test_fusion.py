@@ -9,13 +9,12 @@ import torch
 from torch import nn
 
 from bsp.clips.plan import BoundaryKind
-from bsp.encoders.tsm import EncoderSettings, build_encoder
-from bsp.features.store import FeatureInfo
+from bsp.encoders.build import build_encoder
+from bsp.encoders.tsm import EncoderSettings
 from bsp.pretraining.fusion import (
     FusionModel,
     FusionSettings,
     TwoStream,
-    concatenate_streams,
     fusion_loss,
     fusion_objective,
     matching_loss,
@@ -36,7 +35,7 @@ def test_cross_entropies_read_their_own_clips_and_count_as_weighted():
         "matched": [],
     }
     label, plain = torch.tensor([0, 0, 2]), torch.tensor([True, False, True])
-    loss, stats = fusion_loss(settings, output, label, plain)
+    loss, stats = fusion_loss(settings, output, {"label": label, "plain": plain})
     # By hand. Actions: clip 0 has p = 2/4, clip 2 p = 1/3. Boundaries: clip 1 has p = 3/4.
     action, boundary = (math.log(2) + math.log(3)) / 2, math.log(4 / 3)
     assert loss.item() == pytest.approx(2.0 * action + 0.5 * boundary)
@@ -47,7 +46,7 @@ def test_cross_entropies_read_their_own_clips_and_count_as_weighted():
 def test_a_batch_without_one_of_the_tasks_has_a_finite_loss_and_gradient():
     logits = torch.zeros(2, 3, requires_grad=True)
     output = {"action": logits, "boundary": torch.zeros(2, 2, requires_grad=True), "matched": []}
-    loss, stats = fusion_loss(TWO_HEAD, output, torch.tensor([1, 2]), torch.tensor([True, True]))
+    loss, stats = fusion_loss(TWO_HEAD, output, {"label": torch.tensor([1, 2]), "plain": torch.tensor([True, True])})
     loss.backward()
     assert loss.item() == pytest.approx(math.log(3))
     assert torch.isfinite(logits.grad).all()
@@ -70,7 +69,9 @@ def test_distillation_adds_both_matching_losses():
     one, two = torch.randn(2, 2, 8, 4, generator=torch.Generator().manual_seed(1))
     output = {"action": torch.zeros(2, 3), "boundary": torch.zeros(2, 2), "matched": [one, torch.zeros_like(two)]}
     wanted = [one - 1.0, two]
-    loss, stats = fusion_loss(settings, output, torch.tensor([0, 1]), torch.tensor([True, False]), wanted)
+    loss, stats = fusion_loss(
+        settings, output, {"label": torch.tensor([0, 1]), "plain": torch.tensor([True, False])}, wanted
+    )
     expected = [
         float(((a - b) ** 2).mean() / ((b - b.mean((0, 1))) ** 2).mean()) for a, b in zip(output["matched"], wanted)
     ]
@@ -171,27 +172,3 @@ def test_two_streams_are_their_parts_side_by_side():
         assert torch.equal(out[..., 64:], parts[1](CLIP))
     assert both.feature_width == 192
     assert isinstance(both, nn.Module)
-
-
-def record(**fields) -> FeatureInfo:
-    values = {
-        "video_id": "v", "frames": 24, "fps": 12.0, "snippet_frames": 8, "stride_frames": 8, "offset_frames": 0,
-        "size_px": 32, "mean": (0.5,) * 3, "std": (0.2,) * 3, "feature_width": 2, "snippets": 3,
-        "encoder_hash": "a", "code_version": 1, "sha256": "x", "npy_bytes": 9,
-    }  # fmt: skip
-    return FeatureInfo(**values | fields)
-
-
-def test_concatenated_features_keep_their_story():
-    one, two = np.arange(6, dtype=np.float32).reshape(3, 2), np.full((3, 1), 7, np.float32)
-    feat, info = concatenate_streams([(one, record()), (two, record(feature_width=1, encoder_hash="b"))])
-    np.testing.assert_array_equal(feat, [[0, 1, 7], [2, 3, 7], [4, 5, 7]])
-    assert (info.feature_width, info.encoder_hash, info.snippets, info.sha256) == (3, "a+b", 3, "")
-
-
-@pytest.mark.parametrize("field", ["video_id", "frames", "stride_frames", "size_px", "snippets"])
-def test_streams_that_do_not_belong_together_are_refused(field):
-    feat = np.zeros((3, 2), np.float32)
-    other = record(**{field: "w" if field == "video_id" else 4})
-    with pytest.raises(ValueError, match=f"v: streams differ in {field}"):
-        concatenate_streams([(feat, record()), (feat, other)])

@@ -5,11 +5,13 @@ import pytest
 import torch
 
 from bsp.clips.normalisation import normalise
-from bsp.clips.plan import BoundaryKind
-from bsp.encoders.tsm import EncoderSettings, build_encoder
+from bsp.clips.plan import PAPER_KINDS
+from bsp.encoders.build import build_encoder
+from bsp.encoders.tsm import EncoderSettings
+from bsp.pretraining.contract import PretextModel
 from bsp.pretraining.loop import TrainSettings, make_optimiser, restore, training_state
 from bsp.pretraining.prefetch import Prefetcher, empty_for
-from bsp.pretraining.pretext import PretextModel, PretextSettings, pretext_loss
+from bsp.pretraining.pretext import PretextSettings
 
 CPU = torch.device("cpu")
 
@@ -56,15 +58,15 @@ def test_batches_in_pinned_memory_are_sent_from_there_and_not_written_over():
 
 def test_the_network_and_its_loss_in_bfloat16_are_near_those_in_float32():
     """What autocast does on a GPU, here on a CPU: 8 bits of mantissa, and losses in float32."""
-    pretext = PretextSettings(task="classification", kinds=tuple(BoundaryKind))
+    pretext = PretextSettings(task="classification", kinds=PAPER_KINDS)
     model = PretextModel(build_encoder(EncoderSettings(width=8), 0), pretext, seed=0)
     torch.nn.init.normal_(model.head.weight, 0.0, 0.5, generator=torch.Generator().manual_seed(0))
     clip = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (4, 8, 32, 32, 3), np.uint8))
-    targets = torch.arange(4), torch.full((4,), 3.0)
-    exact, _ = pretext_loss(pretext, model(normalise(clip)), *targets)
+    targets = {"label": torch.arange(4)}
+    exact, _ = pretext.loss(model(normalise(clip)), targets)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         output = model(normalise(clip, torch.bfloat16))
-        rough, _ = pretext_loss(pretext, output, *targets)
+        rough, _ = pretext.loss(output, targets)
     rough.backward()
     assert output.dtype == torch.bfloat16
     assert rough.dtype == torch.float32

@@ -7,11 +7,13 @@ import math
 import pytest
 import torch
 
-from bsp.clips.plan import BoundaryKind
-from bsp.encoders.tsm import EncoderSettings, build_encoder
-from bsp.pretraining.pretext import PretextModel, PretextSettings, gaussian_heatmap, pretext_loss
+from bsp.clips.plan import PAPER_KINDS, BoundaryKind
+from bsp.encoders.build import build_encoder
+from bsp.encoders.tsm import EncoderSettings
+from bsp.pretraining.contract import PretextModel
+from bsp.pretraining.pretext import PretextSettings, gaussian_heatmap
 
-FOUR = PretextSettings(task="classification", kinds=tuple(BoundaryKind))
+FOUR = PretextSettings(task="classification", kinds=PAPER_KINDS)
 POINT = PretextSettings(task="regression", kinds=(BoundaryKind.DIFF_SPEED,))
 ACTION = PretextSettings(task="action", num_actions=7)
 
@@ -89,7 +91,7 @@ def test_smooth_l1_by_hand():
     target_BT = gaussian_heatmap(mu_B, 4, POINT.heatmap_variance)
     output = target_BT + torch.tensor([[0.5, 0, 0, 0], [0, 0, 0, -2.0]])
     output.requires_grad_()
-    loss, stats = pretext_loss(POINT, output, torch.zeros(2, dtype=torch.int64), mu_B)
+    loss, stats = POINT.loss(output, {"label": torch.zeros(2, dtype=torch.int64), "change_point": mu_B})
     assert loss.item() == pytest.approx((0.125 + 1.5) / 8, abs=1e-6)
     # argmax of the first clip moves to frame 0 (0.882 + 0.5 > 1), one frame off; the second stays on mu.
     assert stats["change_point_error"].item() == pytest.approx(0.5)
@@ -101,7 +103,7 @@ def test_smooth_l1_by_hand():
 def test_change_point_error_between_frames():
     output = torch.zeros(1, 8)
     output[0, 6] = 1
-    _, stats = pretext_loss(POINT, output, torch.zeros(1, dtype=torch.int64), torch.tensor([3.5]))
+    _, stats = POINT.loss(output, {"label": torch.zeros(1, dtype=torch.int64), "change_point": torch.tensor([3.5])})
     assert stats["change_point_error"].item() == 2.5
 
 
@@ -110,14 +112,14 @@ def test_cross_entropy_by_hand(settings):
     """Logits ln 3, 0, 0, 0: the first class has probability 1/2, each other one 1/6."""
     logits = torch.tensor([[math.log(3.0), 0, 0, 0]] * 2)
     nan = torch.full((2,), float("nan"))  # plain action clips have no change point
-    loss, stats = pretext_loss(settings, logits, torch.tensor([0, 2]), nan)
+    loss, stats = settings.loss(logits, {"label": torch.tensor([0, 2]), "change_point": nan})
     assert loss.item() == pytest.approx((math.log(2) + math.log(6)) / 2, abs=1e-6)
     assert stats["accuracy"].item() == 0.5
 
 
 def test_bfloat16_output_is_reduced_in_float32():
     logits = torch.zeros(2, 4, dtype=torch.bfloat16)
-    loss, _ = pretext_loss(FOUR, logits, torch.tensor([0, 1]), torch.zeros(2))
+    loss, _ = FOUR.loss(logits, {"label": torch.tensor([0, 1]), "change_point": torch.zeros(2)})
     assert loss.dtype == torch.float32
     assert loss.item() == pytest.approx(math.log(4), abs=1e-6)
 
@@ -129,7 +131,7 @@ def test_a_few_steps_fit_a_batch(settings):
     optimiser = torch.optim.Adam(net.parameters(), lr=3e-3)
     losses = []
     for _ in range(15):
-        loss, _ = pretext_loss(settings, net(clip), label, mu)
+        loss, _ = settings.loss(net(clip), {"label": label, "change_point": mu})
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -143,7 +145,7 @@ def test_dropout_only_while_training():
     clip = clips(1)
     with torch.no_grad():
         assert torch.equal(net.eval()(clip), net(clip))
-        net.dropout.train()
+        net.head.dropout.train()
         assert not torch.equal(net(clip), net(clip))
 
 

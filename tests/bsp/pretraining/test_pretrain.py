@@ -7,10 +7,12 @@ import pytest
 import torch
 
 from bsp.clips.plan import BoundaryKind
-from bsp.encoders.tsm import EncoderSettings, build_encoder
+from bsp.encoders.build import build_encoder
+from bsp.encoders.tsm import EncoderSettings
 from bsp.errors import TooManyBroken
+from bsp.pretraining.contract import PretextModel
 from bsp.pretraining.loop import TrainSettings, make_optimiser, restore, train_steps, training_state
-from bsp.pretraining.pretext import PretextModel, PretextSettings, pretext_objective
+from bsp.pretraining.pretext import PretextSettings
 
 PRETEXT = PretextSettings(task="classification", kinds=(BoundaryKind.DIFF_CLASS, BoundaryKind.SAME_SPEED))
 
@@ -40,7 +42,7 @@ def run(model, optimiser, settings, *, start: int = 0, stop: int | None = None, 
     records = []
     stream = batches if batches is not None else (batch(step) for step in range(start, settings.steps))
     for done, record in train_steps(
-        model, optimiser, stream, loss=pretext_objective(PRETEXT), settings=settings, device=torch.device("cpu"),
+        model, optimiser, stream, loss=PRETEXT.loss, settings=settings, device=torch.device("cpu"),
         start_step=start, skipped=skipped,
     ):  # fmt: skip
         if record:

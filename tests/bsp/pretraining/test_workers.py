@@ -12,9 +12,11 @@ from torch import nn
 
 from bsp.clips.normalisation import normalise
 from bsp.clips.plan import BoundaryKind
-from bsp.encoders.tsm import EncoderSettings, build_encoder
+from bsp.encoders.build import build_encoder
+from bsp.encoders.tsm import EncoderSettings
+from bsp.pretraining.contract import PretextModel
 from bsp.pretraining.loop import TrainSettings, make_optimiser, train_steps
-from bsp.pretraining.pretext import PretextModel, PretextSettings, pretext_objective
+from bsp.pretraining.pretext import PretextSettings
 from bsp.pretraining.workers import MeanGradient, Workers
 from repository import SUPPORT
 
@@ -69,7 +71,7 @@ def test_a_step_is_the_mean_of_the_gradients_with_statistics_of_worker_0():
     settings = TrainSettings(clips=8, batch_size=8, learning_rate=0.1, momentum=0, weight_decay=0, clip_gradient=0)
     optimiser = make_optimiser(model, settings)
     steps = train_steps(
-        model, optimiser, [batch], loss=pretext_objective(PRETEXT), settings=settings, device=CPU,
+        model, optimiser, [batch], loss=PRETEXT.loss, settings=settings, device=CPU,
         workers=Workers(virtual=4),
     )  # fmt: skip
     list(steps)

@@ -13,7 +13,7 @@ import pytest
 
 from bsp.clips.augment import AugmentSettings
 from bsp.clips.frame_cache import FrameCache
-from bsp.clips.plan import BoundaryKind, ClipSettings, plan_clip
+from bsp.clips.plan import PAPER_KINDS, ClipSettings, plan_clip
 from bsp.datasets.kinetics import load_class_folders
 from bsp.errors import VideoDecodeError, VideoError, VideoOpenError
 from bsp.video import read as video
@@ -177,7 +177,7 @@ def test_the_cap_on_damaged_frames_worked_by_hand():
 def stream() -> ClipStream:
     return ClipStream(
         catalog=None,
-        clips=ClipSettings(kinds=tuple(BoundaryKind)),
+        clips=ClipSettings(kinds=PAPER_KINDS),
         augment=AugmentSettings(size_px=32),
         seed=5,
         batch_size=16,

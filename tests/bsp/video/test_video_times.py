@@ -223,10 +223,10 @@ def test_pictures_are_taken_by_time(tmp_path, monkeypatch):
 def test_the_probe_of_a_search_finds_boundaries_by_time(tmp_path):
     path = write_video(tmp_path / "v.mp4", FRAMES, times_ms=TWO_RATES_MS)
     # 1.0 s is frame 10, snippet 1; 2.4 s frame 32, the first of snippet 4; 2.9 s frame 47, snippet 5
-    held_S = boundary_snippets([1.0, 2.41, 2.9], probe(path), 10)
+    held_S = boundary_snippets([1.0, 2.41, 2.9], probe(path), 10, 8)
     assert np.flatnonzero(held_S).tolist() == [1, 4, 5]
     late = write_video(tmp_path / "late.mp4", FRAMES[:24], times_ms=LATE_MS)
-    assert np.flatnonzero(boundary_snippets([0.2, 0.9], probe(late), 3)).tolist() == [1]  # 0.2 s is before the start
+    assert np.flatnonzero(boundary_snippets([0.2, 0.9], probe(late), 3, 8)).tolist() == [1]  # 0.2 s is before the start
 
 
 # -- packets that tell little, clocks that jump --

@@ -12,7 +12,9 @@ import safetensors.torch
 import torch
 from click.testing import CliRunner
 
-from bsp.encoders.tsm import EncoderSettings, build_encoder, load_tsm_checkpoint
+from bsp.encoders.build import build_encoder
+from bsp.encoders.checkpoints import load_checkpoint
+from bsp.encoders.tsm import EncoderSettings
 from bsp.features.store import FeatureInfo, read_features, write_features
 from bsp_platform.cli.main import main
 
@@ -130,7 +132,7 @@ def test_weights_are_described_and_written(checkpoint, tmp_path):
     assert "module.base_model.conv1.weight -> conv1.weight" in result.output
     assert "module.new_fc.weight" in result.output
     encoder = build_encoder(EncoderSettings(width=8), 0)
-    report = load_tsm_checkpoint(encoder, out)
+    report = load_checkpoint(encoder, out)
     assert report.renamed == ()
     expected = build_encoder(EncoderSettings(width=8), 3)
     assert all(torch.equal(a, b) for a, b in zip(encoder.parameters(), expected.parameters(), strict=True))

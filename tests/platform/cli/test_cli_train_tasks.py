@@ -12,7 +12,8 @@ from click.testing import CliRunner
 from bsp.datasets.pantomime.stories import plan_all
 from bsp.datasets.pantomime.stories_files import annotation_files
 from bsp.datasets.pantomime.stories_plan import StorySettings
-from bsp.features.store import SNIPPET_FRAMES, FeatureInfo, write_features
+from bsp.encoders.tsm import SNIPPET_FRAMES
+from bsp.features.store import FeatureInfo, write_features
 from bsp.metrics.detection import THUMOS_TIOUS, evaluate_detection
 from bsp_platform.cli.main import main
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from bsp.clips.plan import BoundaryKind
-from bsp.encoders.tsm import build_encoder
+from bsp.clips.plan import PAPER_KINDS
+from bsp.encoders.build import build_encoder
 from bsp.features.store import extract_features
 from bsp_platform.plan.profiles import mini
 from bsp_platform.plan.recipes import EncoderRecipe, FeatureRecipe, Stream
@@ -54,7 +54,7 @@ def test_what_cannot_matter_makes_no_new_trial_and_what_cannot_be_is_left_out():
 
 @pytest.mark.parametrize("fusion", ["alone", "two-stream", "two-head", "distillation"])
 def test_the_profiles_own_setting_gives_the_stages_of_tables_4_and_5(fusion):
-    kinds = tuple(BoundaryKind)
+    kinds = PAPER_KINDS
     classify = Stream(method="classification", kinds=kinds)
     streams = {
         "alone": (classify,),

@@ -10,7 +10,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from bsp.encoders.tsm import build_encoder
+from bsp.encoders.build import build_encoder
 from bsp.figures.sweep import SweepTrial, draw_parallel, draw_responses
 from bsp_platform.plan.options import Options
 from bsp_platform.plan.sources import DataPaths
@@ -307,7 +307,7 @@ def test_a_search_stops_by_the_probe_is_found_again_and_a_larger_one_goes_on(
     torch.set_num_threads(1)
     plain = train_plainly(plan.searched, tiny_catalog)
     assert all(torch.equal(value, plain[name]) for name, value in trained.items())
-    videos = load_probe_videos(tiny_untrimmed, 32, ProbeSettings(videos=4))
+    videos = load_probe_videos(tiny_untrimmed, 32, 8, ProbeSettings(videos=4))
     model = build_encoder(plan.searched.encoder, 0)
     model.load_state_dict(plain)
     assert row["last_probe"] == score_encoder(model, plan.searched, videos)

@@ -182,6 +182,7 @@ def test_fusion_rows_reuse_what_the_other_table_made(undisturbed, tmp_path_facto
     assert set(rows["two-stream"]["scores"]) >= {"R1@0.5", "R5@0.7", "mIoU", "mAP_avg"}
     assert "mAP_avg" not in rows["distillation"]["scores"]
     assert set(rows["two-head"]["scores"]) >= {"R1@0.5", "mIoU"}
+    assert "mAP_avg" in rows["toys"]["scores"]  # the encoder and the pretext of tests/examples
     cost = {name: row["cost"] for name, row in rows.items()}
     for name in ("two-head", "distillation"):
         assert 2 * cost[name]["flops_per_clip"] == cost["two-stream"]["flops_per_clip"]
@@ -193,6 +194,7 @@ def test_fusion_rows_reuse_what_the_other_table_made(undisturbed, tmp_path_facto
     recorded = {r.data.params["row"]: r.data.metrics for r in runs if "cost/streams" in r.data.metrics}
     assert {name: metrics["cost/streams"] for name, metrics in recorded.items()}["2-stream"] == 2
     assert recorded["feat dist"]["cost/flops_per_clip"] == cost["distillation"]["flops_per_clip"]
+    assert {"pretrain/action_accuracy", "pretrain/boundary_accuracy"} <= recorded["toys"].keys()
     markdown = (folder / "results" / "small" / "small" / "table.md").read_text()
     assert "| Other (cited) |" in markdown
     assert "learnt from scratch" in markdown

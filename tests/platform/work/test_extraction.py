@@ -6,7 +6,8 @@ import shutil
 import numpy as np
 import pytest
 
-from bsp.encoders.tsm import EncoderSettings, build_encoder
+from bsp.encoders.build import build_encoder
+from bsp.encoders.tsm import EncoderSettings
 from bsp.errors import TooManyBroken
 from bsp.features.store import extract_features, read_features, read_features_h5
 from bsp_platform.plan.recipes import EncoderRecipe, FeatureRecipe

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from bsp.clips.augment import AugmentSettings, augment_clip
-from bsp.clips.plan import BoundaryKind, ClipSettings, plan_clip
+from bsp.clips.plan import PAPER_KINDS, ClipSettings, plan_clip
 from bsp.clips.synthesis import decode, synthesise
 from bsp_platform.work.cluster.stream_size import stream_size
 from bsp_platform.work.streaming import (
@@ -31,7 +31,7 @@ from bsp_platform.work.streaming import (
 def stream_of(catalog_ref, length=96, batch_size=16) -> ClipStream:
     return ClipStream(
         catalog=catalog_ref,
-        clips=ClipSettings(kinds=tuple(BoundaryKind)),
+        clips=ClipSettings(kinds=PAPER_KINDS),
         augment=AugmentSettings(size_px=32),
         seed=5,
         batch_size=batch_size,

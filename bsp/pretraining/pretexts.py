@@ -1,0 +1,23 @@
+"""Which pretext tasks there are, by the name that a row of a table calls them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from bsp.clips.plan import BoundaryKind
+from bsp.pretraining.contract import Pretext
+from bsp.pretraining.pretext import PretextSettings
+
+# By name: (kinds of boundary in the row, action classes in the data) -> the pretext. A new pretext is a line here.
+PRETEXTS: dict[str, Callable[[tuple[BoundaryKind, ...], int], Pretext]] = {
+    "action": lambda kinds, actions: PretextSettings(task="action", kinds=kinds, num_actions=actions),
+    "classification": lambda kinds, actions: PretextSettings(task="classification", kinds=kinds),
+    "regression": lambda kinds, actions: PretextSettings(task="regression", kinds=kinds),
+}
+
+
+def make_pretext(name: str, kinds: tuple[BoundaryKind, ...], num_actions: int) -> Pretext:
+    """The pretext called ``name``. ValueError for an unknown one, naming those that there are."""
+    if name not in PRETEXTS:
+        raise ValueError(f"no pretext is called {name!r}; there are {', '.join(PRETEXTS)}")
+    return PRETEXTS[name](kinds, num_actions)
