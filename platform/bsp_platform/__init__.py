@@ -22,7 +22,7 @@ _SETTINGS = {
     "MALLOC_TRIM_THRESHOLD_": str(2**32),
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # bsp_platform.tracking.tracker tries again, and without making a run twice
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # bsp_platform.tracking tries again, and without making a run twice
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",  # seconds
 }
 for _name, _value in _SETTINGS.items():

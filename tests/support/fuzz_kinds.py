@@ -12,7 +12,7 @@ import json
 import pickle
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
@@ -318,10 +318,18 @@ def _manifest(path: Path) -> Any:
     return check_sizes(path.parent / NAME, manifest["files"])
 
 
-def _outbox(path: Path) -> Any:
-    from bsp_platform.tracking.outbox import read_records
+def _run_records(folder: Path) -> list[bytes]:
+    from bsp_platform.tracking.record import RunRecord, ShownStage
 
-    return read_records(path)
+    stage = ShownStage(name="heads/0123", prefix="gtad/", axis="epoch", files=("scores.json",), folder="gtad")
+    record = RunRecord(experiment="x", key="p/1", name="r", started_ms=5, stages=(stage,), files={"t.md": "00"})
+    return [json.dumps(asdict(record.with_numbers({"mAP": 1.5, "nan": float("nan")}))).encode()]
+
+
+def _run_record(path: Path) -> Any:
+    from bsp_platform.tracking.record import parse_record
+
+    return parse_record(path.read_bytes(), str(path))
 
 
 def _probe_cache(path: Path) -> Any:
@@ -444,7 +452,6 @@ _KINETICS = "label,youtube_id,time_start,time_end,split\nhigh jump,abcdefghijk,1
 _CHARADES = "AB12C 1.5 4.25##a person opens the door.\nXYZ 0.0 3##He sits.\n"
 _THUMOS = "video,type,type_idx,start,end,startFrame,endFrame\nvideo_test_0000004,Diving,5,67.5,75.9,1,2\n"
 _TASKS = "16815\nMake Tea\nhttps://x.org\n2\nboil water,pour\n\n1\nB\nhttps://y.org\n1\nmix\n"
-_RECORDS = '{"experiment": "x"}\n{"do": "metrics", "points": [[1, 2]]}\n{"do": "end"}\n'
 FILES = [
     Kind("activitynet", _also_gzipped(_json(_ACTIVITYNET)), _activitynet, ".json"),
     Kind("hacs", _json(_ACTIVITYNET), _hacs, ".json"),
@@ -469,7 +476,7 @@ FILES = [
     Kind("weights-old", _checkpoints(False), _weights, ".pth"),
     Kind("safetensors", _safetensors, _weights, ".safetensors"),
     Kind("manifest", _manifests, _manifest, ".json"),
-    Kind("outbox", _text(_RECORDS), _outbox, ".jsonl"),
+    Kind("run-record", _run_records, _run_record, ".json"),
     Kind("probe-cache", _probe_caches, _probe_cache, ".jsonl"),
     Kind("checkpoint", _states, _state, ".json"),
     Kind("report", _json(_TABLE), _report, ".json"),

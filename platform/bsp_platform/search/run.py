@@ -131,8 +131,8 @@ class WatchSearch(_InDriver, tune.Callback):
             self.workers[ours.number] = result[WORKERS]
         self.view.update((ours.name, 0), result)
         self.tracking.record(ours, result)
-        if "loss" in result and "step" in result:
-            warning = self.waits.record((ours.number, result["encoder"]), result)
+        if "record" in result:
+            warning = self.waits.record((ours.number, result["encoder"]), result["record"])
             if warning:
                 self.view.warn((ours.name, 0), warning)
 
@@ -180,7 +180,7 @@ def run_search(spec: SearchOptions, options: Options) -> int:
             tracking.finish(results, content)
     print_search(content)
     say(f"Table and plots: {results}/table.{{json,csv,md}}, parallel.png, response.png")
-    say(f"MLflow: {tracking.tracker.ui_command()}\n  compare: {tracking.compare_url()}")
+    say(f"MLflow: {tracking.tracker.mlflow.ui_command()}\n  compare: {tracking.compare_url()}")
     failed = [trial for trial in search.ledger.trials if trial.status == "failed"]
     for trial in failed:
         say(f"FAILED {trial.name} ({trial.setting}): {trial.reason}")

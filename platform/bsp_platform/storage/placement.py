@@ -61,6 +61,10 @@ class SharedFolder:
         """Write or replace a small file, whole or not at all."""
         write_bytes(self.root / name, content)
 
+    def names(self, folder: str) -> list[str]:
+        """Names of all files below ``folder``, sorted."""
+        return sorted(self.name(path) for path in (self.root / folder).rglob("*") if path.is_file())
+
     @contextmanager
     def claim(self, name: str, on_wait: Callable[[], None] | None) -> Iterator[Callable[[], None]]:
         """Hold the claim ``name``; ``on_wait`` is called once a second while another one does. Gives a function that
@@ -134,6 +138,9 @@ class BucketWithCopies(SharedFolder):
 
     def write(self, name: str, content: bytes) -> None:
         self.bucket.write(name, content)
+
+    def names(self, folder: str) -> list[str]:
+        return sorted(f"{folder}/{name}" for name in self.bucket.sizes(folder))
 
     @property
     def patience_s(self) -> float:

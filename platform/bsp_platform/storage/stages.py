@@ -237,6 +237,10 @@ class StageStore:
         """Write or replace it, whole or not at all."""
         self.files.write(name, content)
 
+    def notes(self, folder: str) -> list[str]:
+        """Names of all notes below ``folder``, sorted."""
+        return self.files.names(folder)
+
     # --- arguments for other nodes ----------------------------------------------------------------------------
 
     def pack_paths(self, value: Any) -> Any:

@@ -7,6 +7,7 @@ adds no second run.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +20,8 @@ from bsp_platform.plan.rows import Cell, Experiment, Row, RowRecipes, data_sets,
 from bsp_platform.plan.sources import Sources, load_sources
 from bsp_platform.report.tables import commit, hardware
 from bsp_platform.storage.stages import StageStore, recipe_hash, write_json
-from bsp_platform.tracking.tracker import Tracker, mlflow_name
+from bsp_platform.tracking.record import RunRecord, attach, now_ms, opened
+from bsp_platform.tracking.tracker import Tracker
 
 
 def finished_rows(
@@ -74,14 +76,18 @@ def publish(
         paths[-1],
         {"profile": profile.name, "about": profile.about, "hardware": hardware(), "commit": commit(), **content},
     )
-    tracker = Tracker(options.tracking_uri, name, options.tracking_home)
+    store = StageStore(options.storage)
+    tracker = Tracker(options.tracking_uri, name, options.tracking_home, store)
     rounded = {metric: round(value, 6) for metric, value in metrics.items()}
-    run_id = tracker.run(f"{profile.name}/{recipe_hash({'key': key, 'metrics': rounded})}", f"{name} {profile.name}")
-    tracker.params(run_id, {"profile": profile.name, **params})
-    tracker.metrics(run_id, {m: v for m, v in metrics.items() if mlflow_name(m) not in tracker.recorded(run_id)})
-    for path in paths:
-        tracker.artifact(run_id, path)
-    tracker.finish(run_id)
+    record = RunRecord(
+        experiment=name,
+        key=f"{profile.name}/{recipe_hash({'key': key, 'metrics': rounded})}",
+        name=f"{name} {profile.name}",
+        params={name: str(value) for name, value in {"profile": profile.name, **params}.items()},
+        started_ms=now_ms(),
+    )
+    record = attach(store, opened(record, store), paths).with_numbers(rounded, time_ms=now_ms())
+    tracker.show(replace(record, status="FINISHED", ended_ms=now_ms()))
     tracker.close()
-    say(f"{content['title']}: {folder}/figure.{{png,pdf,json}}\nMLflow: {tracker.ui_command()}")
+    say(f"{content['title']}: {folder}/figure.{{png,pdf,json}}\nMLflow: {tracker.mlflow.ui_command()}")
     return folder

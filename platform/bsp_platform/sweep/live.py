@@ -15,11 +15,13 @@ from rich.live import Live
 from rich.table import Table
 
 from bsp_platform.plain_text import plain_table, printable
+from bsp_platform.tracking.record import TIME
+from bsp_platform.work.bottleneck import SHARES
 
 _EVERY_S = 60.0  # without a terminal: at most one line per row and stage in this time
 _ENDS = ("finished", "FAILED")
-# Of what Tune reports: the measurements; they stay on show until the next ones of the same stage.
-_MEASURED = ("loss", "statistics", "clips_per_s", "data_wait_share", "skipped", "rate")
+# Of a training record: what is no loss or statistic of the pretext.
+_OF_SPEED = {"step", TIME, "clips_per_s", "data_wait_share", "learning_rate", "max_memory_mb", "damaged_share", *SHARES}
 
 
 class LiveView:
@@ -55,7 +57,7 @@ class LiveView:
             self.live.stop()
 
     def update(self, cell: tuple[str, int], news: dict[str, Any]) -> None:
-        """Take news such as {"stage", "at", "total", "rate"} or a training record {"step", "steps", ...}."""
+        """Take news such as {"stage", "at", "total", "rate"}, or of training {"encoder", "step", "steps", "record"}."""
         now = self.clock()
         state = self.state.setdefault(cell, {"stage": "", "text": "", "printed": now})
         # A training record carries no stage; it belongs to the encoder that is being trained.
@@ -65,8 +67,8 @@ class LiveView:
                 self._line(cell, state, now)  # how the stage before ended
             state.update(stage=stage, text="", measured={}, first=None)
             self._line(cell, state, now)
-        measured = (*_MEASURED, *news.get("statistics", ()))
-        state["measured"] |= {name: news[name] for name in measured if name in news}
+        # Measurements stay on show until the next ones of the same stage.
+        state["measured"] |= {name: news[name] for name in ("skipped", "rate") if name in news} | news.get("record", {})
         state["text"] = self._progress(state, news, now) or state["text"]
         if state["text"] and now - state["printed"] >= _EVERY_S:
             self._line(cell, state, now)
@@ -92,7 +94,7 @@ class LiveView:
         done, total = news.get("at", news.get("step")), news.get("total", news.get("steps"))
         if done is not None and total:
             parts.append(f"{'step ' if 'step' in news else ''}{done}/{total} ({done / total:.0%})")
-        parts += [f"{name} {has[name]:.3f}" for name in ("loss", *has.get("statistics", ())) if name in has]
+        parts += [f"{name} {v:.3f}" for name, v in has.items() if name not in {*_OF_SPEED, "skipped", "rate"}]
         if "clips_per_s" in has:
             parts.append(f"{has['clips_per_s']:.0f} clips/s, waiting for data {has['data_wait_share']:.0%}")
         if has.get("rate"):

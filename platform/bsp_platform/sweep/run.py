@@ -50,12 +50,12 @@ def run(experiment: Experiment, options: Options) -> int:
         if options.fresh:
             _put_aside(store, recipes)
         troubles: list[str] = []  # besides failed rows; the table of what is finished is shown in spite of them
-        tracking = SweepTracking(experiment, profile, sources, options)
+        tracking = SweepTracking(experiment, profile, sources, options, store)
         todo = [cell for cell, r in recipes.items() if not r.finished(store)]
         reused = {cell: _found_stages(store, r) for cell, r in recipes.items()}
         say(f"{experiment.title}: {len(recipes)} runs, {len(recipes) - len(todo)} already finished")
         _print_reused({cell: reused[cell] for cell in todo})
-        tracking.open(recipes, store)
+        tracking.open(recipes)
         folder = options.results if store.bucket else store.root
         ray_log = RayLog.of_run(folder, experiment.name)
         failures: dict[Cell, str] = {}
@@ -69,7 +69,7 @@ def run(experiment: Experiment, options: Options) -> int:
             if found is not None:
                 scores[cell], seconds[cell] = found, r.seconds(store)
             with remembered(troubles, f"MLflow's record of {cell[0]} seed {cell[1]}"):
-                tracking.close_cell(cell)
+                tracking.close_cell(cell, failures.get(cell, ""))
         costs: dict[str, dict] = {}
         if experiment.costs:
             with remembered(troubles, "the cost of inference"):
@@ -95,7 +95,7 @@ def run(experiment: Experiment, options: Options) -> int:
             tracking.close(rows, scores, failures, results)
     print_table(table)
     say(f"Tables: {results}/table.{{json,csv,md}}")
-    say(f"MLflow: {tracking.tracker.ui_command()}\n  compare: {tracking.compare_url()}")
+    say(f"MLflow: {tracking.tracker.mlflow.ui_command()}\n  compare: {tracking.compare_url()}")
     for (name, seed), text in failures.items():
         say(f"FAILED {name} seed {seed}: {text}")
     for trouble in troubles:
@@ -223,9 +223,9 @@ class Watch(tune.Callback):
     def on_trial_result(self, iteration, trials, trial, result, **info):
         cell = tuple(trial.config["cell"])
         self.view.update(cell, result)
-        if "loss" in result and "step" in result:
+        if "record" in result:
             self.tracking.pretrain_record(cell, result)
-            warning = self.waits.record((*cell, result["encoder"]), result)
+            warning = self.waits.record((*cell, result["encoder"]), result["record"])
             if warning:
                 self.view.warn(cell, warning)
                 self.tracking.warn(cell, result["encoder"], warning)
@@ -239,3 +239,4 @@ class Watch(tune.Callback):
         # Now, as what Tune makes of the errors at the end is lost if it cannot read one of them.
         self.failures[cell] = reason_of_trial(trial)
         self.view.update(cell, {"stage": "FAILED"})
+        self.tracking.close_cell(cell, self.failures[cell])

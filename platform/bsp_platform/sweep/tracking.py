@@ -1,145 +1,164 @@
-"""What a sweep writes to MLflow: a parent run, a child per row and seed, curves, scores, files."""
+"""What a sweep shows in MLflow: a parent run, and for every row and seed a child with curves, scores and files."""
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from bsp.localization.gtad.network import GTADSettings
 from bsp.tasks.head import HISTORY
 from bsp_platform.plan.options import Options
 from bsp_platform.plan.profiles import Profile
+from bsp_platform.plan.recipes import EncoderRecipe
 from bsp_platform.plan.rows import Cell, Experiment, Row, RowRecipes
 from bsp_platform.plan.sources import Sources
 from bsp_platform.storage.stages import MANIFEST, StageStore, as_plain, recipe_hash
-from bsp_platform.tracking.tracker import Tracker, mlflow_name
-from bsp_platform.work.bottleneck import SHARES
+from bsp_platform.tracking.record import FAILURE_TAG, RunRecord, ShownStage, attach, now_ms, opened
+from bsp_platform.tracking.tracker import Tracker
 from bsp_platform.work.pretraining import WEIGHTS
 
 
 class SweepTracking:
-    """The MLflow side of one sweep: a parent, a child per row and seed, curves, scores, files."""
+    """The MLflow side of one sweep."""
 
-    def __init__(self, experiment: Experiment, profile: Profile, sources: Sources, options: Options):
-        self.experiment, self.profile = experiment, profile
-        self.results = options.results / experiment.name / profile.name
-        self.tracker = Tracker(options.tracking_uri, experiment.name, options.tracking_home)
+    def __init__(self, experiment: Experiment, profile: Profile, sources: Sources, options: Options, store: StageStore):
+        self.experiment, self.profile, self.store = experiment, profile, store
+        self.tracker = Tracker(options.tracking_uri, experiment.name, options.tracking_home, store)
         settings = as_plain(replace(profile, resources=None, encoders={}))
-        data = {"trimmed": sources.trimmed_print}
+        data: dict[str, Any] = {"trimmed": sources.trimmed_print}
         for name in sources.data:
             data |= {name: sources.videos_prints[name], f"{name} labels": sources.labels_prints[name]}
         if sources.notes:
             data["notes"] = "; ".join(sources.notes)
-        self.key = f"{profile.name}/{recipe_hash({'settings': settings, **data, 'workers': options.workers})}"
-        self.settings = {"profile": profile.name, "about": profile.about, **data}
-        self.parent = ""
-        self.runs: dict[Cell, str] = {}
-        self._closed: set[Cell] = set()
+        key = f"{profile.name}/{recipe_hash({'settings': settings, **data, 'workers': options.workers})}"
+        params = {"profile": profile.name, "about": profile.about, **data}
+        parent = RunRecord(
+            experiment=experiment.name, key=key, name=f"{experiment.name} {profile.name}", started_ms=now_ms(),
+            params={name: str(value) for name, value in params.items()},
+        )  # fmt: skip
+        self.parent = opened(parent, store)
+        self.runs: dict[Cell, RunRecord] = {}
 
-    def open(self, recipes: dict[Cell, RowRecipes], store: StageStore) -> None:
-        """Find or create all runs, before anything starts."""
-        self.recipes, self.store, tracker = recipes, store, self.tracker
-        self.parent = tracker.run(self.key, f"{self.experiment.name} {self.profile.name}")
-        tracker.params(self.parent, self.settings)
-        by_name = {row.name: (k, row) for k, row in enumerate(self.experiment.rows)}
+    def open(self, recipes: dict[Cell, RowRecipes]) -> None:
+        """Show all runs, before anything starts; what was finished earlier as it stands in the storage."""
+        self.recipes = recipes
+        self.tracker.show(self.parent)
         for cell, r in recipes.items():
-            number, row = by_name[cell[0]]
-            tags = {f"paper.{mlflow_name(metric)}": str(value) for metric, value in row.paper.items()}
-            encoders = "+".join(recipe_hash(encoder) for encoder in r.encoders)
-            tags |= {"paper.data": self.experiment.paper_data, "encoder": encoders}
-            name = f"{number + 1:02d} {row.label} seed {cell[1]}"
-            self.runs[cell] = tracker.run(f"{self.key}/{_heads_hash(r)}", name, parent=self.parent, tags=tags)
-            # Parameters are what the comparison page offers as axes; the profile's own are the same in all rows.
-            encoder, train = r.encoders[0].encoder, self.profile.train
-            kinds = dict.fromkeys(kind.name.lower() for stream in row.streams for kind in stream.kinds)
-            params = {
-                "row": row.label, "row_order": number + 1, "seed": cell[1],
-                "task": " + ".join(stream.method for stream in row.streams), "kinds": "+".join(kinds) or "none",
-                "streams": len(row.streams), "heads": "+".join(row.heads), "blind": row.blind or "no",
-                "profile": self.profile.name, "backbone": encoder.name, **asdict(encoder),
-                "size_px": self.profile.augment.size_px, "clips": train.clips, "learning_rate": train.learning_rate,
-            }  # fmt: skip
-            for head, recipe in r.heads.items():
-                if hasattr(recipe.head, "epochs"):
-                    params[f"{head}_epochs"] = recipe.head.epochs
-                if head == "gtad":
-                    params["head_cells"] = recipe.head.cells
-            tracker.params(self.runs[cell], params)
+            done = r.finished(self.store)
+            record = opened(self._new_record(cell, r), self.store, running=not done)
+            self.runs[cell] = self.tracker.show(finished(record, r, self.store) if done else record)
 
-    def pretrain_record(self, cell: Cell, result: dict[str, Any]) -> None:
-        """Log one training record; a row may also train the encoder of the shared class scores: not its own."""
+    def _new_record(self, cell: Cell, r: RowRecipes) -> RunRecord:
+        rows = self.experiment.rows
+        number, row = next((k, row) for k, row in enumerate(rows, 1) if row.name == cell[0])
+        tags = {f"paper.{metric}": str(value) for metric, value in row.paper.items()}
+        encoders = "+".join(recipe_hash(encoder) for encoder in r.encoders)
+        # Parameters are what the comparison page offers as axes; the profile's own are the same in all rows.
+        encoder, train = r.encoders[0].encoder, self.profile.train
+        kinds = dict.fromkeys(kind.name.lower() for stream in row.streams for kind in stream.kinds)
+        params = {
+            "row": row.label, "row_order": number, "seed": cell[1],
+            "task": " + ".join(stream.method for stream in row.streams), "kinds": "+".join(kinds) or "none",
+            "streams": len(row.streams), "heads": "+".join(row.heads), "blind": row.blind or "no",
+            "profile": self.profile.name, "backbone": encoder.name, **asdict(encoder),
+            "size_px": self.profile.augment.size_px, "clips": train.clips, "learning_rate": train.learning_rate,
+        }  # fmt: skip
+        for head, recipe in r.heads.items():
+            if hasattr(recipe.head, "epochs"):
+                params[f"{head}_epochs"] = recipe.head.epochs
+            if head == "gtad" and isinstance(recipe.head, GTADSettings):
+                params["head_cells"] = recipe.head.cells
+        heads = list(r.heads.values())
+        return RunRecord(
+            experiment=self.experiment.name,
+            key=f"{self.parent.key}/{recipe_hash(heads[0] if len(heads) == 1 else heads)}",
+            name=f"{number:02d} {row.label} seed {cell[1]}",
+            parent=self.parent.key,
+            params={name: str(value) for name, value in params.items()},
+            tags=tags | {"paper.data": self.experiment.paper_data, "encoder": encoders},
+            started_ms=now_ms(),
+        )
+
+    def pretrain_record(self, cell: Cell, result: Mapping[str, Any]) -> None:
+        """Show one training record; a row may also train the encoder of the shared class scores: not its own."""
         own = {encoder.name: place for place, encoder in enumerate(self.recipes[cell].encoders)}
-        if result.get("encoder") not in own:
-            return
-        names = self._curve_names(result)
-        record = {name: result[name] for name in names}
-        prefix = _pretrain_prefix(own[result["encoder"]])
-        self.tracker.history(self.runs[cell], prefix, [{"step": result["step"], **record}])
+        if result["encoder"] in own:
+            self.tracker.live(self.runs[cell], _pretrain_prefix(own[result["encoder"]]), result["record"])
 
     def warn(self, cell: Cell, encoder: str, text: str) -> None:
         """A warning about the training of an encoder, as a tag of the row's run."""
-        self.tracker.tags(self.runs[cell], {f"warning.{encoder}": text})
+        record = self.runs[cell]
+        self.runs[cell] = self.tracker.show(replace(record, tags=record.tags | {f"warning.{encoder}": text}))
 
-    def _curve_names(self, result: dict[str, Any]) -> list[str]:
-        """Of what Tune hands over, the numbers of the training record; Tune adds many of its own."""
-        known = ("loss", "clips_per_s", "data_wait_share", "learning_rate", *result.get("statistics", ()), *SHARES)
-        return [name for name in known if isinstance(result.get(name), float)]
+    def close_cell(self, cell: Cell, failure: str = "") -> None:
+        """Show the scores, curves and files of a finished row and seed; without scores it has failed."""
+        record, r = self.runs[cell], self.recipes[cell]
+        if r.finished(self.store):
+            record = finished(record, r, self.store)
+        elif record.status == "RUNNING":
+            tags = record.tags | ({FAILURE_TAG: failure} if failure else {})
+            record = replace(record, status="FAILED", ended_ms=now_ms(), tags=tags)
+        self.runs[cell] = self.tracker.show(record)
 
-    def close_cell(self, cell: Cell) -> None:
-        """Log the scores, curves and files of a finished row and seed, once; without scores it has failed."""
-        run_id, tracker, store, r = self.runs[cell], self.tracker, self.store, self.recipes[cell]
-        scores = r.scores(store)
-        if scores is None:
-            tracker.finish(run_id, "FAILED")
-            return
-        if cell in self._closed:
-            return
-        self._closed.add(cell)
-        if not {mlflow_name(name) for name in scores} <= tracker.recorded(run_id):
-            for place, encoder in enumerate(r.encoders):
-                folder = store.find("encoders", encoder)
-                if folder is None:
-                    continue  # removed or damaged since (the log says so); the scores stand
-                tracker.history(run_id, _pretrain_prefix(place), json.loads((folder / HISTORY).read_text("utf-8")))
-                tracker.artifact(run_id, folder / WEIGHTS, f"stream_{place + 1}" if place else None, final=True)
-            for head, recipe in r.heads.items():
-                folder = store.find("heads", recipe)
-                tracker.history(run_id, f"{head}/", json.loads((folder / HISTORY).read_text("utf-8")), axis="epoch")
-                for path in sorted(p for p in folder.glob("[!_]*.json") if p.name not in (HISTORY, MANIFEST)):
-                    tracker.artifact(run_id, path, head, final=True)
-            seconds = {f"seconds/{kind}": value for kind, value in r.seconds(store).items()}
-            tracker.metrics(run_id, {**scores, **seconds})  # last: what shows that all of it is recorded
-        tracker.finish(run_id)
-
-    def costs(self, costs: dict[str, dict[str, Any]]) -> None:
+    def costs(self, costs: Mapping[str, Mapping[str, Any]]) -> None:
         """What a row's encoders cost at inference, as metrics of its runs."""
-        for (row, _), run_id in self.runs.items():
-            if row in costs:
-                numbers = {f"cost/{name}": v for name, v in costs[row].items() if isinstance(v, int | float)}
-                self.tracker.metrics(run_id, numbers)
+        for cell, record in self.runs.items():
+            found = costs.get(cell[0], {})
+            numbers = {f"cost/{name}": value for name, value in found.items() if isinstance(value, int | float)}
+            self.runs[cell] = self.tracker.show(record.with_numbers(numbers))
 
-    def close(self, rows: list[Row], scores: dict, failures: dict, results: Path) -> None:
-        """Means, tables and the state of the parent; then wait until all is sent, if the server answers."""
+    def close(
+        self, rows: list[Row], scores: Mapping[Cell, Mapping[str, float]], failures: Mapping[Cell, str], results: Path
+    ) -> None:
+        """Means, tables and the state of the parent; then wait until all is sent, if MLflow answers."""
+        means: dict[str, float] = {}
         for row in rows:
             of_row = [value for (name, _), value in scores.items() if name == row.name]
             if of_row:
                 shared = [m for m in self.experiment.columns if m in of_row[0]]
-                means = {f"{m}/{row.name}": sum(s[m] for s in of_row) / len(of_row) for m in shared}
-                self.tracker.metrics(self.parent, means)
-        for path in sorted(results.glob("table.*")):
-            self.tracker.artifact(self.parent, path)
-        self.tracker.finish(self.parent, "FAILED" if failures else "FINISHED")
+                means |= {f"{m}/{row.name}": sum(s[m] for s in of_row) / len(of_row) for m in shared}
+        parent = self.parent.with_numbers(means, time_ms=now_ms())
+        parent = attach(self.store, parent, sorted(results.glob("table.*")))
+        status = "FAILED" if failures else "FINISHED"
+        self.parent = self.tracker.show(replace(parent, status=status, ended_ms=now_ms()))
         self.tracker.close()
 
     def compare_url(self) -> str:
-        return self.tracker.compare_url(list(self.runs.values()))
+        """The UI's page that compares the rows."""
+        return self.tracker.mlflow.compare_url(self.runs.values())
 
 
-def _heads_hash(recipes: RowRecipes) -> str:
-    """Names the MLflow run of a row and seed."""
-    heads = list(recipes.heads.values())
-    return recipe_hash(heads[0] if len(heads) == 1 else heads)
+def finished(
+    record: RunRecord, recipes: RowRecipes, store: StageStore, encoders: Sequence[EncoderRecipe] | None = None
+) -> RunRecord:
+    """The record of a row whose stages are complete, with curves of all its encoders or of these alone. It ended when
+    the last of its heads was made; one that ended before it was opened began as long before that as its stages took."""
+    scores, seconds = recipes.scores(store), recipes.seconds(store)
+    manifests = [store.check(store.folder("heads", head), head) for head in recipes.heads.values()]
+    ended_ms = max(int(1000 * datetime.fromisoformat(manifest["made"]).timestamp()) for manifest in manifests)
+    if record.started_ms > ended_ms:
+        record = replace(record, started_ms=ended_ms - int(1000 * sum(seconds.values())))
+    stages: list[ShownStage] = []
+    for place, encoder in enumerate(encoders or recipes.encoders):
+        found = store.find("encoders", encoder)
+        if found is not None:  # else removed or damaged since (the log says so); the scores stand
+            prefix, folder = _pretrain_prefix(place), f"stream_{place + 1}" if place else ""
+            stages.append(ShownStage(name=f"encoders/{found.name}", prefix=prefix, files=(WEIGHTS,), folder=folder))
+    for head, recipe in recipes.heads.items():
+        found = store.need("heads", recipe)
+        files = tuple(sorted(p.name for p in found.glob("[!_]*.json") if p.name not in (HISTORY, MANIFEST)))
+        stages.append(ShownStage(name=f"heads/{found.name}", prefix=f"{head}/", axis="epoch", files=files, folder=head))
+    record = replace(
+        record,
+        stages=tuple(stages),
+        status="FINISHED",
+        ended_ms=ended_ms,
+        tags={name: text for name, text in record.tags.items() if name != FAILURE_TAG},
+    )
+    return record.with_numbers((scores or {}) | {f"seconds/{kind}": value for kind, value in seconds.items()})
 
 
 def _pretrain_prefix(place: int) -> str:

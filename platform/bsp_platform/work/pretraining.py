@@ -36,6 +36,7 @@ from bsp_platform.storage.files import write_bytes
 from bsp_platform.storage.manifests import RUN
 from bsp_platform.storage.run_places import place_for_runs
 from bsp_platform.storage.stages import StageStore, file_sha256, write_json
+from bsp_platform.tracking.record import TIME
 from bsp_platform.work.bottleneck import MakerTimes
 from bsp_platform.work.cluster.device import assigned_device
 from bsp_platform.work.cluster.start import Resources, cluster_size
@@ -132,6 +133,7 @@ def train_worker(config: dict[str, Any]) -> None:
     )
     for done, record in steps:
         if record:
+            record |= makers.take() | {TIME: time.time()}
             history.append(record)
         save = done % settings.checkpoint_every_steps == 0 or done == settings.steps
         if not (record or save):
@@ -139,7 +141,7 @@ def train_worker(config: dict[str, Any]) -> None:
         metrics = {"encoder": recipe.name, "step": done, "steps": settings.steps, "skipped": len(skipped)}
         metrics |= {"processes": world_size, "statistics": recipe.pretext.statistics}
         if record:
-            metrics |= record | makers.take()
+            metrics["record"] = record
         if save and rank == 0 and job.probe:
             metrics |= job.probe(model.encoder, done)
         with tempfile.TemporaryDirectory() as folder:

@@ -27,7 +27,7 @@ import psutil
 import pytest
 import yaml
 
-from bsp_platform.tracking.tracker import mlflow_name
+from bsp_platform.tracking.mlflow_store import mlflow_name
 from cluster_hosts import ADDRESSES, HOSTS, USER, Lab, why_not
 from cluster_services import BUCKET, CREDENTIALS, start_services, use_services, why_no_services
 from repository import ROOT

@@ -2,8 +2,7 @@
 
 import hashlib
 import json
-import os
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,7 @@ from bsp_platform.storage.manifests import make_manifest, parse_manifest, result
 from bsp_platform.storage.names import leaving_link, stays_inside, unsafe_checkpoint
 from bsp_platform.storage.run_places import place_for_runs
 from bsp_platform.storage.stages import StageStore, Stored
-from bsp_platform.tracking.outbox import Outbox, read_records
+from bsp_platform.tracking.record import RunRecord, ShownStage, parse_record
 from s3_server import BUCKET, s3_server
 
 OUTSIDE = [
@@ -168,27 +167,17 @@ def test_a_checkpoint_of_ray_train_that_lies_elsewhere_is_refused(tmp_path, name
         place_for_runs(store, folder, "run")
 
 
-def test_an_outbox_removes_nothing_but_its_copies_and_is_private(tmp_path):
-    outbox = Outbox(tmp_path, "sqlite:///x.db")
-    assert outbox.folder.parent.stat().st_mode & 0o777 == 0o700
-    (tmp_path / "table.md").write_text("t")
-    copy = outbox.keep_copy(tmp_path / "table.md")
-    for path in (outbox.folder / "files" / ".." / "x", outbox.folder / "files" / "x", tmp_path / "table.md", Path("/")):
-        outbox.drop_copy(path)
-    assert copy.exists()
-    outbox.drop_copy(copy)
-    assert not copy.exists()
-    assert outbox.folder.exists()
-
-
-def test_lines_of_an_outbox_that_are_no_records_are_left_out(tmp_path, caplog):
-    path = tmp_path / "1-2-x.jsonl"
-    path.write_bytes(b'{"experiment": "e"}\n"do"\n["do"]\n' + b"[" * 200_000 + b'\n{"do": "tags"}\n\xff\n')
-    assert read_records(path) == [{"experiment": "e"}, {"do": "tags"}]
-    assert caplog.text.count("is not whole and is left out") == 4
-    home = tmp_path / "home"
-    for text in ("[" * 100_000, "{}", "3", "x"):
-        os.makedirs(home / "outbox" / "a", exist_ok=True)
-        (home / "outbox" / "a" / "store.json").write_text(text)
-        with pytest.raises(ValueError, match=r"store\.json is damaged"):
-            Outbox.all_in(home)
+def test_a_record_that_names_files_elsewhere_or_is_damaged_is_refused(tmp_path):
+    """What it names is sent to MLflow."""
+    record = RunRecord(experiment="e", key="k", name="n", started_ms=1, stages=(ShownStage(name="heads/x", prefix=""),))
+    for wrong in (
+        replace(record, files={"../x": ""}),
+        replace(record, experiment="/e"),
+        replace(record, stages=(ShownStage(name="heads/..", prefix=""),)),
+        replace(record, stages=(ShownStage(name="heads/x", prefix="", files=("/etc/passwd",)),)),
+    ):
+        with pytest.raises(ValueError, match=r"run\.json names .*, which is no file of the storage"):
+            parse_record(json.dumps(asdict(wrong)).encode(), "run.json")
+    for text in (b"", b"{}", b"3", b"[" * 100_000, b"\xff", json.dumps(asdict(record)).encode()[:-9]):
+        with pytest.raises(ValueError, match=r"run\.json is damaged"):
+            parse_record(text, "run.json")

@@ -10,11 +10,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from click.testing import CliRunner
 
+from bsp_platform.cli.main import main
 from bsp_platform.search.proposals import Ledger
 from bsp_platform.storage import leases
 from bsp_platform.storage.run_places import place_for_runs
 from bsp_platform.storage.stages import StageStore
+from bsp_platform.sweep.tracking import finished
+from bsp_platform.tracking.mlflow_store import MlflowStore, mlflow_name
+from bsp_platform.tracking.record import RunRecord, attach, write_record
+from mlflow_runs import all_of
 from row_without_ray import another_node, row, undisturbed  # noqa: F401 (fixtures)
 from s3_server import BUCKET, s3_server
 from search_cases import settings_of
@@ -85,6 +91,23 @@ def test_a_search_is_continued_by_a_driver_whose_disk_is_new(address, tmp_path):
     StageStore(address).write_note("searches/b/trials.json", b"{")
     with pytest.raises(ValueError, match=rf"{address}/searches/b/trials\.json is damaged"):
         Ledger(StageStore(address), "searches/b/trials.json")
+
+
+def test_what_mlflow_shows_is_sent_by_a_driver_whose_disk_is_new(row, undisturbed, address, tmp_path):  # noqa: F811
+    store = StageStore(address)
+    assert row.run(address) == undisturbed[1]
+    (tmp_path / "table.md").write_text("12.5")
+    record = RunRecord(experiment="exp", key="p", name="r", started_ms=1)
+    record = attach(store, finished(record, row.recipes, store), [tmp_path / "table.md"])
+    write_record(store, record)
+    shutil.rmtree(tmp_path / "cache")
+    done = CliRunner().invoke(main, ["deliver", "--storage", address, "--home", str(tmp_path / "mlflow")])
+    assert done.exit_code == 0, done.output
+    shown = all_of(MlflowStore(None, tmp_path / "mlflow"), tmp_path / "files")["p"]
+    assert set(shown["files"]) == {"encoder.pt", "gtad/detections.json", "gtad/scores.json", "table.md"}
+    assert shown["files"]["table.md"] == b"12.5"
+    expected = {mlflow_name(name): repr(value) for name, value in undisturbed[1].items()}
+    assert {name: shown["metrics"][name][0][1] for name in expected} == expected
 
 
 @pytest.mark.fault

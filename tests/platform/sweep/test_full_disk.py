@@ -55,7 +55,8 @@ class Tracking:
     def __init__(self, *_):
         self.parent = ""
         self.tracker = SimpleNamespace(
-            system_metrics=lambda run: contextlib.nullcontext(), ui_command=lambda: "mlflow server"
+            system_metrics=lambda run: contextlib.nullcontext(),
+            mlflow=SimpleNamespace(ui_command=lambda: "mlflow server"),
         )
 
     def open(self, *_): ...

@@ -30,8 +30,8 @@ def lines_of(news: list[tuple[float, dict]], cell=("row", 0)) -> list[str]:
 
 
 def record(step: int, **more) -> dict:
-    measured = {"loss": 1.5, "clips_per_s": 210.0, "data_wait_share": 0.031}
-    return {"encoder": "enc", "step": step, "steps": 1000, "skipped": 0, **measured, **more}
+    measured = {"step": step, "loss": 1.5, "clips_per_s": 210.0, "data_wait_share": 0.031}
+    return {"encoder": "enc", "step": step, "steps": 1000, "skipped": 0, "record": measured, **more}
 
 
 def test_a_row_gets_one_line_a_minute():
@@ -72,6 +72,12 @@ def test_a_pretext_says_which_statistics_are_shown():
 def test_what_a_checkpoint_reports_does_not_wipe_out_the_loss():
     bare = {"encoder": "enc", "step": 20, "steps": 1000, "skipped": 0}
     assert "step 20/1000 (2%), loss 1.500" in lines_of([(0, record(10)), (61, bare)])[-1]
+
+
+def test_whatever_a_pretext_measures_is_shown_and_speed_in_words():
+    measured = {"loss": 1.5, "sharpness": 0.25, "learning_rate": 0.01, "unix_time": 1.7e9, "makers_busy": 0.5}
+    news = {"encoder": "enc", "step": 20, "steps": 1000, "record": measured}
+    assert lines_of([(0, news), (61, news)])[-1].endswith(": step 20/1000 (2%), loss 1.500, sharpness 0.250")
 
 
 def test_the_time_left_of_a_continued_row_counts_from_where_it_continued():

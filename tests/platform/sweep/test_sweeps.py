@@ -18,6 +18,8 @@ from filelock import FileLock
 
 import ablation_table4
 from bsp_platform.plan.options import experiment_command
+from bsp_platform.tracking.mlflow_store import MlflowStore
+from mlflow_runs import all_of
 from ray_processes import MARK, training_processes
 from repository import EXPERIMENTS, SUPPORT
 
@@ -160,6 +162,35 @@ def test_mlflow_shows_a_parent_and_one_run_per_row_with_curves_and_scores(undist
     assert {"gtad", "encoder.pt"} <= artifacts
     files = {file.path for file in client.list_artifacts(child.info.run_id, "gtad")}
     assert files == {"gtad/scores.json", "gtad/detections.json"}
+
+
+@pytest.mark.ray
+def test_an_mlflow_that_was_lost_is_filled_from_the_storage(undisturbed, tmp_path):
+    from bsp_platform.cli.main import main
+
+    arguments = ["--storage", str(undisturbed / "storage"), "--home", str(tmp_path / "mlflow")]
+    done = CliRunner().invoke(main, ["deliver", *arguments])
+    assert done.exit_code == 0, done.output
+    expected = all_of(MlflowStore(None, undisturbed / "mlflow"), tmp_path / "expected", "small")
+    for run in expected.values():  # what no stage holds: the load of the machine
+        run["metrics"] = {name: points for name, points in run["metrics"].items() if not name.startswith("system/")}
+    assert all_of(MlflowStore(None, tmp_path / "mlflow"), tmp_path / "shown", "small") == expected
+
+
+@pytest.mark.ray
+def test_rows_that_earlier_versions_finished_are_shown_too(undisturbed, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(undisturbed, folder, ignore=shutil.ignore_patterns("mlflow*", "runs"))
+    done = run(folder, "--rows", ROWS)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "3 runs, 3 already finished" in done.stdout
+    assert runs_by_row(folder, "small") == runs_by_row(undisturbed, "small")
+    shown, expected = (
+        all_of(MlflowStore(None, of / "mlflow"), tmp_path / of.name, "small") for of in (folder, undisturbed)
+    )
+    assert {key: (set(run["files"]), run["params"], run["parent"]) for key, run in shown.items()} == {
+        key: (set(run["files"]), run["params"], run["parent"]) for key, run in expected.items()
+    }
 
 
 @pytest.mark.ray

@@ -1,5 +1,8 @@
-"""MLflow: runs are found again, names are legal; what the store does not take now is delivered later, once."""
+"""MLflow: runs are found again, names are legal; whatever happens on the way, a run shows its record in the end."""
 
+from __future__ import annotations
+
+import contextlib
 import json
 import os
 import signal
@@ -8,14 +11,36 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
 from bsp_platform.cli.main import main
-from bsp_platform.tracking.outbox import Outbox, OutboxFile, read_records
-from bsp_platform.tracking.tracker import Tracker, mlflow_name
+from bsp_platform.storage.stages import StageStore, recipe_hash, write_json
+from bsp_platform.sweep.tracking import finished
+from bsp_platform.tracking.mlflow_store import MlflowStore, mlflow_name
+from bsp_platform.tracking.record import RunRecord, ShownStage, attach, opened, parse_record, write_record
+from bsp_platform.tracking.tracker import Tracker
+from mlflow_runs import all_of
+from row_without_ray import row, undisturbed  # noqa: F401 (fixtures)
+
+BEGAN_MS = 1_700_000_000_000
+
+
+@dataclass(frozen=True)
+class Made:
+    """Recipe of a stage with curves and a file."""
+
+    name: str
+
+
+def entry(step: int) -> dict[str, float]:
+    return {"step": step, "loss": 1 / step, "unix_time": BEGAN_MS / 1000 + step}
 
 
 @pytest.fixture(scope="module")
@@ -24,156 +49,282 @@ def home(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("mlflow")
 
 
-def test_a_run_is_found_again_by_its_key(home):
-    tracker = Tracker(None, "found", home)
-    parent = tracker.run("key", "parent")
-    child = tracker.run("key/1", "child", parent=parent, tags={"row": "x"})
-    assert Tracker(None, "found", home).run("key/1", "child", parent=parent) == child
-    assert tracker.client.get_run(child).data.tags["mlflow.parentRunId"] == parent
-    assert child != parent
+@pytest.fixture
+def storage(tmp_path) -> StageStore:
+    """Two stages: an encoder whose curve has times, and a head as older versions left it."""
+    store = StageStore(tmp_path / "storage")
+
+    def encoder(folder: Path) -> None:
+        write_json(folder / "history.json", [entry(step) for step in range(5, 30, 5)])
+        (folder / "encoder.pt").write_bytes(b"weights")
+
+    def head(folder: Path) -> None:
+        write_json(folder / "history.json", [{"epoch": epoch, "loss": 0.5} for epoch in range(3)])
+        write_json(folder / "scores.json", {"mAP@0.50": 12.5})
+
+    store.ensure("encoders", Made("e"), encoder)
+    store.ensure("heads", Made("h"), head)
+    return store
 
 
-def test_metrics_keep_their_steps_and_get_legal_names(home):
-    tracker = Tracker(None, "names", home)
-    run = tracker.run("key", "run")
-    tracker.history(run, "pretrain/", [{"step": 5, "loss": 1.5}, {"step": 10, "loss": 0.5}])
-    tracker.metrics(run, {"mAP@0.50": 12.5})
-    assert tracker.flush() == 0
-    assert history(tracker, run, "pretrain/loss") == [(5, 1.5), (10, 0.5)]
-    assert tracker.client.get_run(run).data.metrics["mAP_0.50"] == 12.5
-    assert mlflow_name("mAP@0.50") == "mAP_0.50"
-    tracker.tags(run, {"warning.dc+ss; (all)": "text"})
-    tracker.close()
-    assert tracker.client.get_run(run).data.tags["warning.dc_ss_ _all_"] == "text"
+PARENT = RunRecord(experiment="exp", key="p", name="exp smoke", started_ms=BEGAN_MS, params={"profile": "smoke"})
+CHILD = RunRecord(
+    experiment="exp", key="p/1", parent="p", name="01 {dc, ss} cls", started_ms=BEGAN_MS + 5, params={"row": "x"},
+    tags={"paper.mAP@0.50": "2.0"},
+)  # fmt: skip
 
 
-def test_a_point_is_logged_once_and_a_new_summary_beside_the_old(home):
-    for attempt in range(2):  # the second as a process that continues
-        tracker = Tracker(None, "once", home)
-        run = tracker.run("key", "run")
-        # Steps 10 and 15 once more, as after a restart from the checkpoint of step 5; speeds differ.
-        tracker.history(run, "", [{"step": s, "loss": 1 / s, "clips_per_s": s + attempt} for s in (5, 10, 15, 10, 15)])
-        tracker.history(run, "", [{"step": 20 + attempt, "loss": 0.0}])
-        for mean in (1.0, 1.0, float("nan"), float("nan"), 2.0 + attempt):
-            tracker.metrics(run, {"mAP": mean})
-        tracker.close()
-    assert history(tracker, run, "loss") == [(5, 1 / 5), (10, 1 / 10), (15, 1 / 15), (20, 0.0), (21, 0.0)]
-    assert history(tracker, run, "clips_per_s") == [(5, 5.0), (10, 10.0), (15, 15.0)]
-    assert sorted(str(value) for _, value in history(tracker, run, "mAP")) == ["1.0", "2.0", "3.0", "nan"]
-    assert not tracker._file.path.exists()
-
-
-def test_what_mlflow_refuses_is_kept_in_a_file_and_does_not_block_the_rest(home):
-    tracker = Tracker(None, "refused", home)
-    run = tracker.run("key", "run")
-    for value in (1, 2):
-        tracker.params(run, {"fixed": value})  # MLflow lets no parameter change
-    tracker.metrics(run, {"good": 2.0})
-    tracker.artifact(run, home / "gone.txt", final=True)
-    tracker.finish(run)
-    assert tracker.close() == 0
-    found = tracker.client.get_run(run)
-    assert (found.data.metrics, found.data.params, found.info.status) == ({"good": 2.0}, {"fixed": "1"}, "FINISHED")
-    refused = [json.loads(line) for line in Outbox(home, tracker.uri).refused.read_text().splitlines()]
-    first, second = (record["reason"] for record in refused if record["run"] == run)
-    assert "'fixed'" in first
-    assert second == f"{home / 'gone.txt'} is gone"
-
-
-def test_the_load_of_the_machine_goes_to_the_run(home):
-    tracker = Tracker(None, "system", home)
-    run = tracker.run("key", "run")
-    with tracker.system_metrics(run, every_s=3600):
-        pass
-    tracker.close()
-    metrics = tracker.client.get_run(run).data.metrics
-    assert {"system/cpu_utilization_percentage", "system/system_memory_usage_megabytes"} <= set(metrics)
-    total_mb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e6
-    assert 0 < metrics["system/system_memory_usage_megabytes"] < total_mb
-
-
-def test_the_printed_links_lead_to_a_server_on_loopback_or_to_the_given_one(home):
-    tracker = Tracker(None, "links", home)
-    assert tracker.ui_command() == (
-        f"mlflow server --backend-store-uri sqlite:///{home}/mlflow.db --host 127.0.0.1 --port 5000"
-        " --allowed-hosts localhost:5000,127.0.0.1:5000"
+def finished_child() -> RunRecord:
+    stages = (
+        ShownStage(name=f"encoders/{recipe_hash(Made('e'))}", prefix="pretrain/", files=("encoder.pt",)),
+        ShownStage(
+            name=f"heads/{recipe_hash(Made('h'))}", prefix="gtad/", axis="epoch", files=("scores.json",), folder="gtad"
+        ),
     )
-    number = tracker.experiment_id
-    expected = f"http://127.0.0.1:5000/#/compare-runs?runs=%5B%22a%22%2C%20%22b%22%5D&experiments=%5B%22{number}%22%5D"
-    assert tracker.compare_url(["a", "b"]) == expected
-    tracker.uri = "https://me:secret@mlflow.example/"
-    assert tracker.compare_url(["a"]).startswith("https://me:***@mlflow.example/#/compare-runs")
-    assert tracker.compare_url(["key:not made yet"]) == "when the records are delivered"
+    record = replace(CHILD, stages=stages, status="FINISHED", ended_ms=BEGAN_MS + 100_000)
+    return record.with_numbers({"mAP@0.50": 12.5, "undefined": float("nan")})
 
 
-def test_a_store_that_has_never_answered_is_an_error_with_the_remedy(tmp_path):
-    with pytest.raises(RuntimeError, match=r"cannot use the MLflow tracking store http.*--tracking-uri"):
-        Tracker("http://127.0.0.1:9", "exp", tmp_path)
-    done = CliRunner().invoke(main, ["deliver", "--home", str(tmp_path)])
-    assert (done.exit_code, "no outbox" in done.output) == (0, True)
+def finished_parent(store: StageStore, table: Path) -> RunRecord:
+    record = attach(store, PARENT.with_numbers({"mAP@0.50/x": 12.5}), [table])
+    return replace(record, status="FINISHED", ended_ms=BEGAN_MS + 110_000)
 
 
-# -- the outbox --
+def tracker_of(store: StageStore, home: Path, uri: str | None = None) -> Tracker:
+    return Tracker(uri, "exp", home, store)
 
 
-def test_a_damaged_outbox_gives_its_whole_records(tmp_path):
-    outbox = Outbox(tmp_path, "sqlite:////somewhere/mlflow.db")
-    file = outbox.new_file({"experiment": "exp", "artifacts": None})
-    for value in range(3):
-        file.append({"do": "metrics", "time": 1, "run": "r", "points": [["loss", value, 0]], "unless": None})
-    with pytest.raises(BlockingIOError):  # its writer lives
-        OutboxFile(file.path)
-    lines = file.path.read_bytes().splitlines(keepends=True)
-    lines[2] = lines[2].replace(b"{", b"\x00", 1)
-    lines[3] = lines[3][:-20]  # the process was killed while it wrote
-    file.path.write_bytes(b"".join(lines))
-    assert [r.get("points") for r in read_records(file.path)] == [None, [["loss", 0, 0]]]
-    file.close()  # what a dead writer leaves
-    (left,) = outbox.left()
-    assert (left.header["experiment"], left.waiting) == ("exp", 1)
-    left.sent(1)
-    left.close()
-    assert not outbox.files()
+def deliver(store: StageStore, home: Path, *options: str) -> tuple[int, str]:
+    done = CliRunner().invoke(main, ["deliver", "--storage", store.address, "--home", str(home), *options])
+    return done.exit_code, done.output
+
+
+def run_all(tracker: Tracker, store: StageStore, table: Path) -> int:
+    """A sweep of one row, without its work."""
+    tracker.show(PARENT)
+    tracker.show(CHILD)
+    for step in (5, 10, 15, 10, 15, 20, 25):  # it was continued from the checkpoint of step 5
+        tracker.live(CHILD, "pretrain/", entry(step))
+    tracker.show(finished_child())
+    tracker.show(finished_parent(store, table))
+    return tracker.close()
+
+
+@pytest.fixture
+def table(tmp_path) -> Path:
+    path = tmp_path / "table.md"
+    path.write_text("12.5")
+    return path
+
+
+def test_a_run_shows_what_its_record_and_stages_hold(storage, table, tmp_path):
+    tracker = tracker_of(storage, tmp_path / "mlflow")
+    assert run_all(tracker, storage, table) == 0
+    shown = all_of(tracker.mlflow, tmp_path / "files")
+    assert set(shown) == {"p", "p/1"}
+    child, parent = shown["p/1"], shown["p"]
+    assert child["info"] == ("01 {dc, ss} cls", "FINISHED", BEGAN_MS + 5, BEGAN_MS + 100_000)
+    assert child["parent"] == "p"
+    assert child["params"] == {"row": "x"}
+    assert child["tags"]["paper.mAP_0.50"] == "2.0"
+    assert child["metrics"] == {
+        "pretrain/loss": [(step, repr(1 / step), BEGAN_MS + 1000 * step) for step in (5, 10, 15, 20, 25)],
+        "gtad/loss": [(epoch, "0.5", BEGAN_MS + 100_000) for epoch in range(3)],
+        "mAP_0.50": [(0, "12.5", BEGAN_MS + 100_000)],
+        "undefined": [(0, "nan", BEGAN_MS + 100_000)],
+    }
+    assert set(child["files"]) == {"encoder.pt", "gtad/scores.json"}
+    assert child["files"]["encoder.pt"] == b"weights"
+    assert parent["files"] == {"table.md": b"12.5"}
+    assert parent["metrics"] == {"mAP_0.50/x": [(0, "12.5", BEGAN_MS + 110_000)]}
+
+
+def test_whatever_is_sent_again_changes_nothing_and_an_empty_mlflow_is_filled_from_the_storage(
+    storage, table, tmp_path
+):
+    tracker = tracker_of(storage, tmp_path / "mlflow")
+    run_all(tracker, storage, table)
+    expected = all_of(tracker.mlflow, tmp_path / "files")
+    assert deliver(storage, tmp_path / "mlflow", "--show") == (0, deliver(storage, tmp_path / "mlflow")[1])
+    run_all(tracker_of(storage, tmp_path / "mlflow"), storage, table)
+    assert all_of(tracker.mlflow, tmp_path / "files 2") == expected
+
+    status, said = deliver(storage, tmp_path / "other", "--show")
+    assert status == 1
+    assert "exp, 01 {dc, ss} cls: lacks the run, 1 parameters, 1 tags, 10 points, encoder.pt, scores.json" in said
+    assert "0 of 2 runs" in said
+    status, said = deliver(storage, tmp_path / "other")
+    assert (status, "2 of 2 runs" in said) == (0, True), said
+    assert all_of(MlflowStore(None, tmp_path / "other"), tmp_path / "files 3") == expected
+
+
+class Dying:
+    """A client whose process is killed when it has changed something so many times."""
+
+    def __init__(self, client: Any, changes: int):
+        self.client, self.changes = client, changes
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith(("create", "log", "set", "update", "delete")):
+            self.changes -= 1
+            if self.changes < 0:
+                raise KeyboardInterrupt
+        return getattr(self.client, name)
 
 
 @pytest.mark.fault
-def test_records_that_find_no_room_are_kept_in_memory_and_written_later(tmp_path, monkeypatch, fault_row):
-    file = Outbox(tmp_path, "x").new_file({"experiment": "exp", "artifacts": None})
-    records = [{"do": "status", "status": str(number)} for number in range(4)]
-    file.append(records[0])
-    write = os.write
-    monkeypatch.setattr(os, "write", lambda fd, data: write(fd, data[:9]))  # the disk is full in the middle of a line
-    file.append(records[1])
-    file.append(records[2])
-    assert read_records(file.path)[1:] == records[:1]
-    assert file.waiting == 3
-    monkeypatch.setattr(os, "write", write)
-    file.append(records[3])
+def test_killed_between_any_two_calls_the_rest_is_sent_later(home, storage, table, tmp_path, fault_row):
+    def send_all(experiment: str, changes: int = 1000) -> dict[str, dict[str, Any]]:
+        """What MLflow shows after a process that was killed, and a second one that was not."""
+        first, second = MlflowStore(None, home), MlflowStore(None, home)
+        first.client = Dying(first.client, changes)
+        records = [PARENT, CHILD, finished_child(), finished_parent(storage, table)]
+        records = [replace(record, experiment=experiment) for record in records]
+        with contextlib.suppress(KeyboardInterrupt):
+            for record in records:
+                first.send(storage, record)
+        for record in records[2:] if changes else records:
+            second.send(storage, record)
+        killed.append(first.client.changes < 0)
+        shown = all_of(second, tmp_path / experiment, experiment)
+        for record in records[2:]:
+            assert shown[record.key]["tags"].pop("bsp.sent") == replace(record, files=record.files).content_hash
+        return shown
+
+    killed: list[bool] = []
+    expected = send_all("whole")
+    equal = all([send_all(f"killed {changes}", changes) == expected for changes in range(0, 16, 3)])
+    assert killed == [False] + 6 * [True]
     fault_row(
-        "disk full while records for MLflow are kept",
-        "2 records waited in memory and were written, in their order, once there was room",
-        equal=read_records(file.path)[1:] == records,
+        "SIGKILL of a process that sends a row to MLflow, at six places",
+        "the next one sent what was lacking: no run, point or file twice",
+        equal=equal,
     )
 
 
-def test_metrics_are_sent_together_and_everything_else_alone(tmp_path):
-    file = Outbox(tmp_path, "x").new_file({"experiment": "exp", "artifacts": None})
-    for points in (2, 2, 2):
-        file.append({"do": "metrics", "points": [["loss", 0, 0]] * points})
-    for status in ("FAILED", "FINISHED"):
-        file.append({"do": "status", "status": status})
-    sizes = []
-    while group := file.head(points=5):
-        sizes.append((group[0]["do"], len(group)))
-        file.sent(len(group))
-    assert sizes == [("metrics", 2), ("metrics", 1), ("status", 1), ("status", 1)]
-    assert len(read_records(file.path)) == 1  # the header
+def test_a_refused_parameter_does_not_block_and_a_failure_is_told_until_the_row_goes_on(home, storage, tmp_path):
+    tracker = Tracker(None, "refused", home, storage)
+    record = replace(CHILD, experiment="refused", parent="")
+    tracker.show(record)
+    changed = replace(record, params={"row": "y", "new": "z"})  # MLflow lets no parameter change
+    tracker.show(replace(changed, status="FAILED", ended_ms=BEGAN_MS + 9, tags={"failure": "a.npy: damaged"}))
+    wrong = replace(record, key="p/2", started_ms=-(2**80))  # no data base takes that
+    tracker.show(wrong)
+    assert tracker.close() == 1
+    shown = all_of(tracker.mlflow, tmp_path / "files", "refused")["p/1"]
+    assert (shown["params"], shown["info"][1]) == ({"row": "x", "new": "z"}, "FAILED")
+    assert shown["tags"]["failure"] == "a.npy: damaged"
+    again = Tracker(None, "refused", home, storage)
+    again.show(opened(record, storage))
+    again.close()
+    shown = all_of(tracker.mlflow, tmp_path / "files", "refused")["p/1"]
+    assert (shown["info"][1], "failure" in shown["tags"]) == ("RUNNING", False)
+
+
+def test_a_new_summary_stands_beside_the_old_and_an_old_run_without_marks_is_completed(home, storage):
+    mlflow, record = MlflowStore(None, home), replace(CHILD, experiment="summary", parent="")
+    client, number = mlflow.client, mlflow.experiment_id("summary")
+    run = client.create_run(number, tags={"bsp.key": record.key}).info.run_id  # as earlier versions made it
+    client.log_metric(run, "mAP_0.50", 12.5)
+    client.log_metric(run, "pretrain/loss", 1 / 5, step=5)
+    done = replace(finished_child(), experiment="summary", parent="")
+    for mean in (12.5, 12.5, 14.0, 13.0):
+        done = replace(done.with_numbers({"mAP@0.50": mean}), ended_ms=done.ended_ms + 2**40)
+        mlflow.send(storage, done)
+    assert [p.value for p in client.get_metric_history(run, "mAP_0.50")] == [12.5, 14.0, 13.0]
+    assert client.get_run(run).data.metrics["mAP_0.50"] == 13.0
+    assert sorted(p.step for p in client.get_metric_history(run, "pretrain/loss")) == [5, 10, 15, 20, 25]
+
+
+def test_stages_that_are_gone_are_named_and_left_out(home, storage, tmp_path, caplog):
+    record = replace(finished_child(), experiment="gone", parent="")
+    (storage.root / record.stages[0].name / "encoder.pt").write_bytes(b"other")
+    (storage.root / record.stages[1].name / "manifest.json").unlink()
+    mlflow = MlflowStore(None, home)
+    mlflow.send(storage, record)
+    shown = all_of(mlflow, tmp_path / "files", "gone")["p/1"]
+    assert (set(shown["metrics"]), shown["files"]) == ({"mAP_0.50", "undefined"}, {})
+    assert "encoder.pt has 5 bytes" in caplog.text
+    assert "manifest.json is gone; its curves and files are not sent" in caplog.text
+
+
+def test_artifacts_that_are_not_taken_hold_up_nothing_else(home, storage, tmp_path):
+    record = replace(finished_child(), experiment="artifacts", parent="")
+    tracker = Tracker(None, "artifacts", home, storage)
+    place = home / "artifacts" / tracker.mlflow.run_id(record)
+    place.write_text("a file where MLflow wants a folder")
+    tracker.show(record)
+    other = tracker.show(replace(record, key="p/2", stages=()))
+    assert tracker.close() == 1
+    place.unlink()
+    again = MlflowStore(None, home)
+    assert str(again.lacking(storage, record)) == "encoder.pt, scores.json, its state"
+    assert not again.lacking(storage, other)
+    again.send(storage, record)
+    shown = all_of(again, tmp_path / "files", "artifacts")
+    assert (len(shown["p/2"]["metrics"]), set(shown["p/1"]["files"])) == (2, {"encoder.pt", "gtad/scores.json"})
+
+
+def test_a_finished_row_gives_its_record_without_having_been_recorded(row, undisturbed):  # noqa: F811
+    """Of stages that earlier versions made nobody has noted anything else."""
+    folder, scores = undisturbed
+    store = StageStore(folder)
+    record = finished(replace(CHILD, started_ms=2**50), row.recipes, store)
+    manifests = {path.parent.parent.name: json.loads(path.read_text()) for path in folder.glob("*/*/manifest.json")}
+    numbers = {point.name: point.value for point in record.points}
+    assert {name: numbers[name] for name in scores} == scores
+    assert numbers["seconds/heads"] == manifests["heads"]["seconds"]
+    assert record.ended_ms == datetime.fromisoformat(manifests["heads"]["made"]).timestamp() * 1000
+    seconds = sum(manifests[kind]["seconds"] for kind in ("encoders", "features", "heads"))
+    assert record.ended_ms - record.started_ms == int(1000 * seconds)
+    assert [stage.files for stage in record.stages] == [("encoder.pt",), ("detections.json", "scores.json")]
+    assert parse_record(json.dumps(asdict(record)).encode(), "here") == record
+
+
+def test_the_load_of_the_machine_goes_to_the_run(home, storage, monkeypatch):
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.2")
+    tracker = Tracker(None, "system", home, storage)
+    record = tracker.show(replace(PARENT, experiment="system"))
+
+    def megabytes() -> float | None:
+        run = tracker.mlflow.find("system", record.key)
+        return run.data.metrics.get("system/system_memory_usage_megabytes") if run else None
+
+    with tracker.system_metrics(record):
+        wait_for(megabytes, "measurement")
+    tracker.close()
+    assert 0 < megabytes() < os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e6
+
+
+def test_the_printed_links_lead_to_a_server_on_loopback_or_to_the_given_one(home):
+    mlflow = MlflowStore(None, home)
+    assert mlflow.ui_command() == (
+        f"mlflow server --backend-store-uri sqlite:///{home}/mlflow.db --host 127.0.0.1 --port 5000"
+        " --allowed-hosts localhost:5000,127.0.0.1:5000"
+    )
+    record = replace(PARENT, experiment="links")
+    assert mlflow.compare_url([record]).startswith("when MLflow is back")
+    run, number = mlflow.run_id(record), mlflow.experiment_id("links")
+    expected = f"/#/compare-runs?runs=%5B%22{run}%22%5D&experiments=%5B%22{number}%22%5D"
+    assert mlflow.compare_url([record, CHILD]) == f"http://127.0.0.1:5000{expected}"
+    mlflow.uri = "https://me:secret@mlflow.example/"
+    assert mlflow.compare_url([record]) == f"https://me:***@mlflow.example{expected}"
+    assert mlflow_name("mAP@0.50") == "mAP_0.50"
+
+
+def test_a_store_that_has_never_answered_is_an_error_with_the_remedy(storage, tmp_path):
+    with pytest.raises(RuntimeError, match=r"cannot use the MLflow tracking store http.*--tracking-uri"):
+        Tracker("http://127.0.0.1:9", "exp", tmp_path, storage)
+    assert deliver(storage, tmp_path, "--tracking-uri", "http://127.0.0.1:9")[0] == 0  # there is nothing to send
+    write_record(storage, PARENT)
+    status, said = deliver(storage, tmp_path, "--tracking-uri", "http://127.0.0.1:9")
+    assert (status, "0 of 1 runs" in said) == (1, True)
 
 
 # -- a real server that dies --
 
 
-def start_server(folder, port: int) -> subprocess.Popen:
+def start_server(folder: Path, port: int) -> subprocess.Popen:
     server = subprocess.Popen(
         [
             os.path.join(os.path.dirname(sys.executable), "mlflow"), "server", "--host", "127.0.0.1",
@@ -183,7 +334,7 @@ def start_server(folder, port: int) -> subprocess.Popen:
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
         env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
     )  # fmt: skip
-    wait_for(lambda: answers(port), "MLflow server", 120)
+    wait_for(lambda: answers(port), "MLflow server")
     return server
 
 
@@ -199,124 +350,66 @@ def stop_server(server: subprocess.Popen) -> None:
     server.wait()
 
 
-def wait_for(condition, what: str, seconds: float = 120) -> None:
+def wait_for(condition: Callable[[], Any], what: str, seconds: float = 120) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"no {what} within {seconds:.0f} s"
         time.sleep(0.1)
 
 
-def history(tracker: Tracker, run: str, metric: str) -> list[tuple[int, float]]:
-    points = tracker.client.get_metric_history(run, metric)
-    return [(p.step, p.value) for p in sorted(points, key=lambda p: (p.timestamp, p.step))]
-
-
-DRIVER = """
-import sys
-from pathlib import Path
-from bsp_platform.tracking.tracker import Tracker
-
-home, uri = Path(sys.argv[1]), sys.argv[2]
-tracker = Tracker(uri, "killed", home)
-run = tracker.run("killed", "killed")
-print("ready", flush=True)
-sys.stdin.readline()  # the server is dead now
-child = tracker.run("killed/1", "child", parent=run)
-for step in range(20):
-    tracker.history(child, "", [{"step": step, "loss": 100.0 - step}])
-tracker.artifact(child, Path(__file__))
-print("recorded", flush=True)
-sys.stdin.readline()
-"""
-
-
 @pytest.mark.fault
-def test_a_server_killed_in_the_middle_has_everything_once_in_the_end(tmp_path, fault_row):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    uri, script, other_home = f"http://127.0.0.1:{port}", tmp_path / "driver.py", tmp_path / "other"
-    script.write_text(DRIVER)
+def test_a_server_killed_in_the_middle_shows_the_same_in_the_end(home, storage, table, tmp_path, fault_row, caplog):
+    """... as one that was always there: a SQLite file that is given the same records."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        uri = f"http://127.0.0.1:{free.getsockname()[1]}"
+    port = int(uri.rpartition(":")[2])
+    records = [PARENT, CHILD, finished_child(), finished_parent(storage, table)]
+    records = [replace(record, experiment="killed") for record in records]
+    failed = replace(records[1], key="p/2", name="02 failed", ended_ms=BEGAN_MS, status="FAILED", tags={"failure": "x"})
     server = start_server(tmp_path, port)
-    driver = subprocess.Popen(
-        [sys.executable, str(script), str(other_home), uri], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
     try:
-        tracker = Tracker(uri, "exp", tmp_path)
-        run = tracker.run("key", "run")
-        logged = []
+        away = Tracker(uri, "killed", tmp_path / "away", storage)
+        trackers = [away, Tracker(None, "killed", home, storage)]
 
-        def log(step: int) -> None:
-            logged.append((step, 1 / (step + 1)))
-            tracker.history(run, "", [{"step": step, "loss": logged[-1][1]}])
+        def live(*steps: int) -> None:
+            for step in steps:
+                for tracker in trackers:
+                    tracker.live(records[1], "pretrain/", entry(step))
 
-        while len(logged) < 60 or not history(tracker, run, "loss"):
-            log(len(logged))
-        assert driver.stdout.readline() == "ready\n"
-        for _ in range(40):  # the server dies while these are on their way
-            log(len(logged))
+        def show(*shown: RunRecord) -> None:
+            for record in shown:
+                for tracker in trackers:
+                    tracker.show(record)
+
+        def arrived() -> bool:
+            found = away.mlflow.find("killed", "p/1")
+            return found is not None and "pretrain/loss" in found.data.metrics
+
+        show(*records[:2])
+        live(5)
+        wait_for(arrived, "point on the server")
+        live(10)  # the server dies while this is on its way, or before
         stop_server(server)
-        for _ in range(200):
-            log(len(logged))
-        wait_for(lambda: tracker._away, "notice of the dead server")
-        driver.stdin.write("\n")
-        driver.stdin.flush()
-        assert driver.stdout.readline() == "recorded\n"
-        driver.kill()
-        driver.wait()
-
-        child = tracker.run("key/1", "child", parent=run, tags={"row": "x"})  # cannot be made now
-        tracker.params(child, {"row": 1})
-        tracker.metrics(child, {"mAP": 12.5})
-        table = tmp_path / "table.md"
-        table.write_text("as it was")
-        tracker.artifact(child, table)
-        table.write_text("written again")
-        tracker.finish(child)
-        kept = len(read_records(tracker._file.path)) - 1
-        assert kept >= 200
-        while_away = time.time() * 1000
-
+        live(15, 20, 25)
+        show(failed, *records[2:])
+        assert trackers[1].close() == 0
+        assert away.close() == 3
+        assert "bsp deliver" in caplog.text
+        assert deliver(storage, tmp_path / "away", "--tracking-uri", uri)[0] == 1
+        late = Tracker(uri, "killed", tmp_path / "away", storage)  # it has answered before: no error
         server = start_server(tmp_path, port)
-        wait_for(lambda: not tracker._file.waiting, "delivery")  # by itself
-        tracker.finish(run)
-        assert tracker.close() == 0
-        found = {r.info.run_name: r for r in tracker.client.search_runs([tracker.experiment_id])}
-        made = found["child"]
-        assert set(found) == {"run", "child"}
-        assert {r.info.status for r in found.values()} == {"FINISHED"}
-        assert (made.data.metrics, made.data.params) == ({"mAP": 12.5}, {"row": "1"})
-        assert made.data.tags["mlflow.parentRunId"] == run
-        assert made.info.end_time < while_away  # the time when it was recorded
-        local = tracker.client.download_artifacts(made.info.run_id, "table.md", str(tmp_path))
-        assert Path(local).read_text() == "as it was"
-
-        again = {"do": "metrics", "run": run, "time": 1, "points": [["x", 0.1, 0], ["y", 1e-300, 0]], "unless": None}
-        for _ in range(2):  # as when the server died before it could answer
-            tracker._sender.send([again])
-        assert history(tracker, run, "x") == [(0, 0.1)]
-        assert history(tracker, run, "y") == [(0, 1e-300)]
-
-        # What the killed driver recorded: nobody but the command delivers it, as it has another home.
-        shown = CliRunner().invoke(main, ["deliver", "--home", str(other_home), "--show"])
-        assert (shown.exit_code, "killed: " in shown.output) == (1, True), shown.output
-        done = CliRunner().invoke(main, ["deliver", "--home", str(other_home)])
-        assert done.exit_code == 0, done.output
-        for _ in range(2):  # the experiment itself goes on in the same runs
-            again = Tracker(uri, "killed", other_home)
-            orphan = again.run("killed/1", "child", parent=again.run("killed", "killed"))
-            again.history(orphan, "", [{"step": step, "loss": 100.0 - step} for step in range(25)])
-            assert again.close() == 0
-        assert len(again.client.search_runs([again.experiment_id])) == 2
-        assert [a.path for a in again.client.list_artifacts(orphan)] == ["driver.py"]
-        points = history(tracker, run, "loss")
-        of_killed = history(again, orphan, "loss")
+        status, said = deliver(storage, tmp_path / "away", "--tracking-uri", uri)
+        assert status == 0, said
+        late.show(records[-1])
+        assert late.close() == 0
+        shown, expected = (all_of(t.mlflow, tmp_path / str(k), "killed") for k, t in enumerate(trackers))
+        assert len(expected["p/1"]["metrics"]["pretrain/loss"]) == 5
         fault_row(
-            "SIGKILL of the MLflow server in the middle of a run, of a driver while it is away",
-            f"{kept} records kept and delivered by itself when the server was back, those of the killed driver by "
-            f"`bsp deliver`; {len(points) + len(of_killed)} points there of {len(logged) + 25} logged",
-            equal=points == logged and of_killed == [(step, 100.0 - step) for step in range(25)],
+            "SIGKILL of the MLflow server while a row is trained",
+            "the sweep went on; `bsp deliver` sent what was lacking once the server was back: runs, parameters, points "
+            "with their times, files and states compared",
+            equal=shown == expected,
         )
     finally:
-        driver.kill()
         stop_server(server)

@@ -1,0 +1,208 @@
+"""What a run in MLflow shows, as a small file of the storage: from it and its stages the run can be sent at any time.
+
+``<storage>/runs/<experiment>/<hash of the key>/run.json`` holds what no stage knows: the run's name, parameters, tags,
+scores, times and state. Curves and weights stay in the stages that it names; tables and figures lie beside it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+from bsp_platform.storage.names import stays_inside
+from bsp_platform.storage.stages import MANIFEST, StageDamaged, StageStore
+
+log = logging.getLogger(__name__)
+RUNS = "runs"
+FAILURE_TAG = "failure"  # why a run failed
+TIME = "unix_time"  # of an entry of a stage's history: when it was made, in seconds; absent in older ones
+_HISTORY = "history.json"
+_RECORD = "run.json"
+Status = Literal["RUNNING", "FINISHED", "FAILED"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """A number at a step of a metric."""
+
+    name: str
+    value: float
+    step: int = 0
+    time_ms: int = 0  # 0 = when the run ended
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShownStage:
+    """A stage of which the run shows the curves (``history.json``) and some files."""
+
+    name: str  # "encoders/<hash>"
+    prefix: str  # before the names of its curves
+    axis: Literal["step", "epoch"] = "step"
+    files: tuple[str, ...] = ()
+    folder: str = ""  # of the files in MLflow
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """One run. ``key`` says which row and seed of which configuration it is: MLflow has one run for each."""
+
+    experiment: str
+    key: str
+    name: str
+    started_ms: int
+    parent: str = ""  # key of the run that it belongs to
+    params: dict[str, str] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict)
+    points: tuple[Point, ...] = ()
+    stages: tuple[ShownStage, ...] = ()
+    files: dict[str, str] = field(default_factory=dict)  # beside the record: name and SHA-256
+    status: Status = "RUNNING"
+    ended_ms: int = 0  # 0 = it has not ended
+
+    @property
+    def folder(self) -> str:
+        """Name of its folder in the storage."""
+        return f"{RUNS}/{self.experiment}/{hashlib.sha256(self.key.encode()).hexdigest()[:16]}"
+
+    @property
+    def content_hash(self) -> str:
+        """Of all that the run shows."""
+        return hashlib.sha256(_as_json(self)).hexdigest()[:16]
+
+    def with_numbers(self, numbers: Mapping[str, float], step: int = 0, time_ms: int = 0) -> RunRecord:
+        """The record with these, instead of what it has under the same name and step; what is the same stays."""
+        points = {(point.name, point.step): point for point in self.points}
+        for name, value in numbers.items():
+            held = points.get((name, step))
+            if held is None or repr(held.value) != repr(float(value)):
+                points[name, step] = Point(name=name, value=float(value), step=step, time_ms=time_ms)
+        return replace(self, points=tuple(points.values()))
+
+
+def _as_json(record: RunRecord) -> bytes:
+    return json.dumps(asdict(record), indent=1, sort_keys=True).encode()
+
+
+def write_record(store: StageStore, record: RunRecord) -> None:
+    """Keep it in the storage, instead of the earlier one with this key."""
+    store.write_note(f"{record.folder}/{_RECORD}", _as_json(record))
+
+
+def earlier_record(store: StageStore, record: RunRecord) -> RunRecord | None:
+    """What the storage holds of the run; a damaged one is named in the log and counts as absent."""
+    name = f"{record.folder}/{_RECORD}"
+    try:
+        text = store.read_note(name)
+        return None if text is None else parse_record(text, store.where(name))
+    except ValueError as error:
+        log.warning("%s; it is written anew", error)
+        return None
+
+
+def opened(record: RunRecord, store: StageStore, *, running: bool = True) -> RunRecord:
+    """The record with what the storage knows of the run from earlier; ``running``: it begins, or goes on."""
+    earlier = earlier_record(store, record)
+    if earlier is None:
+        return record
+    record = replace(earlier, name=record.name, params=record.params, tags=earlier.tags | record.tags)
+    if not running:
+        return record
+    tags = {name: text for name, text in record.tags.items() if name != FAILURE_TAG}
+    return replace(record, tags=tags, status="RUNNING", ended_ms=0)
+
+
+def all_records(store: StageStore) -> Iterator[RunRecord | ValueError]:
+    """Of every run in the storage, parents first; for a damaged one the error that names it."""
+    found: list[RunRecord | ValueError] = []
+    for name in store.notes(RUNS):
+        if name.endswith(f"/{_RECORD}"):
+            try:
+                found.append(parse_record(store.read_note(name) or b"", store.where(name)))
+            except ValueError as error:
+                found.append(error)
+    return iter(sorted(found, key=lambda record: isinstance(record, RunRecord) and bool(record.parent)))
+
+
+def parse_record(text: bytes, where: str) -> RunRecord:
+    """ValueError, naming the file, if it is no record, or names files outside of the storage."""
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        record = TypeAdapter(RunRecord).validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        what = f"{'.'.join(map(str, first['loc']))} {first['msg']}".strip()
+        raise ValueError(
+            f"{where} is damaged ({what}); remove it, and run the command of its experiment again"
+        ) from None
+    names = [*record.files, record.experiment]
+    names += [name for stage in record.stages for name in (stage.name, *stage.files)]
+    outside = next((name for name in names if not stays_inside(name)), None)
+    if outside is not None:
+        raise ValueError(f"{where} names {outside!r}, which is no file of the storage; remove that record")
+    return record
+
+
+def attach(store: StageStore, record: RunRecord, paths: Iterable[Path]) -> RunRecord:
+    """The record with copies of these files, tables or figures, beside it."""
+    files = dict(record.files)
+    for path in paths:
+        content = path.read_bytes()
+        store.write_note(f"{record.folder}/{path.name}", content)
+        files[path.name] = hashlib.sha256(content).hexdigest()
+    return replace(record, files=files)
+
+
+def attached(store: StageStore, record: RunRecord) -> Iterator[Path]:
+    """Local paths of the files beside the record, as far as they are there."""
+    for name in record.files:
+        content = store.read_note(f"{record.folder}/{name}")
+        path = store.root / record.folder / name
+        if content is None:
+            log.warning("%s is gone", store.where(f"{record.folder}/{name}"))
+            continue
+        if store.bucket:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+        yield path
+
+
+def shown_stages(store: StageStore, record: RunRecord) -> Iterator[tuple[ShownStage, Path]]:
+    """The stages and their folders; one that is removed or damaged since is named in the log and left out."""
+    for stage in record.stages:
+        folder = store.root / stage.name
+        try:
+            store.check(folder, None)
+        except FileNotFoundError:
+            log.warning("%s is gone; its curves and files are not sent", store.where(f"{stage.name}/{MANIFEST}"))
+        except StageDamaged as error:
+            log.warning("%s; its curves and files are not sent", error)
+        else:
+            yield stage, folder
+
+
+def stage_points(stage: ShownStage, folder: Path, ended_ms: int) -> list[Point]:
+    """All numbers of the stage's history."""
+    history = json.loads((folder / _HISTORY).read_text("utf-8"))
+    return [point for entry in history for point in entry_points(entry, stage.prefix, stage.axis, ended_ms)]
+
+
+def entry_points(entry: Mapping[str, float], prefix: str, axis: str, ended_ms: int) -> list[Point]:
+    """The numbers of an entry of a history, at the time when it was made; older ones have none and get ``ended_ms``."""
+    time_ms = int(1000 * entry[TIME]) if TIME in entry else ended_ms
+    return [
+        Point(name=prefix + name, value=float(value), step=int(entry[axis]), time_ms=time_ms)
+        for name, value in entry.items()
+        if name not in (axis, TIME) and isinstance(value, int | float)
+    ]
+
+
+def now_ms() -> int:
+    """Milliseconds since 1970, as MLflow counts."""
+    return int(time.time() * 1000)
