@@ -55,7 +55,7 @@ def ray_session():
     """Ray on two logical CPUs, as on the smallest machine that the README names, and a GPU that is only counted."""
     import ray
 
-    from bsp_platform.work.cluster.device import LOGICAL_GPUS
+    from bsp_platform.plan.device import LOGICAL_GPUS
     from bsp_platform.work.cluster.start import start_ray
 
     with pytest.MonkeyPatch.context() as patch:  # for Ray's processes, not for this one

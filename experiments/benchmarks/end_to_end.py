@@ -28,13 +28,13 @@ from bsp.datasets.pantomime.stories import render_stories
 from bsp.encoders.tsm import EncoderSettings
 from bsp.localization.gtad.network import GTADSettings
 from bsp.pretraining.loop import TrainSettings
+from bsp_platform.plan.device import DEVICES
 from bsp_platform.plan.options import Options
 from bsp_platform.plan.profiles import Profile, paper, smoke
 from bsp_platform.plan.recipes import Stream
 from bsp_platform.plan.rows import Experiment, Row
 from bsp_platform.plan.sources import DataPaths
 from bsp_platform.sweep.run import run
-from bsp_platform.work.cluster.device import DEVICES
 from bsp_platform.work.cluster.planning import refuse_early
 
 KINDS = (BoundaryKind.DIFF_CLASS, BoundaryKind.SAME_SPEED)

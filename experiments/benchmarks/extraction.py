@@ -26,12 +26,12 @@ from bsp.encoders.build import build_encoder
 from bsp.encoders.tsm import SNIPPET_FRAMES, EncoderSettings
 from bsp.features.snippet_encoder import BATCH_SNIPPETS
 from bsp.features.store import VideoSnippets, encode_snippets
+from bsp_platform.plan.device import DEVICES, logical_gpus
 from bsp_platform.plan.options import Options
 from bsp_platform.plan.profiles import paper
 from bsp_platform.plan.recipes import EncoderRecipe, FeatureRecipe
 from bsp_platform.plan.sources import DataPaths
 from bsp_platform.report.tables import hardware
-from bsp_platform.work.cluster.device import DEVICES, logical_gpus
 from bsp_platform.work.cluster.planning import Plan, make_plan, start_planned, this_machine
 from bsp_platform.work.extraction import extract_dataset
 from bsp_platform.work.pretraining import save_encoder

@@ -21,8 +21,8 @@ import torch
 
 from bsp.encoders.build import flops_per_clip
 from bsp.encoders.tsm import EncoderSettings
+from bsp_platform.plan.device import DEVICES, local_device
 from bsp_platform.report.tables import hardware
-from bsp_platform.work.cluster.device import DEVICES, local_device
 
 sys.path.append(str(Path(__file__).resolve().parent / "throughput"))
 from throughput_training import Variant, measure_steps

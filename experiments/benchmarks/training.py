@@ -33,9 +33,9 @@ from bsp.pretraining.loop import TrainSettings, make_optimiser, prepare_device, 
 from bsp.pretraining.prefetch import empty_for
 from bsp.pretraining.pretext import PretextSettings
 from bsp.video.prepare import PrepareSettings, prepare_video
+from bsp_platform.plan.device import DEVICES, local_device
 from bsp_platform.plan.profiles import paper
 from bsp_platform.report.tables import hardware
-from bsp_platform.work.cluster.device import DEVICES, local_device
 from bsp_platform.work.cluster.planning import make_plan, this_machine
 from bsp_platform.work.streaming import ClipStream, clip_dataset, iterate_batches, make_clips
 

@@ -29,8 +29,8 @@ def main(data: Path, folder: Path) -> None:
     import ray
     from ray.cluster_utils import Cluster
 
+    from bsp_platform.plan.resources import Resources
     from bsp_platform.work import elastic
-    from bsp_platform.work.cluster.start import Resources
     from bsp_platform.work.pretraining import train_encoder
     from faulty_training import RECIPE, Reports, decode_at_pace, stream_of
 

@@ -22,7 +22,7 @@ from bsp.pretraining.loop import TrainSettings, make_optimiser, train_steps
 from bsp.pretraining.pretext import PretextSettings
 from bsp.pretraining.workers import Workers
 from bsp_platform.plan.recipes import EncoderRecipe
-from bsp_platform.work.cluster.start import Resources
+from bsp_platform.plan.resources import Resources
 from bsp_platform.work.pretraining import TrainJob, start_training
 from bsp_platform.work.streaming import ClipStream, make_clips
 from ray_processes import MARK, listening, ray_processes

@@ -23,12 +23,12 @@ from bsp.encoders.tsm import EncoderSettings
 from bsp.tasks.head import SCORES
 from bsp_platform.plan.profiles import smoke
 from bsp_platform.plan.recipes import Stream
+from bsp_platform.plan.resources import Resources
 from bsp_platform.plan.rows import Row, RowRecipes, data_sets, row_recipes
 from bsp_platform.plan.sources import DataPaths, load_sources
 from bsp_platform.storage.placement import CACHE_VARIABLE
 from bsp_platform.sweep import row_runner
 from bsp_platform.sweep.row_runner import RowJob, work_on_a_node
-from bsp_platform.work.cluster.start import Resources
 
 
 @contextmanager

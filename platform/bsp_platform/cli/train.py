@@ -13,7 +13,7 @@ import click
 
 from bsp_platform.cli.common import INPUT_FILE, INPUT_FOLDER, FileCommandGroup, LazyChoice, print_percentages
 from bsp_platform.plain_text import say
-from bsp_platform.work.cluster.device import DEVICES, Device, local_device
+from bsp_platform.plan.device import DEVICES, Device, local_device
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -11,9 +11,9 @@ import click
 
 from bsp.datasets.data_sets import DATA_SETS
 from bsp_platform.plain_text import forgiving_streams, say
+from bsp_platform.plan.device import DEVICES, Device
 from bsp_platform.plan.profiles import PROFILES, Profile
 from bsp_platform.plan.sources import DataPaths
-from bsp_platform.work.cluster.device import DEVICES, Device
 
 
 @dataclass(frozen=True, kw_only=True)

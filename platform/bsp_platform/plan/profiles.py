@@ -26,8 +26,7 @@ from bsp.pretraining.fusion import FusionSettings
 from bsp.pretraining.loop import TrainSettings
 from bsp.pretraining.pretexts import make_pretext
 from bsp_platform.plan.recipes import FUSIONS, EncoderRecipe, Stream
-from bsp_platform.plan.resources import laptop_resources, paper_resources
-from bsp_platform.work.cluster.start import Resources
+from bsp_platform.plan.resources import Resources, laptop_resources, paper_resources
 
 
 @dataclass(frozen=True, kw_only=True)

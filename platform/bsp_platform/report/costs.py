@@ -19,11 +19,11 @@ import torch
 from bsp.encoders.build import build_encoder, flops_per_clip
 from bsp.encoders.contract import Architecture
 from bsp.pretraining.fusion import TwoStream
+from bsp_platform.plan.device import local_device
 from bsp_platform.plan.profiles import Profile
 from bsp_platform.plan.rows import Row
 from bsp_platform.report.tables import hardware
 from bsp_platform.storage.stages import StageStore, write_json
-from bsp_platform.work.cluster.device import local_device
 
 _COSTS = "costs.json"
 _BATCH, _ROUNDS = 16, 7  # clips of a forward pass; timed passes of each architecture

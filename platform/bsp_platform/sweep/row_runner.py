@@ -16,13 +16,13 @@ from typing import Any, TypeVar
 
 from bsp.files.text import parse_json
 from bsp_platform.plan.recipes import AnyHeadRecipe, ClassScoresFile, ClassScoresRecipe, EncoderRecipe, FeatureRecipe
+from bsp_platform.plan.resources import Resources
 from bsp_platform.plan.rows import Cell, RowRecipes
 from bsp_platform.plan.tasks import Task
 from bsp_platform.storage.errors import StageDamaged, causes
 from bsp_platform.storage.manifests import PROGRESS, result_files
 from bsp_platform.storage.stages import StageStore
-from bsp_platform.work.cluster.device import assigned_device
-from bsp_platform.work.cluster.start import Resources
+from bsp_platform.work.cluster.assigned_device import assigned_device
 from bsp_platform.work.extraction import extract_dataset
 from bsp_platform.work.heads import CLASS_SCORES, Expected, convert_class_scores, make_class_scores, train_and_score
 from bsp_platform.work.pretraining import WEIGHTS, given_encoder, train_encoder

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import psutil
 
-from bsp_platform.work.cluster.start import Resources
+from bsp_platform.plan.resources import Resources
 
 MAKER = "maker"  # column of a batch: float32 [B, 5], seconds per clip, in the order of _SECONDS
 _SECONDS = ("elapsed", "busy", "decoding", "computing", "machine")

@@ -23,7 +23,8 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 from torch.distributed import DistError
 
-from bsp_platform.work.cluster.device import process_group_backend
+from bsp_platform.plan.device import process_group_backend
+from bsp_platform.plan.resources import Resources
 from bsp_platform.work.cluster.local_torch import LocalTorchConfig
 from bsp_platform.work.cluster.loopback import is_alone
 from bsp_platform.work.cluster.ray_internals import (
@@ -36,7 +37,6 @@ from bsp_platform.work.cluster.ray_internals import (
     ScalingDecision,
     need_private,
 )
-from bsp_platform.work.cluster.start import Resources
 
 FAILURES = 3  # lost processes and errors of the network or storage that a run survives; Ray's default is none
 LOST_NODES = 100  # nodes that a run survives losing: on spot machines days of training see many

@@ -21,10 +21,10 @@ from bsp.errors import TooManyBroken
 from bsp.features.store import pack_h5, read_feature_info, read_features
 from bsp.video.read import damage_line
 from bsp_platform.plan.recipes import FeatureRecipe
+from bsp_platform.plan.resources import Resources
 from bsp_platform.storage.errors import retry
 from bsp_platform.storage.manifests import FILES
 from bsp_platform.storage.stages import StageStore
-from bsp_platform.work.cluster.start import Resources
 from bsp_platform.work.extractor import ExtractionJob, Extractor
 from bsp_platform.work.gpu_extraction import extract_on_gpus
 

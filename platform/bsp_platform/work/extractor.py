@@ -13,7 +13,7 @@ from bsp.features.store import FeatureInfo, encoder_hash, extract_features, writ
 from bsp_platform.plan.recipes import EncoderRecipe, FeatureRecipe
 from bsp_platform.storage.errors import retry
 from bsp_platform.storage.stages import StageStore
-from bsp_platform.work.cluster.device import assigned_device
+from bsp_platform.work.cluster.assigned_device import assigned_device
 from bsp_platform.work.pretraining import load_encoder
 
 

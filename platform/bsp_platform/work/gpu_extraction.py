@@ -25,7 +25,7 @@ from bsp.encoders.contract import Architecture
 from bsp.errors import VideoError
 from bsp.features.snippet_encoder import SnippetEncoder
 from bsp.features.store import FeatureInfo, VideoSnippets, batches_of
-from bsp_platform.work.cluster.start import Resources
+from bsp_platform.plan.resources import Resources
 from bsp_platform.work.extractor import ExtractionJob, Extractor
 
 log = logging.getLogger(__name__)

@@ -31,6 +31,7 @@ from bsp.pretraining.loop import make_optimiser, prepare_device, restore, train_
 from bsp.pretraining.prefetch import empty_for
 from bsp.pretraining.workers import Workers
 from bsp_platform.plan.recipes import EncoderRecipe
+from bsp_platform.plan.resources import Resources
 from bsp_platform.storage.errors import named_disk_full
 from bsp_platform.storage.files import write_bytes
 from bsp_platform.storage.manifests import RUN
@@ -38,8 +39,8 @@ from bsp_platform.storage.run_places import place_for_runs
 from bsp_platform.storage.stages import StageStore, file_sha256, write_json
 from bsp_platform.tracking.record import TIME
 from bsp_platform.work.bottleneck import MakerTimes
-from bsp_platform.work.cluster.device import assigned_device
-from bsp_platform.work.cluster.start import Resources, cluster_size
+from bsp_platform.work.cluster.assigned_device import assigned_device
+from bsp_platform.work.cluster.start import cluster_size
 from bsp_platform.work.cluster.stream_size import streams_at_a_time
 from bsp_platform.work.streaming import ClipStream, clip_dataset, iterate_batches
 

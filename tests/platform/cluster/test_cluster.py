@@ -2,8 +2,7 @@
 
 import pytest
 
-from bsp_platform.plan.resources import laptop_resources
-from bsp_platform.work.cluster.start import Resources
+from bsp_platform.plan.resources import Resources, laptop_resources
 
 
 def test_a_row_needs_the_widest_of_its_stages():

@@ -5,7 +5,8 @@ import torch
 from click.testing import CliRunner
 
 from bsp.pretraining.loop import prepare_device
-from bsp_platform.work.cluster.device import LOGICAL_GPUS, assigned_device, local_device, local_gpus
+from bsp_platform.plan.device import LOGICAL_GPUS, local_device, local_gpus
+from bsp_platform.work.cluster.assigned_device import assigned_device
 from repository import ROOT
 
 
@@ -95,7 +96,7 @@ def test_bsp_train_refuses_cuda_before_it_reads_anything(no_gpu, tmp_path):
 
 
 def test_devices_are_chosen_in_one_place():
-    """Only cluster/device.py asks whether there is a GPU, and nothing but tests sets the variable."""
+    """Only plan/device.py asks whether there is a GPU, and nothing but tests sets the variable."""
     files = [*(ROOT / "bsp").rglob("*.py"), *(ROOT / "platform").rglob("*.py")]
     asking = {
         path.name for path in files if "cuda.is_available" in path.read_text() or LOGICAL_GPUS in path.read_text()

@@ -5,9 +5,8 @@ from dataclasses import replace
 import pytest
 
 from bsp_platform.plan.profiles import PROFILES, mini, paper
-from bsp_platform.plan.resources import laptop_resources, paper_resources
+from bsp_platform.plan.resources import Resources, laptop_resources, paper_resources
 from bsp_platform.work.cluster.planning import Machine, fit, make_plan
-from bsp_platform.work.cluster.start import Resources
 from bsp_platform.work.cluster.stream_size import MEMORY, memory_bytes
 
 

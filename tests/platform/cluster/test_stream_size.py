@@ -2,7 +2,7 @@
 
 import pytest
 
-from bsp_platform.work.cluster.start import Resources
+from bsp_platform.plan.resources import Resources
 from bsp_platform.work.cluster.stream_size import (
     clip_bytes,
     plan_within,

@@ -8,9 +8,9 @@ import time
 import numpy as np
 import pytest
 
+from bsp_platform.plan.resources import Resources
 from bsp_platform.sweep.live import LiveView, _duration
 from bsp_platform.work.bottleneck import MAKER, MakerClock, MakerTimes, WaitWatch, bottleneck
-from bsp_platform.work.cluster.start import Resources
 
 
 class Clock:

@@ -9,8 +9,8 @@ from ray.train import FailureConfig
 from ray.train.v2.api.exceptions import WorkerGroupError
 
 from bsp.errors import TooManyBroken
+from bsp_platform.plan.resources import Resources
 from bsp_platform.work.cluster.ray_internals import FailureDecision, WorkerHealthCheckFailedError
-from bsp_platform.work.cluster.start import Resources
 from bsp_platform.work.elastic import FAILURES, LOST_NODES, Budgets, answers, fitting_size, passes, sizes_of
 
 LOST_PROCESS = WorkerHealthCheckFailedError("a check failed", ray.exceptions.ActorDiedError())

@@ -11,8 +11,8 @@ from bsp.encoders.tsm import EncoderSettings
 from bsp.errors import TooManyBroken
 from bsp.features.store import extract_features, read_features, read_features_h5
 from bsp_platform.plan.recipes import EncoderRecipe, FeatureRecipe
+from bsp_platform.plan.resources import Resources
 from bsp_platform.work import extraction, gpu_extraction
-from bsp_platform.work.cluster.start import Resources
 from bsp_platform.work.extraction import extract_dataset
 from bsp_platform.work.pretraining import train_encoder
 from make_videos import numbered_frames, spoil_slice, write_video

@@ -9,8 +9,8 @@ from functools import partial
 
 import pytest
 
+from bsp_platform.plan.resources import Resources
 from bsp_platform.storage.errors import StorageFull
-from bsp_platform.work.cluster.start import Resources
 from bsp_platform.work.pretraining import train_encoder
 from faulty_training import (
     RECIPE,

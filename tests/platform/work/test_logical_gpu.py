@@ -14,7 +14,7 @@ import psutil
 import pytest
 from click.testing import CliRunner
 
-from bsp_platform.work.cluster.device import LOGICAL_GPUS
+from bsp_platform.plan.device import LOGICAL_GPUS
 from repository import EXPERIMENTS
 
 BENCHMARKS = EXPERIMENTS / "benchmarks"

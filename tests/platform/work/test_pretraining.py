@@ -11,7 +11,7 @@ from bsp.encoders.tsm import EncoderSettings
 from bsp.pretraining.loop import TrainSettings
 from bsp.pretraining.pretext import PretextSettings
 from bsp_platform.plan.recipes import EncoderRecipe
-from bsp_platform.work.cluster.start import Resources
+from bsp_platform.plan.resources import Resources
 from bsp_platform.work.pretraining import load_encoder, load_state, newest_whole_state, save_state, train_encoder
 from bsp_platform.work.streaming import ClipStream
 

@@ -11,8 +11,9 @@ import os
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from bsp_platform.work.cluster.device import choose_device, local_gpus, logical_gpus, no_gpu_here
-from bsp_platform.work.cluster.start import TRIAL_CPUS, Resources, cluster_size, object_store_bytes, start_ray
+from bsp_platform.plan.device import choose_device, local_gpus, logical_gpus, no_gpu_here
+from bsp_platform.plan.resources import TRIAL_CPUS, Resources
+from bsp_platform.work.cluster.start import cluster_size, object_store_bytes, start_ray
 from bsp_platform.work.cluster.stream_size import clip_bytes, machine_limit, memory_bytes, plan_within, store_plan
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from bsp_platform.work.cluster.start import Resources
+from bsp_platform.plan.resources import Resources
 
 MIB = 2**20
 MEMORY = "BSP_MEMORY_GB"  # instead of what the system says, where that is wrong (some sandboxes)

@@ -1,4 +1,4 @@
-"""On which device a process computes: the one place where Ray's assignment becomes a PyTorch device.
+"""On which device a process computes: what is wished for, and what there is.
 
 ``--device auto`` takes a GPU if there is one, ``cpu`` none, ``cuda`` refuses to start without. What needs a GPU is
 tested without one: with BSP_LOGICAL_GPUS=1, which only tests set, a Ray that is started here counts a GPU that does
@@ -12,7 +12,7 @@ import os
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    import torch
+    pass
 
 Device = Literal["auto", "cpu", "cuda"]
 DEVICES = ("auto", "cpu", "cuda")
@@ -53,29 +53,6 @@ def local_device(wanted: Device) -> str:
     import torch
 
     return choose_device(wanted, torch.cuda.device_count(), no_gpu_here())
-
-
-def assigned_device(gpus: float) -> torch.device:
-    """The device of this Ray task, actor or training process, which asked Ray for ``gpus`` GPUs (0 = the CPU).
-
-    RuntimeError if PyTorch cannot use what Ray gave.
-    """
-    import ray
-    import torch
-
-    if not gpus:
-        return torch.device("cpu")
-    if torch.cuda.is_available():
-        # A task sees its own GPU only, a training process those of all processes on its node.
-        seen = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
-        given = [str(name) for name in ray.get_gpu_ids()] if ray.is_initialized() else []
-        return torch.device("cuda", seen.index(given[0]) if given and given[0] in seen else 0)
-    if logical_gpus():
-        return torch.device("cpu")
-    raise RuntimeError(
-        f"Ray gave this process a GPU, but PyTorch {torch.__version__} on {os.uname().nodename} cannot use it; install "
-        "a CUDA build of PyTorch there that fits the driver, or use --device cpu"
-    )
 
 
 def process_group_backend() -> str | None:
