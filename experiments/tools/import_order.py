@@ -7,6 +7,7 @@ docs/import_order.svg. tests/test_layout.py reads the same arrows and refuses ci
 from __future__ import annotations
 
 import ast
+import itertools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -105,11 +106,10 @@ def draw(found: Arrows, out: Path) -> None:
         reach[name] = set(found[name]).union(*(reach[other] for other in found[name]))
     height, places = max(floor.values()) + 1, {}
     figure, axes = plt.subplots(figsize=(14, 1.05 * height))
-    for level in range(height):
-        row = sorted(name for name in floor if floor[name] == level)
+    for level, ours in itertools.product(range(height), (False, True)):  # bsp on the left, the platform on the right
+        row = sorted(name for name in floor if floor[name] == level and name.startswith("bsp_platform") == ours)
         for column, name in enumerate(row):
-            places[name] = ((column + 0.5) / len(row), level)
-            ours = name.startswith("bsp_platform")
+            places[name] = (0.5 * ours + (column + 0.5) / len(row) / 2, level)
             axes.text(
                 *places[name], name.removeprefix("bsp_platform.") if ours else name, ha="center", va="center",
                 fontsize=9,

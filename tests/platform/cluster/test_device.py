@@ -96,9 +96,9 @@ def test_bsp_train_refuses_cuda_before_it_reads_anything(no_gpu, tmp_path):
 
 
 def test_devices_are_chosen_in_one_place():
-    """Only plan/device.py asks whether there is a GPU, and nothing but tests sets the variable."""
+    """Only these ask whether there is a GPU, and nothing but tests sets the variable."""
     files = [*(ROOT / "bsp").rglob("*.py"), *(ROOT / "platform").rglob("*.py")]
     asking = {
         path.name for path in files if "cuda.is_available" in path.read_text() or LOGICAL_GPUS in path.read_text()
     }
-    assert asking == {"device.py"}
+    assert asking == {"device.py", "assigned_device.py"}
