@@ -10,7 +10,7 @@ EXPERIMENTS := table4=ablation_table4 table5=ablation_table5 table1=table1_activ
     figure2=figure2_synthesis figure4=figure4_feature_difference figure5=figure5_qualitative all-tables=all_tables sweep=sweep_boundaries
 TARGETS := $(foreach pair,$(EXPERIMENTS),$(firstword $(subst =, ,$(pair))))
 
-.PHONY: setup test test-slow test-all faults fuzz ui layout clean help $(TARGETS)
+.PHONY: setup dev lint types test test-fast test-slow test-all faults fuzz ui layout clean help $(TARGETS)
 
 help:
 	@echo "make TARGET [ARGS='--seeds 3 --profile mini']   one experiment on the embedded data:"
@@ -20,10 +20,12 @@ help:
 	@echo "make all-tables [ARGS=...]       all of them, and results/REPORT.md"
 	@echo "make sweep [ARGS=...]            search over boundary settings (epsilon, gamma, tau, stride, kinds, fusion)"
 	@echo "make test                        the tests, but for some that take a minute or more each"
+	@echo "make test-fast                   under a minute of them: no Ray, no servers, nothing long"
 	@echo "make test-slow                   those tests alone; make test-all: all tests"
 	@echo "make faults                      the tests that break something, and the fault matrix"
 	@echo "make fuzz [ARGS=...]             mutated files of every kind: --count 2000, --seed 0, --kind npy (docs/datasets.md)"
 	@echo "make layout                      the order of imports, drawn: docs/import_order.svg"
+	@echo "make lint, make types            ruff; mypy (strict for bsp/)"
 	@echo "make ui                          MLflow UI on http://127.0.0.1:5000"
 
 setup: $(VENV)/.installed
@@ -39,26 +41,50 @@ $(VENV)/.installed: requirements.txt pyproject.toml
 	$(BIN)/pip install --quiet --no-deps -e .
 	@touch $@
 
+# What developers need besides: tests, lint, types, and the extras, which the tests use.
+dev: $(VENV)/.dev
+
+$(VENV)/.dev: requirements-dev.txt $(VENV)/.installed
+	$(BIN)/pip install --quiet -r requirements-dev.txt
+	@touch $@
+
+# Optuna proposes the settings of a search.
+sweep: $(VENV)/.search
+
+$(VENV)/.search: $(VENV)/.installed
+	$(BIN)/pip install --quiet -e '.[search]'
+	@touch $@
+
 $(TARGETS): setup
 	$(BIN)/python experiments/$(patsubst $@=%,%,$(filter $@=%,$(EXPERIMENTS))).py $(ARGS)
 
 # Two processes; a file's tests stay together, as they share what they prepare; in order, long files first (conftest.py).
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
-test: setup
+test: dev
 	$(PYTEST) -m "not slow" $(ARGS)
 
-test-slow: setup
+test-fast: dev
+	$(PYTEST) -m "not ray and not server and not slow and not long" $(ARGS)
+
+test-slow: dev
 	$(PYTEST) -m slow $(ARGS)
 
-test-all: setup
+test-all: dev
 	$(PYTEST) $(ARGS)
 
+lint: dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: dev
+	$(BIN)/mypy
+
 # Everything that can go wrong, done on purpose; ends with a table: fault, what happened, equal or not.
-faults: setup
+faults: dev
 	$(PYTEST) -m fault $(ARGS)
 
 # 2000 mutated files of each kind: read, or refused by an error that names them. Failing ones go to fuzz_failures/.
-fuzz: setup
+fuzz: dev
 	$(BIN)/python tests/support/fuzzing.py $(ARGS)
 
 layout: setup

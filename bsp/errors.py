@@ -7,6 +7,10 @@ both stop the program.
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class VideoError(RuntimeError):
     """One video cannot be used. ``path`` is the file, ``reason`` says why and what to do."""
@@ -42,3 +46,18 @@ class FileError(ValueError):
 
 class AnnotationError(FileError):
     """A list or annotation file is malformed; the message names file, line or field, and the value."""
+
+
+class MissingExtra(RuntimeError):
+    """A package that only some uses need is not installed; the message names it and the command that brings it."""
+
+
+@contextmanager
+def needs_extra(extra: str) -> Iterator[None]:
+    """Around the import of what an extra of pyproject.toml brings: MissingExtra if it is not there."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise MissingExtra(
+            f"{error.name} is not installed; it comes with {sys.executable} -m pip install 'bsp-platform[{extra}]'"
+        ) from None

@@ -232,15 +232,18 @@ def test_text_without_an_encoding_is_noticed() -> None:
 # -- requirements and sizes --
 
 
+def requirement_lines(text: str) -> list[str]:
+    """The lines of a requirements file without comments and without those that name another such file."""
+    lines = (line.split("#")[0].strip() for line in text.splitlines())
+    return [line for line in lines if line and not line.startswith("-r ")]
+
+
 def unpinned(text: str) -> list[str]:
     """Returns the requirement lines of `text` that do not fix one exact version."""
     from packaging.requirements import InvalidRequirement, Requirement
 
     found = []
-    for line in text.splitlines():
-        line = line.split("#")[0].strip()
-        if not line:
-            continue
+    for line in requirement_lines(text):
         try:
             specifiers = list(Requirement(line).specifier)
         except InvalidRequirement:  # such as -e ., which pyproject.toml could not read either
@@ -250,10 +253,63 @@ def unpinned(text: str) -> list[str]:
     return found
 
 
+USERS = ("ray[data,default,train,tune]", "torch", "mlflow", "decord", "numpy", "pytest")
+
+
 def test_requirements_are_pinned() -> None:
-    text = (ROOT / "requirements.txt").read_text(encoding="utf-8")
-    assert any(line.startswith("ray[") for line in text.splitlines())
-    assert unpinned(text) == []
+    users, developers = (
+        (ROOT / name).read_text(encoding="utf-8") for name in ("requirements.txt", "requirements-dev.txt")
+    )
+    assert set(USERS) <= {line.partition("==")[0] for line in requirement_lines(users)}
+    assert "-r requirements.txt" in developers.splitlines()
+    assert unpinned(users) == unpinned(developers) == []
+    assert not set(requirement_lines(users)) & set(requirement_lines(developers))
+
+
+def test_extras_are_pinned_and_among_what_developers_install() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    assert set(extras) == {"s3", "search"}
+    for lines in extras.values():
+        assert unpinned("\n".join(lines)) == []
+        assert set(lines) <= set(requirement_lines((ROOT / "requirements-dev.txt").read_text(encoding="utf-8")))
+
+
+EXTRAS = {"boto3": "s3", "botocore": "s3", "optuna": "search"}
+
+
+def test_what_an_extra_brings_is_not_needed_to_import_anything() -> None:
+    """Every module of both packages, in a Python in which these packages are missing."""
+    code = (
+        "import pkgutil, importlib, sys\nsys.path.insert(0, 'platform')\n"
+        f"sys.modules.update(dict.fromkeys({list(EXTRAS)}))\n"
+        "import bsp, bsp_platform\n"
+        "names = [m.name for p in (bsp, bsp_platform) for m in pkgutil.walk_packages(p.__path__, p.__name__ + '.')]\n"
+        "assert len(names) > 50\n"
+        "[importlib.import_module(n) for n in names]"
+    )
+    done = run_from(ROOT, "-c", code)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("package", EXTRAS)
+def test_a_package_that_is_missing_is_told_with_its_extra(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from bsp.errors import MissingExtra, needs_extra
+
+    monkeypatch.setitem(sys.modules, package, None)
+    extra = EXTRAS[package]
+    told = rf"{package} is not installed; .* -m pip install 'bsp-platform\[{extra}\]'"
+    with pytest.raises(MissingExtra, match=told), needs_extra(extra):
+        __import__(package)
+
+
+def test_storage_on_s3_without_boto3_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    from bsp.errors import MissingExtra
+    from bsp_platform.storage.stages import StageStore
+
+    monkeypatch.setitem(sys.modules, "boto3", None)
+    with pytest.raises(MissingExtra, match=r"bsp-platform\[s3\]"):
+        StageStore("s3://bucket/prefix")
 
 
 def test_unpinned_requirements_are_noticed() -> None:
@@ -274,6 +330,26 @@ def test_pyproject_reads_requirements() -> None:
     assert "dependencies" not in project["project"]
     assert "dependencies" in project["project"]["dynamic"]
     assert project["tool"]["setuptools"]["dynamic"]["dependencies"] == {"file": ["requirements.txt"]}
+
+
+def test_licence_and_version_are_the_same_everywhere() -> None:
+    import yaml
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert (citation["license"], citation["version"]) == (project["license"], project["version"])
+    assert citation["preferred-citation"]["authors"][0]["family-names"] == "Xu"
+    licence = (ROOT / "LICENSE").read_text(encoding="utf-8")
+    assert "Apache License\n                           Version 2.0, January 2004" in licence
+    assert "9. Accepting Warranty or Additional Liability." in licence
+    assert f"## {project['version']}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def test_no_large_file_is_kept() -> None:
+    """Data, weights and videos are made or given by path."""
+    folders = (*SOURCE_FOLDERS, "tests", "docs")
+    found = [path for folder in folders for path in (ROOT / folder).rglob("*") if path.is_file()]
+    assert [path for path in found if path.stat().st_size > 2**20 and "__pycache__" not in path.parts] == []
 
 
 def long_files(root: Path) -> list[str]:

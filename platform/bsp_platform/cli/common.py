@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from bsp.errors import AnnotationError, TooManyBroken, VideoError
+from bsp.errors import AnnotationError, MissingExtra, TooManyBroken, VideoError
 from bsp_platform.plain_text import plain_table, printable, say
 
 INPUT_FILE = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
@@ -20,9 +20,10 @@ OUTPUT_FILE = click.Path(dir_okay=False, writable=True, path_type=Path)
 class CommandGroup(click.Group):
     """Shows errors in the user's files as one line and exit code 1; anything else keeps its traceback."""
 
-    shown: tuple[type[Exception], ...] = (AnnotationError, TooManyBroken, VideoError, OSError)
+    shown: tuple[type[Exception], ...] = (AnnotationError, MissingExtra, TooManyBroken, VideoError, OSError)
 
     def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; an error of the kinds ``shown`` becomes one line."""
         try:
             return super().invoke(ctx)
         except BrokenPipeError:
@@ -38,6 +39,7 @@ class FileCommandGroup(CommandGroup):
 
     @property
     def shown(self) -> tuple[type[Exception], ...]:
+        """Also the errors of stages and of values."""
         from bsp_platform.storage.errors import StageDamaged, StorageUnavailable
 
         return (*CommandGroup.shown, ValueError, StageDamaged, StorageUnavailable)

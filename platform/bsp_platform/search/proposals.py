@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from bsp.clips.plan import ClipSettings
+from bsp.errors import needs_extra
 from bsp_platform.search.space import Setting, Space, all_settings, make_setting, shown
 from bsp_platform.storage.stages import StageStore
 
@@ -144,7 +145,8 @@ class Proposals:
         if search != "optuna":
             self.coming = sequence(search, space, base, seed)
             return
-        import optuna
+        with needs_extra("search"):
+            import optuna
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.optuna = optuna

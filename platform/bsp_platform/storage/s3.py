@@ -16,6 +16,7 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
+from bsp.errors import needs_extra
 from bsp.io import atomic_path
 from bsp_platform.storage.errors import UnsafeName, is_transient, retry
 from bsp_platform.storage.names import stays_inside
@@ -59,9 +60,10 @@ class Bucket:
     """The objects below one address. Names are relative to it, with "/" between their parts."""
 
     def __init__(self, address: str):
-        import boto3
-        from botocore.config import Config
-        from botocore.exceptions import BotoCoreError, ClientError
+        with needs_extra("s3"):
+            import boto3
+            from botocore.config import Config
+            from botocore.exceptions import BotoCoreError, ClientError
 
         self.address = address.rstrip("/")
         self.bucket, _, self.prefix = self.address.removeprefix(SCHEME).partition("/")
@@ -111,6 +113,7 @@ class Bucket:
         return self._if_there(name, get)
 
     def write(self, name: str, content: bytes) -> None:
+        """Write an object, over an earlier one."""
         self._call(name, lambda: self.client.put_object(Bucket=self.bucket, Key=self._key(name), Body=content))
 
     def write_if(self, name: str, content: bytes, etag: str | None) -> str | None:
@@ -145,6 +148,8 @@ class Bucket:
         return head["Metadata"].get("sha256") if head else None
 
     def upload(self, path: Path, name: str, sha256: str) -> None:
+        """Write a file as an object, with its SHA-256 among the object's facts."""
+
         def put() -> None:
             with open(path, "rb") as file:
                 self.client.upload_fileobj(
@@ -159,8 +164,7 @@ class Bucket:
         def get() -> bool:  # one request, where download_fileobj makes two; most files are small
             body = self.client.get_object(Bucket=self.bucket, Key=self._key(name))["Body"]
             with atomic_path(path) as partial, open(partial, "wb") as file:
-                for part in body.iter_chunks(2**20):
-                    file.write(part)
+                file.writelines(body.iter_chunks(2**20))
             return True
 
         if self._if_there(name, get) is None:
@@ -198,4 +202,5 @@ class Bucket:
             self.delete(name)
 
     def delete(self, name: str) -> None:
+        """Remove an object; none there is no error."""
         self._call(name, lambda: self.client.delete_object(Bucket=self.bucket, Key=self._key(name)))

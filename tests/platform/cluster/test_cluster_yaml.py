@@ -85,8 +85,8 @@ def _command_problems(config: Config) -> list[str]:
         found.append("the token is not shipped")
     if not re.search(r"pip install .*-r \S*requirements\.txt", setup):
         found.append("requirements are not installed")
-    if not re.search(r"pip install .*-e ~/bsp", setup):
-        found.append("the project is not installed")
+    if not re.search(r"pip install .*-e ~/bsp'\[s3,search\]'", setup):
+        found.append("the project is not installed with its extras")
     if ".venv/" not in config.get("rsync_exclude", []):
         found.append("rsync_exclude lacks .venv/")
     return found
@@ -415,7 +415,8 @@ def _node(name: str, **changes: Any) -> Callable[[Config], None]:
         ),
         (_replace("setup_commands", "RAY_AUTH_MODE", "RAY_AUTH"), "login shells do not set RAY_AUTH_MODE"),
         (_replace("setup_commands", "-r ~/bsp/requirements.txt", "ray"), "requirements are not installed"),
-        (_replace("setup_commands", "-e ~/bsp", "pip"), "the project is not installed"),
+        (_replace("setup_commands", "-e ~/bsp", "pip"), "the project is not installed with its extras"),
+        (_replace("setup_commands", "[s3,search]", ""), "the project is not installed with its extras"),
         (_replace("head_start_ray_commands", "ray stop", "(ray stop)"), "begins with a parenthesis"),
         (lambda c: c["setup_commands"].append("pip install https://x/ray-3.0.0.dev0.whl"), "a nightly Ray"),
         (lambda c: c.pop("head_start_ray_commands"), "head_start_ray_commands is missing"),

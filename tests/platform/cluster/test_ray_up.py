@@ -6,7 +6,7 @@ cluster_hosts.py. By hand:
 
     BSP_RAY_UP_ROWS=all pytest -k ray_up            # every row of Table 4; otherwise the cheapest one
     BSP_RAY_UP_TRANSCRIPT=up.txt pytest -k ray_up   # what was typed and what came out
-    pip download -r requirements.txt setuptools -d wheels; BSP_RAY_UP_WHEELS=wheels pytest -k ray_up
+    pip download -r requirements-dev.txt setuptools -d wheels; BSP_RAY_UP_WHEELS=wheels pytest -k ray_up
         # ~/venv made on each host by the setup commands, instead of a link to this test's environment
     BSP_RAY_UP_CLOUD=1 pytest -k ray_up
         # storage and MLflow's files on S3, its database PostgreSQL: cluster_services.py says what that needs
