@@ -26,7 +26,7 @@ class ProcessDied(RuntimeError):
     """The process of a call ended before the call did."""
 
 
-def in_order(function: Callable[..., Any], calls: Sequence[tuple], workers: int) -> Iterator[Any]:
+def in_order(function: Callable[..., Any], calls: Sequence[tuple[Any, ...]], workers: int) -> Iterator[Any]:
     """``function(*call)`` for each of ``calls``, in ``workers`` >= 1 processes; results in the order of ``calls``.
 
     The result of a call that ended its process is a ProcessDied. What ``function`` raises is raised here, at its place.
@@ -36,7 +36,7 @@ def in_order(function: Callable[..., Any], calls: Sequence[tuple], workers: int)
     own = threading.local()
     processes: list[_Process] = []
 
-    def one(call: tuple) -> Any:
+    def one(call: tuple[Any, ...]) -> Any:
         if not hasattr(own, "process"):
             own.process = _Process()
             processes.append(own.process)
@@ -71,7 +71,7 @@ class _Process:
                 stdin=subprocess.DEVNULL,
             )
 
-    def call(self, function: Callable[..., Any], arguments: tuple) -> Any:
+    def call(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
         try:
             self._pipe.send((function, arguments))
             works, result = self._pipe.recv()

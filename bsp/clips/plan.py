@@ -109,7 +109,7 @@ class ClipPlan:
     def __hash__(self) -> int:
         return hash(self._identity())
 
-    def _identity(self) -> tuple:
+    def _identity(self) -> tuple[object, ...]:
         arrays = tuple(array.tobytes() for array in (*self.frames, self.weights))
         return (self.index, self.kind, self.label, self.videos, self.change_point, self.augment_seed, arrays)
 
@@ -200,6 +200,7 @@ def plan_clip(catalog: Catalog, settings: ClipSettings, seed: int, index: int) -
         t = settings.change_point or int(
             generator.integers(settings.min_segment, 2 * settings.half_len - settings.min_segment + 1)
         )
+    videos: tuple[int, ...]
     if kind in (BoundaryKind.DIFF_CLASS, BoundaryKind.SAME_CLASS):
         pick = _two_classes if kind == BoundaryKind.DIFF_CLASS else _two_of_a_class
         videos = pick(catalog, generator)

@@ -64,7 +64,7 @@ def synthesise(plan: ClipPlan, frames: Sequence[np.ndarray]) -> np.ndarray:
     one's size and centre-cropped. Raises ValueError when the frames are not those of the plan.
     """
     found = [(len(clip), clip.dtype) for clip in frames]
-    if found != [(len(planned), np.uint8) for planned in plan.frames]:
+    if found != [(len(planned), np.dtype(np.uint8)) for planned in plan.frames]:
         raise ValueError(
             f"clip {plan.index} needs {[len(planned) for planned in plan.frames]} uint8 frames; got {found}"
         )

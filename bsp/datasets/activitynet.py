@@ -42,6 +42,13 @@ class UntrimmedVideo:
     subset: str
     instances: tuple[Instance, ...]
 
+    @property
+    def file(self) -> str:
+        """``path``, where a file is needed; ValueError, naming the video, if there is none."""
+        if self.path is None:
+            raise ValueError(f"{self.video_id}: no video file was found")
+        return self.path
+
 
 @dataclass(frozen=True)
 class LocalizationDataset:
@@ -177,7 +184,8 @@ def find_videos(folder: str | Path, video_ids: Collection[str]) -> dict[str, str
             if stem not in by_stem or (rank, entry.name) < by_stem[stem]:
                 by_stem[stem] = (rank, entry.name)
     # An id may itself begin with "v_", so all names are looked up instead of cutting a prefix off.
-    found, owner = {}, {}
+    found: dict[str, str] = {}
+    owner: dict[str, str] = {}
     for video_id in video_ids:
         stem = unicodedata.normalize("NFC", video_id)
         hit = by_stem.get(f"v_{stem}") or by_stem.get(stem) or by_stem.get(stem.removeprefix("v_"))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -61,6 +62,8 @@ def _from_json(path: Path, class_names: Sequence[str], video_ids: Iterable[str])
         content = read_json(path)
     except AnnotationError as error:
         raise AnnotationError(f"{error}; expected {_LAYOUTS}") from None
+    names: Any
+    results: Any
     names, results = (content.get(key) if isinstance(content, dict) else None for key in ("class", "results"))
     if not (isinstance(results, dict) and isinstance(names, list) and all(isinstance(name, str) for name in names)):
         found = f"the keys {list(content)[:5]}" if isinstance(content, dict) else f"a {type(content).__name__}"
@@ -113,7 +116,7 @@ def _cleaned(name: str, where: str) -> str:
         raise AnnotationError(f"{where}: {name!r}: {error}") from None
 
 
-def _require(path: Path, what: str, wanted: Collection[str], present: Collection[str]) -> None:
+def _require(path: Path, what: str, wanted: Collection[str], present: Iterable[str]) -> None:
     have = set(present)
     absent = [name for name in wanted if name not in have]
     if absent:

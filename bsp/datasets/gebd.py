@@ -73,7 +73,7 @@ def load_gebd(
         raise ValueError(f"subset must be one of {', '.join(SUBSETS)}, not {subset!r}")
     records, dropped = read_records(read_document(path), subset=subset, name=str(path))
     report_skips(
-        [tuple(line.split(": ", 1)) for line in dropped],
+        [(clip, why) for clip, _, why in (line.partition(": ") for line in dropped)],
         len(records) + len(dropped),
         1.0,
         what=f"raw clips of {path} cannot be used",

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, NotRequired, TypeVar
+from typing import Annotated, Any, NotRequired, TypeVar, cast
 
 from pydantic import FailFast, Field, TypeAdapter
 from typing_extensions import TypedDict
@@ -42,12 +42,16 @@ class ProcessedRecord(TypedDict):
 
 
 class Change(TypedDict):
+    """One boundary in the published raw layout: from and to, seconds, and its kind as text."""
+
     start_time: Number
     end_time: Number
     label: str
 
 
 class RawRecord(TypedDict):
+    """A clip in the published raw layout of Kinetics-GEBD: a list of changes per annotator."""
+
     num_frames: Count
     path_video: NotRequired[str]
     fps: Positive
@@ -58,6 +62,8 @@ class RawRecord(TypedDict):
 
 
 class TaposInstance(TypedDict):
+    """A clip of TAPOS: an instance of an action with the borders of its parts."""
+
     subset: str
     total_frames: Count
     substages: Annotated[list[Number], Field(min_length=2)]  # frames of all borders, also the first and the last
@@ -119,7 +125,9 @@ def boundaries_of(changes: Iterable[Change], duration_s: float, name: str = "cha
     Choice: the rules as they are meant. The published notebook takes elements out of lists while it walks through
     them, does not sort the gradual ranges and overlooks the last shot change in rule 5, which keeps a few more.
     """
-    events, shots, gradual = [], [], []
+    events: list[float] = []
+    shots: list[float] = []
+    gradual: list[tuple[float, float]] = []
     for change in changes:
         start_s, end_s = sorted((change["start_time"], change["end_time"]))
         middle_s = (start_s + end_s) / 2
@@ -168,18 +176,19 @@ def _from_raw(document: Mapping[str, Any], name: str) -> tuple[dict[str, Process
         kept[clip] = record
     records: dict[str, ProcessedRecord] = {}
     for clip, raw in with_clean_ids(validated(_RAW, kept, name), name).items():
-        annotators = raw.pop("substages_timestamps")
+        annotators = raw["substages_timestamps"]
         if len(raw["f1_consis"]) < len(annotators):
             raise AnnotationError(
                 f"{name}: {clip}.f1_consis: {len(raw['f1_consis'])} entries for {len(annotators)} annotators;"
                 " correct it"
             )
         seconds = [boundaries_of(changes, raw["video_duration"], f"{name}: {clip}") for changes in annotators]
-        records[clip] = raw | {
+        made = raw | {
             "f1_consis": raw["f1_consis"][: len(annotators)],
             "substages_timestamps": seconds,
             "substages_myframeidx": [[frame_of(t, raw["fps"], raw["num_frames"]) for t in row] for row in seconds],
         }
+        records[clip] = cast(ProcessedRecord, made)
     return records, dropped
 
 

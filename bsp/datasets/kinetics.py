@@ -156,7 +156,7 @@ def load_kinetics_folder(folder: str | Path, **options: Any) -> Catalog:
 def read_kinetics_csv(csv_path: str | Path) -> list[KineticsRow]:
     """All rows of an official train or val list, plain or gzipped; AnnotationError names file, line, field, value."""
     rows: list[KineticsRow] = []
-    seen: dict[tuple, int] = {}
+    seen: dict[tuple[str, float, float], int] = {}
     labels: dict[str, str] = {}  # and where the first of each stands
     remedy = f"the columns are {', '.join(REQUIRED_COLUMNS + OPTIONAL_COLUMNS)} (the last two may be left out)"
     for line, fields in read_table(csv_path, REQUIRED_COLUMNS, remedy=remedy):

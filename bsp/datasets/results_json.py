@@ -28,11 +28,15 @@ Seconds = tuple[Number, Number]
 
 
 class AnnotationRecord(TypedDict):
+    """One annotated instance: its class, and start and end in seconds."""
+
     label: Label
     segment: Seconds
 
 
 class VideoRecord(TypedDict):
+    """A video of the ground truth."""
+
     subset: Label
     annotations: list[AnnotationRecord]
     duration: NotRequired[Number]  # seconds; THUMOS14's file has none
@@ -46,26 +50,36 @@ def _with_annotations(record: Any) -> Any:
 
 
 class GroundTruthFile(TypedDict):
+    """The ground truth: videos by id; other keys are not read."""
+
     database: dict[str, Annotated[VideoRecord, BeforeValidator(_with_annotations)]]
 
 
 class DetectionRecord(TypedDict):
+    """One detection: class, score (higher is better), start and end in seconds."""
+
     label: Label
     score: Number
     segment: Seconds
 
 
 class ProposalRecord(TypedDict):
+    """One proposal: score (higher is better), start and end in seconds; a label is not read."""
+
     score: Number
     segment: Seconds
 
 
 # FailFast: one complaint per video is enough, a wrong file of a million rows would make a million of them.
 class DetectionFile(TypedDict):
+    """Detections of each video by id."""
+
     results: dict[str, Annotated[list[DetectionRecord], FailFast()]]
 
 
 class ProposalFile(TypedDict):
+    """Proposals of each video by id."""
+
     results: dict[str, Annotated[list[ProposalRecord], FailFast()]]
 
 
@@ -212,7 +226,7 @@ def prediction_columns(
     Raises AnnotationError for a wrong field, and for a label that differs from a class only in case.
     """
     check = check_proposals if class_names is None else check_detections
-    results = check(document, name)
+    results: Mapping[str, Sequence[Any]] = check(document, name)  # records of either kind
     kept = {video: results[video] for video in without_blocked(results, blocked)}
     if class_names is not None:
         _refuse_other_case(kept, class_names, name)
@@ -228,7 +242,7 @@ def prediction_columns(
     )
 
 
-def _refuse_other_case(results: Mapping[str, list[DetectionRecord]], class_names: Sequence[str], name: str) -> None:
+def _refuse_other_case(results: Mapping[str, Sequence[Any]], class_names: Sequence[str], name: str) -> None:
     known, classes = set(class_names), {label.casefold(): label for label in class_names}
     for video, rows in results.items():
         for number, row in enumerate(rows):
@@ -240,7 +254,7 @@ def _refuse_other_case(results: Mapping[str, list[DetectionRecord]], class_names
                 )
 
 
-def _video_column(lists: Collection[list]) -> np.ndarray:
+def _video_column(lists: Collection[Sequence[Any]]) -> np.ndarray:
     lengths = np.fromiter(map(len, lists), np.int64, len(lists))
     return np.repeat(np.arange(len(lists), dtype=np.int64), lengths)
 
@@ -250,12 +264,12 @@ def _label_column(labels: Iterable[str], class_names: Sequence[str]) -> np.ndarr
     return np.fromiter((position.get(label, -1) for label in labels), np.int64)
 
 
-def _segment_column(rows: list) -> np.ndarray:
+def _segment_column(rows: Sequence[AnnotationRecord] | Sequence[ProposalRecord]) -> np.ndarray:
     times = chain.from_iterable(row["segment"] for row in rows)
     return np.fromiter(times, np.float64, 2 * len(rows)).reshape(-1, 2)
 
 
-def validated(adapter: TypeAdapter, document: Any, name: str) -> Any:
+def validated(adapter: TypeAdapter[Any], document: Any, name: str) -> Any:
     """The document as the adapter's type; AnnotationError with ``name``, and place and value of what is wrong."""
     try:
         return adapter.validate_python(document)

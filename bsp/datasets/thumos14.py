@@ -49,8 +49,8 @@ def load_thumos14(
     """
     folder = Path(folder)
     training_csv, test_csv = (_find(folder, ending) for ending in ("val_Annotation.csv", "test_Annotation.csv"))
-    durations_csv = _find(folder, "test_groundtruth.csv", optional=True)
-    truth_json = _find(folder, "thumos_gt.json", optional=True)
+    durations_csv = _find_if_there(folder, "test_groundtruth.csv")
+    truth_json = _find_if_there(folder, "thumos_gt.json")
 
     training, test = _read_instances(training_csv), _read_instances(test_csv)
     shared = sorted(set(training) & set(test))
@@ -168,7 +168,17 @@ def _number(text: str, where: str) -> float:
     return value
 
 
-def _find(folder: Path, ending: str, *, optional: bool = False) -> Path | None:
+def _find(folder: Path, ending: str) -> Path:
+    """That file; AnnotationError if there is none."""
+    found = _find_if_there(folder, ending)
+    if found is None:
+        raise AnnotationError(
+            f"{folder}: no file ends with {ending} (or {ending}.gz); copy it there from the G-TAD release"
+        )
+    return found
+
+
+def _find_if_there(folder: Path, ending: str) -> Path | None:
     """The file whose name ends so, or so and ".gz"; the plain one if both are there."""
     if not folder.is_dir():
         raise AnnotationError(f"{folder}: no such folder of THUMOS14 annotations")
@@ -179,8 +189,4 @@ def _find(folder: Path, ending: str, *, optional: bool = False) -> Path | None:
             raise AnnotationError(f"{folder}: {len(found)} files end with {ending}{suffix}: {names}; keep one")
         if found:
             return found[0]
-    if optional:
-        return None
-    raise AnnotationError(
-        f"{folder}: no file ends with {ending} (or {ending}.gz); copy it there from the G-TAD release"
-    )
+    return None

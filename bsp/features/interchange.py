@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,9 +28,9 @@ from bsp.features.interchange_files import (
     refuse_existing,
     write_arrays,
 )
-from bsp.features.record import even_rows
+from bsp.features.record import FeatureInfo, even_rows
 from bsp.features.resize import resize_features
-from bsp.features.store import SHARED_FIELDS, FeatureInfo, read_feature_info, read_features, write_features
+from bsp.features.store import SHARED_FIELDS, read_feature_info, read_features, write_features
 from bsp.files.text import is_hidden, read_json
 from bsp.io import atomic_path
 
@@ -89,10 +89,9 @@ def uniform_record(folder: Path) -> tuple[list[str], FeatureInfo]:
             f"{folder}: {len(incomplete)} of {len(ids)} videos are incomplete ({', '.join(incomplete[:5])}): their"
             " .json is missing; finish the extraction, or delete their .npy"
         )
-    first = None
+    first = read_feature_info(folder, ids[0])
     for video_id in ids:
         path, info = records[video_id], read_feature_info(folder, video_id)
-        first = first or info
         for field in SHARED_FIELDS:
             ours, theirs = getattr(first, field), getattr(info, field)
             if ours != theirs:
@@ -119,7 +118,7 @@ def export_features(
     ids, record = uniform_record(folder)
     rows, resampled = 0, []
 
-    def arrays():
+    def arrays() -> Iterator[tuple[str, np.ndarray]]:
         nonlocal rows
         for video_id in ids:
             feat_SD, info = read_features(folder, video_id)
@@ -170,7 +169,7 @@ def import_features(
         )
     encoder_hash = f"imported:{files_sha256(list(chosen.values()))}"
     misfits: list[str] = []
-    width, rows, done = None, 0, 0
+    width = rows = done = 0
     with atomic_path(folder) as partial:
         for video_id, array in chosen.items():
             feat_SD = array.read(channel_first=channel_first)
@@ -261,6 +260,7 @@ def _record(
 ) -> FeatureInfo:
     rows = len(feat_SD)
     if timing is None:  # a cell counts as a frame, so that times follow as for any other features
+        assert duration_s is not None  # import_features asked for one of them
         timing = Timing(fps=rows / duration_s, stride_frames=1, snippet_frames=1)
         frames = rows
     elif duration_s is None:  # what the rows look at; frames after the last one are unknown

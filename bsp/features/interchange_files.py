@@ -58,7 +58,7 @@ class NamedArray:
         FileError, naming the file, for what is no two-dimensional array of numbers with at least one row.
         """
         if self.key is not None:
-            array = self._from_hdf5()
+            array = self._from_hdf5(self.key)
         elif self.file.suffix == ".csv":
             array = _read_csv(self.file)
         else:
@@ -69,9 +69,9 @@ class NamedArray:
             feat_TC = array.reshape(len(array), -1).astype(np.float32)
         return np.ascontiguousarray(feat_TC.T) if channel_first else feat_TC
 
-    def _from_hdf5(self) -> np.ndarray:
+    def _from_hdf5(self, key: str) -> np.ndarray:
         try:
-            return (self.hdf5 or HDF5Reader()).read(self.file, self.key)[0]
+            return (self.hdf5 or HDF5Reader()).read(self.file, key)[0]
         except KeyError as error:
             raise FileError(error.args[0]) from None
 

@@ -48,7 +48,7 @@ def load_probe_video(video: UntrimmedVideo, size_px: int, max_snippets: int, sni
 
     Raises VideoError for an unreadable file.
     """
-    info = probe(video.path)
+    info = probe(video.file)
     total = info.frames // snippet_frames
     if total < 1:
         return None
@@ -59,7 +59,7 @@ def load_probe_video(video: UntrimmedVideo, size_px: int, max_snippets: int, sni
     centre = int(np.argmax(boundary_S)) if boundary_S.any() else total // 2
     first = min(max(0, centre - kept // 2), total - kept)
     snippets = []
-    for place, chunk_THWC in enumerate(iter_frames(video.path, chunk_frames=snippet_frames, reader=info.reader)):
+    for place, chunk_THWC in enumerate(iter_frames(video.file, chunk_frames=snippet_frames, reader=info.reader)):
         if place >= first + kept:
             break
         if place >= first:

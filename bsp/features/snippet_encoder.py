@@ -37,7 +37,8 @@ class SnippetEncoder:
         self.copying = torch.cuda.Stream(device) if self.on_gpu else None
         self.names: list[tuple[Hashable, int]] = []  # of the snippets in the batch that is being filled
         self.pixels: torch.Tensor | None = None  # uint8 [B, T, H, W, 3]
-        self.queued: deque = deque()  # (names, features on their way to the host, event)
+        # (names, features on their way to the host, event)
+        self.queued: deque[tuple[list[tuple[Hashable, int]], torch.Tensor, torch.cuda.Event | None]] = deque()
 
     def add(self, key: Hashable, first: int, snippet_NTHWC: np.ndarray) -> list[tuple[Hashable, int, np.ndarray]]:
         """Take the snippets number ``first``, ``first`` + 1, ... of video ``key``."""
@@ -53,19 +54,19 @@ class SnippetEncoder:
             self.names += [(key, first + at + k) for k in range(taken)]
             at += taken
             if len(self.names) == self.size:
-                self._launch()
+                self._launch(self.pixels)
         return list(self._finished(_IN_FLIGHT))
 
     def flush(self) -> list[tuple[Hashable, int, np.ndarray]]:
         """Compute what waits for a full batch, and wait for everything."""
-        if self.names:
+        if self.pixels is not None:
             self.pixels[len(self.names) :] = 0
-            self._launch()
+            self._launch(self.pixels)
         return list(self._finished(0))
 
-    def _launch(self) -> None:
-        pixels, done = self.pixels, None
-        if self.on_gpu:
+    def _launch(self, pixels: torch.Tensor) -> None:
+        done = None
+        if self.copying is not None:
             with torch.cuda.stream(self.copying):
                 pixels = pixels.to(self.device, non_blocking=True)
             computing = torch.cuda.current_stream(self.device)

@@ -150,7 +150,7 @@ def pair_picture(
     frames = np.arange(first, first + 2 * info.stride_frames) + info.offset_frames
     return PairPicture(
         head=f"{what}: {video.video_id}, from {float(seconds_at(info, pair)):.1f} s",
-        frames=figures.thumbnails(read_frames(video.path, frames)),
+        frames=figures.thumbnails(read_frames(video.file, frames)),
         boundary=inside[0] if inside else None,
         differences={name: neighbour_differences(feat_SD)[pair] for name, feat_SD in features.items()},
         notes=notes,
@@ -241,7 +241,7 @@ def _draw_histograms(
 ) -> None:
     """One panel per encoder, same bins: pairs without a boundary in grey, those at one in the encoder's colour."""
     every = np.concatenate(list(values.values()))
-    bins = np.linspace(0, every.max(), 41)
+    bins = np.linspace(0, every.max(), 41).tolist()
     left_in, gap_in = figures.MARGIN_IN + 0.5, 0.45
     panel_in = (width_in - left_in - figures.MARGIN_IN - gap_in * (len(values) - 1)) / len(values)
     for place, (name, value_P) in enumerate(values.items()):

@@ -74,14 +74,14 @@ class Case:
     segments: dict[str, tuple[np.ndarray, np.ndarray]]  # by method: seconds [K, 2] and scores [K], best first
 
 
-def make_case(video: UntrimmedVideo, results: dict[str, dict[str, list]], head: str) -> Case:
+def make_case(video: UntrimmedVideo, results: dict[str, dict[str, list[Any]]], head: str) -> Case:
     """The picture of one video under all methods; ``results`` by method and video id. Raises VideoErrors."""
-    info = probe(video.path)
+    info = probe(video.file)
     shares = (np.arange(_STRIP_FRAMES) + 0.5) / _STRIP_FRAMES
     places = frames_at(info, shares * float(frame_seconds(info, info.frames))).clip(0, info.frames - 1) + 1e-6
     return Case(
         head=head,
-        frames=figures.thumbnails(read_frames(video.path, places.astype(np.int64), reader=info.reader)),
+        frames=figures.thumbnails(read_frames(video.file, places.astype(np.int64), reader=info.reader)),
         duration_s=video.duration_s,
         labels=", ".join(dict.fromkeys(f"“{i.label}”" for i in video.instances)),
         truth=truth_segments(video),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -42,7 +43,7 @@ def add_axes(figure: Figure, left_in: float, top_in: float, width_in: float, hei
     return figure.add_axes((left_in / width, bottom, width_in / width, height_in / height))
 
 
-def add_text(figure: Figure, left_in: float, top_in: float, text: str, **style) -> None:
+def add_text(figure: Figure, left_in: float, top_in: float, text: str, **style: Any) -> None:
     """Text at a place in inches, by default centred on that height and starting there."""
     width, height = figure.get_size_inches()
     # Names of videos and classes are no formulas, whatever dollars are in them.

@@ -67,17 +67,24 @@ def draw_parallel(
         finished = trial.score is not None
         plot.plot(
             *zip(*points, strict=True),
-            color=colormaps[_COLOURS](norm(trial.score)) if finished else OTHER,
+            color=OTHER if trial.score is None else colormaps[_COLOURS](norm(trial.score)),
             lw=1.8 if finished else 1.0, ls="-" if finished else (0, (4, 2)), marker="o", ms=3,
         )  # fmt: skip
     _colour_bar(figure, norm)
     return _save(figure, path)
 
 
-def _points(trial, number: int, count: int, axes: Mapping, scales: Mapping, rungs: int) -> list[tuple[float, float]]:
+def _points(
+    trial: SweepTrial,
+    number: int,
+    count: int,
+    axes: Mapping[str, Sequence[str]],
+    scales: Mapping[str, tuple[float, float]],
+    rungs: int,
+) -> list[tuple[float, float]]:
     """(axis, height in [0, 1]) of what a trial has."""
     apart = _SPREAD * (number / max(1, count - 1) - 0.5)
-    points = [
+    points: list[tuple[float, float]] = [
         (place, _height(values.index(trial.values[name]), len(values)) + apart / max(1, len(values)))
         for place, (name, values) in enumerate(axes.items())
     ]
@@ -149,7 +156,9 @@ def draw_responses(
     return _save(figure, path)
 
 
-def _response(plot: Axes, trials: Sequence[SweepTrial], name: str, values: Sequence[str], what: str, colour) -> None:
+def _response(
+    plot: Axes, trials: Sequence[SweepTrial], name: str, values: Sequence[str], what: str, colour: str
+) -> None:
     for place, value in enumerate(values):
         chosen = [(k, trial) for k, trial in enumerate(trials) if trial.values[name] == value]
         known = []

@@ -12,6 +12,7 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import count
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -58,7 +59,7 @@ class Panel:
     head: str  # what it is
     rows: tuple[StripRow, ...]
     change: float | None  # where the marker points, in clip places (1.0 = between first and second); None = no change
-    facts: dict  # for the record beside the figure
+    facts: dict[str, Any]  # for the record beside the figure
 
 
 def first_of_each_kind(catalog: Catalog, settings: ClipSettings, seed: int) -> list[ClipPlan]:
@@ -67,18 +68,23 @@ def first_of_each_kind(catalog: Catalog, settings: ClipSettings, seed: int) -> l
     plans: dict[int, ClipPlan] = {}
     for index in count():
         plan = plan_clip(catalog, settings, seed, index)
-        plans.setdefault(plan.kind, plan)
+        if plan.kind is not None:
+            plans.setdefault(plan.kind, plan)
         if len(plans) == len(PAPER_KINDS):
-            return [plans[kind] for kind in PAPER_KINDS]
+            break
+    return [plans[kind] for kind in PAPER_KINDS]
 
 
 def speed_change(catalog: Catalog, plan: ClipPlan, settings: ClipSettings) -> tuple[float, int]:
     """(gamma, stride in frames) of a diff-speed plan, which records neither: the first of the settings' that fit."""
     (planned,), (video,) = plan.frames, plan.videos
+    if plan.change_point is None:
+        raise ValueError(f"clip {plan.index} has no change")
+    t = round(plan.change_point) + 1
     length = int(catalog.frames[video])
     anywhere = np.random.Generator(np.random.Philox(0))  # only distances from the first frame are compared
     for gamma in settings.gammas:
-        steps = speed_offsets(half_len=settings.half_len, change_point=round(plan.change_point) + 1, gamma=gamma)
+        steps = speed_offsets(half_len=settings.half_len, change_point=t, gamma=gamma)
         stride = fit_stride(float(steps[-1]), stride_frames=settings.stride_frames, frames=length)
         frames = place_offsets(steps, stride_frames=stride, frames=length, generator=anywhere)
         if np.array_equal(frames - frames[0], planned - planned[0]):
@@ -88,18 +94,19 @@ def speed_change(catalog: Catalog, plan: ClipPlan, settings: ClipSettings) -> tu
 
 def synthesis_panel(catalog: Catalog, plan: ClipPlan, settings: ClipSettings) -> Panel:
     """Sources and synthesised clip of one plan. Raises the VideoErrors of reading."""
+    assert plan.kind is not None  # plain clips have no panel
     sources = decode(catalog, plan)
     clip = synthesise(plan, sources)
     classes = [catalog.class_names[catalog.labels[video]] for video in plan.videos]
     t = None if plan.change_point is None else round(plan.change_point) + 1
-    facts = {
+    facts: dict[str, Any] = {
         "kind": BoundaryKind(plan.kind).name, "clip": plan.index, "classes": classes, "t": t,
         "videos": [catalog.paths[video].decode() for video in plan.videos],
         "frames": [frames.tolist() for frames in plan.frames], "weights_of_first": plan.weights.tolist(),
     }  # fmt: skip
     length, synthesised = len(clip), f"synthesised clip,\nlabel y = {plan.kind:d}"
-    if len(sources) == 2:
-        rows = [
+    if t is not None and len(sources) == 2:
+        sides = [
             StripRow(
                 label=f"video {name}\n“{classes[place]}”",
                 frames=figures.thumbnails(sources[place], like=clip),
@@ -119,7 +126,7 @@ def synthesis_panel(catalog: Catalog, plan: ClipPlan, settings: ClipSettings) ->
         else:
             head = f"Same class, Eq. (2): two videos of the same action, joined after frame t = {t} (no blending)"
         facts["epsilon"] = epsilon
-        return Panel(head=head, rows=(*rows, clip_row), change=t - 0.5 if blended else t, facts=facts)
+        return Panel(head=head, rows=(*sides, clip_row), change=t - 0.5 if blended else t, facts=facts)
     if t is None:
         row = StripRow(
             label=f"video “{classes[0]}”\nas it is, label y = {plan.kind:d}", frames=figures.thumbnails(clip), first=0,
@@ -164,14 +171,14 @@ def real_panel(data: LocalizationDataset, settings: ClipSettings, seed: int) -> 
     if not starting:
         raise ValueError("no untrimmed video has an action that starts at least a second inside it")
     video, instance = starting[seed % len(starting)]
-    info = probe(video.path)
+    info = probe(video.file)
     boundary = round(float(frames_at(info, instance.start_s)))
     frames = boundary + np.arange(-settings.half_len, settings.half_len) * settings.stride_frames
     if half > boundary or frames[-1] >= info.frames:
         raise ValueError(f"{video.path}: lacks frames around its {instance.start_s} s; choose another seed")
     row = StripRow(
         label=f"untrimmed video\n“{instance.label}” starts",
-        frames=figures.thumbnails(read_frames(video.path, frames, reader=info.reader)),
+        frames=figures.thumbnails(read_frames(video.file, frames, reader=info.reader)),
         first=0,
         under=tuple(f"{time_s:.2f} s" for time_s in frame_seconds(info, frames)),
     )
@@ -225,7 +232,7 @@ def _draw_row(axes: Axes, row: StripRow, height_in: float, length: int) -> None:
     axes.axis("off")
 
 
-def _box(place: float, bottom: float, **style) -> Rectangle:
+def _box(place: float, bottom: float, **style: Any) -> Rectangle:
     return Rectangle((place + 0.02, bottom), 0.96, 1 - bottom, **style)
 
 

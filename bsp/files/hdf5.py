@@ -12,8 +12,9 @@ import os
 import signal
 import subprocess
 import sys
+from io import BufferedReader
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -42,8 +43,9 @@ class HDF5Reader:
         child, self._child = self._child, None
         if child is not None:
             child.kill()
-            child.stdin.close()
-            child.stdout.close()
+            for pipe in (child.stdin, child.stdout):
+                if pipe is not None:
+                    pipe.close()
             child.wait()
 
     def names(self, path: str | os.PathLike[str]) -> list[str]:
@@ -70,15 +72,17 @@ class HDF5Reader:
         if self._child is None or self._child.poll() is not None:
             self.close()
             self._child = _start()
+        child = self._child
+        assert child.stdin is not None  # a pipe, as stdout: see _start
         line = json.dumps({"path": os.path.abspath(path), "attributes": False, **question}).encode() + b"\n"
-        said = array = None
         try:
-            self._child.stdin.write(line)
-            self._child.stdin.flush()
-            said = json.loads(self._child.stdout.readline())
-            array = self._array(said) if "shape" in said else None
+            child.stdin.write(line)
+            child.stdin.flush()
+            answers = cast(BufferedReader, child.stdout)
+            said = json.loads(answers.readline())
+            array = _read_array(said, answers) if "shape" in said else None
         except (OSError, ValueError):  # the process ended before or within its answer
-            code = self._child.wait()
+            code = child.wait()
             self.close()
             endless = code in (-signal.SIGALRM, -signal.SIGPROF)
             what = "found no end" if endless else f"ended the reader (status {code})"
@@ -90,15 +94,17 @@ class HDF5Reader:
             raise FileError(f"{where}: cannot be read as HDF5 ({said['error']})")
         return said, array
 
-    def _array(self, said: dict[str, Any]) -> np.ndarray:
-        array = np.empty(said["shape"], said["dtype"])
-        view = memoryview(array).cast("B")
-        while view:
-            count = self._child.stdout.readinto(view)
-            if not count:
-                raise BrokenPipeError
-            view = view[count:]
-        return array
+
+def _read_array(said: dict[str, Any], answers: BufferedReader) -> np.ndarray:
+    """The array that follows its description."""
+    array: np.ndarray = np.empty(said["shape"], said["dtype"])
+    view = array.data.cast("B")
+    while view:
+        count = answers.readinto(view)
+        if not count:
+            raise BrokenPipeError
+        view = view[count:]
+    return array
 
 
 def _start() -> subprocess.Popen[bytes]:

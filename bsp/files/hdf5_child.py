@@ -14,6 +14,7 @@ import resource
 import signal
 import stat
 import sys
+from typing import Any
 
 import h5py
 import numpy as np
@@ -29,7 +30,7 @@ _MAX_ATTRIBUTE_BYTES = 64 * 2**10
 
 
 class Refused(Exception):
-    pass
+    """The file holds what is not read here; the text says what."""
 
 
 def linked(group: h5py.Group, name: str) -> h5py.Group | h5py.Dataset | None:
@@ -69,7 +70,8 @@ def check(data: h5py.Dataset, file_bytes: int) -> None:
             raise Refused(f"a piece of {max(pieces):,} packed bytes for {chunk:,}; copy or make it again")
 
 
-def attributes_of(data: h5py.Dataset) -> dict:
+def attributes_of(data: h5py.Dataset) -> dict[str, Any]:
+    """The attributes of a data set, text and numbers; Refused for other types and large ones."""
     found = {}
     for name in data.attrs:
         kept = data.attrs.get_id(name)
@@ -81,7 +83,8 @@ def attributes_of(data: h5py.Dataset) -> dict:
     return found
 
 
-def answer(question: dict) -> tuple[dict, np.ndarray | None]:
+def answer(question: dict[str, Any]) -> tuple[dict[str, Any], np.ndarray | None]:
+    """(answer for JSON, array that follows it or None) to a question: a path, and the name of a data set or None."""
     found = os.stat(question["path"])
     if not stat.S_ISREG(found.st_mode):
         raise Refused("not a regular file")
@@ -103,6 +106,7 @@ def answer(question: dict) -> tuple[dict, np.ndarray | None]:
 
 
 def main() -> None:
+    """Answer the questions on the standard input, one JSON object a line, within bounds of memory and time."""
     _, already = resource.getrlimit(resource.RLIMIT_AS)
     most = MEMORY_BYTES if already == resource.RLIM_INFINITY else min(MEMORY_BYTES, already)
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
@@ -120,7 +124,7 @@ def main() -> None:
         signal.setitimer(signal.ITIMER_PROF, 0)
         sys.stdout.buffer.write(head.encode() + b"\n")
         if array is not None:
-            sys.stdout.buffer.write(memoryview(array).cast("B"))
+            sys.stdout.buffer.write(array.data.cast("B"))
         sys.stdout.buffer.flush()
 
 

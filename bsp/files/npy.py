@@ -65,7 +65,7 @@ def _header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype]:
     if start[:6] != b"\x93NUMPY":
         raise _Wrong(f"it begins with {start[:6]!r}, another kind of file")
     readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-    reader = readers.get(tuple(start[6:8]))
+    reader = readers.get((start[6], start[7]))
     if reader is None:
         raise _Wrong(f"version {'.'.join(map(str, start[6:8]))} of the format, which arrays of numbers do not need")
     try:

@@ -34,6 +34,7 @@ class StandIn:
     """An object that may be given a state afterwards."""
 
     def set_state(self, machine: Machine, state: Any) -> None:
+        """Take the state that the pickle gives the object; Refused unless a subclass knows it."""
         raise Refused(f"an object of the type {type(self).__name__}")
 
 
@@ -41,7 +42,7 @@ class Ignored(StandIn):
     """Something that nobody needs: takes every state and every item, and holds nothing."""
 
     def set_state(self, machine: Machine, state: Any) -> None:
-        pass
+        """Nothing is kept."""
 
 
 class Machine:
@@ -94,6 +95,7 @@ class Machine:
     # --- bytes ------------------------------------------------------------------------------------------------
 
     def take(self, count: int) -> bytes:
+        """The next ``count`` bytes; ValueError where the file ends before."""
         start, stop = self.at, self.at + count
         if count < 0 or stop > len(self.data):
             raise ValueError(f"{count} bytes are wanted at {start} of {len(self.data)}")
@@ -101,9 +103,11 @@ class Machine:
         return self.data[start:stop]
 
     def unpack(self, layout: str) -> Any:
+        """One number in ``layout`` of the struct module."""
         return struct.unpack(layout, self.take(struct.calcsize(layout)))[0]
 
     def line(self, longest: int | None = None) -> bytes:
+        """The rest of the line, without its end; ValueError if none ends within ``longest`` bytes (None: anywhere)."""
         stop = self.data.find(b"\n", self.at, None if longest is None else self.at + longest + 1)
         if stop < 0:
             raise ValueError(f"a line without an end at {self.at}")
@@ -113,16 +117,19 @@ class Machine:
     # --- containers -------------------------------------------------------------------------------------------
 
     def since_mark(self) -> list[Any]:
+        """Everything above the last mark, which is removed; the stack is again what lay below it."""
         items, self.stack = self.stack, self._marked.pop()
         return items
 
     def mark(self) -> None:
+        """Set a mark; Refused above four times as many as containers may be deep."""
         if len(self._marked) > 4 * DEEPEST:
             raise Refused(f"more than {4 * DEEPEST} open marks")
         self._marked.append(self.stack)
         self.stack = []
 
     def append(self, items: list[Any]) -> None:
+        """Put items into the list on top of the stack; TypeError for another object."""
         target = self.stack[-1]
         if isinstance(target, list):
             target.extend(items)
@@ -130,6 +137,7 @@ class Machine:
             raise TypeError("items for what is no list")
 
     def set_items(self, items: list[Any]) -> None:
+        """Put keys and values, in turn, into the dict on top of the stack; ValueError for a key without a value."""
         target = self.stack[-1]
         if isinstance(target, dict):
             if len(items) % 2:
@@ -142,6 +150,7 @@ class Machine:
             raise TypeError("keys for what is no dict")
 
     def add(self, items: list[Any]) -> None:
+        """Put items into the set on top of the stack; TypeError for another object."""
         target = self.stack[-1]
         for item in items:
             check_key(item)
@@ -153,16 +162,19 @@ class Machine:
     # --- objects ----------------------------------------------------------------------------------------------
 
     def name(self, module: Any, name: Any) -> None:
+        """Push what ``module.name`` stands for in the caller's table, which refuses all others."""
         if not (isinstance(module, str) and isinstance(name, str)):
             raise TypeError("a name that is no text")
         self.stack.append(self._find(module, name))
 
     def call(self, function: Any, arguments: Any) -> None:
+        """Push the result of a name's function; TypeError for what is no name."""
         if not isinstance(function, Name) or not isinstance(arguments, tuple | list):
             raise TypeError("a call of what is no function")
         self.stack.append(function.make(self, *arguments))
 
     def build(self) -> None:
+        """Give the object below the top of the stack the state on top."""
         state, target = self.stack.pop(), self.stack[-1]
         if isinstance(target, StandIn):
             target.set_state(self, state)
@@ -170,14 +182,17 @@ class Machine:
             raise TypeError(f"a state for a {type(target).__name__}")
 
     def persistent(self, identity: Any) -> None:
+        """Push an object that is stored outside the pickle, if the caller knows any; else Refused."""
         if self._persistent is None:
             raise Refused("an object that is stored elsewhere")
         self.stack.append(self._persistent(identity))
 
     def put(self, place: int) -> None:
+        """Remember the top of the stack under a number."""
         self._memo[place] = self.stack[-1]
 
     def get(self, place: int) -> None:
+        """Push what was remembered under a number; KeyError."""
         self.stack.append(self._memo[place])
 
 
@@ -267,7 +282,7 @@ def _stack_name(machine: Machine) -> None:
     machine.name(module, name)
 
 
-def _items_of(method: Callable[[Machine, list], None], count: int | None) -> Callable[[Machine], None]:
+def _items_of(method: Callable[[Machine, list[Any]], None], count: int | None) -> Callable[[Machine], None]:
     """Takes ``count`` items, or all since the mark, from above the container that gets them."""
 
     def operation(machine: Machine) -> None:
@@ -281,7 +296,7 @@ def _items_of(method: Callable[[Machine, list], None], count: int | None) -> Cal
     return operation
 
 
-def _collected(make: Callable[[list], Any]) -> Callable[[Machine], None]:
+def _collected(make: Callable[[list[Any]], Any]) -> Callable[[Machine], None]:
     def operation(machine: Machine) -> None:
         items = machine.since_mark()
         machine.stack.append(make(items))
@@ -289,24 +304,32 @@ def _collected(make: Callable[[list], Any]) -> Callable[[Machine], None]:
     return operation
 
 
-def _checked_dict(items: list) -> dict:
+def _checked_dict(items: list[Any]) -> dict[Any, Any]:
     for key in items[::2]:
         check_key(key)
     return dict(zip(items[::2], items[1::2], strict=True))
 
 
-def _checked_set(items: list) -> frozenset:
+def _checked_set(items: list[Any]) -> frozenset[Any]:
     for item in items:
         check_key(item)
     return frozenset(items)
 
 
+def _frame(machine: Machine) -> None:
+    machine.take(8)
+
+
+def _pop_mark(machine: Machine) -> None:
+    machine.since_mark()
+
+
 _BY_NAME: dict[str, Callable[[Machine], None]] = {
     "PROTO": _protocol,
-    "FRAME": lambda m: m.take(8) and None,
+    "FRAME": _frame,
     "MARK": Machine.mark,
     "POP": _pop,
-    "POP_MARK": lambda m: m.since_mark() and None,
+    "POP_MARK": _pop_mark,
     "DUP": _push(lambda m: m.stack[-1]),
     "NONE": _push(lambda m: None),
     "NEWTRUE": _push(lambda m: True),
@@ -368,7 +391,7 @@ _BY_NAME: dict[str, Callable[[Machine], None]] = {
 
 
 # Extension codes and buffers outside the file stay out: no plain file has them.
-_OPERATIONS = [None] * 256
+_OPERATIONS: list[Callable[[Machine], None] | None] = [None] * 256
 for _opcode in opcodes:
     _OPERATIONS[ord(_opcode.code)] = _BY_NAME.get(_opcode.name)
 _STOP = ord(".")

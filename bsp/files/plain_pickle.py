@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from bsp.errors import AnnotationError
-from bsp.files.pickle_machine import Machine, Name, Refused, StandIn, check_key
+from bsp.files.pickle_machine import Machine, Name, StandIn
+from bsp.files.plain_trees import Refused, check_key
 from bsp.files.text import read_bytes
 
 MAX_BYTES = 512 * 2**20  # the largest published annotation pickles have some tens of MB
@@ -57,7 +59,7 @@ class _DType(StandIn):
             raise Refused(f"a NumPy array of type {code!r:.60}")
         self.code, self.order = code, "="
 
-    def set_state(self, machine: Machine, state: tuple) -> None:
+    def set_state(self, machine: Machine, state: tuple[Any, ...]) -> None:
         if state[1] not in ("<", ">", "=", "|"):
             raise ValueError(f"the byte order {state[1]!r:.60}")
         self.order = state[1]
@@ -76,10 +78,10 @@ class _DType(StandIn):
         return items
 
 
-class _Array(list, StandIn):
+class _Array(list[Any], StandIn):
     """Stands for numpy.ndarray; becomes the nested list of its items."""
 
-    def set_state(self, machine: Machine, state: tuple) -> None:
+    def set_state(self, machine: Machine, state: tuple[Any, ...]) -> None:
         _, shape, dtype, fortran, data = state
         if not dtype.is_object:
             self[:] = _nested(dtype.items(machine, data), shape, "F" if fortran else "C")
@@ -89,7 +91,7 @@ class _Array(list, StandIn):
             raise Refused(f"a NumPy array of objects with the shape {shape!r:.60}")
 
 
-def _nested(items: np.ndarray, shape: tuple, order: str) -> list:
+def _nested(items: np.ndarray, shape: tuple[int, ...], order: Literal["C", "F"]) -> list[Any]:
     if not shape:
         raise Refused("a NumPy array without dimensions")
     if not items.size and shape != (0,):  # [1000000, 0] would be a million empty lists
@@ -97,11 +99,13 @@ def _nested(items: np.ndarray, shape: tuple, order: str) -> list:
     return items.reshape(shape, order=order).tolist()
 
 
-def _empty_array(machine: Machine, subtype: Any, shape: tuple, code: Any) -> _Array:
+def _empty_array(machine: Machine, subtype: Any, shape: tuple[Any, ...], code: Any) -> _Array:
     return _Array()
 
 
-def _array_of(machine: Machine, data: Any, dtype: _DType, shape: tuple, order: str) -> list:
+def _array_of(
+    machine: Machine, data: Any, dtype: _DType, shape: tuple[int, ...], order: Literal["C", "F"]
+) -> list[Any]:
     return _nested(dtype.items(machine, data), shape, order)
 
 
@@ -119,28 +123,26 @@ def _bytes(machine: Machine, *parts: str) -> bytes:
     return parts[0].encode("latin1")
 
 
-def _set(machine: Machine, items: list = ()) -> set:
+def _set(machine: Machine, items: Sequence[Any] = ()) -> set[Any]:
     machine.spend(len(items))
     for item in items:
         check_key(item)
     return set(items)
 
 
-def _frozen_set(machine: Machine, items: list = ()) -> frozenset:
+def _frozen_set(machine: Machine, items: Sequence[Any] = ()) -> frozenset[Any]:
     return frozenset(_set(machine, items))
 
 
-_ALLOWED = {
-    key: Name(".".join(key), make)
-    for key, make in {
-        ("builtins", "set"): _set,
-        ("builtins", "frozenset"): _frozen_set,
-        ("builtins", "bytes"): _bytes,
-        ("_codecs", "encode"): _bytes,
-        ("numpy", "ndarray"): _Array,
-        ("numpy", "dtype"): _DType,
-        ("numpy._core.multiarray", "_reconstruct"): _empty_array,
-        ("numpy._core.multiarray", "scalar"): _scalar,
-        ("numpy._core.numeric", "_frombuffer"): _array_of,
-    }.items()
+_MAKERS: dict[tuple[str, str], Callable[..., Any]] = {
+    ("builtins", "set"): _set,
+    ("builtins", "frozenset"): _frozen_set,
+    ("builtins", "bytes"): _bytes,
+    ("_codecs", "encode"): _bytes,
+    ("numpy", "ndarray"): _Array,
+    ("numpy", "dtype"): _DType,
+    ("numpy._core.multiarray", "_reconstruct"): _empty_array,
+    ("numpy._core.multiarray", "scalar"): _scalar,
+    ("numpy._core.numeric", "_frombuffer"): _array_of,
 }
+_ALLOWED = {key: Name(".".join(key), make) for key, make in _MAKERS.items()}

@@ -18,7 +18,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import jiter
 
@@ -117,7 +117,7 @@ def open_bytes(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
             packed = raw.read(2) == b"\x1f\x8b"
             raw.seek(0)
             with gzip.GzipFile(fileobj=raw) if packed else raw as file:
-                yield file
+                yield cast(IO[bytes], file)
     except AnnotationError:
         raise
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:

@@ -24,8 +24,9 @@ import torch
 from torch import Tensor
 
 from bsp.errors import FileError
-from bsp.files.pickle_machine import Ignored, Machine, Name, Refused
+from bsp.files.pickle_machine import Ignored, Machine, Name
 from bsp.files.plain_pickle import plain_name
+from bsp.files.plain_trees import Refused
 
 MAX_BYTES = 2 * 2**30  # a ResNet-50 with its optimiser has 0.3
 _OLD_MAGIC, _OLD_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
@@ -187,7 +188,9 @@ def _numbers(data: bytes, kind: Any, count: int) -> Tensor:
     return torch.frombuffer(bytearray(data), dtype=dtype) if data else torch.empty(0, dtype=dtype)
 
 
-def _tensor(machine: Machine, storage: Any, offset: int, size: tuple, stride: tuple, *_: Any) -> Any:
+def _tensor(
+    machine: Machine, storage: Any, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any
+) -> Any:
     if isinstance(storage, Ignored):
         return storage
     if (
@@ -208,14 +211,14 @@ def _parameter(machine: Machine, tensor: Any, *_: Any) -> Any:
     return tensor
 
 
-def _dict(machine: Machine, pairs: Any = (), *_: Any) -> dict:
-    found: dict = {}
+def _dict(machine: Machine, pairs: Any = (), *_: Any) -> dict[Any, Any]:
+    found: dict[Any, Any] = {}
     machine.stack.append(found)
     machine.set_items([part for key, value in pairs for part in (key, value)])
     return machine.stack.pop()
 
 
-def _size(machine: Machine, sides: Any = ()) -> tuple:
+def _size(machine: Machine, sides: Any = ()) -> tuple[Any, ...]:
     return tuple(sides)
 
 

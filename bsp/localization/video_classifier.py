@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -28,7 +29,7 @@ def pool_features(features: Sequence[np.ndarray]) -> np.ndarray:
 class VideoClassifier:
     """A fitted classifier; ``classes`` are the labels seen in training (columns of its estimate)."""
 
-    pipeline: object  # scikit-learn pipeline, or None when training had a single class
+    pipeline: Any  # scikit-learn pipeline, or None when training had a single class
     classes: np.ndarray  # int64, ascending
     num_classes: int
 

@@ -31,17 +31,23 @@ Score = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class TruthVideo(TypedDict):
+    """A video of one task: its length and its steps, each [start, end) in seconds."""
+
     task: Annotated[str, StringConstraints(min_length=1)]
     duration_s: Positive
     steps: list[tuple[Seconds, Seconds]]  # may overlap, in any order
 
 
 class TruthFile(TypedDict):
+    """Ground truth of step localisation: videos by id, judged in segments of ``segment_s`` seconds."""
+
     segment_s: Positive
     videos: dict[str, TruthVideo]
 
 
 class PredictionFile(TypedDict):
+    """Scores of each video's segments by id; segment k covers [k, k + 1) * ``segment_s``."""
+
     segment_s: Positive
     scores: dict[str, Annotated[list[Score], FailFast()]]
 

@@ -50,14 +50,17 @@ class PooledScores:
 
     @property
     def recall(self) -> np.ndarray:
+        """Float64, one value per distance: found share of the annotated boundaries; 1 if there are none."""
         return _ratio(self.true_positives, self.boundaries, 1.0)
 
     @property
     def precision(self) -> np.ndarray:
+        """Float64, one value per distance: right share of the detections; 0 if there are none."""
         return _ratio(self.true_positives, self.detections, 0.0)
 
     @property
     def f1(self) -> np.ndarray:
+        """Float64, one value per distance: harmonic mean of recall and precision."""
         return _f1(self.recall, self.precision)
 
 
@@ -210,7 +213,7 @@ def _padded(lists: Sequence[Sequence[float]]) -> np.ndarray:
 
 
 def _ratio(part: np.ndarray, whole: np.ndarray, empty: float) -> np.ndarray:
-    """part / whole, and ``empty`` where whole is 0."""
+    """Part / whole, and ``empty`` where whole is 0."""
     part, whole = np.broadcast_arrays(part, whole)
     return np.divide(part, whole, out=np.full(part.shape, empty), where=whole > 0)
 

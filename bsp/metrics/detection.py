@@ -71,11 +71,13 @@ def evaluate_detection(
     if top_k is not None:
         order = order[rank_in_group(found.video[order]) < top_k]
     # Choice: a class that the subset does not have is ignored and counted (the official code stops there).
-    known = order[found.label[order] >= 0]
-    order_P = known[np.argsort(found.label[known], kind="stable")]  # class by class, each best first
+    label = found.label
+    assert label is not None  # only proposals have none
+    known = order[label[order] >= 0]
+    order_P = known[np.argsort(label[known], kind="stable")]  # class by class, each best first
 
     classes = len(truth.class_names)
-    label_P = found.label[order_P]
+    label_P = label[order_P]
     hits_PT = match_detections(
         found.video[order_P] * classes + label_P,
         found.segments[order_P],

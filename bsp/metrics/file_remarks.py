@@ -105,13 +105,13 @@ def boundary_remarks(
     remarks = [id_remark(predictions, ground_truth)]
     in_frames = variant != "challenge"
     field = "substages_myframeidx" if in_frames else "substages_timestamps"
-    videos = []
+    videos: list[VideoTimes] = []
     for clip, record in ground_truth.items():
-        truth = next((times for times in record[field] if len(times)), [])
+        times = next((times for times in record[field] if len(times)), ())
+        truth = np.array([float(time) for time in times])
         found = np.array([float(time) for time in predictions.get(clip, ())])
         length = float(record["num_frames"] if in_frames else record["video_duration"])
         if len(truth) and len(found) and len(videos) < MAX_VIDEOS:
-            truth = np.array([float(time) for time in truth])
             videos.append(VideoTimes(clip, truth, found, length, float(record["fps"]), in_frames))
     remarks.append(time_remark(videos, is_zero=is_zero and not any(remarks)))
     return [f"{remark}." for remark in remarks if remark]

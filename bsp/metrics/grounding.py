@@ -34,6 +34,8 @@ Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 
 
 class GroundTruthRow(TypedDict):
+    """One sentence, the moment it describes and the length of its video, in seconds."""
+
     video: Text
     sentence: Text
     start_s: Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -42,6 +44,8 @@ class GroundTruthRow(TypedDict):
 
 
 class PredictionRow(TypedDict):
+    """One sentence with its moments."""
+
     video: Text
     sentence: Text
     moments: Annotated[list[tuple[Number, Number, Number]], FailFast()]  # start_s, end_s, score

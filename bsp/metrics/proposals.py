@@ -60,6 +60,7 @@ def evaluate_proposals(
     ratio = most * float(videos) / total if total else 0.0
     kept = np.minimum((proposals_of[used] * ratio).astype(np.int64), proposals_of[used])
     retrieved = int(kept.sum())
+    an_J: np.ndarray
     if retrieved:
         fractions_J = np.arange(1, 101) / 100.0 * (most * float(videos) / retrieved)
         an_J = fractions_J * (float(retrieved) / videos)

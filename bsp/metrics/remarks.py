@@ -36,6 +36,7 @@ class VideoTimes:
 
     @property
     def unit(self) -> str:
+        """Unit of all times of the video."""
         return "frames" if self.in_frames else "s"
 
 
@@ -72,7 +73,8 @@ def _units(videos: Sequence[VideoTimes], is_zero: bool) -> Iterable[tuple[str, b
     too_late = bool(np.median(ends / np.maximum(extents, 1e-9)) > 1.5)
     all_known = all(video.length for video in videos)
     if videos[0].in_frames:
-        seconds = [video.length / video.rate for video in videos]
+        lengths, rates = ([getattr(video, name) for video in videos] for name in ("length", "rate"))
+        seconds = np.divide(lengths, rates)
         yield "seconds instead of frames", bool((ends <= np.add(seconds, 1)).all()), lambda t, v: t * v.rate
     else:
         yield "milliseconds instead of seconds", too_late, lambda times, _: times / 1000
@@ -81,12 +83,16 @@ def _units(videos: Sequence[VideoTimes], is_zero: bool) -> Iterable[tuple[str, b
         else:
             for rate in USUAL_RATES:
                 text = f"frames instead of seconds (about {rate:g} a second)"
-                yield text, too_late and (all_known or is_zero), lambda t, _, rate=rate: t / rate
+                yield text, too_late and (all_known or is_zero), _divided_by(rate)
     if all_known:
         is_short = bool(extents.min() > 2)
         yield "fractions of the video's length", is_short and bool((ends <= 1.05).all()), lambda t, v: t * v.length
         percent = bool((ends <= 105).all() and (ends > 1.5 * extents).any())
         yield "percent of the video's length", percent, lambda t, v: t * v.length / 100
+
+
+def _divided_by(rate: float) -> Change:
+    return lambda times, _: times / rate
 
 
 def _share_found(videos: Sequence[VideoTimes], change: Change) -> float:

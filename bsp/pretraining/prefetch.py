@@ -88,11 +88,13 @@ class IdleClock:
         self.gaps: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
 
     def begin_step(self) -> None:
+        """Mark on the device that a step's work begins."""
         began = _mark()
         if self.last is not None:
             self.gaps.append((self.last, began))
 
     def end_step(self) -> None:
+        """Mark on the device that it has ended."""
         self.last = _mark()
 
     def take_s(self) -> float:

@@ -68,6 +68,7 @@ class DecordReader:
         return self._whole.chunk(count, stop)
 
     def close(self) -> None:
+        """Let go of the file."""
         if self._whole is not None:
             self._whole.close()
         del self._video

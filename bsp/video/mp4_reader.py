@@ -60,6 +60,7 @@ class Mp4Reader:
         return self._pyav_fallback(stop).chunk(count, stop)
 
     def close(self) -> None:
+        """Let go of the file."""
         if self._file >= 0:
             os.close(self._file)
             self._file = -1

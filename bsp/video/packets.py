@@ -44,7 +44,7 @@ class PacketTable:
 
 
 def scan_packets(
-    packets: Iterator[av.Packet],
+    packets: Iterator[av.Packet[av.VideoStream]],
     *,
     codec: str,
     container: str,
@@ -175,7 +175,7 @@ def _recovers_at_once(sei: memoryview) -> bool:
     return False
 
 
-def _is_mpeg4_b(packet: av.Packet) -> bool:
+def _is_mpeg4_b(packet: av.Packet[av.VideoStream]) -> bool:
     """Any picture in the packet is a B-VOP (ISO/IEC 14496-2: vop_coding_type 2 after start code B6)."""
     raw = bytes(packet)
     at = raw.find(b"\0\0\1\xb6")

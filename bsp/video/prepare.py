@@ -68,7 +68,8 @@ def prepared_size(width: int, height: int, short_side_px: int) -> tuple[int, int
     """
     scale = min(1.0, short_side_px / min(width, height))
     # Choice: to the nearest even number, but an odd size that is kept loses a pixel rather than gaining one.
-    return tuple(max(2, 2 * min(round(side * scale / 2), side // 2)) for side in (width, height))
+    even = [max(2, 2 * min(round(side * scale / 2), side // 2)) for side in (width, height)]
+    return even[0], even[1]
 
 
 def prepare_video(
@@ -121,7 +122,7 @@ def _encode(
     # ``x264-params``: the same bytes on every machine, and key frames that are clean starts, at fixed distances.
     fixed = f"open-gop=0:scenecut=0:cpu-independent=1:threads=1:keyint={settings.keyframe_interval}"
     # Choice: "fastdecode" (no CABAC, no deblocking) and no B pictures: a tenth more bytes for half the time of reading.
-    options = {
+    options: dict[str, object] = {
         "preset": settings.preset,
         "crf": str(settings.crf),
         "tune": "fastdecode",

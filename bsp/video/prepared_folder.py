@@ -37,7 +37,9 @@ def find_videos(videos: Path) -> tuple[Path, list[str], list[str]]:
     outside the root, and for two that would get one name (a.avi and a.mp4).
     """
     if videos.is_dir():
-        root, found, others = videos, [], []
+        root = videos
+        found: list[str] = []
+        others: list[str] = []
         for folder, inner, names in _walk(root):
             inner[:] = [name for name in sorted(inner) if not (is_hidden(name) or _is_prepared(folder, name))]
             for name in sorted(names):
@@ -54,9 +56,9 @@ def find_videos(videos: Path) -> tuple[Path, list[str], list[str]]:
     found = sorted(set(found))
     if not found:
         raise AnnotationError(f"{videos}: no video; looked for {sorted(VIDEO_EXTENSIONS)} to any depth")
-    names: dict[str, str] = {}
+    sources: dict[str, str] = {}
     for name in found:
-        if (other := names.setdefault(target_name(name), name)) != name:
+        if (other := sources.setdefault(target_name(name), name)) != name:
             raise AnnotationError(f"{root}: {other} and {name} would both become {target_name(name)}; move one away")
     return root, found, others
 

@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from io import FileIO
 from itertools import chain
 from pathlib import Path
 
@@ -38,26 +39,25 @@ def probe_files(
         stats = dict(zip(paths, chain.from_iterable(answers)))
     cache = _ProbeCache(root, cache_dir)
     results: dict[str, tuple[int, VideoInfo | str]] = {}
-    pending = []
+    pending: dict[str, tuple[int, int]] = {}
     for path in paths:
         stat = stats[path]
-        known = None if isinstance(stat, str) else cache.get(path, stat)
         if isinstance(stat, str):
             results[path] = (0, stat)
-        elif known is not None:
+        elif (known := cache.get(path, stat)) is not None:
             results[path] = (stat[0], known)
         else:
-            pending.append(path)
+            pending[path] = stat
     if workers is None:
         workers = min(os.cpu_count() or 1, len(pending) // FILES_PER_WORKER)
     with cache:
         outcomes = _probe_each([os.path.join(root, path) for path in pending], workers)
         quiet = None if progress else True  # None: shown on a terminal only
         shown = tqdm(outcomes, total=len(pending), desc="probing videos", unit="file", disable=quiet)
-        for path, outcome in zip(pending, shown):
-            results[path] = (stats[path][0], outcome)
+        for (path, stat), outcome in zip(pending.items(), shown):
+            results[path] = (stat[0], outcome)
             if isinstance(outcome, VideoInfo):  # failures are tried again next time: some were timeouts
-                cache.put(path, stats[path], outcome)
+                cache.put(path, stat, outcome)
     return results
 
 
@@ -99,8 +99,8 @@ class _ProbeCache:
 
     def __init__(self, root: str, cache_dir: str | Path | None):
         self.known: dict[str, tuple[list[int], VideoInfo]] = {}
-        self.file = None
-        self.path = None
+        self.file: FileIO | None = None
+        self.path: Path | None = None
         self.cut_off = False  # an interruption left the last line without its end
         if cache_dir is None:
             return

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,12 +21,12 @@ from bsp.errors import VideoDecodeError, VideoOpenError, VideoTimeout
 from bsp.video.decord_reader import DecordReader, decord_reads
 from bsp.video.mp4_reader import Mp4Reader, mp4_reads
 from bsp.video.packets import missing_bytes
-from bsp.video.readers import PyavReader, open_error, rgb
+from bsp.video.readers import FrameReader, PyavReader, open_error, rgb
 from bsp.video.time_limit import call_within
 from bsp.video.times import count_and_times, is_plain_avi, rate_of
 
 READERS = ("decord", "pyav", "mp4")  # a catalog holds positions in it: append only
-READER_CLASSES = {"decord": DecordReader, "pyav": PyavReader, "mp4": Mp4Reader}
+READER_CLASSES: dict[str, type[FrameReader]] = {"decord": DecordReader, "pyav": PyavReader, "mp4": Mp4Reader}
 
 # Choice: of the frames of a file that is decoded whole. FFmpeg flags the picture that is damaged, not those after it
 # that refer to it, so that a tenth is likely most of the video; below, losing the video would cost more.
@@ -111,7 +111,7 @@ def too_damaged(path: str, damaged: int, frames: int) -> None:
 
 def damage_line(damaged: Mapping[str, int], frames: int) -> str:
     """One line on the damage of a run: the damaged frames of each video that has some, and the frames of all videos."""
-    worst = sorted(damaged, key=damaged.get, reverse=True)[:5]
+    worst = sorted(damaged, key=damaged.__getitem__, reverse=True)[:5]
     named = ", ".join(f"{name} {damaged[name]}" for name in worst) + (", ..." if len(damaged) > len(worst) else "")
     return f"damaged pictures: {sum(damaged.values()):,} of {frames:,} frames, in {len(damaged):,} videos ({named})"
 
@@ -175,14 +175,14 @@ def iter_frames(
 
     # Choice: the limit holds for each piece, not for the whole file: an hour-long video is not an error, and
     # the time that the consumer spends between two pieces must not count.
-    def start(stop: threading.Event):
+    def start(stop: threading.Event) -> FrameReader:
         name = reader or _probe(path, stop).reader
         source = READER_CLASSES[name](path, stop)
         if damaged is not None:
             source.damaged = damaged
         return source
 
-    def read_piece(source):
+    def read_piece(source: FrameReader) -> Callable[[threading.Event], np.ndarray | None]:
         return lambda stop: source.chunk(chunk_frames, stop)
 
     def pieces() -> Iterator[np.ndarray]:

@@ -13,6 +13,7 @@ import stat
 import threading
 from collections.abc import Iterator
 from fractions import Fraction
+from typing import Protocol, cast
 
 import av
 import numpy as np
@@ -37,6 +38,7 @@ def open_container(path: str) -> av.container.InputContainer:
 
 
 def out_of_range(path: str, index: int, frames: int) -> VideoDecodeError:
+    """The error for a frame number beyond the end of the file."""
     return VideoDecodeError(path, f"frame {index} asked, but the file has {frames} frames (0 to {frames - 1})")
 
 
@@ -98,6 +100,23 @@ def rgb(frame: av.VideoFrame) -> np.ndarray:
     return np.ascontiguousarray(np.rot90(pixels, quarter_turns)) if quarter_turns else pixels
 
 
+class FrameReader(Protocol):
+    """What every reader is: the frames of one open file, by number or one piece after the other."""
+
+    damaged: set[int]  # numbers of the frames that the decoder called damaged; may be another reader's set
+
+    def __init__(self, path: str, stop: threading.Event): ...
+
+    def read(self, wanted: np.ndarray, stop: threading.Event) -> np.ndarray:
+        """The frames of the rising numbers int64 [K]: uint8 [K, H, W, 3]."""
+
+    def chunk(self, count: int, stop: threading.Event) -> np.ndarray | None:
+        """The next ``count`` frames or, at the end, fewer; None after the last one."""
+
+    def close(self) -> None:
+        """Let go of the file."""
+
+
 class PyavReader:
     """PyAV: exact for every file tried. Seeks where packet times allow, else decodes from the start."""
 
@@ -129,6 +148,7 @@ class PyavReader:
 
     @property
     def codec_name(self) -> str:
+        """FFmpeg's name of the video codec, such as "h264"."""
         return self._stream.codec_context.codec.canonical_name
 
     def fps(self) -> float:
@@ -203,6 +223,7 @@ class PyavReader:
 
     def _read_by_time(self, wanted: np.ndarray, table: PacketTable, stop: threading.Event, *, seek: bool) -> np.ndarray:
         """Find frames by their times, decoding from the entry points before them (or once from the start)."""
+        assert table.pts is not None  # read() looked
         entries = np.flatnonzero(table.entry)
         found: list[np.ndarray] = []
         decoding = self._decode(stop)
@@ -232,7 +253,8 @@ class PyavReader:
 
     def _read_by_count(self, wanted: np.ndarray, stop: threading.Event) -> np.ndarray:
         """Decode from the start of the file, counting; works whatever the container says."""
-        frames, targets, position = [], wanted.tolist(), -1
+        frames: list[np.ndarray] = []
+        targets, position = wanted.tolist(), -1
         for position, frame in enumerate(self._decode(stop)):
             if position == targets[len(frames)]:
                 frames.append(self._shown(position, frame))
@@ -262,6 +284,7 @@ class PyavReader:
         return np.stack(frames)
 
     def close(self) -> None:
+        """Let go of the file."""
         self._container.close()
 
 
@@ -273,4 +296,4 @@ def video_stream(container: av.container.InputContainer, path: str) -> av.VideoS
     if stream.codec_context is None:
         raise VideoOpenError(path, "no decoder for its video codec; encode it again, e.g. as H.264")
     stream.codec_context.thread_count = 1
-    return stream
+    return cast(av.VideoStream, stream)

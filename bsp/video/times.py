@@ -48,6 +48,7 @@ def count_and_ticks(reader: PyavReader, table: PacketTable, stop: threading.Even
     From the packets where these tell, else all frames are decoded, from the start of the file. Raises VideoOpenError
     for a clock that jumps.
     """
+    ticks_T: np.ndarray | None
     if not table.odd and table.pts is not None:
         frames, ticks_T = len(table.pts), _from_start(reader, table.pts)
     elif not table.odd and is_plain_avi(reader, table):

@@ -162,6 +162,7 @@ class Queues:
         ]
 
     def iter_batches(self, **how: Any) -> Iterator[dict]:
+        """Batches of all processes in turn; they end with the iteration. ``how`` is for Ray Data alone."""
         for process in self.processes:
             process.start()
         try:

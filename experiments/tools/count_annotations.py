@@ -62,6 +62,7 @@ class Folder:
 
 
 def count_kinetics(folder: Folder) -> Iterator[Count]:
+    """Rows, videos and classes of the official CSV files."""
     for path in folder.take("kinetics*.csv"):
         rows = read_kinetics_csv(path)
         videos, classes = len({row.youtube_id for row in rows}), len({row.label for row in rows})
@@ -69,6 +70,7 @@ def count_kinetics(folder: Folder) -> Iterator[Count]:
 
 
 def count_activitynet(folder: Folder) -> Iterator[Count]:
+    """ActivityNet-1.3 and published class scores for it."""
     for path in folder.take("activitynet_v1-3.json", "activity_net.v1-3*.json"):
         data = load_activitynet(path, None)
         yield from _localization("ActivityNet-1.3", data)
@@ -77,11 +79,13 @@ def count_activitynet(folder: Folder) -> Iterator[Count]:
 
 
 def count_hacs(folder: Folder) -> Iterator[Count]:
+    """HACS Segments."""
     for path in folder.take("HACS_segments*.json"):
         yield from _localization("HACS Segments", load_hacs(path, None))
 
 
 def count_thumos(folder: Folder) -> Iterator[Count]:
+    """THUMOS14 as released with G-TAD, and published class scores for it."""
     if not folder.take("*val_Annotation.csv"):
         return
     data = load_thumos14(folder.path)
@@ -92,6 +96,7 @@ def count_thumos(folder: Folder) -> Iterator[Count]:
 
 
 def count_charades(folder: Folder) -> Iterator[Count]:
+    """Charades-STA: sentences, and odd moments."""
     if not folder.take("charades_sta_*.txt"):
         return
     data = load_charades_sta(folder.path)
@@ -112,6 +117,7 @@ def count_charades(folder: Folder) -> Iterator[Count]:
 
 
 def count_crosstask(folder: Folder) -> Iterator[Count]:
+    """CrossTask's release, as a folder or packed."""
     found = folder.take("crosstask_release", "crosstask_release.tar")
     if not found:
         return
@@ -138,6 +144,7 @@ def count_crosstask(folder: Folder) -> Iterator[Count]:
 
 
 def count_gebd(folder: Folder) -> Iterator[Count]:
+    """Kinetics-GEBD and TAPOS, in any of the published layouts."""
     endings = (".pkl", ".json")
     names = [f"{stem}{ending}" for stem in ("k400_*", "kinetics_gebd*", "tapos*") for ending in endings]
     for path in folder.take(*names):
@@ -212,6 +219,7 @@ def _some(*counts: tuple[int, str]) -> tuple[str, ...]:
 @click.option("--annotations", required=True, type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Also write the counts there.")
 def main(annotations: Path, json_path: Path | None) -> None:
+    """Print the table, and write it as JSON."""
     forgiving_streams()
     logging.disable(logging.WARNING)  # what the loaders log is in the table
     with tempfile.TemporaryDirectory() as scratch:

@@ -106,10 +106,12 @@ _FRAME = np.full((48, 64, 3), 127, np.uint8)
 
 
 def array_bytes(catalog: Catalog) -> int:
+    """Bytes of the catalog's arrays."""
     return sum(value.nbytes for value in vars(catalog).values() if isinstance(value, np.ndarray))
 
 
 def timed(work, *arguments) -> tuple[Any, float]:
+    """(result, seconds) of a call."""
     began = time.perf_counter()
     result = work(*arguments)
     return result, time.perf_counter() - began
@@ -219,6 +221,7 @@ def _own_and_shared() -> tuple[float, float]:
 
 
 def clip_stream(catalog: Any, size_px: int, length: int, size: Size) -> Any:
+    """The stream of clips of a training over ``catalog``."""
     from bsp_platform.work.streaming import ClipStream
 
     return ClipStream(

@@ -98,6 +98,7 @@ class PlainFormatter(logging.Formatter):
     """Log records made :func:`printable`; their tracebacks keep their lines."""
 
     def format(self, record: logging.LogRecord) -> str:
+        """The record as text that a terminal can show."""
         return printable(super().format(record), lines=True)
 
 

@@ -155,6 +155,7 @@ _DEFAULT = GroundingWorldSettings()
 @click.option("--test", default=_DEFAULT.test, show_default=True)
 @click.option("--seconds", default=_DEFAULT.seconds, show_default=True)
 def main(out: Path, preview: bool, workers: int | None, **sizes: Any) -> None:
+    """Render into ``out`` and print the folder; ``sizes`` are fields of the settings."""
     try:
         folder = render_grounding(GroundingWorldSettings(**sizes), out, workers=workers)
         click.echo(folder)

@@ -11,8 +11,10 @@ import hashlib
 import json
 import math
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
@@ -25,7 +27,7 @@ CODE_VERSION = 1  # raise it with every change of what is rendered or written
 SPLITS = ("train", "test")
 # Choice: shapes tell the actors, not colours. Features learnt from actions keep shapes and forget colours: a
 # linear classifier tells these three from a snippet's features, four colours of clothes no better than chance.
-ACTORS = {
+ACTORS: dict[str, dict[str, Any]] = {
     "child": {"height": (0.48, 0.56), "thickness": (0.026, 0.045), "hat": 0.0},
     "giant": {"height": (0.72, 0.80), "thickness": (0.052, 0.062), "hat": 0.0},
     "wizard": {"height": (0.72, 0.80), "thickness": (0.022, 0.028), "hat": 1.0},
@@ -92,6 +94,7 @@ class GroundingWorldSettings:
 
     @property
     def frames(self) -> int:
+        """Frames of every video."""
         return round(self.seconds * self.fps)
 
     def fingerprint(self) -> str:
@@ -150,12 +153,15 @@ def _rng(settings: GroundingWorldSettings, split: str, number: int, *purpose: in
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(settings.seed, spawn_key=key)))
 
 
+def _draw_two(rng: np.random.Generator, names: Sequence[str]) -> tuple[str, str]:
+    first, second = rng.choice(names, 2, replace=False)
+    return str(first), str(second)
+
+
 def plan_video(settings: GroundingWorldSettings, split: str, number: int) -> GroundingPlan:
     """Decide video ``number`` of ``split``."""
     rng = _rng(settings, split, number, _PLAN)
-    actors, clothes = (
-        tuple(str(name) for name in rng.choice(names, 2, replace=False)) for names in (settings.actors, list(COLOURS))
-    )
+    actors, clothes = _draw_two(rng, settings.actors), _draw_two(rng, list(COLOURS))
     cast = _draw_cast(settings, rng)
     spans = _draw_spans(settings, cast, rng)
     moments = tuple(

@@ -210,8 +210,10 @@ def action_pose(name: str, phase: np.ndarray, rng: np.random.Generator) -> np.nd
     return pose_TP
 
 
-def running_phase(rng: np.random.Generator, *, frames: int, fps: int, tempo: float, cuts: Sequence[int]) -> np.ndarray:
-    """[T] phase in cycles of an action at about ``tempo`` cycles/s; half of the cuts also jump in time."""
+def running_phase(
+    rng: np.random.Generator, *, frames: int, fps: int, tempo: float | np.ndarray, cuts: Sequence[int]
+) -> np.ndarray:
+    """[T] phase in cycles of an action at about ``tempo`` cycles/s, or [T] of them; half of the cuts jump in time."""
     speed = tempo / fps * (1 + 0.06 * smooth_noise(rng, frames, 1, 2 * fps)[:, 0])
     phase = rng.random() + np.cumsum(speed)
     for cut in cuts:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any
@@ -37,7 +38,7 @@ def check_picture(settings: Any) -> None:
         raise ValueError(f"fps must be a whole number in 6..60, not {settings.fps}")
 
 
-def check_ranges(settings: Any, limits: dict[str, tuple[float, float]]) -> None:
+def check_ranges(settings: Any, limits: Mapping[str, tuple[float, float]]) -> None:
     """ValueError unless each named field is (low, high), in order and within its limits."""
     for name, (least, most) in limits.items():
         low, high = getattr(settings, name)
@@ -104,6 +105,7 @@ class PantomimeSettings:
 
     @property
     def untrimmed_frames(self) -> int:
+        """Frames of every untrimmed video."""
         return round(self.untrimmed_seconds * self.fps)
 
     def fingerprint(self) -> str:
@@ -147,7 +149,9 @@ def plan_video(settings: PantomimeSettings, split: str, label: str, number: int)
     rng = _rng(settings, split, label, number, _PLAN)
     video_id = "".join(_ALPHABET[k] for k in rng.integers(0, 64, 11))
     tempo = float(rng.uniform(*settings.tempo))
-    start_s, instances, cuts = 0, (), ()
+    start_s = 0
+    instances: tuple[tuple[int, int], ...] = ()
+    cuts: tuple[int, ...] = ()
     if split.startswith("trimmed"):
         low, high = (round(seconds * settings.fps) for seconds in settings.trimmed_seconds)
         frames = int(rng.integers(low, high + 1))
@@ -156,7 +160,8 @@ def plan_video(settings: PantomimeSettings, split: str, label: str, number: int)
         frames = settings.untrimmed_frames
         instances = _draw_instances(settings, rng)
         cuts = _draw_cuts(settings, instances, rng)
-    shots, looks = [], 0
+    shots: list[tuple[int, int, int]] = []
+    looks = 0
     edges = (0, *cuts, frames)
     for first, end in pairwise(edges):
         earlier = [look for look in range(looks) if look != shots[-1][2]]
@@ -192,7 +197,9 @@ def _draw_instances(settings: PantomimeSettings, rng: np.random.Generator) -> tu
     return tuple(spans)
 
 
-def _draw_cuts(settings: PantomimeSettings, instances: tuple, rng: np.random.Generator) -> tuple[int, ...]:
+def _draw_cuts(
+    settings: PantomimeSettings, instances: tuple[tuple[int, int], ...], rng: np.random.Generator
+) -> tuple[int, ...]:
     """Cuts at a share of the boundaries, and others away from them, inside idle motion and inside actions."""
     frames, apart = settings.untrimmed_frames, round(_CUT_APART_S * settings.fps)
     boundaries = [frame for span in instances for frame in span]

@@ -347,6 +347,7 @@ _DEFAULT = PantomimeSettings()
 @click.option("--untrimmed-val", default=_DEFAULT.untrimmed_val, show_default=True)
 @click.option("--untrimmed-seconds", default=_DEFAULT.untrimmed_seconds, show_default=True)
 def main(out: Path, preview: bool, workers: int | None, **sizes: Any) -> None:
+    """Render into ``out`` and print the folder; ``sizes`` are fields of the settings."""
     try:
         folder = render(PantomimeSettings(**sizes), out, workers=workers)
         click.echo(folder)

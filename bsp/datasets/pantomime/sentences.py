@@ -69,7 +69,7 @@ def write_sentences(moments: Sequence[tuple[str, str]], count: int, rng: np.rand
 
     No moment gets two sentences of one kind. Fewer than ``count`` only where no further one is unique.
     """
-    open_ones = {kind: [] for kind in KINDS}
+    open_ones: dict[str, list[Meaning]] = {kind: [] for kind in KINDS}
     for meaning in _meanings(moments):
         open_ones[meaning[0]].append(meaning)
     sentences: list[Sentence] = []
@@ -135,7 +135,7 @@ def _draw(meanings: list[Meaning], count: int, rng: np.random.Generator) -> Mean
 def _texts(moments: Sequence[tuple[str, str]], meaning: Meaning) -> list[str]:
     """All ways to say it in at most MAX_WORDS words."""
     _, _, moment, time, reference = meaning
-    parts = [_clauses(*moments[moment])]
+    parts: list[Sequence[str]] = [_clauses(*moments[moment])]
     if time:
         parts.append(_TIMES[time])
     if reference is not None:

@@ -91,6 +91,7 @@ _DEFAULT = StorySettings()
 @click.option("--clips-train", default=_DEFAULT.clips_train, show_default=True)
 @click.option("--clips-val", default=_DEFAULT.clips_val, show_default=True)
 def main(out: Path, preview: bool, workers: int | None, **sizes: Any) -> None:
+    """Render into ``out`` and print the folder; ``sizes`` are fields of the settings."""
     try:
         folder = render_stories(StorySettings(**sizes), out, workers=workers)
         click.echo(folder)

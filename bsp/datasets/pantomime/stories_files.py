@@ -74,7 +74,7 @@ def _span_s(settings: StorySettings, act: Act, digits: int) -> tuple[float, floa
 
 def _thumos_instances(settings: StorySettings, plans: list[StoryPlan]) -> str:
     """``<split>_Annotation.csv``: seconds with one decimal, exact frames; class number 0 is Ambiguous."""
-    rows = [("video", "type", "type_idx", "start", "end", "startFrame", "endFrame")]
+    rows: list[tuple[object, ...]] = [("video", "type", "type_idx", "start", "end", "startFrame", "endFrame")]
     for plan in plans:
         for act in plan.acts:
             label = ("Ambiguous", 0) if act.faint else (act.action, ACTION_NAMES.index(act.action) + 1)

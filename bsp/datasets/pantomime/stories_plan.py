@@ -114,6 +114,7 @@ class StorySettings:
                 raise ValueError(f"{name} must be in 0..{most}, not {getattr(self, name)}")
 
     def frames(self, seconds: float) -> int:
+        """Seconds in frames, to the nearest."""
         return round(seconds * self.fps)
 
     def fingerprint(self) -> str:

@@ -23,8 +23,8 @@ def boundary_kinds(plan: StoryPlan) -> dict[int, str]:
     """What one sees at each generic boundary (frame): "cut", else "action" (begins, ends), else "speed"."""
     kinds = dict.fromkeys(plan.boundaries, "speed")
     edges = {frame for acts in performances(plan) for frame in (acts[0].first, acts[-1].end)}
-    kinds |= {frame: "action" for frame in edges & kinds.keys()}
-    kinds |= {frame: "cut" for frame in plan.cuts}
+    kinds |= dict.fromkeys(edges & kinds.keys(), "action")
+    kinds |= dict.fromkeys(plan.cuts, "cut")
     return dict(sorted(kinds.items()))
 
 

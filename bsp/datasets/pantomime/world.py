@@ -172,13 +172,14 @@ def _draw_figure(frames_THW3: np.ndarray, points_TJ2: np.ndarray, look: Look, si
     column = np.arange(low[0], high[0], dtype=np.float32)[None, None, :]
     row = np.arange(low[1], high[1], dtype=np.float32)[None, :, None]
     for colour, (_, _, limbs) in zip(look.colours, _LAYERS):
-        field = None
+        field: np.ndarray | None = None
         for first, second in limbs:
             start, end = points_TJ2[:, JOINTS.index(first)], points_TJ2[:, JOINTS.index(second)]
             radius = head if first == "head" else thick * (1.25 if first == "pelvis" else 1.0)
             distance = _segment_distance(column, row, start, end - start)
             distance -= radius
             field = distance if field is None else np.minimum(field, distance, out=field)
+        assert field is not None  # every layer has limbs
         alpha = np.clip(0.5 - field, 0, 1, out=field)
         for channel in range(3):
             plane = box[..., channel]

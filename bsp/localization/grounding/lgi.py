@@ -152,7 +152,7 @@ def train_lgi(
     trainable_words: bool,
     seed: int,
     validation: tuple[Sequence[np.ndarray], Sequence[Query]] | None = None,
-    on_epoch: Callable[[dict], None] | None = None,
+    on_epoch: Callable[[dict[str, float]], None] | None = None,
     device: str | torch.device = "cpu",
 ) -> LGI:
     """Trains a head from scratch and returns it in eval mode.

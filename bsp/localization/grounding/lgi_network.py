@@ -199,11 +199,12 @@ class LGI(nn.Module):
         self.segment_attention = AdditiveAttention(hidden, attention)
         # Choice: with bias, PyTorch's default (whether the published one has it is not known to us)
         self.pooled = nn.Linear(hidden, hidden)
-        self.regressor = nn.Sequential(nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, 2))
+        last = nn.Linear(hidden, 2)
+        self.regressor = nn.Sequential(nn.Linear(hidden, hidden), nn.ReLU(), last)
         if settings.output == "relu":
             # Choice: the last biases start at 0.5. With PyTorch's default, near 0, an output is negative for every
             # query at more than half of the seeds; the last ReLU then passes no gradient and it may stay 0 for good
-            nn.init.constant_(self.regressor[2].bias, 0.5)
+            nn.init.constant_(last.bias, 0.5)
 
     def _segments(self, rows_BTD: Tensor, mask_BT: Tensor) -> Tensor:
         """Segment embedding plus position embedding [B, T, H], 0 on padding."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
@@ -103,6 +104,9 @@ class TAN2DSettings:
 class TAN2D(nn.Module):
     """The head. Made by :func:`build_tan2d`. Its output are the logits of all candidates (``candidate_cells``)."""
 
+    cells_C2: Tensor  # int64 [C, 2], first and last cell of each candidate
+    at_C: Tensor  # int64 [C], place of each candidate in the flattened map
+
     def __init__(self, settings: TAN2DSettings, table_VW: Tensor, trainable_words: bool):
         super().__init__()
         self.settings = settings
@@ -113,7 +117,7 @@ class TAN2D(nn.Module):
         self.proposals = ProposalMap(hidden, cells, settings.scales, settings.form)
         self.fuse_text, self.fuse_map = nn.Linear(hidden, hidden), nn.Linear(hidden, hidden)
         self.convs = nn.ModuleList(nn.Conv2d(hidden, hidden, settings.kernel) for _ in range(settings.layers))
-        self.convs.to(memory_format=torch.channels_last)
+        self.convs.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # as documented
         self.score = nn.Linear(hidden, 1)
         cells_C2 = torch.from_numpy(candidate_cells(cells, settings.scales))
         mask = torch.zeros(cells, cells).index_put_(tuple(cells_C2.T), torch.ones(()))
@@ -140,7 +144,8 @@ class TAN2D(nn.Module):
         cells = self.settings.cells
         flat = fused_BCH.new_zeros(batch, cells * cells, hidden).index_copy(1, self.at_C, fused_BCH)
         x = flat.unflatten(1, (cells, cells)).permute(0, 3, 1, 2)
-        for layer, (conv, padding) in enumerate(zip(self.convs, self.paddings, strict=True)):
+        convs = cast(list[nn.Conv2d], list(self.convs))
+        for layer, (conv, padding) in enumerate(zip(convs, self.paddings, strict=True)):
             x = F.conv2d(x, conv.weight, conv.bias, padding=padding).relu_() * getattr(self, f"weight{layer}")
         return x.permute(0, 2, 3, 1).flatten(1, 2)[:, self.at_C]
 
@@ -189,7 +194,7 @@ class _Frames:
         return torch.from_numpy(resample(feat_SD, self.settings.frames))
 
 
-def _checked(model: TAN2D, features: Sequence, queries: Sequence[Query]) -> None:
+def _checked(model: TAN2D, features: Sequence[np.ndarray], queries: Sequence[Query]) -> None:
     words = model.words.num_embeddings
     if len(queries) == 0:
         raise ValueError("there are no queries")
@@ -221,7 +226,7 @@ def train_tan2d(
     trainable_words: bool,
     seed: int,
     validation: tuple[Sequence[np.ndarray], Sequence[Query]] | None = None,
-    on_epoch: Callable[[dict], None] | None = None,
+    on_epoch: Callable[[dict[str, float]], None] | None = None,
     device: str | torch.device = "cpu",
 ) -> TAN2D:
     """Trains a head from scratch and returns it in eval mode.
@@ -270,7 +275,7 @@ def train_tan2d(
             losses.append(loss.detach())
         record = {"epoch": epoch, "loss": torch.stack(losses).mean().item()}
         require_finite(record, settings.learning_rate)
-        if held_out is not None:
+        if held_out is not None and validation is not None:
             record["validation_miou"] = mean_iou(_ground(model, held_out, validation[1]), validation[1])
             best.offer(model, record["validation_miou"])
         if on_epoch is not None:

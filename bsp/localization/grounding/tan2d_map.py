@@ -142,7 +142,8 @@ def decode(scores_NN: np.ndarray, *, nms: float, moments: int) -> np.ndarray:
     # Choice: of equal scores the earlier start comes first, then the earlier end (the reference leaves it open)
     order = np.argsort(-score, kind="stable")
     start, end, score = i[order], j[order] + 1, score[order]  # whole clips, so that IoUs equal to nms are exact
-    left, kept = np.arange(len(order)), []
+    left = np.arange(len(order))
+    kept: list[tuple[float, float, float]] = []
     while len(left) and len(kept) < moments:
         best = left[0]
         kept.append((start[best] / cells, end[best] / cells, score[best]))

@@ -77,7 +77,12 @@ def load_glove(path: str | Path, *, cache_dir: str | Path | None = None) -> Word
     """
     path = Path(path)
     status = path.stat()
-    identity = {"format": _CACHE_FORMAT, "name": path.name, "size": status.st_size, "mtime_ns": status.st_mtime_ns}
+    identity: dict[str, str | int] = {
+        "format": _CACHE_FORMAT,
+        "name": path.name,
+        "size": status.st_size,
+        "mtime_ns": status.st_mtime_ns,
+    }
     stem = None
     if cache_dir is not None:
         key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]

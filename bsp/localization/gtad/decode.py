@@ -9,6 +9,7 @@ Letters: T time cells, N candidates or valid anchors (sgalign.anchor_grid's orde
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -81,7 +82,7 @@ def attach_classes(
     class_scores: np.ndarray,
     class_names: Sequence[str],
     top: int,
-) -> list[dict]:
+) -> list[dict[str, Any]]:
     """Detections in ActivityNet's result layout: every proposal once for each of the ``top`` best classes.
 
     ``segments`` [N, 2] are fractions of ``duration_s`` (the full duration, seconds), ``class_scores`` [K] the

@@ -13,6 +13,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar, cast
 
 import numpy as np
 import torch
@@ -93,6 +94,8 @@ def take_cells(feat_BTC: Tensor, index_BTK: Tensor) -> Tensor:
 class GCNeXt(nn.Module):
     """Graph convolution block, [B, T, C] -> [B, T, C]: neighbours in time and feature space, 32 groups."""
 
+    same_group: Tensor  # float32 [inner, inner], 1 where a grouped convolution connects two channels
+
     def __init__(self, channels: int = HIDDEN, inner: int = BLOCK, groups: int = CARDINALITY):
         super().__init__()
         conv = nn.Conv1d
@@ -162,10 +165,13 @@ class GTAD(nn.Module):
 
     def _confidences(self, x: Tensor) -> Tensor:
         """The rest of the localisation stack on one video's anchors, a matrix product per layer."""
-        for layer in self.stack[:-1]:
+        *layers, last = cast(list[nn.Linear], list(self.stack))
+        for layer in layers:
             x = linear_rows(x, layer.weight, layer.bias).relu_()
-        last = self.stack[-1]
         return F.linear(x[: self.align.anchors], last.weight, last.bias).sigmoid().t()
+
+
+Head = TypeVar("Head", bound=GTAD)
 
 
 def build_gtad(settings: GTADSettings, seed: int) -> GTAD:
@@ -174,14 +180,15 @@ def build_gtad(settings: GTADSettings, seed: int) -> GTAD:
 
 
 @torch.no_grad()
-def draw_weights(model: GTAD, seed: int) -> GTAD:
+def draw_weights(model: Head, seed: int) -> Head:
     """PyTorch's default for convolutions: weights and biases uniform within 1 / sqrt(fan in)."""
     generator = torch.Generator().manual_seed(seed)
     for module in model.modules():
         if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Linear):
             bound = 1 / math.sqrt(module.weight[0].numel())
             module.weight.uniform_(-bound, bound, generator=generator)
-            module.bias.uniform_(-bound, bound, generator=generator)
+            if module.bias is not None:
+                module.bias.uniform_(-bound, bound, generator=generator)
         elif isinstance(module, AlignedLinear):
             bound = 1 / math.sqrt(module.channel_major_weight().shape[1])
             for parameter in module.parameters():
@@ -189,7 +196,9 @@ def draw_weights(model: GTAD, seed: int) -> GTAD:
     return model
 
 
-def _batch(features: Sequence[np.ndarray], videos: Sequence[int], settings: GTADSettings, device) -> Tensor:
+def _batch(
+    features: Sequence[np.ndarray], videos: Sequence[int], settings: GTADSettings, device: str | torch.device
+) -> Tensor:
     rows = []
     for i in videos:
         feat_SC = np.asarray(features[i], dtype=np.float32)
@@ -238,7 +247,9 @@ def _run_batch(
     return sums
 
 
-def _checked(features: Sequence, segments: Sequence, settings: GTADSettings, name: str) -> list[Labels]:
+def _checked(
+    features: Sequence[np.ndarray], segments: Sequence[np.ndarray], settings: GTADSettings, name: str
+) -> list[Labels]:
     if len(features) != len(segments) or len(features) == 0:
         raise ValueError(f"{name}: {len(features)} feature arrays and {len(segments)} lists of segments")
     return [make_labels(one, settings.cells, settings.max_duration) for one in segments]
@@ -251,7 +262,7 @@ def train_gtad(
     *,
     seed: int,
     validation: tuple[Sequence[np.ndarray], Sequence[np.ndarray]] | None = None,
-    on_epoch: Callable[[dict], None] | None = None,
+    on_epoch: Callable[[dict[str, float]], None] | None = None,
     device: str | torch.device = "cpu",
 ) -> GTAD:
     """Trains a head from scratch and returns it in eval mode.
@@ -266,14 +277,15 @@ def train_gtad(
     RuntimeError when the loss stops being finite.
     """
     labels = _checked(features, segments, settings, "training")
+    held_out = None
     if validation is not None:
-        validation = (validation[0], _checked(*validation, settings, "validation"))
+        held_out = (validation[0], _checked(*validation, settings, "validation"))
     model = build_gtad(settings, seed).to(device)
-    return fit(model, features, labels, settings, seed=seed, validation=validation, on_epoch=on_epoch)
+    return fit(model, features, labels, settings, seed=seed, validation=held_out, on_epoch=on_epoch)
 
 
 def fit(
-    model: GTAD,
+    model: Head,
     features: Sequence[np.ndarray],
     labels: Sequence[Labels],
     settings: GTADSettings,
@@ -281,8 +293,8 @@ def fit(
     seed: int,
     validation: tuple[Sequence[np.ndarray], Sequence[Labels]] | None = None,
     clip_norm: float = math.inf,
-    on_epoch: Callable[[dict], None] | None = None,
-) -> GTAD:
+    on_epoch: Callable[[dict[str, float]], None] | None = None,
+) -> Head:
     """The training loop, on the model's device; ``clip_norm`` limits the L2 norm of a step's gradient.
 
     ``labels`` belong to the ``features``; the rest as in :func:`train_gtad`.
@@ -296,7 +308,7 @@ def fit(
     held_out_generator = torch.Generator().manual_seed(seed + 2)
     best = BestEpoch()
     for epoch in range(settings.epochs):
-        record = {"epoch": epoch, "learning_rate": schedule.get_last_lr()[0]}
+        record = {"epoch": epoch, "learning_rate": float(schedule.get_last_lr()[0])}
         model.train()
         # Choice: the last, smaller batch is trained on too; every batch counts the same in the epoch's means
         batches = torch.randperm(len(labels), generator=generator).split(settings.batch_size)

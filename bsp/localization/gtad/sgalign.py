@@ -13,6 +13,7 @@ valid anchors, W width of the first layer.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import torch
@@ -139,14 +140,14 @@ class _SparseReLU(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, table_RW: Tensor, bias: Tensor, *bags: Tensor) -> Tensor:
+    def forward(ctx: Any, table_RW: Tensor, bias: Tensor, *bags: Tensor) -> Tensor:
         out = _multiply(table_RW, *bags[:3]).add_(bias).relu_()
         ctx.save_for_backward(out, *bags[3:])
         return out
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, grad_NW: Tensor):
+    def backward(ctx: Any, grad_NW: Tensor) -> tuple[Tensor | None, ...]:
         out, *bags = ctx.saved_tensors
         grad = torch.ops.aten.threshold_backward(grad_NW, out, 0)
         return _multiply(grad, *bags), grad.sum(0), *[None] * 6

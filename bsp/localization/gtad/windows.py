@@ -12,6 +12,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import cast
 
 import numpy as np
 import torch
@@ -59,6 +61,9 @@ class WindowSettings(GTADSettings):
 class WindowGTAD(GTAD):
     """The head with 3x3 convolutions on the map [D, T], where invalid cells hold what the extent [0, 0] reads."""
 
+    row: Tensor  # int64 [max_duration * cells]
+    place: Tensor  # int64 [anchors]
+
     def __init__(self, settings: WindowSettings):
         super().__init__(settings, outside=True)
         for layer in (1, 2):  # the release's: the layer before them, 512 -> 128, stays 1x1
@@ -71,7 +76,7 @@ class WindowGTAD(GTAD):
         self.register_buffer("place", place, persistent=False)  # valid anchor -> map cell
 
     def _confidences(self, x: Tensor) -> Tensor:
-        first, *convolutions, last = self.stack
+        first, *convolutions, last = cast(list[nn.Linear], list(self.stack))  # those between are nn.Conv2d
         x = linear_rows(x, first.weight, first.bias).relu_()
         # taken as an embedding, whose gradient is summed in a fixed order
         grid = F.embedding(self.row, x).view(1, self.settings.max_duration, self.settings.cells, MAP)
@@ -156,7 +161,7 @@ def train_windows(
     settings: WindowSettings,
     *,
     seed: int,
-    on_epoch: Callable[[dict], None] | None = None,
+    on_epoch: Callable[[dict[str, float]], None] | None = None,
     device: str | torch.device = "cpu",
 ) -> WindowGTAD:
     """Trains a head from scratch and returns it in eval mode, with the weights of the last epoch.
@@ -204,7 +209,7 @@ def propose_windows(
     Soft-NMS inside every window, then over the pooled windows of the video on the scores decayed so far; at most
     ``settings.max_proposals`` each time.
     """
-    limits = {"sigma": settings.soft_nms_sigma, "max_proposals": settings.max_proposals}
+    suppress = partial(soft_nms, sigma=settings.soft_nms_sigma, max_proposals=settings.max_proposals)
     found = []
     for feat_SC in features:
         starts = window_starts(len(feat_SC), settings.cells, settings.stride_cells)
@@ -212,8 +217,8 @@ def propose_windows(
         segments, scores = [], []
         for start, (anchors, _, _) in zip(starts, run_head(model, windows, device), strict=True):
             pool = window_candidates(anchors, settings, len(feat_SC) - start)
-            kept_N2, kept_N = soft_nms(*pool, **limits)
+            kept_N2, kept_N = suppress(*pool)
             segments.append(kept_N2 + start)
             scores.append(kept_N)
-        found.append(soft_nms(np.concatenate(segments), np.concatenate(scores), **limits))
+        found.append(suppress(np.concatenate(segments), np.concatenate(scores)))
     return found

@@ -42,10 +42,12 @@ class Variant:
 
     @property
     def network(self) -> str:
+        """ "TSM", or "no shift" for the plain ResNet."""
         return "TSM" if self.encoder.shift else "no shift"
 
     @property
     def setting(self) -> str:
+        """Depth, width, size and arithmetic as a text for tables."""
         how = ", ".join([("bf16" if self.bf16 else "fp32"), *(["compiled"] if self.compiled else [])])
         return f"R{self.encoder.depth} width {self.encoder.width}, {self.size_px} px, {how}"
 
@@ -97,6 +99,7 @@ class StepRunner:
         }
 
     def step(self) -> None:
+        """One training step on the same batch: forward, backward, clipping, update."""
         self.optimiser.zero_grad(set_to_none=True)
         dtype = torch.bfloat16 if self.variant.bf16 else torch.float32
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.variant.bf16):

@@ -22,6 +22,7 @@ class Thresholds(click.ParamType):
     name = "start:step:stop or list"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
+        """Numbers between commas, or first:step:last, to rising fractions in (0, 1]; click's error for other text."""
         if not isinstance(value, str):
             return tuple(value)
         import numpy as np

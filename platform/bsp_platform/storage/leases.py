@@ -62,6 +62,7 @@ class Lease:
             )
 
     def release(self) -> None:
+        """Stop renewing, and remove the object; if that fails, it ends by itself."""
         self._done.set()
         self._thread.join()
         if not self._lost:

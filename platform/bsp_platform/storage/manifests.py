@@ -92,6 +92,7 @@ def describe(folder: Path, names: list[str]) -> dict[str, dict[str, Any]]:
 
 
 def make_manifest(recipe: Any, files: dict, facts: dict[str, Any], seconds: float) -> dict[str, Any]:
+    """The content of a stage's manifest, as JSON will have it, with its own checksum."""
     made = datetime.now(UTC).isoformat(timespec="seconds")
     content = {"recipe": as_plain(recipe), "files": files, "seconds": seconds, "made": made, "facts": facts}
     content = json.loads(json.dumps(content))  # as it will be read

@@ -50,6 +50,7 @@ class Progress:
     began: float = field(default_factory=time.time)
 
     def add(self, row: dict[str, Any]) -> None:
+        """Count one video's row."""
         self.done += 1
         if row["error"]:
             self.broken.append(f"{row['name']}: {row['error']}")

@@ -181,6 +181,7 @@ def plan_lines(plan: Plan, options: Options) -> list[str]:
 
 
 def joins_a_cluster() -> bool:
+    """Whether a Ray of others will be used, instead of one started here."""
     import ray
 
     return ray.is_initialized() or bool(os.environ.get("RAY_ADDRESS"))
