@@ -57,7 +57,7 @@ def read_class_scores(
     return scores
 
 
-def _from_json(path: Path, class_names: Sequence[str], video_ids: Iterable[str]) -> dict[str, np.ndarray]:
+def _from_json(path: Path, class_names: Sequence[str], video_ids: Collection[str]) -> dict[str, np.ndarray]:
     try:
         content = read_json(path)
     except AnnotationError as error:
@@ -89,7 +89,7 @@ def _from_json(path: Path, class_names: Sequence[str], video_ids: Iterable[str])
     return scores
 
 
-def _from_untrimmednet(path: Path, class_names: Sequence[str], video_ids: Iterable[str]) -> dict[str, np.ndarray]:
+def _from_untrimmednet(path: Path, class_names: Sequence[str], video_ids: Collection[str]) -> dict[str, np.ndarray]:
     try:
         table = read_npy(path)
     except FileError as error:

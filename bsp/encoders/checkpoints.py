@@ -34,7 +34,7 @@ _NESTED = (
 )  # fmt: skip
 _LARGEST = 1e8  # Choice: what trained ResNets hold stays below 1e5; with a flipped bit of the exponent it does not
 _BACKBONE = re.compile(r"(conv1|bn1|layer\d+)\.")
-_DEPTHS = {
+_DEPTHS: dict[tuple[tuple[int, ...], str], int] = {
     ((2, 2, 2, 2), "basic"): 18,
     ((3, 4, 6, 3), "basic"): 34,
     ((3, 4, 6, 3), "bottleneck"): 50,
@@ -159,8 +159,8 @@ def _weights(content: Any, name: str) -> dict[str, Tensor]:
     for weights in found:
         if any(_BACKBONE.match(_our_name(key)) for key in weights):
             return weights
-    weights = next((weights for weights in found if weights), None)
-    if weights is None:
+    weights = next((weights for weights in found if weights), {})
+    if not weights:
         raise FileError(
             f"{name}: no tensors in it; its entries are {sorted(map(str, content))[:8]}. Save the model's state_dict()"
             " alone"

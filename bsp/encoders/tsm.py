@@ -9,7 +9,9 @@ dict fits without renaming. Letters: B clips, T frames per clip, N = B * T (clip
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -119,13 +121,13 @@ class _Shift(torch.autograd.Function):
     """The shift with its transpose as the backward pass: one copy each way, nothing kept in between."""
 
     @staticmethod
-    def forward(ctx, x_NCHW: Tensor, frames: int, fold: int) -> Tensor:
+    def forward(ctx: Any, x_NCHW: Tensor, frames: int, fold: int) -> Tensor:
         ctx.frames, ctx.fold = frames, fold
         return _move(x_NCHW, frames, fold, 1)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad_NCHW: Tensor):
+    def backward(ctx: Any, grad_NCHW: Tensor) -> tuple[Tensor, None, None]:
         return _move(grad_NCHW, ctx.frames, ctx.fold, -1), None, None
 
 
@@ -141,7 +143,8 @@ def temporal_shift(x_NCHW: Tensor, frames: int, fold: int) -> Tensor:
     if torch.compiler.is_compiling():
         return _joined_shift(x_NCHW, frames, fold)
     if torch.is_grad_enabled() and x_NCHW.requires_grad:
-        return _Shift.apply(x_NCHW, frames, fold)
+        apply: Callable[[Tensor, int, int], Tensor] = _Shift.apply
+        return apply(x_NCHW, frames, fold)
     return _move(x_NCHW, frames, fold, 1)
 
 
@@ -191,6 +194,12 @@ class TSMResNet(Encoder):
     Weights are left as PyTorch makes them; use :func:`build_tsm` for the seeded initialisation.
     """
 
+    layer1: nn.Sequential
+    layer2: nn.Sequential
+    layer3: nn.Sequential
+    layer4: nn.Sequential
+    settings: EncoderSettings
+
     def __init__(self, settings: EncoderSettings):
         super().__init__(settings)
         width = settings.width
@@ -233,4 +242,4 @@ def build_tsm(settings: EncoderSettings, seed: int, *, zero_residual: bool = Fal
         for name, module in encoder.named_modules():
             if name.endswith("bn3" if settings.expansion == 4 else "bn2"):
                 nn.init.zeros_(module.weight)
-    return encoder.to(memory_format=torch.channels_last)
+    return encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # as documented

@@ -29,5 +29,5 @@ def concatenate_streams(parts: Sequence[tuple[np.ndarray, FeatureInfo]]) -> tupl
                 )
     feat_SD = np.concatenate([feat for feat, _ in parts], axis=1)
     hashes = "+".join(info.encoder_hash for _, info in parts)
-    unwritten = {"sha256": "", "npy_bytes": 0, "record_sha256": ""}
-    return feat_SD, replace(first, feature_width=feat_SD.shape[1], encoder_hash=hashes, **unwritten)
+    joined = replace(first, feature_width=feat_SD.shape[1], encoder_hash=hashes)
+    return feat_SD, replace(joined, sha256="", npy_bytes=0, record_sha256="")  # written nowhere yet

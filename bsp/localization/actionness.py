@@ -81,7 +81,7 @@ def train_actionness(
     settings: ActionnessSettings,
     *,
     seed: int,
-    on_epoch: Callable[[dict], None] | None = None,
+    on_epoch: Callable[[dict[str, float]], None] | None = None,
     device: str | torch.device = "cpu",
 ) -> LinearActionness:
     """Trains from zero on the segments of all videos.

@@ -214,7 +214,7 @@ def train_boundary_head(
     settings: BoundaryHeadSettings,
     *,
     seed: int,
-    on_epoch: Callable[[dict], None] | None = None,
+    on_epoch: Callable[[dict[str, float]], None] | None = None,
     device: str | torch.device = "cpu",
 ) -> BoundaryHead:
     """Trains from zero on the gaps of all clips.

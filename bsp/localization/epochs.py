@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 
-def require_finite(record: dict, learning_rate: float) -> None:
+def require_finite(record: Mapping[str, float], learning_rate: float) -> None:
     """RuntimeError, with the remedy, if the "loss" of an epoch's record is not a finite number."""
     if not math.isfinite(record["loss"]):
         raise RuntimeError(
@@ -26,7 +26,8 @@ class BestEpoch:
     """The weights of the epoch with the highest score, the first of equals."""
 
     def __init__(self) -> None:
-        self._score, self._state = -math.inf, None
+        self._score = -math.inf
+        self._state: dict[str, Any] | None = None
 
     def offer(self, model: nn.Module, score: float) -> None:
         """Keep a copy of the weights if ``score`` is above all before."""
@@ -45,13 +46,14 @@ def mean_and_std(blocks: Callable[[], Iterable[Tensor]]) -> tuple[Tensor, Tensor
     A channel that never changes gets the deviation 1. ``blocks`` is called twice, so that one block at a time is in
     the memory.
     """
-    rows, total, square = 0, 0.0, 0.0
+    rows = 0
+    total = square = torch.zeros((), dtype=torch.float64)
     for block in blocks():
         rows += len(block)
-        total += block.sum(0, dtype=torch.float64)
+        total = total + block.sum(0, dtype=torch.float64)
     mean = total / rows
     for block in blocks():
-        square += ((block - mean) ** 2).sum(0)
+        square = square + ((block - mean) ** 2).sum(0)
     std = (square / rows).sqrt()
     std[std <= 1e-6 * mean.abs()] = 1.0
     return mean, std

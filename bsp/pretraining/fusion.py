@@ -85,8 +85,9 @@ class FusionSettings(Pretext):
 
     def synthesise(self, plan: ClipPlan, frames: Sequence[np.ndarray]) -> np.ndarray:
         """As the task of the clip does."""
-        plain = plan.kind is None or self.pretext is None
-        return Pretext.synthesise(self, plan, frames) if plain else self.pretext.synthesise(plan, frames)
+        if plan.kind is None or self.pretext is None:
+            return Pretext.synthesise(self, plan, frames)
+        return self.pretext.synthesise(plan, frames)
 
     def head(self, encoder: Encoder, seed: int) -> nn.Module:
         """Both heads are in :class:`FusionModel`."""
@@ -124,15 +125,17 @@ class FusionModel(PretrainingModel):
         width = encoder.feature_width
         with torch.random.fork_rng(devices=[]):  # the constructors draw weights that are overwritten below
             self.action_head = nn.Linear(width, settings.num_actions)
-            own = settings.pretext is None
-            boundary = nn.Linear(width, len(settings.kinds)) if own else settings.pretext.head(encoder, seed)
-            self.boundary_head: nn.Module = boundary
-            self.projections = nn.ModuleList(nn.Linear(width, teacher) for teacher in teacher_widths)
+            drawn = [self.action_head]
+            if settings.pretext is None:
+                drawn.append(nn.Linear(width, len(settings.kinds)))
+            self.boundary_head: nn.Module = settings.pretext.head(encoder, seed) if settings.pretext else drawn[1]
+            projections = [nn.Linear(width, teacher) for teacher in teacher_widths]
+            self.projections = nn.ModuleList(projections)
         generator = torch.Generator().manual_seed(seed + 0x46555345)
-        for layer in (self.action_head, boundary) if own else (self.action_head,):
+        for layer in drawn:
             nn.init.normal_(layer.weight, 0.0, 0.001, generator=generator)
             nn.init.zeros_(layer.bias)
-        for layer in self.projections:
+        for layer in projections:
             nn.init.normal_(layer.weight, 0.0, width**-0.5, generator=generator)
             nn.init.zeros_(layer.bias)
 
@@ -204,7 +207,7 @@ def matching_loss(got_BTD: Tensor, wanted_BTD: Tensor) -> Tensor:
 class TwoStream(nn.Module):
     """Encoders side by side: [B, T, 3, H, W] -> [B, T, sum of widths], Figure 3(a)."""
 
-    def __init__(self, encoders: Sequence[nn.Module]):
+    def __init__(self, encoders: Sequence[Encoder]):
         super().__init__()
         self.streams = nn.ModuleList(encoders)
         self.feature_width = sum(encoder.feature_width for encoder in encoders)

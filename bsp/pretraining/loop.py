@@ -27,6 +27,8 @@ from bsp.pretraining.contract import Loss, PretrainingModel
 from bsp.pretraining.prefetch import IdleClock, Prefetcher
 from bsp.pretraining.workers import MeanGradient, Workers, running_statistics
 
+Missing = tuple[int, int, str]  # step, virtual rank and name of a clip that could not be made
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSettings:
@@ -101,7 +103,7 @@ def prepare_device(device: torch.device, threads: int) -> None:
     torch.backends.cudnn.allow_tf32 = True
 
 
-def training_state(model: nn.Module, optimiser: torch.optim.Optimizer, step: int, skipped: list) -> dict:
+def training_state(model: nn.Module, optimiser: torch.optim.Optimizer, step: int, skipped: list[str]) -> dict[str, Any]:
     """All that decides the rest of the run; the schedule is a function of ``step``, the stream of it too."""
     state = {
         "model": model.state_dict(),
@@ -115,7 +117,7 @@ def training_state(model: nn.Module, optimiser: torch.optim.Optimizer, step: int
     return state
 
 
-def restore(state: dict, model: nn.Module, optimiser: torch.optim.Optimizer) -> tuple[int, list]:
+def restore(state: dict[str, Any], model: nn.Module, optimiser: torch.optim.Optimizer) -> tuple[int, list[str]]:
     """Put a :func:`training_state` back. Returns the next step and the clips skipped so far."""
     model.load_state_dict(state["model"])
     fused = [group["fused"] for group in optimiser.param_groups]  # of this device, not of the one that saved
@@ -137,7 +139,7 @@ def train_steps(
     settings: TrainSettings,
     device: torch.device,
     start_step: int = 0,
-    skipped: list | None = None,
+    skipped: list[str] | None = None,
     workers: Workers | None = None,
 ) -> Iterator[tuple[int, dict[str, float] | None]]:
     """Train from ``start_step`` on; yields (steps done, record or None) after every step.
@@ -157,7 +159,7 @@ def train_steps(
     mean, std = model.encoder.mean, model.encoder.std
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
     gradient = MeanGradient(model, workers)
-    missing: list[tuple[int, int, str]] = []  # step, virtual rank and name of clips that could not be made
+    missing: list[Missing] = []
     numbered = enumerate(batches, start_step)
     feed = Prefetcher((_good_parts(batch, step, workers, missing) for step, batch in numbered), device)
     window = _Window(feed, workers, device)
@@ -251,7 +253,9 @@ class _Window:
         return record
 
 
-def _good_parts(batch: dict[str, Any], step: int, workers: Workers, missing: list) -> list[dict[str, np.ndarray]]:
+def _good_parts(
+    batch: dict[str, Any], step: int, workers: Workers, missing: list[Missing]
+) -> list[dict[str, np.ndarray]]:
     """What the network is trained on, by virtual worker; clips with an error are left out and added to ``missing``."""
     parts = []
     for virtual_rank, part in zip(workers.here, workers.cut(batch), strict=True):
@@ -265,7 +269,7 @@ def _good_parts(batch: dict[str, Any], step: int, workers: Workers, missing: lis
     return parts
 
 
-def _count_skipped(missing: list, skipped: list, workers: Workers, settings: TrainSettings) -> None:
+def _count_skipped(missing: list[Missing], skipped: list[str], workers: Workers, settings: TrainSettings) -> None:
     """Move what all processes missed into ``skipped``, in the order of the stream; TooManyBroken above the cap."""
     everyone = sorted(row for rows in workers.gather(missing) for row in rows)
     missing.clear()

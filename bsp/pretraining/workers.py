@@ -131,7 +131,8 @@ class MeanGradient:
         if not self.workers.ordered:
             here = len(self.workers.here)
             if here > 1:
-                torch._foreach_div_([parameter.grad for parameter in self.parameters], here)
+                gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
+                torch._foreach_div_(gradients, here)
             return
         if self.workers.virtual == 1:
             return

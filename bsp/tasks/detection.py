@@ -11,14 +11,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
 import numpy as np
-from torch import nn
 
 from bsp.datasets.activitynet import LocalizationDataset, UntrimmedVideo
 from bsp.datasets.label_times import LabelTimes, length_remark
 from bsp.errors import AnnotationError
 from bsp.features.record import covered_share, duration_share, video_end_s
 from bsp.localization.gtad.decode import attach_classes, best_class_share
-from bsp.localization.gtad.network import GTADSettings, propose, train_gtad
+from bsp.localization.gtad.network import GTAD, GTADSettings, propose, train_gtad
 from bsp.metrics.detection import evaluate_detection
 from bsp.metrics.file_remarks import detection_remarks
 from bsp.metrics.proposals import evaluate_proposals
@@ -26,14 +25,15 @@ from bsp.tasks.head import Features, HeadInputs, Scored, Split, read_split
 
 logger = logging.getLogger(__name__)
 DETECTIONS = "detections.json"
+N = TypeVar("N", bound=GTAD)
 S = TypeVar("S", bound=GTADSettings)
 
 
 @dataclass(frozen=True)
-class Detector(Generic[S]):
+class Detector(Generic[N, S]):
     """A trained network, and what it is going to be scored on."""
 
-    network: nn.Module
+    network: N
     settings: S  # with the width of the features
     test: Split[UntrimmedVideo]
     class_scores: dict[str, np.ndarray]  # float64 [K] by test video
@@ -72,7 +72,7 @@ def covered_segments(split: Split[UntrimmedVideo], times: LabelTimes) -> list[np
     return segments
 
 
-def train_detector(inputs: HeadInputs[LocalizationDataset, GTADSettings]) -> Detector[GTADSettings]:
+def train_detector(inputs: HeadInputs[LocalizationDataset, GTADSettings]) -> Detector[GTAD, GTADSettings]:
     """Train G-TAD; the test subset chooses the epoch, as in the release."""
     data = inputs.data
     training, test = (read_untrimmed(inputs.features, data, subset) for subset in inputs.subsets)
@@ -99,7 +99,9 @@ def train_detector(inputs: HeadInputs[LocalizationDataset, GTADSettings]) -> Det
     return Detector(network, settings, test, class_scores, {"labels": labels.facts()}, remarks)
 
 
-def score_detector(inputs: HeadInputs[LocalizationDataset, GTADSettings], trained: Detector[GTADSettings]) -> Scored:
+def score_detector(
+    inputs: HeadInputs[LocalizationDataset, GTADSettings], trained: Detector[GTAD, GTADSettings]
+) -> Scored:
     """Detections in ActivityNet's result format, mAP, and AR of the proposals without their classes."""
     data, settings, test = inputs.data, trained.settings, trained.test
     results, proposals = {}, {}
@@ -124,7 +126,7 @@ def score_detector(inputs: HeadInputs[LocalizationDataset, GTADSettings], traine
 
 
 def score_detections(
-    data: LocalizationDataset, detections: dict[str, Any], subset: str, trained: Detector[Any], **metric: Any
+    data: LocalizationDataset, detections: dict[str, Any], subset: str, trained: Detector[Any, Any], **metric: Any
 ) -> Scored:
     """mAP of detections, and what may be wrong with the two sides of it (classes spelt in another way; also logged).
 

@@ -6,21 +6,21 @@ videos is held out for that.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from torch import nn
 
 from bsp.datasets.charades_sta import GroundingDataset, Moment
 from bsp.errors import AnnotationError, TooManyBroken
 from bsp.features.record import FeatureInfo, duration_share, snippet_share
-from bsp.localization.grounding.lgi import LGISettings, ground_lgi, train_lgi
+from bsp.localization.grounding.lgi import ground_lgi, train_lgi
+from bsp.localization.grounding.lgi_network import LGI, LGISettings
 from bsp.localization.grounding.queries import Query
-from bsp.localization.grounding.tan2d import TAN2DSettings, ground_tan2d, train_tan2d
+from bsp.localization.grounding.tan2d import TAN2D, TAN2DSettings, ground_tan2d, train_tan2d
 from bsp.localization.grounding.words import Words, build_words
-from bsp.metrics.grounding import evaluate_grounding
+from bsp.metrics.grounding import Protocol, evaluate_grounding
 from bsp.tasks.head import Blind, HeadInputs, Scored
 
 PREDICTIONS = "predictions.json"
@@ -43,7 +43,7 @@ class Queries:
 class Grounder:
     """A trained network, the test sentences, and what it learnt from."""
 
-    network: nn.Module
+    network: TAN2D | LGI
     test: Queries
     infos: dict[str, FeatureInfo]  # by video
     facts: dict[str, Any]
@@ -90,7 +90,7 @@ def train_grounder(inputs: GroundingInputs) -> Grounder:
 
     train, held_out = split_videos(queries(moments["train"]), sentences.held_out_every)
     test = queries(moments["test"])
-    train_head = train_tan2d if isinstance(settings, TAN2DSettings) else train_lgi
+    train_head: Callable[..., TAN2D | LGI] = train_tan2d if isinstance(settings, TAN2DSettings) else train_lgi
     network = train_head(
         train.features,
         train.queries,
@@ -109,7 +109,7 @@ def train_grounder(inputs: GroundingInputs) -> Grounder:
 
 def score_grounder(inputs: GroundingInputs, trained: Grounder) -> Scored:
     """Moments of the test sentences in the format that ``bsp evaluate grounding`` reads, and their scores."""
-    ground = ground_tan2d if isinstance(inputs.settings, TAN2DSettings) else ground_lgi
+    ground: Callable[..., list[np.ndarray]] = ground_tan2d if isinstance(inputs.settings, TAN2DSettings) else ground_lgi
     durations, test = _durations(inputs.data), trained.test
     predictions = []
     for moment, moments_K3 in zip(
@@ -150,7 +150,7 @@ def _of_videos(queries: Queries, videos: list[int]) -> Queries:
     )
 
 
-def _protocol(settings: TAN2DSettings | LGISettings) -> str:
+def _protocol(settings: TAN2DSettings | LGISettings) -> Protocol:
     """Whose rules make words of sentences, and score."""
     return "2dtan" if isinstance(settings, TAN2DSettings) else "lgi"
 

@@ -14,7 +14,7 @@ from bsp.datasets.activitynet import LocalizationDataset, UntrimmedVideo
 from bsp.datasets.label_times import LabelTimes
 from bsp.features.record import seconds_at, snippets_at, video_end_s
 from bsp.localization.gtad.decode import attach_classes
-from bsp.localization.gtad.windows import WindowSettings, propose_windows, train_windows, training_windows
+from bsp.localization.gtad.windows import WindowGTAD, WindowSettings, propose_windows, train_windows, training_windows
 from bsp.metrics.detection import THUMOS_TIOUS
 from bsp.tasks.detection import Detector, read_untrimmed, score_detections, times_of
 from bsp.tasks.head import HeadInputs, Scored, Split
@@ -30,7 +30,9 @@ def cell_segments(split: Split[UntrimmedVideo], times: LabelTimes) -> list[np.nd
     return segments
 
 
-def train_window_detector(inputs: HeadInputs[LocalizationDataset, WindowSettings]) -> Detector[WindowSettings]:
+def train_window_detector(
+    inputs: HeadInputs[LocalizationDataset, WindowSettings],
+) -> Detector[WindowGTAD, WindowSettings]:
     """Train G-TAD on windows."""
     data = inputs.data
     training, test = (read_untrimmed(inputs.features, data, subset) for subset in inputs.subsets)
@@ -52,7 +54,7 @@ def train_window_detector(inputs: HeadInputs[LocalizationDataset, WindowSettings
 
 
 def score_window_detector(
-    inputs: HeadInputs[LocalizationDataset, WindowSettings], trained: Detector[WindowSettings]
+    inputs: HeadInputs[LocalizationDataset, WindowSettings], trained: Detector[WindowGTAD, WindowSettings]
 ) -> Scored:
     """Detections in the official result format, mAP at 0.3:0.1:0.7."""
     data, settings, test = inputs.data, trained.settings, trained.test

@@ -112,6 +112,7 @@ class Mp4Reader:
             if run:
                 raise VideoDecodeError(self.path, f"frame {run[0]} cannot be decoded; the file is damaged")
             decoder.flush_buffers()
+        assert out is not None  # at least one frame was wanted, and each was found
         return out
 
     def _decode_run(
@@ -128,7 +129,7 @@ class Mp4Reader:
             unit = data[offset : offset + size]
             if place not in wanted and is_disposable_h264(unit, length_bytes):
                 continue
-            packet = av.Packet(unit)
+            packet = av.Packet(unit)  # type: ignore[arg-type]  # it takes any buffer
             packet.pts = place
             yield from decoder.decode(packet)
         yield from decoder.decode(None)

@@ -13,6 +13,7 @@ valid anchors, W width of the first layer.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -220,4 +221,5 @@ class AlignedLinear(nn.Module):
         ]
         table_BRW = torch.cat(tables, 2).view(len(feat_BTC), -1, len(self.bias))
         bags = [getattr(self, name) for name in self.BAGS]
-        return [_SparseReLU.apply(table, self.bias, *bags) for table in table_BRW.unbind(0)]
+        apply: Callable[..., Tensor] = _SparseReLU.apply
+        return [apply(table, self.bias, *bags) for table in table_BRW.unbind(0)]
