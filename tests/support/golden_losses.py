@@ -1,6 +1,6 @@
 """Golden losses: the first losses of every pretext of Tables 4 and 5 in a tiny training from a seed, as files.
 
-python tests/support/golden_losses.py   # writes tests/fixtures/golden/*.json anew; say in the commit why the numbers changed
+python tests/support/golden_losses.py   # writes tests/fixtures/golden/*.json anew; the commit says why
 
 Eight videos of drawn pixels, the smoke profile's encoder and clips, five steps of twelve clips, on one thread of a
 CPU and without Ray. A file changes when the stream of clips, the synthesis, the augmentation, the start of a network,
@@ -23,7 +23,7 @@ from bsp.clips.catalog import Catalog
 from bsp.clips.normalisation import normalise
 from bsp.clips.plan import BoundaryKind, plan_clip
 from bsp.clips.synthesis import collate, synthesise
-from bsp.encoders.tsm import build_encoder
+from bsp.encoders.build import build_encoder
 from bsp.pretraining.loop import TrainSettings, make_optimiser, train_steps
 from bsp_platform.plan.profiles import smoke
 from bsp_platform.plan.recipes import EncoderRecipe, Stream
