@@ -20,7 +20,10 @@ OUTPUT_FILE = click.Path(dir_okay=False, writable=True, path_type=Path)
 class CommandGroup(click.Group):
     """Shows errors in the user's files as one line and exit code 1; anything else keeps its traceback."""
 
-    shown: tuple[type[Exception], ...] = (AnnotationError, MissingExtra, TooManyBroken, VideoError, OSError)
+    @property
+    def shown(self) -> tuple[type[Exception], ...]:
+        """The errors whose message is all that the user needs."""
+        return (AnnotationError, MissingExtra, TooManyBroken, VideoError, OSError)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; an error of the kinds ``shown`` becomes one line."""
@@ -42,7 +45,7 @@ class FileCommandGroup(CommandGroup):
         """Also the errors of stages and of values."""
         from bsp_platform.storage.errors import StageDamaged, StorageUnavailable
 
-        return (*CommandGroup.shown, ValueError, StageDamaged, StorageUnavailable)
+        return (*super().shown, ValueError, StageDamaged, StorageUnavailable)
 
 
 class LazyChoice(click.Choice[str]):
@@ -52,7 +55,7 @@ class LazyChoice(click.Choice[str]):
         self._names, self.case_sensitive = names, case_sensitive
 
     @property
-    def choices(self) -> tuple[str, ...]:
+    def choices(self) -> tuple[str, ...]:  # type: ignore[override]  # click sets it in its own __init__
         """The names."""
         return tuple(self._names())
 

@@ -42,7 +42,7 @@ class Thresholds(click.ParamType):
         except ValueError:
             self.fail(f"{value!r} is neither start:step:stop nor numbers with commas", param, ctx)
         try:
-            return tuple(check_tious(tious).tolist())
+            return tuple(check_tious(list(tious)).tolist())
         except ValueError as error:
             self.fail(f"{value!r}: {error}", param, ctx)
 

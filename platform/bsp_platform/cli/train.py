@@ -198,7 +198,8 @@ def _train(
     with complete(out) as folder:
         scores = None
         if task.head.needs_class_scores:
-            present = replace(data, videos=tuple(video for video in data.videos if video.video_id not in without))
+            untrimmed: Any = data  # only heads on untrimmed videos need them
+            present = replace(untrimmed, videos=tuple(video for video in data.videos if video.video_id not in without))
             scores = folder / heads.CLASS_SCORES
             if class_scores is None:
                 heads.make_class_scores(folder, folders[0], present, expect, task.data.subsets)
@@ -216,7 +217,7 @@ def _train(
         )
         facts = heads.run_and_write(folder, task.head, inputs, threads=threads)
         files = {"annotations": annotations, "class_scores": class_scores, "glove": glove}
-        story = {key: path and str(path) for key, path in files.items()}
+        story: dict[str, Any] = {key: path and str(path) for key, path in files.items()}
         story |= {"task": name, "features": [*map(str, folders)], "head": as_plain(settings), "seed": seed}
         (folder / "settings.json").write_text(json.dumps(story, indent=1), "utf-8")  # all that decided the result
     words = f", words: {facts['words']}" if "words" in facts else ""

@@ -109,8 +109,9 @@ def _class_scores(_ctx, _param, values: tuple[str, ...]) -> tuple[tuple[str, Pat
     """(data set, path) from "FILE" or "thumos=FILE"."""
     found: dict[str, Path] = {}
     for value in values:
-        name, sign, path = value.partition("=")
-        name, path = (name, Path(path)) if sign and name in DATA_SETS else ("activitynet", Path(value))
+        name, sign, text = value.partition("=")
+        known = sign and name in DATA_SETS
+        name, path = name if known else "activitynet", Path(text if known else value)
         if not path.is_file():
             raise click.BadParameter(f"{path}: no such file")
         if name in found:

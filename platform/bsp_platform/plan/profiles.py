@@ -22,6 +22,7 @@ from bsp.localization.grounding.lgi import LGISettings
 from bsp.localization.grounding.tan2d import TAN2DSettings
 from bsp.localization.gtad.network import GTADSettings
 from bsp.localization.gtad.windows import WindowSettings
+from bsp.pretraining.contract import Pretext
 from bsp.pretraining.fusion import FusionSettings
 from bsp.pretraining.loop import TrainSettings
 from bsp.pretraining.pretexts import make_pretext
@@ -94,10 +95,11 @@ class Profile:
             return EncoderRecipe(encoder=encoder, seed=seed)
         if stream.method == "action" and encoder.for_snippets() in weights:
             return EncoderRecipe(encoder=encoder, weights=weights[encoder.for_snippets()])
-        data = {"trimmed": trimmed, "num_actions": num_actions, "workers": workers, "seed": seed, "weights": weights}
         clips = replace(self.clips, half_len=encoder.clip_frames // 2, kinds=stream.kinds)
         augment = self.augment if encoder.size_px is None else replace(self.augment, size_px=encoder.size_px)
-        train, teachers = self.train, ()
+        train = self.train
+        pretext: Pretext
+        teachers: tuple[EncoderRecipe, ...] = ()
         if stream.method in FUSIONS:
             distils, classifies = stream.method == "distillation", stream.second == "classification"
             pretext = FusionSettings(
@@ -115,7 +117,12 @@ class Profile:
                     Stream(method="action", encoder=stream.encoder),
                     Stream(method=stream.second, kinds=stream.kinds, encoder=stream.encoder),
                 )
-                teachers = tuple(self.encoder_recipe(teacher, **data) for teacher in taught)
+                teachers = tuple(
+                    self.encoder_recipe(
+                        teacher, trimmed=trimmed, num_actions=num_actions, workers=workers, seed=seed, weights=weights
+                    )
+                    for teacher in taught
+                )
         else:
             pretext = make_pretext(stream.method, stream.kinds, num_actions)
         return EncoderRecipe(

@@ -8,7 +8,7 @@ default it does not enter the hash, so that those results are still found.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from bsp.clips.augment import AugmentSettings
 from bsp.clips.plan import BoundaryKind, ClipSettings
@@ -44,6 +44,15 @@ class Stream:
         other = f" seed+{self.seed_offset}" if self.seed_offset else ""
         encoder = f" {self.encoder}" if self.encoder else ""
         return f"{self.method}{f'({second})' if second else ''}{encoder}{other}"
+
+
+class Training(NamedTuple):
+    """What a recipe has for an encoder that is trained, and only for such a one."""
+
+    pretext: Pretext
+    clips: ClipSettings
+    augment: AugmentSettings
+    train: TrainSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +97,14 @@ class EncoderRecipe:
             return f"given_{self.encoder.name}_{self.weights[:8]}"
         if self.pretext is None:
             return f"random_{self.encoder.name}_seed{self.seed}"
-        return f"{self.pretext.name}_{self.encoder.name}_seed{self.seed}_step{self.train.steps}"
+        return f"{self.pretext.name}_{self.encoder.name}_seed{self.seed}_step{self.training.train.steps}"
+
+    @property
+    def training(self) -> Training:
+        """How it is trained. ValueError for an encoder that is not."""
+        if self.pretext is None or self.clips is None or self.augment is None or self.train is None:
+            raise ValueError(f"{self.name} is not trained")
+        return Training(self.pretext, self.clips, self.augment, self.train)
 
 
 @dataclass(frozen=True, kw_only=True)

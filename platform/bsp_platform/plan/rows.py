@@ -106,12 +106,13 @@ class RowRecipes:
 
     def scores(self, store: StageStore) -> dict[str, float] | None:
         """All heads' scores in percent, or None if one is missing."""
-        folders = [store.find("heads", head) for head in self.heads.values()]
-        if None in folders:
-            return None
-        return {
-            k: v for folder in folders for k, v in json.loads((folder / SCORES).read_text("utf-8"))["scores"].items()
-        }
+        scores: dict[str, float] = {}
+        for head in self.heads.values():
+            folder = store.find("heads", head)
+            if folder is None:
+                return None
+            scores |= json.loads((folder / SCORES).read_text("utf-8"))["scores"]
+        return scores
 
     def seconds(self, store: StageStore) -> dict[str, float]:
         """Seconds that the stages of each kind took when they were made; stages that are there no more count none."""

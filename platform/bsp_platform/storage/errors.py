@@ -71,9 +71,10 @@ def retry(action: Callable[[], T], what: str | Path, *, transient: Callable[[Bas
     """
 
     def say(state: RetryCallState) -> None:
-        pause = state.next_action.sleep
-        log.warning("%s: %s; try %d of %d failed", what, state.outcome.exception(), state.attempt_number, TRIES)
-        log.info("next try in %.1f s", pause)
+        error = state.outcome and state.outcome.exception()
+        log.warning("%s: %s; try %d of %d failed", what, error, state.attempt_number, TRIES)
+        if state.next_action:
+            log.info("next try in %.1f s", state.next_action.sleep)
 
     tries = Retrying(
         stop=stop_after_attempt(TRIES),

@@ -73,8 +73,8 @@ def result_files(folder: Path) -> list[str]:
 
     StageDamaged for one that no manifest may name, or that is a link out of the folder.
     """
-    names = (path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file())
-    names = [name for name in names if belongs(name)]
+    files = (path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file())
+    names = [name for name in files if belongs(name)]
     for name in names:
         if not stays_inside(name) or leaving_link(folder, name):
             raise StageDamaged(f"{folder / name}: such a name, or a link out of the folder, cannot be kept", (name,))

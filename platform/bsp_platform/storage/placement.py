@@ -12,6 +12,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,6 @@ class SharedFolder:
 
     bucket: Bucket | None = None
     remedy = "move the folder and pass --storage"  # for a full disk
-    patience_s = 0.0  # after so long a wait the holder of a claim is known to live
 
     def __init__(self, root: str | Path, option: str = "--storage"):
         self.root = Path(root).expanduser().resolve()
@@ -40,6 +40,11 @@ class SharedFolder:
             self.root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ValueError(f"cannot use {self.root} as {option}: {error.strerror}") from error
+
+    @property
+    def patience_s(self) -> float:
+        """After so long a wait, in seconds, the holder of a claim is known to live."""
+        return 0.0
 
     def name(self, path: Path) -> str:
         """A path below ``root`` as a name."""
@@ -83,7 +88,7 @@ class SharedFolder:
             name = leaving_link(folder, name) or name
             if os.path.lexists(folder / name):
                 (target / name).parent.mkdir(parents=True, exist_ok=True)
-                retry(lambda name=name: (folder / name).replace(target / name), folder / name)
+                retry(partial((folder / name).replace, target / name), folder / name)
 
     def move_folder(self, folder: Path, target: Path) -> bool:
         """Move all that there is of a stage; whether there was anything."""
@@ -144,6 +149,7 @@ class BucketWithCopies(SharedFolder):
 
     @property
     def patience_s(self) -> float:
+        """A little longer than a lease holds."""
         return 1.2 * leases.LEASE_S
 
     @contextmanager

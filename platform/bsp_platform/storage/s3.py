@@ -52,7 +52,8 @@ def s3_is_transient(error: BaseException) -> bool:
     return isinstance(error, lost) or is_transient(error)
 
 
-def _code(error: Exception) -> str:
+def _code(error: Any) -> str:
+    """What the server calls an error of botocore's."""
     return error.response.get("Error", {}).get("Code", "")
 
 

@@ -80,8 +80,8 @@ class _RowRunner:
         # The last stream first: rows that run side by side often share the first one, and would wait for it.
         for data, recipe in reversed(list(recipes.features())):
             self.features(data, recipe)
-        for name, recipe in recipes.heads.items():
-            self.head(recipes.tasks[name], recipe)
+        for name, head in recipes.heads.items():
+            self.head(recipes.tasks[name], head)
 
     def _ensure(self, kind: str, recipe: Any, stage: str, build: Callable[[Path], dict]) -> Path:
         self.report({"stage": stage})
@@ -101,19 +101,20 @@ class _RowRunner:
                 return given_encoder(folder, recipe, Path(self.job.weights[recipe.weights]))
             if recipe.pretext is None:
                 return train_encoder(folder, recipe, None, self.job.resources, store=self.store)
+            pretext, clips, augment, train = recipe.training
             catalog = ray.get(self.job.catalog)
-            for index in range(max(1, len(recipe.clips.kinds))):  # refuse an impossible kind before starting
-                recipe.pretext.plan(catalog, recipe.clips, recipe.seed, index)
+            for index in range(max(1, len(clips.kinds))):  # refuse an impossible kind before starting
+                pretext.plan(catalog, clips, recipe.seed, index)
             stream = ClipStream(
                 catalog=self.job.catalog,
-                clips=recipe.clips,
-                augment=recipe.augment,
+                clips=clips,
+                augment=augment,
                 seed=recipe.seed,
-                batch_size=recipe.train.batch_size,
-                length=recipe.train.clips,
+                batch_size=train.batch_size,
+                length=train.clips,
                 frame_cache_mb=self.job.resources.frame_cache_mb,
-                plan=recipe.pretext.plan,
-                synthesise=recipe.pretext.synthesise,
+                plan=pretext.plan,
+                synthesise=pretext.synthesise,
             )
             return train_encoder(
                 folder,
@@ -155,6 +156,8 @@ class _RowRunner:
         folder = self.store.find("class_scores", recipe)
         if folder is None:
             data, subsets = self.job.data[name], task.data.subsets
+            work: Callable[..., dict[str, Any]]
+            arguments: tuple[Any, ...]
             if isinstance(recipe, ClassScoresFile):
                 work, arguments = convert_class_scores, (Path(self.job.class_scores[name]), data, subsets[1])
             else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, is_dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from bsp_platform.plan.recipes import EncoderRecipe
 from bsp_platform.plan.rows import Cell, Experiment, Row, RowRecipes
 from bsp_platform.plan.sources import Sources
 from bsp_platform.storage.stages import MANIFEST, StageStore, as_plain, recipe_hash
-from bsp_platform.tracking.record import FAILURE_TAG, RunRecord, ShownStage, attach, now_ms, opened
+from bsp_platform.tracking.record import FAILURE_TAG, RunRecord, ShownStage, Status, attach, now_ms, opened
 from bsp_platform.tracking.tracker import Tracker
 from bsp_platform.work.pretraining import WEIGHTS
 
@@ -27,7 +27,8 @@ class SweepTracking:
     def __init__(self, experiment: Experiment, profile: Profile, sources: Sources, options: Options, store: StageStore):
         self.experiment, self.profile, self.store = experiment, profile, store
         self.tracker = Tracker(options.tracking_uri, experiment.name, options.tracking_home, store)
-        settings = as_plain(replace(profile, resources=None, encoders={}))
+        no_settings: dict[str, Any] = {"resources": None, "encoders": {}}
+        settings = as_plain(replace(profile, **no_settings))
         data: dict[str, Any] = {"trimmed": sources.trimmed_print}
         for name in sources.data:
             data |= {name: sources.videos_prints[name], f"{name} labels": sources.labels_prints[name]}
@@ -58,6 +59,7 @@ class SweepTracking:
         encoders = "+".join(recipe_hash(encoder) for encoder in r.encoders)
         # Parameters are what the comparison page offers as axes; the profile's own are the same in all rows.
         encoder, train = r.encoders[0].encoder, self.profile.train
+        assert is_dataclass(encoder)  # as every Architecture
         kinds = dict.fromkeys(kind.name.lower() for stream in row.streams for kind in stream.kinds)
         params = {
             "row": row.label, "row_order": number, "seed": cell[1],
@@ -122,7 +124,7 @@ class SweepTracking:
                 means |= {f"{m}/{row.name}": sum(s[m] for s in of_row) / len(of_row) for m in shared}
         parent = self.parent.with_numbers(means, time_ms=now_ms())
         parent = attach(self.store, parent, sorted(results.glob("table.*")))
-        status = "FAILED" if failures else "FINISHED"
+        status: Status = "FAILED" if failures else "FINISHED"
         self.parent = self.tracker.show(replace(parent, status=status, ended_ms=now_ms()))
         self.tracker.close()
 

@@ -165,7 +165,7 @@ class MlflowStore:
         lacking.files += [(path, "") for path in attached(store, record)]
         return lacking
 
-    def _artifact_sizes(self, run: Run | None, folder: str) -> dict[str, int]:
+    def _artifact_sizes(self, run: Run | None, folder: str) -> dict[str, int | None]:
         """Bytes by name; none if the place of artifacts, which is often another store, is away."""
         try:
             found = self.client.list_artifacts(run.info.run_id, folder or None) if run else []

@@ -166,17 +166,18 @@ class ElasticTrainer(OwnPolicies, TorchTrainer):
     def __init__(self, *args, virtual: int, resources: Resources, **kwargs):
         self.sizes, self.resources = sizes_of(virtual, resources.train_workers), resources
         most = self.sizes[-1]
-        scaling = ScalingConfig(
-            num_workers=(self.sizes[0], most) if most > 1 else 1,
+        scaling: Any = ScalingConfig(  # Ray Train's second version, of which its types do not know
+            num_workers=(self.sizes[0], most) if most > 1 else 1,  # type: ignore[arg-type]
             use_gpu=resources.gpus_per_worker > 0,
             resources_per_worker=worker_resources(resources),
-            elastic_resize_monitor_interval_s=_LOOK_AGAIN_S,
+            elastic_resize_monitor_interval_s=_LOOK_AGAIN_S,  # type: ignore[call-arg]
         )
         backend = (LocalTorchConfig if is_alone() else TorchConfig)(backend=process_group_backend())
         super().__init__(*args, scaling_config=scaling, torch_config=backend, **kwargs)
 
     def policies(self) -> dict[str, Any]:
-        policies: dict[str, Any] = {"failure_policy": Budgets(self.run_config.failure_config)}
-        if self.scaling_config.elasticity_enabled:
-            policies["scaling_policy"] = FittingSize(self.scaling_config, self.sizes, self.resources)
+        scaling: Any = self.scaling_config
+        policies: dict[str, Any] = {"failure_policy": Budgets(self.run_config.failure_config or FailureConfig())}
+        if scaling.elasticity_enabled:
+            policies["scaling_policy"] = FittingSize(scaling, self.sizes, self.resources)
         return policies

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from bsp.errors import VideoError
-from bsp.features.store import FeatureInfo, encoder_hash, extract_features, write_features
+from bsp.features.record import FeatureInfo
+from bsp.features.store import encoder_hash, extract_features, write_features
 from bsp_platform.plan.recipes import EncoderRecipe, FeatureRecipe
 from bsp_platform.storage.errors import retry
 from bsp_platform.storage.stages import StageStore

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -23,8 +23,9 @@ import numpy as np
 
 from bsp.encoders.contract import Architecture
 from bsp.errors import VideoError
+from bsp.features.record import FeatureInfo
 from bsp.features.snippet_encoder import SnippetEncoder
-from bsp.features.store import FeatureInfo, VideoSnippets, batches_of
+from bsp.features.store import VideoSnippets, batches_of
 from bsp_platform.plan.resources import Resources
 from bsp_platform.work.extractor import ExtractionJob, Extractor
 
@@ -56,6 +57,7 @@ def decode_video(video_id: str, path: str, size_px: int, architecture: Architect
     except VideoError as error:
         yield {"error": str(error)}
     else:
+        assert held is not None  # no video has no snippet
         yield held | {"record": record}
 
 
@@ -80,7 +82,7 @@ class GpuExtractor:
         """Features of (id, path) videos, written; a row for each as it is finished, in any order."""
         job = self.base.job
         encoder = SnippetEncoder(self.base.encoder, self.base.device, job.recipe.precision)
-        on_the_way: dict[str, _Video] = {}
+        on_the_way: dict[Hashable, _Video] = {}
         writing: deque[Future] = deque()
         with ThreadPoolExecutor(_WRITERS) as pool:
             for video_id, block in self._blocks(videos):
@@ -111,15 +113,17 @@ class GpuExtractor:
             max_retries=_TRIES - 1,
             scheduling_strategy="SPREAD",
         )
-        waiting, running = deque(videos), {}
+        waiting = deque(videos)
+        running: dict[Any, str] = {}  # stream of blocks -> its video
         while waiting or running:
             while waiting and len(running) < self.resources.decoders_per_extractor:
                 video_id, path = waiting.popleft()
                 running[task.remote(video_id, path, size_px, self.base.encoder.settings)] = video_id
-            for blocks in ray.wait(list(running), num_returns=1)[0]:
+            ready: list[Any] = ray.wait(list(running), num_returns=1)[0]
+            for blocks in ready:
                 video_id = running.pop(blocks)
                 try:
-                    block = ray.get(next(blocks))
+                    block: dict[str, Any] = ray.get(next(blocks))
                 except StopIteration:
                     continue
                 except RayTaskError:
@@ -139,7 +143,7 @@ class GpuExtractor:
 
 
 def _collect(
-    finished: list[tuple[str, int, np.ndarray]], on_the_way: dict[str, _Video]
+    finished: list[tuple[Hashable, int, np.ndarray]], on_the_way: dict[Hashable, _Video]
 ) -> Iterator[tuple[str, np.ndarray, FeatureInfo]]:
     """Put features to their videos; the videos that are whole now, no longer ``on_the_way``."""
     for video_id, number, feat_D in finished:
@@ -147,9 +151,9 @@ def _collect(
             on_the_way[video_id].features[number] = feat_D
     for video_id in dict.fromkeys(name for name, _, _ in finished):
         video = on_the_way.get(video_id)
-        if video and video.whole():
+        if video and video.record and video.whole():
             del on_the_way[video_id]
-            yield video_id, np.stack([video.features[k] for k in range(video.record.snippets)]), video.record
+            yield str(video_id), np.stack([video.features[k] for k in range(video.record.snippets)]), video.record
 
 
 def extract_on_gpus(job: ExtractionJob, videos: list, resources: Resources) -> Iterator[dict[str, Any]]:
@@ -168,7 +172,7 @@ def extract_on_gpus(job: ExtractionJob, videos: list, resources: Resources) -> I
     running: dict[Any, tuple[Any, dict[str, str]]] = {}  # stream of rows -> its actor, its unfinished videos
 
     def start(share: dict[str, str]) -> None:
-        extractor = actor.remote(job, resources)
+        extractor: Any = actor.remote(job, resources)
         stream = extractor.extract.options(num_returns="streaming").remote(list(share.items()))
         running[stream] = (extractor, share)
 
@@ -177,10 +181,11 @@ def extract_on_gpus(job: ExtractionJob, videos: list, resources: Resources) -> I
     lost = 0
     try:
         while running:
-            for stream in ray.wait(list(running), num_returns=1)[0]:
+            ready: list[Any] = ray.wait(list(running), num_returns=1)[0]
+            for stream in ready:
                 extractor, share = running[stream]
                 try:
-                    row = ray.get(next(stream))
+                    row: dict[str, Any] = ray.get(next(stream))
                 except StopIteration:
                     ray.kill(extractor)  # its GPU is free for the next stage at once
                     del running[stream]

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from bsp.features.store import FeatureInfo, read_features
+from bsp.features.record import FeatureInfo
+from bsp.features.store import read_features
 from bsp_platform.storage.errors import StageDamaged, retry
 from bsp_platform.storage.manifests import MANIFEST, check_content, parse_manifest
 

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from bsp.errors import TooManyBroken
+from bsp.io import write_json
 from bsp.video.prepare import PrepareSettings
-from bsp.video.prepared_folder import HIDDEN, copy_others, prepare_one, write_json
+from bsp.video.prepared_folder import HIDDEN, copy_others, prepare_one
 
 RAY_LOG = f"{HIDDEN}/ray.log"
 REPORT = f"{HIDDEN}/report.json"  # not beside the annotations: loaders expect one *.json there
@@ -104,7 +105,8 @@ def prepare_folder(
         rows = ray.data.from_items(
             [{"name": name} for name in names], override_num_blocks=-(-len(names) // _VIDEOS_PER_TASK)
         )
-        made = rows.map_batches(_prepare_batch, fn_args=(job,), batch_size=None, batch_format="numpy", num_cpus=1)
+        prepare: Any = _prepare_batch  # Ray knows no functions with arguments of their own
+        made = rows.map_batches(prepare, fn_args=(job,), batch_size=None, batch_format="numpy", num_cpus=1)
     progress = Progress(total=len(names))
     for row in made.iter_rows():
         if row["fatal"]:
@@ -156,7 +158,9 @@ def _prepare_batch(batch: dict[str, np.ndarray], job: PrepareJob) -> dict[str, n
         except OSError as error:
             rows.append({"name": name, "fatal": str(error)})
             break
-    columns = {key: np.array([row.get(key, 0) for row in rows], kind) for key, kind in _COLUMNS.items()}
+    columns: dict[str, np.ndarray] = {
+        key: np.array([row.get(key, 0) for row in rows], kind) for key, kind in _COLUMNS.items()
+    }
     texts = {key: np.array([row.get(key, "") for row in rows], np.str_) for key in ("name", "error", "fatal")}
     return columns | texts
 

@@ -66,7 +66,7 @@ def build_model(recipe: EncoderRecipe) -> PretrainingModel:
     """The untrained network of a recipe: encoder and heads."""
     encoder = build_encoder(recipe.encoder, recipe.seed, zero_residual=recipe.zero_residual)
     widths = [teacher.encoder.feature_width for teacher in recipe.teachers]
-    return recipe.pretext.model(encoder, recipe.seed, widths)
+    return recipe.training.pretext.model(encoder, recipe.seed, widths)
 
 
 def start_training(job: TrainJob, device: torch.device) -> tuple[PretrainingModel, Loss]:
@@ -80,7 +80,7 @@ def start_training(job: TrainJob, device: torch.device) -> tuple[PretrainingMode
         # teacher's features within 800 steps and nothing of the action teacher's (docs/findings.md).
         model.encoder.load_state_dict(teachers[0].state_dict())
     teachers = [teacher.to(device) for teacher in teachers]
-    return model.to(device), recipe.pretext.objective(teachers)
+    return model.to(device), recipe.training.pretext.objective(teachers)
 
 
 def train_worker(config: dict[str, Any]) -> None:
@@ -88,7 +88,7 @@ def train_worker(config: dict[str, Any]) -> None:
     import ray.train
 
     job: TrainJob = config["job"]
-    recipe, settings = job.recipe, job.recipe.train
+    recipe, settings = job.recipe, job.recipe.training.train
     context = ray.train.get_context()
     rank, world_size = context.get_world_rank(), context.get_world_size()
     resources = job.resources
@@ -97,7 +97,9 @@ def train_worker(config: dict[str, Any]) -> None:
     torch.manual_seed(recipe.seed * 1000)  # dropout; weights and clips have generators of their own
     model, loss = start_training(job, device)
     optimiser = make_optimiser(model, settings)
-    step, skipped, history = 0, [], []
+    step = 0
+    skipped: list[str] = []
+    history: list[dict[str, Any]] = []
     state = newest_whole_state(ray.train.get_checkpoint())
     if state is not None:
         step, skipped = restore(state, model, optimiser)
@@ -140,7 +142,7 @@ def train_worker(config: dict[str, Any]) -> None:
         if not (record or save):
             continue
         metrics = {"encoder": recipe.name, "step": done, "steps": settings.steps, "skipped": len(skipped)}
-        metrics |= {"processes": world_size, "statistics": recipe.pretext.statistics}
+        metrics |= {"processes": world_size, "statistics": recipe.training.pretext.statistics}
         if record:
             metrics["record"] = record
         if save and rank == 0 and job.probe:
@@ -214,7 +216,7 @@ def train_encoder(
     resources: Resources,
     *,
     teachers: Sequence[Path] = (),
-    callbacks: list | None = None,
+    callbacks: list[Any] | None = None,
     probe: Callable[[Encoder, int], dict[str, float]] | None = None,
     store: StageStore | None = None,
 ) -> dict[str, Any]:
@@ -233,10 +235,13 @@ def train_encoder(
 
     from bsp_platform.work.elastic import FAILURES, LOST_NODES, ElasticTrainer
 
-    if recipe.train.batch_size % recipe.workers:
+    train = recipe.training.train
+    if stream is None:
+        raise ValueError(f"{recipe.name} is trained: it needs a stream of clips")
+    if train.batch_size % recipe.workers:
         raise ValueError(
-            f"batch_size {recipe.train.batch_size} cannot be shared by {recipe.workers} workers equally; "
-            f"use --workers that divides it"
+            f"batch_size {train.batch_size} cannot be shared by {recipe.workers} workers equally; "
+            "use --workers that divides it"
         )
     places = store.pack_paths(list(teachers)) if store else teachers
     job = TrainJob(recipe=recipe, stream=stream, resources=resources, teachers=tuple(places), store=store, probe=probe)
@@ -248,7 +253,10 @@ def train_encoder(
         run_config=ray.train.RunConfig(
             name=_RUN_NAME,
             **(place_for_runs(store, folder / RUN, _RUN_NAME) if store else {"storage_path": str(folder / RUN)}),
-            failure_config=ray.train.FailureConfig(max_failures=FAILURES, max_preemption_failures=LOST_NODES),
+            failure_config=ray.train.FailureConfig(
+                max_failures=FAILURES,
+                max_preemption_failures=LOST_NODES,  # type: ignore[call-arg]  # not in the types of Ray Train
+            ),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
             callbacks=callbacks,
         ),
@@ -256,7 +264,7 @@ def train_encoder(
     with named_disk_full(folder):
         result = trainer.fit()
     state = newest_whole_state(result.checkpoint)
-    if state is None or state["step"] != recipe.train.steps:
+    if state is None or state["step"] != train.steps:
         raise RuntimeError(f"training {recipe.name} ended without its last checkpoint; run the same command again")
     model = build_model(recipe)
     model.load_state_dict(state["model"])

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
-from bsp_platform.plan.device import choose_device, local_gpus, logical_gpus, no_gpu_here
+from bsp_platform.plan.device import Device, choose_device, local_gpus, logical_gpus, no_gpu_here
 from bsp_platform.plan.resources import TRIAL_CPUS, Resources
 from bsp_platform.work.cluster.start import cluster_size, object_store_bytes, start_ray
 from bsp_platform.work.cluster.stream_size import clip_bytes, machine_limit, memory_bytes, plan_within, store_plan
@@ -112,7 +113,8 @@ def fit(wish: Resources, machine: Machine) -> tuple[Resources, int, int]:
 
     def most(field: str, among: range | list[int], base: Resources) -> Resources:
         """The largest number that fits, at least the smallest; other fields stay."""
-        tried = [replace(base, **{field: number}) for number in among]
+        changes: list[dict[str, Any]] = [{field: number} for number in among]
+        tried = [replace(base, **change) for change in changes]
         return next((row for row in reversed(tried) if fits(row)), tried[0])
 
     sizes = [size for size in range(1, wish.train_workers + 1) if wish.train_workers % size == 0]
@@ -144,7 +146,7 @@ def row_gb(row: Resources) -> float:
     return _TRIAL_GB + max(training, extraction, _ON_GPU_GB if row.gpus_per_head else _HEAD_GB)
 
 
-def make_plan(profile: Profile, machine: Machine, *, device: str, workers: int) -> Plan:
+def make_plan(profile: Profile, machine: Machine, *, device: Device, workers: int) -> Plan:
     """Device and resources for ``profile`` on ``machine``. ValueError, with the remedy, for what cannot be."""
     if machine.joined:
         remedy = "the Ray cluster has no GPU; add a node with one, say with --gpus how many the cluster may reach"
@@ -195,9 +197,9 @@ def refuse_early(options: Options) -> None:
 
 def start_planned(options: Options) -> Plan:
     """Start or join Ray with the plan of an experiment; Ray is started here only when the plan is made."""
-    profile, request = options.profile, {"device": options.device, "workers": options.workers}
+    plan_on = partial(make_plan, options.profile, device=options.device, workers=options.workers)
     if not joins_a_cluster():
-        plan = make_plan(profile, this_machine(options.cpus), **request)
+        plan = plan_on(this_machine(options.cpus))
         start_ray(
             cpus=options.cpus,
             gpus=int(plan.machine.gpus),
@@ -206,7 +208,7 @@ def start_planned(options: Options) -> Plan:
         )
         return plan
     start_ray(log_to_driver=True)
-    return make_plan(profile, joined_machine(options), **request)
+    return plan_on(joined_machine(options))
 
 
 def this_machine(cpus: int | None) -> Machine:

@@ -82,7 +82,7 @@ class OwnPolicies:
         raise NotImplementedError
 
     def _initialize_and_run_controller(self, **parts: Any) -> Any:
-        return super()._initialize_and_run_controller(**parts | self.policies())
+        return super()._initialize_and_run_controller(**parts | self.policies())  # type: ignore[misc]  # the next base's
 
 
 @contextmanager
@@ -110,4 +110,5 @@ def session_folder() -> str:
     """Ray's session folder of this node."""
     import ray
 
-    return ray._private.worker._global_node.get_session_dir_path()
+    node: Any = ray._private.worker._global_node
+    return str(node.get_session_dir_path())

@@ -13,6 +13,7 @@ Source: "Spot Instance interruption notices" and "Use the Instance Metadata Serv
 from __future__ import annotations
 
 import json
+import logging
 import subprocess
 import sys
 import time
@@ -53,7 +54,7 @@ def drain_this_node(left_s: int) -> None:
     """Have Ray drain the node on which this runs; RuntimeError with Ray's words if it refuses."""
     import ray
 
-    ray.init(address="auto", log_to_driver=False, logging_level="ERROR")
+    ray.init(address="auto", log_to_driver=False, logging_level=logging.ERROR)
     context = ray.get_runtime_context()
     command = ["ray", "drain-node", f"--address={context.gcs_address}", f"--node-id={context.get_node_id()}"]
     command += ["--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=EC2 takes this spot machine back"]

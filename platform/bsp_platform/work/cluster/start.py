@@ -38,7 +38,7 @@ def start_ray(
         return
     logging.getLogger("ray").setLevel(logging.ERROR)
     if os.environ.get("RAY_ADDRESS"):
-        ray.init(address=os.environ["RAY_ADDRESS"], log_to_driver=log_to_driver, logging_level="ERROR")
+        ray.init(address=os.environ["RAY_ADDRESS"], log_to_driver=log_to_driver, logging_level=logging.ERROR)
         return
     private_token()
     folder = private_folder() / "r"  # each of Ray's processes gives this one mode 0777, but nobody gets to it
@@ -51,7 +51,7 @@ def start_ray(
             dashboard_host="127.0.0.1",
             object_store_memory=object_store_mb * 2**20,
             log_to_driver=log_to_driver,
-            logging_level="ERROR",
+            logging_level=logging.ERROR,
             _temp_dir=str(folder),
         )
     if threading.current_thread() is threading.main_thread():
