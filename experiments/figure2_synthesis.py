@@ -33,7 +33,7 @@ def main(options: Options, seed: int = 0) -> int:
     sources = load_sources(profile, {"activitynet"}, options.data, storage=StageStore(options.storage).root)
     plans = first_of_each_kind(sources.trimmed, profile.clips, seed)
     panels = [
-        real_panel(sources.data["activitynet"], profile.clips, seed),
+        real_panel(sources.untrimmed("activitynet"), profile.clips, seed),
         *(synthesis_panel(sources.trimmed, plan, profile.clips) for plan in plans),
     ]
     caption = CAPTION.format(seed=seed, about=profile.about[0].upper() + profile.about[1:])
@@ -61,8 +61,10 @@ def main(options: Options, seed: int = 0) -> int:
 def command(profile: str, seed: int, kinetics: Path | None, activitynet: Path | None, **other) -> None:
     """Draw one clip of every boundary type."""
     forgiving_streams()
+    given = {"kinetics": kinetics, "activitynet": activitynet}
+    folders = {name: path for name, path in given.items() if path}
     options = Options(
-        profile=PROFILES[profile](), data=DataPaths(kinetics=kinetics, activitynet=activitynet), rows=(), seeds=1,
+        profile=PROFILES[profile](), data=DataPaths(folders=folders), rows=(), seeds=1,
         tracking_home=ROOT / "mlflow", workers=1, cpus=None, gpus=None, fresh=False, **other,
     )  # fmt: skip
     try:

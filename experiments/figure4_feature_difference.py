@@ -7,6 +7,7 @@ Uses the features of Table 4's rows "S cls" and "vanilla" from the storage; what
 """
 
 from pathlib import Path
+from typing import Any
 
 from ablation_table4 import TABLE_4
 from bsp.datasets.activitynet import LocalizationDataset, UntrimmedVideo
@@ -74,7 +75,7 @@ def main(options: Options) -> int:
     """Compare the encoders' differences and draw them; returns the exit status."""
     table_rows = [row for row in TABLE_4.rows if row.name in ROWS.values()]
     sources, store, recipes = finished_rows(NAME, table_rows, options, need="features")
-    data = sources.data["activitynet"]
+    data = sources.untrimmed("activitynet")
     auc: dict[str, list[float]] = {name: [] for name in ROWS}
     for seed in reversed(range(options.seeds)):  # seed 0 comes last: it is the one that is drawn
         sets = {name: load_validation(recipes[row, seed], store, data) for name, row in ROWS.items()}
@@ -101,7 +102,7 @@ def main(options: Options) -> int:
         pictures, means, pairs.boundary, colours=COLOURS, title=TITLE, caption=caption,
         heads={name: f"{name}: AUC {spread_text(values)}" for name, values in auc.items()},
     )  # fmt: skip
-    summary = {name: spread(values) for name, values in auc.items()}
+    summary: dict[str, dict[str, Any]] = {name: spread(values) for name, values in auc.items()}
     rows = [
         {"name": name, "paper": {}, "scores": {"AUC": {"seeds": {str(k): 100 * v for k, v in enumerate(values)}}}}
         for name, values in auc.items()

@@ -10,6 +10,7 @@ made first.
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from ablation_table5 import TABLE_5
 from bsp.figures.qualitative import TOP_SEGMENTS, choose_cases, coverage, draw_cases, make_case, truth_segments
@@ -38,7 +39,7 @@ def main(options: Options) -> int:
     sources, store, recipes = finished_rows(NAME, table_rows, options, need="heads")
     videos = [
         video
-        for video in sources.data["activitynet"].videos
+        for video in sources.untrimmed("activitynet").videos
         if video.subset == "validation" and video.path is not None and len(truth_segments(video))
     ]
     means: dict[str, list[float]] = {method: [] for method in ROWS}
@@ -63,7 +64,7 @@ def main(options: Options) -> int:
         **facts, top=TOP_SEGMENTS, vanilla=spread_text(means["vanilla"]), bsp=spread_text(means["vanilla + BSP"]),
         about=options.profile.about[0].upper() + options.profile.about[1:],
     )  # fmt: skip
-    summary = {method: spread(values) for method, values in means.items()}
+    summary: dict[str, dict[str, Any]] = {method: spread(values) for method, values in means.items()}
     publish(
         draw_cases(cases, colours=COLOURS, title=TITLE, caption=caption), options, name=NAME,
         content={"title": TITLE, "caption": caption, "mean_best_tIoU": summary, **facts, "shown": shown},

@@ -10,6 +10,7 @@ features and heads are shared with Table 4 and between trials; the same command 
 """
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -69,7 +70,8 @@ def search_command() -> click.Command:
         (["--trials"], {"type": click.IntRange(1), "help": "how many [default: 12, or the whole grid]"}),
         (["--search"], {"type": click.Choice(["grid", "random", "optuna"]), "default": "optuna", "help": "how"}),
     ):
-        command = click.option(*names, callback=keep, expose_value=False, **settings)(command)
+        how: dict[str, Any] = settings
+        command = click.option(*names, callback=keep, expose_value=False, **how)(command)
     return command
 
 

@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -29,7 +30,7 @@ from bsp.datasets.kinetics import load_kinetics_csv
 from bsp.datasets.pantomime.render import make_video, plan_all, render
 from bsp.encoders.build import build_encoder
 from bsp.features.store import extract_features
-from bsp.localization.gtad.network import propose, train_gtad
+from bsp.localization.gtad.network import GTAD, GTADSettings, propose, train_gtad
 from bsp.metrics.detection import evaluate_detection
 from bsp.pretraining.contract import PretextModel
 from bsp.pretraining.loop import TrainSettings, make_optimiser, train_steps
@@ -55,7 +56,9 @@ def rate(work: Callable[[], int], seconds: float = 4.0) -> float:
 def measure(folder: Path) -> dict[str, tuple[float, str]]:
     """All rates, as {part: (rate, unit)}."""
     profile = mini()
-    data = render(smoke().pantomime, folder / "pantomime", progress=False)
+    embedded = smoke().pantomime
+    assert embedded is not None and profile.pantomime is not None
+    data = render(embedded, folder / "pantomime", progress=False)
     catalog = load_kinetics_csv(data / "trimmed" / "train.csv", data / "trimmed" / "videos", progress=False)
     untrimmed = load_activitynet(data / "untrimmed" / "activitynet.json", data / "untrimmed" / "videos")
     numbers = iter(range(10**9))
@@ -118,7 +121,7 @@ def measure(folder: Path) -> dict[str, tuple[float, str]]:
 
     def extract() -> int:
         video = videos[next(numbers) % len(videos)]
-        feat_SD, _ = extract_features(encoder, video.path, video_id=video.video_id, size_px=64, weights_hash="x")
+        feat_SD, _ = extract_features(encoder, video.file, video_id=video.video_id, size_px=64, weights_hash="x")
         features.append(feat_SD)
         return len(feat_SD)
 
@@ -128,7 +131,7 @@ def measure(folder: Path) -> dict[str, tuple[float, str]]:
     return out
 
 
-def measure_gtad(head) -> dict[str, tuple[float, str]]:
+def measure_gtad(head: GTADSettings) -> dict[str, tuple[float, str]]:
     """Training and proposing on random features, for the head of ``mini`` and for 100 cells."""
     from dataclasses import replace
 
@@ -139,10 +142,16 @@ def measure_gtad(head) -> dict[str, tuple[float, str]]:
     for cells in (head.cells, 100):
         settings = replace(head, cells=cells, max_duration=cells, epochs=1)
         model = train_gtad(features[:8], segments[:8], settings, seed=0)
-        trained = rate(lambda s=settings: len(train_gtad(features, segments, s, seed=0) and features), 1.0)
-        out[f"G-TAD training, {cells} cells"] = trained, "videos/s"
-        proposed = rate(lambda m=model, s=settings: len(propose(m, features, s, "cpu")), 1.0)
-        out[f"G-TAD proposals with Soft-NMS, {cells} cells"] = proposed, "videos/s"
+
+        def train(settings: GTADSettings = settings) -> int:
+            train_gtad(features, segments, settings, seed=0)
+            return len(features)
+
+        def detect(model: GTAD = model, settings: GTADSettings = settings) -> int:
+            return len(propose(model, features, settings, "cpu"))
+
+        out[f"G-TAD training, {cells} cells"] = rate(train, 1.0), "videos/s"
+        out[f"G-TAD proposals with Soft-NMS, {cells} cells"] = rate(detect, 1.0), "videos/s"
     return out
 
 
@@ -211,7 +220,10 @@ def main(storage: Path | None, results: Path) -> None:
         table.add_row(name, f"{value:,.0f}" if value >= 10 else f"{value:.2f}", unit)
     console = Console(width=120)
     console.print(table)
-    content = {"hardware": hardware(), "rates": {k: {"value": v, "unit": u} for k, (v, u) in rates.items()}}
+    content: dict[str, Any] = {
+        "hardware": hardware(),
+        "rates": {k: {"value": v, "unit": u} for k, (v, u) in rates.items()},
+    }
     if storage:
         content["rows"] = row_times(storage)
         rows = Table(*content["rows"][0], title="Encoders of a sweep: where the time went")

@@ -16,6 +16,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import click
 
@@ -28,7 +29,7 @@ from bsp.datasets.pantomime.stories import render_stories
 from bsp.encoders.tsm import EncoderSettings
 from bsp.localization.gtad.network import GTADSettings
 from bsp.pretraining.loop import TrainSettings
-from bsp_platform.plan.device import DEVICES
+from bsp_platform.plan.device import DEVICES, Device
 from bsp_platform.plan.options import Options
 from bsp_platform.plan.profiles import Profile, paper, smoke
 from bsp_platform.plan.recipes import Stream
@@ -56,6 +57,15 @@ EXPERIMENT = Experiment(
 )  # fmt: skip
 
 
+Settings = TypeVar("Settings")
+
+
+def embedded(settings: Settings | None) -> Settings:
+    """The settings of an embedded data set, which profile smoke has."""
+    assert settings is not None
+    return settings
+
+
 def data_folders(work: Path) -> DataPaths:
     """The embedded videos in the published layouts, as the options for real data take them."""
     small = smoke()
@@ -64,14 +74,17 @@ def data_folders(work: Path) -> DataPaths:
         actions=("wave", "squat", "walk", "kick"),
     )  # fmt: skip
     pantomime = render(world, work / "data", progress=False)
-    few = replace(small.stories, games_train=1, games_test=1, tasks=2, clips_train=5, clips_val=3)
+    few = replace(embedded(small.stories), games_train=1, games_test=1, tasks=2, clips_train=5, clips_val=3)
     stories = render_stories(few, work / "data", progress=False)
+    grounding = render_grounding(replace(embedded(small.grounding), train=5, test=3), work / "data", progress=False)
     return DataPaths(
-        kinetics=pantomime / "trimmed",
-        activitynet=pantomime / "untrimmed",
-        charades=render_grounding(replace(small.grounding, train=5, test=3), work / "data", progress=False),
-        crosstask=stories / "tasks",
-        gebd=stories / "clips",
+        folders={
+            "kinetics": pantomime / "trimmed",
+            "activitynet": pantomime / "untrimmed",
+            "charades": grounding,
+            "crosstask": stories / "tasks",
+            "gebd": stories / "clips",
+        }
     )
 
 
@@ -117,8 +130,8 @@ def asked_for() -> dict[str, list[float]]:
     address = ray.get_runtime_context().gcs_address  # others may have a Ray of theirs on this machine
     for one in list_actors(address, detail=True, limit=10_000):
         found.setdefault(one.class_name, []).append(_gpus(one.required_resources))
-    for one in list_tasks(address, detail=True, limit=10_000, filters=[("type", "=", "NORMAL_TASK")]):
-        found.setdefault(one.func_or_class_name, []).append(_gpus(one.required_resources))
+    for task in list_tasks(address, detail=True, limit=10_000, filters=[("type", "=", "NORMAL_TASK")]):
+        found.setdefault(task.func_or_class_name, []).append(_gpus(task.required_resources))
     return {name: sorted(set(amounts)) for name, amounts in found.items()}
 
 
@@ -132,7 +145,7 @@ def _gpus(needs: dict[str, float] | None) -> float:
 @click.option("--tiny", is_flag=True, help="small pictures and networks")
 @click.option("--device", type=click.Choice(DEVICES), default="auto", show_default=True)
 @click.option("--cpus", type=click.IntRange(1))
-def main(work: Path, tiny: bool, device: str, cpus: int | None) -> None:
+def main(work: Path, tiny: bool, device: Device, cpus: int | None) -> None:
     """Run it; exit status 1 if a row failed."""
     began = time.time()
     work = work.absolute()

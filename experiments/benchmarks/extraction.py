@@ -26,7 +26,7 @@ from bsp.encoders.build import build_encoder
 from bsp.encoders.tsm import SNIPPET_FRAMES, EncoderSettings
 from bsp.features.snippet_encoder import BATCH_SNIPPETS
 from bsp.features.store import VideoSnippets, encode_snippets
-from bsp_platform.plan.device import DEVICES, logical_gpus
+from bsp_platform.plan.device import DEVICES, Device, logical_gpus
 from bsp_platform.plan.options import Options
 from bsp_platform.plan.profiles import paper
 from bsp_platform.plan.recipes import EncoderRecipe, FeatureRecipe
@@ -108,7 +108,7 @@ def extraction_rate(work: Path, settings: EncoderSettings, size_px: int, files: 
     "--seconds", default=30.0, show_default=True, help="about so long each extraction, if its limit is reached"
 )
 @click.option("--cpus", type=click.IntRange(1))
-def main(work: Path, tiny: bool, device: str, seconds: float, cpus: int | None) -> None:
+def main(work: Path, tiny: bool, device: Device, seconds: float, cpus: int | None) -> None:
     """Measure and print."""
     work.mkdir(parents=True, exist_ok=True)
     files = make_kinetics_like(work / "raw", 2 if tiny else 4)

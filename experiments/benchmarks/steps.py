@@ -21,7 +21,7 @@ import torch
 
 from bsp.encoders.build import flops_per_clip
 from bsp.encoders.tsm import EncoderSettings
-from bsp_platform.plan.device import DEVICES, local_device
+from bsp_platform.plan.device import DEVICES, Device, local_device
 from bsp_platform.report.tables import hardware
 
 sys.path.append(str(Path(__file__).resolve().parent / "throughput"))
@@ -52,7 +52,7 @@ def matmul_ceiling(device: torch.device, side: int, dtype: torch.dtype) -> float
 @click.option("--tiny", is_flag=True)
 @click.option("--device", type=click.Choice(DEVICES), default="auto", show_default=True)
 @click.option("--depths", default="18,50", show_default=True)
-def main(work: Path, tiny: bool, device: str, depths: str) -> None:
+def main(work: Path, tiny: bool, device: Device, depths: str) -> None:
     """Measure and print."""
     work.mkdir(parents=True, exist_ok=True)
     where = torch.device(local_device(device))

@@ -77,7 +77,9 @@ def make_kinds(folder: Path) -> list[Kind]:
         if not target.exists():
             target.parent.mkdir(parents=True, exist_ok=True)
             prepare_video(path, target, PrepareSettings(short_side_px=256))
-    data = render(smoke().pantomime, folder / "pantomime", progress=False)
+    embedded = smoke().pantomime
+    assert embedded is not None
+    data = render(embedded, folder / "pantomime", progress=False)
     pantomime = load_kinetics_csv(data / "trimmed" / "train.csv", data / "trimmed" / "videos", progress=False)
     stream = ClipStream(
         catalog=None,
@@ -99,7 +101,8 @@ class Reused:
     """Memory for batches that is used again, as PyTorch's pinned memory is: ``empty`` of ``iterate_batches``."""
 
     def __init__(self, number: int = 2):
-        self.number, self.rings = number, {}
+        self.number = number
+        self.rings: dict[tuple[tuple[int, ...], np.dtype], Iterator[np.ndarray]] = {}
 
     def __call__(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
         if (shape, dtype) not in self.rings:
@@ -175,7 +178,7 @@ class Queues:
 
 
 def consume(
-    batches: Iterator[dict],
+    batches: Any,  # an iterator of batches that may be closed
     *,
     seconds: float,
     clips_per_s: float,
@@ -185,8 +188,10 @@ def consume(
     """Take batches at ``clips_per_s`` at most: rate, CPU time and samples, past the first seconds."""
     began = time.perf_counter()
     batch_size = len(next(batches)["index"])
-    first_s, samples, seen = time.perf_counter() - began, [], 0
-    begin, due, asked, used = time.perf_counter() + _WARM_S, 0.0, 0.0, {}
+    first_s, seen = time.perf_counter() - began, 0
+    samples: list[dict[str, Any]] = []
+    begin, due, asked = time.perf_counter() + _WARM_S, 0.0, 0.0
+    used: dict[int, float] = {}
     for batch in batches:
         now = time.perf_counter()
         if asked:
@@ -244,7 +249,8 @@ def measure(
         for number in range(rounds):
             say(f"{kind.name}, {makers} makers, round {number + 1}")
             alone, alone_ms = rate_alone(kind, task, seconds)
-            queues = iterate_batches(Queues(kind, makers, task), kind.stream.batch_size, Reused())
+            made: Any = Queues(kind, makers, task)  # stands for a Ray Data set
+            queues = iterate_batches(made, kind.stream.batch_size, Reused())
             queue = consume(queues, seconds=seconds, clips_per_s=clips_per_s)
             stream = rate_of_stream(kind, makers, 0.5, seconds, clips_per_s)
             found.append({"alone": alone, "alone_ms": alone_ms, "queue": queue, "stream": stream})

@@ -33,7 +33,7 @@ from bsp.pretraining.loop import TrainSettings, make_optimiser, prepare_device, 
 from bsp.pretraining.prefetch import empty_for
 from bsp.pretraining.pretext import PretextSettings
 from bsp.video.prepare import PrepareSettings, prepare_video
-from bsp_platform.plan.device import DEVICES, local_device
+from bsp_platform.plan.device import DEVICES, Device, local_device
 from bsp_platform.plan.profiles import paper
 from bsp_platform.report.tables import hardware
 from bsp_platform.work.cluster.planning import make_plan, this_machine
@@ -99,12 +99,13 @@ def trained(stream: ClipStream, encoder: EncoderSettings, device, makers: int, *
 @click.option("--device", type=click.Choice(DEVICES), default="auto", show_default=True)
 @click.option("--seconds", default=25.0, show_default=True, help="of training after the first record")
 @click.option("--object-store-mb", default=6144, show_default=True)
-def main(work: Path, tiny: bool, device: str, seconds: float, object_store_mb: int) -> None:
+def main(work: Path, tiny: bool, device: Device, seconds: float, object_store_mb: int) -> None:
     """Measure and print."""
     work.mkdir(parents=True, exist_ok=True)
-    where = torch.device(local_device(device))
+    chosen = local_device(device)
+    where = torch.device(chosen)
     machine = this_machine(None)
-    makers = make_plan(paper(), machine, device=where.type, workers=1).resources.makers_per_worker
+    makers = make_plan(paper(), machine, device=chosen, workers=1).resources.makers_per_worker
     size_px, batch = (64, 16) if tiny else (224, 128)
     encoder = EncoderSettings(depth=18, width=8 if tiny else 64)
     catalog = load_class_folders(prepared(work, 4 if tiny else 8), progress=False)

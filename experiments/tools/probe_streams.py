@@ -60,12 +60,13 @@ def windows(feat_SD: np.ndarray) -> np.ndarray:
 def probe(row: Row, seed: int, profile, sources: Sources, store: StageStore, truth: dict) -> dict[str, float]:
     """Average precision in percent by target. RuntimeError if the features are not there."""
     streams = row_recipes(replace(row, heads=("gtad",)), seed, profile, sources, 1).heads["gtad"].streams
-    folders = [store.find("features", recipe) for recipe in streams]
-    if None in folders:
+    found_folders = [store.find("features", recipe) for recipe in streams]
+    folders = [folder for folder in found_folders if folder]
+    if len(folders) < len(streams):
         raise RuntimeError(f"no features of row {row.name} seed {seed}; run ablation_table5.py with --seeds {seed + 1}")
     sets = {}
     for subset in ("training", "validation"):
-        found = read_untrimmed(listed(folders), sources.data["activitynet"], subset)
+        found = read_untrimmed(listed(folders), sources.untrimmed("activitynet"), subset)
         targets = [snippet_targets(truth[v.video_id], len(f)) for v, f in zip(found.videos, found.features)]
         sets[subset] = np.concatenate([windows(f) for f in found.features]), np.concatenate(targets)
     (train, train_targets), (test, test_targets) = sets["training"], sets["validation"]
@@ -88,7 +89,7 @@ def main(profile: str, seeds: int, storage: str | Path, results: Path) -> None:
     forgiving_streams()
     settings, store = PROFILES[profile](), StageStore(storage)
     sources = load_sources(settings, {"activitynet"}, DataPaths(), storage=store.root)
-    truth_path = Path(sources.data["activitynet"].videos[0].path).parents[1] / "truth.json"
+    truth_path = Path(sources.untrimmed("activitynet").videos[0].file).parents[1] / "truth.json"
     truth = json.loads(truth_path.read_text("utf-8"))["videos"]
     content, table = {}, Table("streams", *TARGETS, title=f"Average precision (%), linear probes, {settings.about}")
     for row in ROWS:

@@ -92,8 +92,8 @@ def rates(results: Path, inputs: Inputs) -> dict[str, Rate]:
     }
     found = {}
     for name, (value, source) in assumed.items():
-        if given[name] is not None:
-            found[name] = Rate(given[name], "given")
+        if (rate := given[name]) is not None:
+            found[name] = Rate(rate, "given")
         else:
             found[name] = benchmark.get(name) or Rate(value, source)
     return found
@@ -128,7 +128,7 @@ def cost_model(results: Path, inputs: Inputs) -> tuple[str, dict[str, Any]]:
     cores = {name: found["gpu"].value / found[name].value for name in ("raw", "prepared")}
     wall = {gpus: gpu_hours / gpus / (inputs.scaling if gpus > 1 else 1) for gpus in GPUS}
     parameters = sum(p.numel() for p in build_encoder(_encoder(), 0).parameters())
-    clip_mb = profile.encoder.frames * profile.augment.size_px**2 * 3 / 1e6
+    clip_mb = profile.encoder.clip_frames * profile.augment.size_px**2 * 3 / 1e6
     snippets = inputs.feature_seconds * inputs.feature_fps / 8
     feature_gb = inputs.feature_videos * snippets * _encoder().feature_width * 4 / 1e9
     content: dict[str, Any] = {
@@ -142,7 +142,7 @@ def cost_model(results: Path, inputs: Inputs) -> tuple[str, dict[str, Any]]:
         "clip_mb": clip_mb,
     }
     lines = [
-        f"Table 4, {encoders} trained encoders of {clips:,} clips each, R{profile.encoder.depth} at "
+        f"Table 4, {encoders} trained encoders of {clips:,} clips each, R{_encoder().depth} at "
         f"{profile.augment.size_px} px",
         "",
         "| rate | clips/s | from |",
@@ -204,7 +204,9 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _encoder() -> EncoderSettings:
-    return paper().encoder
+    encoder = paper().encoder
+    assert isinstance(encoder, EncoderSettings)
+    return encoder
 
 
 @functools.cache

@@ -198,7 +198,8 @@ def measure_sharing(catalog: Catalog, plans: int, workers: int = 2) -> dict[str,
             return *_own_and_shared(), catalog.order.flags.writeable
 
     small = ray.put(synthetic_catalog(5_000, 10))  # what imports and caches take is not the catalog's
-    planners = [Planner.remote() for _ in range(workers)]
+    actor: Any = Planner
+    planners = [actor.remote() for _ in range(workers)]
     before = ray.get([planner.plan.remote(small) for planner in planners])
     used = object_store().used_mb
     reference, seconds = timed(ray.put, catalog)
@@ -240,7 +241,8 @@ def measure_stream(catalog: Any, size_px: int, length: int, size: Size) -> tuple
     from bsp_platform.work.cluster.start import object_store
     from bsp_platform.work.streaming import clip_dataset, iterate_batches
 
-    process, samples, seen = psutil.Process(), [], 0
+    process, seen = psutil.Process(), 0
+    samples: list[dict[str, float]] = []
     stream = clip_stream(catalog, size_px, length, size)
     began = sampled = time.perf_counter()
     for batch in iterate_batches(clip_dataset(stream, actors=size.makers, cpus_per_actor=0.8), size.batch_size):

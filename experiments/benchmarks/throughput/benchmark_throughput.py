@@ -24,7 +24,7 @@ import torch
 from rich.console import Console
 
 from bsp_platform.plain_text import forgiving_streams
-from bsp_platform.plan.device import DEVICES, local_device
+from bsp_platform.plan.device import DEVICES, Device, local_device
 from bsp_platform.report.tables import hardware
 from bsp_platform.storage.stages import write_json
 from bsp_platform.sweep.ray_log import RayLog
@@ -146,7 +146,7 @@ def write(result: Result, folder: Path) -> None:
 @click.option(
     "--device", type=click.Choice(DEVICES), default="auto", help="of the training steps; auto: a GPU if there"
 )
-def main(quick: bool, video_folder: Path | None, results: Path, device: str) -> None:
+def main(quick: bool, video_folder: Path | None, results: Path, device: Device) -> None:
     """Measure what the design promises about speed."""
     forgiving_streams()
     began = time.perf_counter()

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Hashable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import psutil
@@ -38,12 +38,16 @@ def cpu_seconds(own: psutil.Process | None = None) -> dict[int, float]:
     return seconds
 
 
+Name = TypeVar("Name", bound=Hashable)
+Result = TypeVar("Result")
+
+
 def used_since(before: dict[int, float], own: psutil.Process | None = None) -> float:
     """CPU seconds since ``before``; of a process that was not there yet, all of its time."""
     return sum(seconds - before.get(pid, 0.0) for pid, seconds in cpu_seconds(own).items())
 
 
-def watch(batches: Iterator[dict[str, np.ndarray]], *, warm_batches: int, seconds: float) -> Sample:
+def watch(batches: Generator[dict[str, np.ndarray], None, None], *, warm_batches: int, seconds: float) -> Sample:
     """Take batches as fast as they come; the first ``warm_batches`` after the first one are not counted.
 
     Each batch is taken over into memory that PyTorch may write, as training does on a CPU.
@@ -53,7 +57,8 @@ def watch(batches: Iterator[dict[str, np.ndarray]], *, warm_batches: int, second
     first_s = time.perf_counter() - began
     for _ in range(warm_batches):
         next(batches)
-    used, began, arrivals = cpu_seconds(), time.perf_counter(), []
+    used, began = cpu_seconds(), time.perf_counter()
+    arrivals: list[tuple[float, float, int]] = []
     while (asked := time.perf_counter()) - began < seconds or len(_waited_for(arrivals)) < 2:
         batch = next(batches)["clip"]
         now = time.perf_counter()
@@ -80,9 +85,9 @@ def _waited_for(arrivals: list[tuple[float, float, int]]) -> list[int]:
     return [k for k, (_, waited, _) in enumerate(arrivals) if waited >= half]
 
 
-def in_turns(candidates: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[Any]]:
+def in_turns(candidates: Mapping[Name, Callable[[], Result]], rounds: int) -> dict[Name, list[Result]]:
     """What each candidate returned, round by round; every other round in reverse order."""
-    results: dict[str, list[Any]] = {name: [] for name in candidates}
+    results: dict[Name, list[Result]] = {name: [] for name in candidates}
     for number in range(rounds):
         for name in list(candidates)[:: 1 if number % 2 == 0 else -1]:
             results[name].append(candidates[name]())

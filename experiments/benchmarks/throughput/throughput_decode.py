@@ -15,6 +15,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import click
@@ -109,15 +110,16 @@ def measure(files: dict[str, list[Path]], *, clips: int, rounds: int) -> list[di
                 for k, start in zip(chosen, starts, strict=True)
             ]
             for reader, read in ({"pillow": read_jpegs} if "JPEG" in name else readers()).items():
-                work[name, stride, reader] = lambda read=read, wanted=wanted: cpu_ms(read, wanted)
+                work[name, stride, reader] = partial(cpu_ms, read, wanted)
     taken = in_turns(work, rounds)
     rows = []
     for name, paths in files.items():
-        row = {"videos": name, "kb": sum(path.stat().st_size for path in paths) / len(paths) / 1000, "cpu_ms": {}}
+        cpu: dict[str, dict[str, float]] = {}
+        kb = sum(path.stat().st_size for path in paths) / len(paths) / 1000
         for (whose, stride, reader), values in taken.items():
             if whose == name:
-                row["cpu_ms"].setdefault(str(stride), {})[reader] = statistics.median(values)
-        rows.append(row)
+                cpu.setdefault(str(stride), {})[reader] = statistics.median(values)
+        rows.append({"videos": name, "kb": kb, "cpu_ms": cpu})
     return rows
 
 

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -76,8 +77,8 @@ def torch_batches(catalog: Catalog, stream: ClipStream, workers: int) -> Batches
     """``torch.utils.data.DataLoader`` with ``workers`` processes; a batch is made whole by one of them."""
     from torch.utils.data import DataLoader
 
-    loader = DataLoader(
-        BatchMaker(catalog, stream),
+    loader: DataLoader[Any] = DataLoader(
+        BatchMaker(catalog, stream),  # type: ignore[arg-type]  # anything with a length and items will do
         batch_size=None,
         num_workers=workers,
         prefetch_factor=_AHEAD,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from bsp.clips.frame_cache import FrameCache
 from bsp.clips.plan import plan_clip
 from bsp.clips.synthesis import collate, decode, synthesise
 from bsp.encoders.build import build_encoder
-from bsp.encoders.tsm import EncoderSettings
+from bsp.encoders.contract import Architecture
 from bsp.pretraining.contract import PretextModel
 from bsp.pretraining.loop import TrainSettings, make_optimiser, train_steps
 from bsp.pretraining.pretext import PretextSettings
@@ -26,7 +27,7 @@ from throughput_clock import in_turns, seconds_per_call
 from throughput_sources import PREPARED, RAW, Source
 
 
-def training_step(source: Source, batch: dict[str, np.ndarray], encoder: EncoderSettings) -> Callable[[], Any]:
+def training_step(source: Source, batch: dict[str, np.ndarray], encoder: Architecture) -> Callable[[], Any]:
     """A function that trains one step of ``bsp.pretraining.loop`` on ``batch``, over and over."""
     pretext = PretextSettings(task="classification", kinds=source.stream.clips.kinds)
     size = len(batch["label"])
@@ -87,11 +88,12 @@ def measure_stages(source: Source, *, seconds: float, rounds: int) -> dict[str, 
         "object store": (pass_on, size),
         "training step": (step, size),
     }
+
+    def ms_per_clip(do: Callable[[], Any], clips: int) -> float:
+        return 1000 * seconds_per_call(do, seconds) / clips
+
     taken = in_turns(
-        {
-            name: lambda do=do, clips=clips: 1000 * seconds_per_call(do, seconds) / clips
-            for name, (do, clips) in work.items()
-        },
+        {name: partial(ms_per_clip, do, clips) for name, (do, clips) in work.items()},
         rounds,
     )
     medians = {name: float(np.median(values)) for name, values in taken.items()}
@@ -102,12 +104,12 @@ def measure_stages(source: Source, *, seconds: float, rounds: int) -> dict[str, 
 def readers() -> dict[str, Callable[[str, np.ndarray], np.ndarray]]:
     """The platform's readers and, if it is installed and works, torchcodec: (path, frame numbers) -> frames."""
     found: dict[str, Callable[[str, np.ndarray], np.ndarray]] = {
-        name: lambda path, indices, name=name: read_frames(path, indices, reader=name)
+        name: partial(read_frames, reader=name)
         for name in READERS
         if name != "decord"  # which reads AVI only, and these are mp4
     }
     try:
-        from torchcodec.decoders import VideoDecoder
+        from torchcodec.decoders import VideoDecoder  # type: ignore[import-not-found]
     except (ImportError, OSError, RuntimeError):  # a CUDA build on a machine without CUDA raises any of these
         return found
 
@@ -136,6 +138,6 @@ def measure_readers(sources: dict[str, Source], *, plans: int, rounds: int) -> d
                 read(path, frames)
             return 1000 * (time.process_time() - began) / plans
 
-        taken = in_turns({reader: lambda read=read: cpu_ms(read) for reader, read in readers().items()}, rounds)
+        taken = in_turns({reader: partial(cpu_ms, read) for reader, read in readers().items()}, rounds)
         result[name] = {reader: float(np.median(values)) for reader, values in taken.items()}
     return result

@@ -116,7 +116,7 @@ def _train_process(rank: int, processes: int, meeting: str, feed: Feed, seconds:
     finally:
         if processes > 1:
             distributed.destroy_process_group()
-    came, left = zip(*times[-result.pop("steps") :], strict=True)
+    came, left = zip(*times[-int(result.pop("steps")) :], strict=True)
     return result | {"came": came, "left": left}
 
 

@@ -39,7 +39,9 @@ def make_sources(folder: Path, *, videos: int, frames: int = FRAMES) -> dict[str
     Raw and prepared files give the same plans: the same frames of the same videos, 112 px wide after augmentation.
     """
     profile = mini()
-    data = render(smoke().pantomime, folder / "pantomime", progress=False)
+    world = smoke().pantomime
+    assert world is not None
+    data = render(world, folder / "pantomime", progress=False)
     embedded = load_kinetics_csv(data / "trimmed" / "train.csv", data / "trimmed" / "videos", progress=False)
     raw_folder, prepared_folder = folder / f"raw{videos}", folder / f"prepared{videos}"
     for path in make_kinetics_like(raw_folder, videos, frames=frames):

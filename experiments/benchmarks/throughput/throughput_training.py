@@ -10,6 +10,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -126,7 +127,8 @@ class StepRunner:
 def measure_steps(chosen: list[Variant], device: torch.device, *, steps: int, rounds: int) -> list[dict[str, Any]]:
     """Clips per second of each variant, round by round, and on a GPU the memory of a step; one thread on a CPU."""
     prepare_device(device, 1)
-    runners, memory = {}, {}
+    runners: dict[Variant, StepRunner] = {}
+    memory: dict[Variant, float] = {}
     for variant in chosen:
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
@@ -136,7 +138,7 @@ def measure_steps(chosen: list[Variant], device: torch.device, *, steps: int, ro
             runner.step()
         if device.type == "cuda":
             memory[variant] = (torch.cuda.max_memory_allocated() - before) / 2**20
-    taken = in_turns({name: lambda r=runner: r.rate(steps) for name, runner in runners.items()}, rounds)
+    taken = in_turns({name: partial(runner.rate, steps) for name, runner in runners.items()}, rounds)
     return [
         {
             "network": variant.network,
@@ -205,4 +207,4 @@ def measure_waiting(source: Source, *, workers: int, seconds: float, rounds: int
         finally:
             batches.close()
 
-    return in_turns({name: lambda make=make: train(make) for name, make in LOADERS.items()}, rounds)
+    return in_turns({name: partial(train, make) for name, make in LOADERS.items()}, rounds)

@@ -48,7 +48,7 @@ def no_gpu_here() -> str:
     )
 
 
-def local_device(wanted: Device) -> str:
+def local_device(wanted: Device) -> Literal["cpu", "cuda"]:
     """For commands that compute in this process, without Ray. ValueError as :func:`choose_device`."""
     import torch
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from bsp.clips.catalog import Catalog
+from bsp.datasets.activitynet import LocalizationDataset
 from bsp.datasets.charades_sta import GroundingDataset
 from bsp.datasets.data_sets import DATA_SETS, Annotated, Embedded, VideoFile
 from bsp.datasets.kinetics import load_kinetics_folder
@@ -59,6 +60,13 @@ class Sources:
     glove: WordVectors | None = None  # only the words that occur
     class_scores: Mapping[str, GivenFile] = field(default_factory=dict)  # by data set
     vanilla_weights: Mapping[Architecture, GivenFile] = field(default_factory=dict)  # by encoder
+
+    def untrimmed(self, name: str) -> LocalizationDataset:
+        """A data set of untrimmed videos with instances. TypeError if it is of another kind."""
+        data = self.data[name]
+        if not isinstance(data, LocalizationDataset):
+            raise TypeError(f"{name} is no data set of untrimmed videos with instances")
+        return data
 
     @property
     def notes(self) -> list[str]:

@@ -105,8 +105,8 @@ def prepare_folder(
         rows = ray.data.from_items(
             [{"name": name} for name in names], override_num_blocks=-(-len(names) // _VIDEOS_PER_TASK)
         )
-        prepare: Any = _prepare_batch  # Ray knows no functions with arguments of their own
-        made = rows.map_batches(prepare, fn_args=(job,), batch_size=None, batch_format="numpy", num_cpus=1)
+        task: Any = _prepare_batch  # Ray knows no functions with arguments of their own
+        made = rows.map_batches(task, fn_args=(job,), batch_size=None, batch_format="numpy", num_cpus=1)
     progress = Progress(total=len(names))
     for row in made.iter_rows():
         if row["fatal"]:

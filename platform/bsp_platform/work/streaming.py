@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -44,7 +44,7 @@ _TASKS_IN_FLIGHT = "bsp.tasks_in_flight"  # key of Ray Data's context: StreamSiz
 class ClipStream:
     """What decides clip k of a stream, and how to cut it; small, and the catalog is a reference."""
 
-    catalog: ray.ObjectRef  # of a Catalog
+    catalog: ray.ObjectRef | None  # of a Catalog; None where the catalog is given beside it
     clips: ClipSettings
     augment: AugmentSettings
     seed: int
@@ -101,6 +101,7 @@ class ClipMaker:
         self.clock = MakerClock()
         self.stream = replace(stream, decode=self.clock.timed(stream.decode))
         self.cut = {"batch_size": stream.batch_size, "rank": rank, "world_size": world_size}
+        assert stream.catalog is not None
         self.catalog = ray.get(stream.catalog)
         self.cache = FrameCache(stream.frame_cache_mb * 2**20)
 
@@ -278,7 +279,7 @@ def clip_dataset(
 
 def iterate_batches(
     dataset: Dataset, batch_size: int, empty: Callable[[tuple[int, ...], np.dtype], np.ndarray] = np.empty
-) -> Iterator[dict]:
+) -> Generator[dict[str, np.ndarray], None, None]:
     """Numpy batches of exactly ``batch_size`` clips (the last one may be smaller), in the stream's order.
 
     Blocks are taken whole, one ahead: letting Ray Data cut them costs two more threads in the training process and two
