@@ -217,6 +217,7 @@ class TSMResNet(Encoder):
             self.add_module(f"layer{stage + 1}", layer)
 
     def forward(self, clip_BTCHW: Tensor) -> Tensor:
+        """Float [B, T, 3, H, W], normalised -> [B, T, D]; ValueError for another shape."""
         self.check_clip(clip_BTCHW)
         batch, frames = clip_BTCHW.shape[:2]
         x = clip_BTCHW.flatten(0, 1)

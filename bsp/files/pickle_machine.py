@@ -191,6 +191,10 @@ class Machine:
         """Remember the top of the stack under a number."""
         self._memo[place] = self.stack[-1]
 
+    def memoize(self) -> None:
+        """Remember the top of the stack under the next number."""
+        self.put(len(self._memo))
+
     def get(self, place: int) -> None:
         """Push what was remembered under a number; KeyError."""
         self.stack.append(self._memo[place])
@@ -376,7 +380,7 @@ _BY_NAME: dict[str, Callable[[Machine], None]] = {
     "PUT": lambda m: m.put(int(m.line(_LONGEST_NUMBER))),
     "BINPUT": lambda m: m.put(m.take(1)[0]),
     "LONG_BINPUT": lambda m: m.put(m.unpack("<I")),
-    "MEMOIZE": lambda m: m.put(len(m._memo)),
+    "MEMOIZE": Machine.memoize,
     "GLOBAL": lambda m: m.name(_text_line(m), _text_line(m)),
     "STACK_GLOBAL": _stack_name,
     "REDUCE": _call,

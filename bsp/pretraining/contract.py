@@ -87,6 +87,7 @@ class PretextModel(PretrainingModel):
         self.head = pretext.head(encoder, seed)
 
     def forward(self, clip_BTCHW: Tensor) -> Tensor:
+        """Clips, float [B, T, 3, H, W], normalised -> what the head says."""
         output: Tensor = self.head(self.encoder(clip_BTCHW))
         return output
 
@@ -109,6 +110,7 @@ class LinearHead(nn.Linear):
         nn.init.zeros_(self.bias)
 
     def forward(self, feat_BTD: Tensor) -> Tensor:
+        """Features [B, T', D] -> [B, K] of the clips, or one number per frame [B, T]."""
         feat_BTD = self.dropout(feat_BTD)
         if self.frames is None:
             # TSM's consensus, the mean of the frames' logits, is the logits of the mean: the layer is linear.

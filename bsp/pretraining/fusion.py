@@ -140,6 +140,7 @@ class FusionModel(PretrainingModel):
             nn.init.zeros_(layer.bias)
 
     def forward(self, clip_BTCHW: Tensor) -> dict[str, Tensor | list[Tensor]]:
+        """Clips, float [B, T, 3, H, W], normalised -> what both heads and the projections say, by name."""
         feat_BTD = self.encoder(clip_BTCHW)
         feat_BD = feat_BTD.mean(dim=1)
         return {
@@ -213,4 +214,5 @@ class TwoStream(nn.Module):
         self.feature_width = sum(encoder.feature_width for encoder in encoders)
 
     def forward(self, clip_BTCHW: Tensor) -> Tensor:
+        """Clips, float [B, T, 3, H, W], normalised -> [B, T', sum of widths]."""
         return torch.cat([encoder(clip_BTCHW) for encoder in self.streams], dim=2)

@@ -56,6 +56,7 @@ class TrainSettings:
 
     @property
     def steps(self) -> int:
+        """Optimiser steps of the whole run."""
         return self.clips // self.batch_size
 
     def rate_at(self, step: int) -> float:

@@ -57,7 +57,8 @@ def measure(folder: Path) -> dict[str, tuple[float, str]]:
     """All rates, as {part: (rate, unit)}."""
     profile = mini()
     embedded = smoke().pantomime
-    assert embedded is not None and profile.pantomime is not None
+    assert embedded is not None
+    assert profile.pantomime is not None
     data = render(embedded, folder / "pantomime", progress=False)
     catalog = load_kinetics_csv(data / "trimmed" / "train.csv", data / "trimmed" / "videos", progress=False)
     untrimmed = load_activitynet(data / "untrimmed" / "activitynet.json", data / "untrimmed" / "videos")

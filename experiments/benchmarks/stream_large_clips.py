@@ -105,6 +105,7 @@ class Reused:
         self.rings: dict[tuple[tuple[int, ...], np.dtype], Iterator[np.ndarray]] = {}
 
     def __call__(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+        """Memory of this shape and dtype, the oldest that was given."""
         if (shape, dtype) not in self.rings:
             self.rings[shape, dtype] = itertools.cycle([np.zeros(shape, dtype) for _ in range(self.number)])
         return next(self.rings[shape, dtype])

@@ -70,6 +70,8 @@ class LGISettings:
 
 
 class LGIOutputs(NamedTuple):
+    """What the network says of a batch of queries."""
+
     moments_B2: Tensor  # start and end, fractions of the duration; end may be below start
     segment_weights_BT: Tensor  # temporal attention, sums to 1 over the real segments, 0 on padding
     word_weights_BNL: Tensor  # query attention, sums to 1 over the real words, 0 on padding
@@ -84,6 +86,7 @@ class AdditiveAttention(nn.Module):
         self.score = nn.Linear(hidden, 1, bias=False)
 
     def forward(self, x_BRH: Tensor, mask_BR: Tensor | None = None) -> Tensor:
+        """Weights [B, R] that sum to 1 over the rows where ``mask_BR`` (None: all); 0 elsewhere."""
         score_BR = self.score(self.inner(x_BRH).tanh())[:, :, 0]
         if mask_BR is not None:
             score_BR = score_BR.masked_fill(~mask_BR, MASKED)
@@ -101,6 +104,7 @@ class SentenceEncoder(nn.Module):
         )
 
     def forward(self, tokens_BL: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens int64 [B, L], padded, and their numbers [B] -> words [B, L, H], sentence [B, H]."""
         packed = nn.utils.rnn.pack_padded_sequence(
             self.words(tokens_BL), lengths_B.cpu(), batch_first=True, enforce_sorted=False
         )
@@ -128,6 +132,7 @@ class SequentialQueryAttention(nn.Module):
         self.score = nn.Linear(attention, 1)  # u
 
     def forward(self, words_BLH: Tensor, sentence_BH: Tensor, mask_BL: Tensor) -> tuple[Tensor, Tensor]:
+        """Words, sentence and which words are real -> phrases [B, N, H], word weights [B, N, L]."""
         inner_BLA = self.word_inner(words_BLH)
         phrase_BH = torch.zeros_like(sentence_BH)
         phrases, weights = [], []
@@ -158,6 +163,7 @@ class PhraseInteraction(nn.Module):
         self.norm_out = nn.BatchNorm1d(hidden)
 
     def forward(self, segment_BTH: Tensor, phrase_BH: Tensor) -> Tensor:
+        """Segments [B, T, H] under one phrase [B, H] -> [B, T, H]."""
         product_BTH = self.segment(segment_BTH).relu() * self.phrase(phrase_BH).relu()[:, None]
         fused_BHT = self.fused(product_BTH).relu().transpose(1, 2)
         local_BHT = self.norm_in(self.conv_in(fused_BHT)).relu()
@@ -174,6 +180,7 @@ class NonLocalBlock(nn.Module):
         self.query, self.key, self.value = (nn.Linear(hidden, hidden) for _ in range(3))
 
     def forward(self, x_BTH: Tensor, mask_BT: Tensor) -> Tensor:
+        """[B, T, H], of which the rows ``mask_BT`` are real -> the same shape."""
         split = (*x_BTH.shape[:2], self.heads, -1)
         query, key, value = (f(x_BTH).view(split).transpose(1, 2) for f in (self.query, self.key, self.value))
         score = query @ key.transpose(2, 3) / math.sqrt(query.shape[3])  # [B, heads, T, T]

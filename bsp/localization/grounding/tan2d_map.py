@@ -78,6 +78,7 @@ class ProposalMap(nn.Module):
         self.convs = nn.ModuleList(nn.Linear(width * hidden, hidden) for width in widths)
 
     def forward(self, clips_VNH: Tensor) -> Tensor:
+        """Clips [V, N, H] -> one feature per candidate, [V, C, H]."""
         row = self.convs[0](clips_VNH) if self.convs else clips_VNH
         rows = [row]
         for level, (window, step) in enumerate(self.steps, 1):

@@ -113,6 +113,7 @@ class GCNeXt(nn.Module):
         return conv.weight.repeat(1, conv.groups, 1) * self.same_group[:, :, None]
 
     def forward(self, feat_BTC: Tensor) -> Tensor:
+        """[B, T, C] -> [B, T, C]."""
         channels = feat_BTC.shape[2]
         time = linear_rows(feat_BTC, self.time_in.weight[:, :, 0], self.time_in.bias).relu()
         full = self._grouped(self.time)
@@ -154,6 +155,7 @@ class GTAD(nn.Module):
         self.stack = nn.ModuleList(nn.utils.skip_init(nn.Linear, a, b) for a, b in itertools.pairwise(widths))
 
     def forward(self, feat_BTC: Tensor) -> Outputs:
+        """Features [B, T, D] -> confidences of all anchors, and start and end probabilities [B, T]."""
         hidden = self.base(feat_BTC.transpose(1, 2)).transpose(1, 2).relu()
         hidden = self.base_graph(hidden)
         start = self.start_graph(hidden) @ self.start.weight[0, :, 0] + self.start.bias

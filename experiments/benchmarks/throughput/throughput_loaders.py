@@ -49,7 +49,7 @@ _maker: BatchMaker  # of a pool's process
 
 
 def _start(maker: BatchMaker) -> None:
-    global _maker
+    global _maker  # noqa: PLW0603  # one for each process of the pool
     _maker = maker
 
 

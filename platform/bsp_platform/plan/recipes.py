@@ -151,6 +151,7 @@ class HeadRecipe:
 
     @property
     def streams(self) -> tuple[FeatureRecipe, ...]:
+        """All feature streams, concatenated in this order."""
         return (self.features, *self.more_streams)
 
 

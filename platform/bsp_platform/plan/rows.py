@@ -102,6 +102,7 @@ class RowRecipes:
         return [scores for scores in found if scores is not None]
 
     def finished(self, store: StageStore) -> bool:
+        """Whether all heads are in the store."""
         return all(store.find("heads", head) for head in self.heads.values())
 
     def scores(self, store: StageStore) -> dict[str, float] | None:

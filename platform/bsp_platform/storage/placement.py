@@ -16,6 +16,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import override
+
 from bsp_platform.storage import leases
 from bsp_platform.storage.errors import StageDamaged, StorageUnavailable, UnsafeName, retry
 from bsp_platform.storage.files import file_lock, in_threads, sha256_once, write_bytes, write_json
@@ -135,15 +137,19 @@ class BucketWithCopies(SharedFolder):
         super().__init__(Path(cache) / self.bucket.bucket / self.bucket.prefix, CACHE_VARIABLE)
         self.address = self.bucket.address
 
+    @override
     def where(self, name: str) -> str:
         return self.bucket.where(name)
 
+    @override
     def read(self, name: str) -> bytes | None:
         return self.bucket.read(name)
 
+    @override
     def write(self, name: str, content: bytes) -> None:
         self.bucket.write(name, content)
 
+    @override
     def names(self, folder: str) -> list[str]:
         return sorted(f"{folder}/{name}" for name in self.bucket.sizes(folder))
 
@@ -153,22 +159,27 @@ class BucketWithCopies(SharedFolder):
         return 1.2 * leases.LEASE_S
 
     @contextmanager
+    @override
     def claim(self, name: str, on_wait: Callable[[], None] | None) -> Iterator[Callable[[], None]]:
         with leases.claim(self.bucket, f"{name}.lease", on_wait) as lease:
             yield lease.check
 
+    @override
     def check_sizes(self, folder: Path, files: dict[str, dict]) -> None:
         pass
 
+    @override
     def move(self, folder: Path, target: Path, names: Iterable[str]) -> None:
         for name in names:
             self.bucket.move(self.name(folder / name), self.name(target / name))
 
+    @override
     def move_folder(self, folder: Path, target: Path) -> bool:
         names = sorted(self.bucket.sizes(self.name(folder)), key=lambda name: name != MANIFEST)  # that one first
         self.move(folder, target, names)
         return super().move_folder(folder, target) or bool(names)
 
+    @override
     def remove_scratch(self, folder: Path) -> None:
         super().remove_scratch(folder)
         name = self.name(folder)
@@ -179,6 +190,7 @@ class BucketWithCopies(SharedFolder):
             where, files = self.where(name), ", ".join(SCRATCH)
             log.warning("left behind in %s, to be removed by hand: %s: %s", where, files, error)
 
+    @override
     def download(self, folder: Path, files: Mapping[str, dict[str, Any]]) -> None:
         def is_lost(name: str) -> bool:
             path, sha256 = folder / name, files[name]["sha256"]
@@ -206,15 +218,18 @@ class BucketWithCopies(SharedFolder):
                 damaged,
             )
 
+    @override
     def download_stage(self, folder: Path, manifest: dict[str, Any]) -> None:
         self.download(folder, manifest["files"])
         super().publish(folder, manifest)
 
+    @override
     def download_unfinished(self, folder: Path) -> None:
         names = [name for name in self.bucket.sizes(self.name(folder)) if belongs(name)]
         todo = [folder / name for name in names if not (folder / name).exists()]
         in_threads(lambda path: self.bucket.download(self.name(path), path), todo, THREADS)
 
+    @override
     def upload(self, folder: Path, names: list[str], *, again: bool = True) -> dict[str, dict[str, Any]]:
         files = describe(folder, names)
 
@@ -226,6 +241,7 @@ class BucketWithCopies(SharedFolder):
         in_threads(one, names, THREADS)
         return files
 
+    @override
     def publish(self, folder: Path, manifest: dict[str, Any]) -> None:
         self.bucket.write(self.name(folder / MANIFEST), json.dumps(manifest).encode())
         super().publish(folder, manifest)

@@ -11,6 +11,7 @@ from typing import TextIO
 
 import ray
 from ray import tune
+from typing_extensions import override
 
 from bsp_platform.plain_text import say
 from bsp_platform.plan.options import Options
@@ -220,6 +221,7 @@ class Watch(tune.Callback):
     def __getstate__(self) -> dict:
         return {}  # Tune pickles its callbacks to restore a sweep; ours continues from the store instead
 
+    @override
     def on_trial_result(self, iteration, trials, trial, result, **info):
         cell = tuple(trial.config["cell"])
         self.view.update(cell, result)
@@ -230,10 +232,12 @@ class Watch(tune.Callback):
                 self.view.warn(cell, warning)
                 self.tracking.warn(cell, result["encoder"], warning)
 
+    @override
     def on_trial_complete(self, iteration, trials, trial, **info):
         self.view.update(tuple(trial.config["cell"]), {"stage": "finished"})
         self.tracking.close_cell(tuple(trial.config["cell"]))
 
+    @override
     def on_trial_error(self, iteration, trials, trial, **info):
         cell = tuple(trial.config["cell"])
         # Now, as what Tune makes of the errors at the end is lost if it cannot read one of them.

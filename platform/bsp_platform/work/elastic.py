@@ -22,6 +22,7 @@ from ray.train import FailureConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 from torch.distributed import DistError
+from typing_extensions import override
 
 from bsp_platform.plan.device import process_group_backend
 from bsp_platform.plan.resources import Resources
@@ -96,6 +97,7 @@ class FittingSize(ElasticScalingPolicy):
         places = fitting_size(self.sizes, reserved.values(), replace(self.resources, cpus_per_maker=0.0))
         return fitting_size([size for size in self.sizes if size <= places], alive.values(), self.resources)
 
+    @override
     def make_decision_for_non_running_worker_group(self) -> ScalingDecision:
         decision = super().make_decision_for_non_running_worker_group()
         if not isinstance(decision, NoopDecision):
@@ -107,6 +109,7 @@ class FittingSize(ElasticScalingPolicy):
             time.sleep(_PAUSE_S)  # the controller asks again at once
         return decision
 
+    @override
     def make_decision_for_running_worker_group(self, worker_group_state, worker_group_status) -> ScalingDecision:
         decision = super().make_decision_for_running_worker_group(worker_group_state, worker_group_status)
         # Processes that run are never given up for a smaller number.
@@ -134,6 +137,7 @@ class Budgets(DefaultFailurePolicy):
         self.gone = gone
         self.known, self.lost_nodes = gone(), 0
 
+    @override
     def make_decision(self, training_failed_error: TrainingFailedError) -> FailureDecision:
         if isinstance(training_failed_error, WorkerGroupError):
             failures = list(training_failed_error.worker_failures.values())
@@ -175,6 +179,7 @@ class ElasticTrainer(OwnPolicies, TorchTrainer):
         backend = (LocalTorchConfig if is_alone() else TorchConfig)(backend=process_group_backend())
         super().__init__(*args, scaling_config=scaling, torch_config=backend, **kwargs)
 
+    @override
     def policies(self) -> dict[str, Any]:
         scaling: Any = self.scaling_config
         policies: dict[str, Any] = {"failure_policy": Budgets(self.run_config.failure_config or FailureConfig())}

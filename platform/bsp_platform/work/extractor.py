@@ -46,6 +46,7 @@ class Extractor:
         self.encoder = encoder.to(self.device)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Rows of videos, as Ray Data hands them over -> what came of each."""
         rows = [self.extract(str(v), str(p)) for v, p in zip(batch["video_id"], batch["path"], strict=True)]
         return {
             "video_id": batch["video_id"],

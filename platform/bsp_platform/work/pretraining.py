@@ -302,6 +302,7 @@ def given_encoder(folder: Path, recipe: EncoderRecipe, checkpoint: Path) -> dict
 
 
 def save_encoder(encoder: Encoder, recipe: EncoderRecipe, folder: Path) -> None:
+    """Write the encoder's weights, and no head's, into the stage folder."""
     content = io.BytesIO()  # a write that fails can be tried again
     torch.save({"name": recipe.name, "encoder": encoder.state_dict()}, content)
     write_bytes(folder / WEIGHTS, content.getbuffer())

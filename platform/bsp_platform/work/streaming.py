@@ -18,6 +18,7 @@ import ray
 from ray.data import ActorPoolStrategy, Dataset
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
+from typing_extensions import override
 
 from bsp.clips.augment import AugmentSettings, augment_clip
 from bsp.clips.catalog import Catalog
@@ -106,6 +107,7 @@ class ClipMaker:
         self.cache = FrameCache(stream.frame_cache_mb * 2**20)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Spans of clip numbers -> a batch of clips."""
         spans = zip(batch["first"], batch["last"], strict=True)
         indices = np.concatenate([clip_numbers(int(first), int(last), **self.cut) for first, last in spans])
         with self.clock:
@@ -154,9 +156,11 @@ class ClipSpans(Datasource):
     def __len__(self) -> int:
         return len(self.first)
 
+    @override
     def estimate_inmemory_data_size(self) -> int:
         return self.first.nbytes + self.last.nbytes
 
+    @override
     def get_read_tasks(self, parallelism: int, per_task_row_limit=None, data_context=None) -> list[ReadTask]:
         size = self.estimate_inmemory_data_size()
         facts = BlockMetadata(num_rows=len(self), size_bytes=size, input_files=None, exec_stats=None)
@@ -201,6 +205,7 @@ class FewSpansAhead(BackpressurePolicy):
         super().__init__(*arguments)
         self._sources = _operators(self._topology, "Read" + ClipSpans.__name__)
 
+    @override
     def max_task_output_bytes_to_read(self, op) -> int | None:
         if op not in self._sources:
             return None
@@ -217,6 +222,7 @@ class BoundInFlight(BackpressurePolicy):
         super().__init__(*arguments)
         self._makers = _operators(self._topology, f"MapBatches({ClipMaker.__name__})")
 
+    @override
     def can_add_input(self, op) -> bool:
         if op not in self._makers:
             return True
@@ -231,6 +237,7 @@ class ThrottledLoop(ExecutionCallback):
     the training thread most of the time (measured: 80 clips/s instead of 200).
     """
 
+    @override
     def on_execution_step(self, executor) -> None:
         time.sleep(_LOOP_PAUSE_S)
 

@@ -184,7 +184,7 @@ def test_an_uncut_boundary_is_a_quick_transition_around_its_frame():
         grown = replace(plan, instances=tuple((first - 2, end + 2) for first, end in plan.instances))
         differs = np.flatnonzero(np.abs(plan_pose(settings, grown) - pose_TP).max(axis=1) > 1e-4)
         away = np.abs(differs[:, None] - np.array(plan.boundaries)).min(axis=1)
-        assert set(range(0, 2)) <= set(away)
+        assert set(range(2)) <= set(away)
         assert away.max() <= 4
         turn = np.diff(pose_TP[:, :10], axis=0)
         turn -= 2 * np.pi * np.round(turn / (2 * np.pi))

@@ -128,7 +128,7 @@ def test_the_embedded_data_sets_can_be_given_back_to_profile_paper(rendered, tin
         assert by_name(back.data[name])[0] == by_name(embedded.data[name])[0] == videos
         assert by_name(back.data[name])[1:] == by_name(parts[0])[1:]
         assert not back.data[name].missing
-        files = [path for path in (folders[name] / "videos").rglob("*.mp4")]
+        files = list((folders[name] / "videos").rglob("*.mp4"))
         assert 0 < len(videos) <= len(files)
 
 

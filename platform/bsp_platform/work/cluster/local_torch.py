@@ -8,6 +8,7 @@ from typing import Any
 
 import ray
 from ray.train.torch import TorchConfig
+from typing_extensions import override
 
 from bsp_platform.work.cluster.ray_internals import (
     _set_torch_distributed_env_vars,
@@ -22,6 +23,7 @@ class LocalTorchConfig(TorchConfig):
     interface and asks nobody for a token."""
 
     @property
+    @override
     def backend_cls(self) -> type[_TorchBackend]:
         return _LocalTorch
 

@@ -59,7 +59,11 @@ def drain_this_node(left_s: int) -> None:
     command = ["ray", "drain-node", f"--address={context.gcs_address}", f"--node-id={context.get_node_id()}"]
     command += ["--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=EC2 takes this spot machine back"]
     done = subprocess.run(
-        [*command, f"--deadline-remaining-seconds={left_s}"], capture_output=True, encoding="utf-8", errors="replace"
+        [*command, f"--deadline-remaining-seconds={left_s}"],
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        check=False,
     )
     ray.shutdown()
     if done.returncode:
