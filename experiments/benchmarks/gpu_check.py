@@ -81,7 +81,7 @@ def main(out: Path, work: Path | None, parts: str, limit: float, tiny: bool, cpu
     out.mkdir(parents=True, exist_ok=True)
     work = (work or out / "work").absolute()
     names = parts.split(",")
-    done = []
+    done: list[dict[str, Any]] = []
     for part in PARTS:
         if part.name not in names:
             continue

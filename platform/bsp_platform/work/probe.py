@@ -47,6 +47,7 @@ class BoundaryProbe:
     at_steps: tuple[int, ...]
 
     def __call__(self, encoder: Encoder, step: int) -> dict[str, Any]:
+        """Metrics of the encoder at this step; none at the steps between."""
         if step not in self.at_steps:
             return {}
         import ray
