@@ -25,15 +25,16 @@ from bsp.tasks.head import Features, HeadInputs, Scored, Split, read_split
 
 logger = logging.getLogger(__name__)
 DETECTIONS = "detections.json"
-N = TypeVar("N", bound=GTAD)
+Network = TypeVar("Network", bound=GTAD)
 S = TypeVar("S", bound=GTADSettings)
+Inputs = HeadInputs[LocalizationDataset, GTADSettings]
 
 
 @dataclass(frozen=True)
-class Detector(Generic[N, S]):
+class Detector(Generic[Network, S]):
     """A trained network, and what it is going to be scored on."""
 
-    network: N
+    network: Network
     settings: S  # with the width of the features
     test: Split[UntrimmedVideo]
     class_scores: dict[str, np.ndarray]  # float64 [K] by test video
@@ -72,7 +73,7 @@ def covered_segments(split: Split[UntrimmedVideo], times: LabelTimes) -> list[np
     return segments
 
 
-def train_detector(inputs: HeadInputs[LocalizationDataset, GTADSettings]) -> Detector[GTAD, GTADSettings]:
+def train_detector(inputs: Inputs) -> Detector[GTAD, GTADSettings]:
     """Train G-TAD; the test subset chooses the epoch, as in the release."""
     data = inputs.data
     training, test = (read_untrimmed(inputs.features, data, subset) for subset in inputs.subsets)
@@ -99,9 +100,7 @@ def train_detector(inputs: HeadInputs[LocalizationDataset, GTADSettings]) -> Det
     return Detector(network, settings, test, class_scores, {"labels": labels.facts()}, remarks)
 
 
-def score_detector(
-    inputs: HeadInputs[LocalizationDataset, GTADSettings], trained: Detector[GTAD, GTADSettings]
-) -> Scored:
+def score_detector(inputs: Inputs, trained: Detector[GTAD, GTADSettings]) -> Scored:
     """Detections in ActivityNet's result format, mAP, and AR of the proposals without their classes."""
     data, settings, test = inputs.data, trained.settings, trained.test
     results, proposals = {}, {}

@@ -6,9 +6,9 @@ videos is held out for that.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from bsp.localization.grounding.lgi_network import LGI, LGISettings
 from bsp.localization.grounding.queries import Query
 from bsp.localization.grounding.tan2d import TAN2D, TAN2DSettings, ground_tan2d, train_tan2d
 from bsp.localization.grounding.words import Words, build_words
-from bsp.metrics.grounding import Protocol, evaluate_grounding
+from bsp.metrics.grounding import evaluate_grounding
 from bsp.tasks.head import Blind, HeadInputs, Scored
 
 PREDICTIONS = "predictions.json"
@@ -90,18 +90,20 @@ def train_grounder(inputs: GroundingInputs) -> Grounder:
 
     train, held_out = split_videos(queries(moments["train"]), sentences.held_out_every)
     test = queries(moments["test"])
-    train_head: Callable[..., TAN2D | LGI] = train_tan2d if isinstance(settings, TAN2DSettings) else train_lgi
-    network = train_head(
-        train.features,
-        train.queries,
-        replace(settings, feature_width=train.features[0].shape[1]),
-        table=words.table,
-        trainable_words=words.trainable,
-        seed=inputs.seed,
-        validation=(held_out.features, held_out.queries) if held_out.queries else None,
-        on_epoch=inputs.on_epoch,
-        device=inputs.device,
-    )
+    settings = replace(settings, feature_width=train.features[0].shape[1])
+    how: dict[str, Any] = {
+        "table": words.table,
+        "trainable_words": words.trainable,
+        "seed": inputs.seed,
+        "validation": (held_out.features, held_out.queries) if held_out.queries else None,
+        "on_epoch": inputs.on_epoch,
+        "device": inputs.device,
+    }
+    network: TAN2D | LGI
+    if isinstance(settings, TAN2DSettings):
+        network = train_tan2d(train.features, train.queries, settings, **how)
+    else:
+        network = train_lgi(train.features, train.queries, settings, **how)
     counts = {"train": len(train.queries), "held out": len(held_out.queries), "test": len(test.queries)}
     facts = {"words": words.source, "queries": counts, "training_sentences_without_a_known_word": unknown}
     return Grounder(network, test, infos, {**facts, "dropped": list(data.dropped)})
@@ -109,12 +111,13 @@ def train_grounder(inputs: GroundingInputs) -> Grounder:
 
 def score_grounder(inputs: GroundingInputs, trained: Grounder) -> Scored:
     """Moments of the test sentences in the format that ``bsp evaluate grounding`` reads, and their scores."""
-    ground: Callable[..., list[np.ndarray]] = ground_tan2d if isinstance(inputs.settings, TAN2DSettings) else ground_lgi
-    durations, test = _durations(inputs.data), trained.test
+    durations, test, network = _durations(inputs.data), trained.test, trained.network
+    if isinstance(network, TAN2D):
+        found = ground_tan2d(network, test.features, test.queries, device=inputs.device)
+    else:
+        found = ground_lgi(network, test.features, test.queries, device=inputs.device)
     predictions = []
-    for moment, moments_K3 in zip(
-        test.moments, ground(trained.network, test.features, test.queries, device=inputs.device), strict=True
-    ):
+    for moment, moments_K3 in zip(test.moments, found, strict=True):
         duration_s = durations[moment.video_id]
         times = duration_share(trained.infos[moment.video_id], moments_K3[:, :2], duration_s) * duration_s
         rows = np.column_stack([times, moments_K3[:, 2]]).tolist()
@@ -150,7 +153,7 @@ def _of_videos(queries: Queries, videos: list[int]) -> Queries:
     )
 
 
-def _protocol(settings: TAN2DSettings | LGISettings) -> Protocol:
+def _protocol(settings: TAN2DSettings | LGISettings) -> Literal["2dtan", "lgi"]:
     """Whose rules make words of sentences, and score."""
     return "2dtan" if isinstance(settings, TAN2DSettings) else "lgi"
 

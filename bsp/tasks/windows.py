@@ -19,6 +19,9 @@ from bsp.metrics.detection import THUMOS_TIOUS
 from bsp.tasks.detection import Detector, read_untrimmed, score_detections, times_of
 from bsp.tasks.head import HeadInputs, Scored, Split
 
+Inputs = HeadInputs[LocalizationDataset, WindowSettings]
+WindowDetector = Detector[WindowGTAD, WindowSettings]
+
 
 def cell_segments(split: Split[UntrimmedVideo], times: LabelTimes) -> list[np.ndarray]:
     """Instances in cells, [K, 2] per video. ``times`` cuts them at the features' ends, and counts."""
@@ -30,9 +33,7 @@ def cell_segments(split: Split[UntrimmedVideo], times: LabelTimes) -> list[np.nd
     return segments
 
 
-def train_window_detector(
-    inputs: HeadInputs[LocalizationDataset, WindowSettings],
-) -> Detector[WindowGTAD, WindowSettings]:
+def train_window_detector(inputs: Inputs) -> WindowDetector:
     """Train G-TAD on windows."""
     data = inputs.data
     training, test = (read_untrimmed(inputs.features, data, subset) for subset in inputs.subsets)
@@ -53,9 +54,7 @@ def train_window_detector(
     return Detector(network, settings, test, class_scores, facts)
 
 
-def score_window_detector(
-    inputs: HeadInputs[LocalizationDataset, WindowSettings], trained: Detector[WindowGTAD, WindowSettings]
-) -> Scored:
+def score_window_detector(inputs: Inputs, trained: WindowDetector) -> Scored:
     """Detections in the official result format, mAP at 0.3:0.1:0.7."""
     data, settings, test = inputs.data, trained.settings, trained.test
     results = {}

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bsp.datasets.activitynet import LocalizationDataset
+from bsp.datasets.activitynet import LocalizationDataset, UntrimmedVideo
 from bsp.features.record import snippets_at
 from bsp.tasks.detection import times_of
 from bsp.tasks.head import Head, HeadInputs, Scored, Split, read_split
@@ -47,13 +47,14 @@ def score(inputs: Inputs, mean_2D: np.ndarray) -> Scored:
     return Scored(predictions={"snippets.json": predictions}, scores={"accuracy": 100 * float(right_S.mean())})
 
 
-def inside_actions(split: Split) -> list[np.ndarray]:
+def inside_actions(split: Split[UntrimmedVideo]) -> list[np.ndarray]:
     """Whether the centre of each snippet lies in an annotated action, bool [S] per video."""
-    labels = []
+    labels: list[np.ndarray] = []
     for video, info in zip(split.videos, split.infos, strict=True):
         places_G2 = snippets_at(info, times_of(video), centres=True)  # from seconds to snippets
         centre_S1 = np.arange(info.snippets)[:, None]
-        labels.append(((places_G2[:, 0] <= centre_S1) & (centre_S1 < places_G2[:, 1])).any(axis=1))
+        inside_SG = (places_G2[:, 0] <= centre_S1) & (centre_S1 < places_G2[:, 1])
+        labels.append(np.any(inside_SG, axis=1))
     return labels
 
 

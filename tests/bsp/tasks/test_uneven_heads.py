@@ -19,7 +19,7 @@ from bsp.encoders.tsm import EncoderSettings
 from bsp.features.store import write_features
 from bsp.localization.actionness import ActionnessSettings
 from bsp.localization.boundaries import BoundaryHeadSettings, PeakSettings
-from bsp.localization.grounding.tan2d import TAN2DSettings
+from bsp.localization.grounding.tan2d import TAN2D, TAN2DSettings
 from bsp.localization.gtad.network import GTADSettings
 from bsp.localization.gtad.windows import WindowSettings
 from bsp.tasks import detection, grounding, windows
@@ -120,6 +120,7 @@ def test_grounding(features, tmp_path, monkeypatch):
 
     def train(_features, queries, *_arguments, **_keywords):
         seen["queries"] = queries
+        return TAN2D.__new__(TAN2D)
 
     monkeypatch.setattr(grounding, "train_tan2d", train)
     monkeypatch.setattr(grounding, "ground_tan2d", lambda *_, **__: [np.array([[0.4, 0.7, 1.0]])])
