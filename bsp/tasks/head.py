@@ -99,22 +99,28 @@ class Head(Generic[Data, Settings, Trained]):
 
     title: str  # for progress and messages
     data: type[Data]  # the annotations it reads
+    settings: type[Settings]
     train: Callable[[HeadInputs[Data, Settings]], Trained]
     score: Callable[[HeadInputs[Data, Settings], Trained], Scored]
     needs_class_scores: bool = False  # proposals get their class from video-level scores
     needs_sentences: bool = False
 
+    def check(self, data: object, settings: object) -> None:
+        """TypeError for annotations or settings of another kind than it takes."""
+        for given, wanted in ((data, self.data), (settings, self.settings)):
+            if not isinstance(given, wanted):
+                raise TypeError(f"{self.title} takes a {wanted.__name__}, not {type(given).__name__}")
+
 
 def run_head(
     head: Head[Data, Settings, Trained], inputs: HeadInputs[Data, Settings]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Train a head, predict and score. TypeError for annotations of another kind than it reads.
+    """Train a head, predict and score. Raises as :meth:`Head.check`.
 
     Documents for JSON by file name (predictions, SCORES, HISTORY), and facts: "scores" in percent, "train_seconds",
     "score_seconds", and those of the head.
     """
-    if not isinstance(inputs.data, head.data):
-        raise TypeError(f"{head.title} reads a {head.data.__name__}, not {type(inputs.data).__name__}")
+    head.check(inputs.data, inputs.settings)
     history: list[dict[str, Any]] = []
 
     def on_epoch(entry: dict[str, Any]) -> None:

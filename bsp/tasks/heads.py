@@ -8,6 +8,12 @@ from bsp.datasets.activitynet import LocalizationDataset
 from bsp.datasets.charades_sta import GroundingDataset
 from bsp.datasets.crosstask import CrossTaskDataset
 from bsp.datasets.gebd import GEBDDataset
+from bsp.localization.actionness import ActionnessSettings
+from bsp.localization.boundaries import BoundaryHeadSettings, PeakSettings
+from bsp.localization.grounding.lgi import LGISettings
+from bsp.localization.grounding.tan2d import TAN2DSettings
+from bsp.localization.gtad.network import GTADSettings
+from bsp.localization.gtad.windows import WindowSettings
 from bsp.tasks.boundaries import score_boundaries, train_boundaries
 from bsp.tasks.detection import score_detector, train_detector
 from bsp.tasks.grounding import score_grounder, train_grounder
@@ -17,17 +23,30 @@ from bsp.tasks.windows import score_window_detector, train_window_detector
 
 HEADS: dict[str, Head[Any, Any, Any]] = {
     "gtad": Head(
-        title="G-TAD", data=LocalizationDataset, train=train_detector, score=score_detector, needs_class_scores=True
-    ),
-    "gtad-windows": Head(
-        title="G-TAD windows", data=LocalizationDataset, train=train_window_detector, score=score_window_detector,
+        title="G-TAD", data=LocalizationDataset, settings=GTADSettings, train=train_detector, score=score_detector,
         needs_class_scores=True,
     ),
-    "2dtan": Head(
-        title="2D-TAN", data=GroundingDataset, train=train_grounder, score=score_grounder, needs_sentences=True
+    "gtad-windows": Head(
+        title="G-TAD windows", data=LocalizationDataset, settings=WindowSettings, train=train_window_detector,
+        score=score_window_detector, needs_class_scores=True,
     ),
-    "lgi": Head(title="LGI", data=GroundingDataset, train=train_grounder, score=score_grounder, needs_sentences=True),
-    "actionness": Head(title="actionness", data=CrossTaskDataset, train=train_steps, score=score_steps),
-    "boundary-peaks": Head(title="boundary peaks", data=GEBDDataset, train=train_boundaries, score=score_boundaries),
-    "boundary-head": Head(title="boundary head", data=GEBDDataset, train=train_boundaries, score=score_boundaries),
+    "2dtan": Head(
+        title="2D-TAN", data=GroundingDataset, settings=TAN2DSettings, train=train_grounder, score=score_grounder,
+        needs_sentences=True,
+    ),
+    "lgi": Head(
+        title="LGI", data=GroundingDataset, settings=LGISettings, train=train_grounder, score=score_grounder,
+        needs_sentences=True,
+    ),
+    "actionness": Head(
+        title="actionness", data=CrossTaskDataset, settings=ActionnessSettings, train=train_steps, score=score_steps
+    ),
+    "boundary-peaks": Head(
+        title="boundary peaks", data=GEBDDataset, settings=PeakSettings, train=train_boundaries,
+        score=score_boundaries,
+    ),
+    "boundary-head": Head(
+        title="boundary head", data=GEBDDataset, settings=BoundaryHeadSettings, train=train_boundaries,
+        score=score_boundaries,
+    ),
 }  # fmt: skip

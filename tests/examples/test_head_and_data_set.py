@@ -61,7 +61,7 @@ def test_the_head_alone(tiny_untrimmed):
     ]
     assert np.concatenate(list(documents["snippets.json"].values())).all()
     assert facts["scores"]["accuracy"] == pytest.approx(100 * np.concatenate(planted_S).mean())
-    with pytest.raises(TypeError, match="2D-TAN reads a GroundingDataset, not LocalizationDataset"):
+    with pytest.raises(TypeError, match="2D-TAN takes a GroundingDataset, not LocalizationDataset"):
         run_head(HEADS["2dtan"], inputs)
 
 

@@ -58,4 +58,6 @@ def inside_actions(split: Split[UntrimmedVideo]) -> list[np.ndarray]:
     return labels
 
 
-NEAREST_MEAN = Head(title="nearest mean", data=LocalizationDataset, train=train, score=score)
+NEAREST_MEAN = Head(
+    title="nearest mean", data=LocalizationDataset, settings=NearestMeanSettings, train=train, score=score
+)

@@ -63,6 +63,7 @@ def head_recipe(
     """The recipe of one task on the features of ``encoders``.
 
     Without a file of class scores they come from the ``vanilla`` encoder (seed 0), the same for all rows and seeds.
+    TypeError for a head on annotations of another kind.
     """
     task = TASKS[name]
     videos, labels = sources.videos_prints[task.data.name], sources.labels_prints[task.data.name]
@@ -77,6 +78,8 @@ def head_recipe(
 
     streams = tuple(map(features, encoders))
     settings = task.settings(profile)
+    if task.data.name in sources.data:
+        task.head.check(sources.data[task.data.name], settings)
     if task.head.needs_sentences:
         return GroundingRecipe(
             streams=streams,
