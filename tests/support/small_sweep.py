@@ -9,6 +9,7 @@ import click
 import toy_pretext  # noqa: F401 (a pretext and an encoder of others)
 from bsp.clips.augment import AugmentSettings
 from bsp.clips.plan import PAPER_KINDS
+from bsp.datasets.data_sets import DATA_SETS
 from bsp.datasets.pantomime.render import PantomimeSettings
 from bsp.encoders.tsm import EncoderSettings
 from bsp.pretraining.loop import TrainSettings
@@ -17,9 +18,14 @@ from bsp_platform.plan.profiles import smoke
 from bsp_platform.plan.recipes import Stream
 from bsp_platform.plan.rows import Experiment, Reference, Row
 from bsp_platform.plan.sources import DataPaths
+from bsp_platform.plan.tasks import TASKS, Task
 from bsp_platform.sweep.run import run
 from toy_encoder import ToyEncoderSettings
+from toy_head import NEAREST_MEAN, NearestMeanSettings
 
+TASKS["nearest-mean"] = Task(
+    head=NEAREST_MEAN, data=DATA_SETS["activitynet"], settings=lambda profile: NearestMeanSettings()
+)
 DC, SC, _, SS = PAPER_KINDS
 VANILLA, CUTS = Stream(method="action"), Stream(method="classification", kinds=(DC, SS))
 
@@ -53,7 +59,12 @@ FUSION = Experiment(
         row("two-head", "2-head", Stream(method="two-head", kinds=(DC, SS)), heads=("lgi",)),
         row("distillation", "feat dist", Stream(method="distillation", kinds=(DC, SS)), heads=("2dtan",)),
         row("blind", "2D-TAN, text-blind", VANILLA, heads=("2dtan",), blind="text"),
-        row("toys", "toys", Stream(method="two-head", second="direction", encoder="toy")),
+        row(
+            "toys",
+            "toys",
+            Stream(method="two-head", second="direction", encoder="toy"),
+            heads=("gtad", "nearest-mean"),
+        ),  # fmt: skip
     ),
 )
 
