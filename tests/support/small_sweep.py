@@ -64,7 +64,7 @@ FUSION = Experiment(
             "toys",
             Stream(method="two-head", second="direction", encoder="toy"),
             heads=("gtad", "nearest-mean"),
-        ),  # fmt: skip
+        ),
     ),
 )
 
