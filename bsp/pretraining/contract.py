@@ -37,11 +37,6 @@ class Pretext(Protocol):
         """Readable and short, such as "dc+ss_cls"; part of the names of files and runs."""
 
     @property
-    @abstractmethod
-    def statistics(self) -> tuple[str, ...]:
-        """Names of the statistics of :meth:`loss`; they are shown while it trains, and drawn as curves."""
-
-    @property
     def teachers(self) -> int:
         """Number of frozen encoders that the training needs."""
         return 0
@@ -60,7 +55,10 @@ class Pretext(Protocol):
 
     @abstractmethod
     def loss(self, output: Tensor, targets: Mapping[str, Tensor], chosen_B: Tensor | None = None) -> Scored:
-        """Loss and statistics; ``chosen_B`` (bool [B], None = all) says which clips of the batch count."""
+        """Loss and statistics; ``chosen_B`` (bool [B], None = all) says which clips of the batch count.
+
+        The statistics are shown by their names while it trains, and drawn as curves.
+        """
 
     def model(self, encoder: Encoder, seed: int, teacher_widths: Sequence[int] = ()) -> PretrainingModel:
         """The network that is trained: ``encoder`` and what it needs on top, drawn from ``seed``."""
@@ -118,6 +116,7 @@ class LinearHead(nn.Linear):
         value_BT = super().forward(feat_BTD).squeeze(-1)
         if value_BT.shape[1] == self.frames:
             return value_BT
+        # Choice: linear interpolation for encoders that join frames, so that targets and errors stay in frames.
         return functional.interpolate(value_BT[:, None], size=self.frames, mode="linear").squeeze(1)
 
 

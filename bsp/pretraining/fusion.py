@@ -67,13 +67,6 @@ class FusionSettings(Pretext):
         other = self.pretext.name if self.pretext else short_names(self.kinds)
         return f"{'distilled' if self.distils else 'two-head'}_action+{other}"
 
-    @property
-    def statistics(self) -> tuple[str, ...]:
-        """Those of :func:`fusion_loss`."""
-        other = self.pretext.statistics if self.pretext else ("accuracy",)
-        matched = ("matching_action", "matching_boundary") if self.distils else ()
-        return ("action_accuracy", *(f"boundary_{name}" for name in other), *matched)
-
     def plan(self, catalog: Catalog, clips: ClipSettings, seed: int, index: int) -> ClipPlan:
         """Plain clips and synthetic ones as ``clips`` mixes them; with ``pretext`` in turns, half and half."""
         if self.pretext is None:

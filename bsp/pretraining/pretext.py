@@ -60,19 +60,15 @@ class PretextSettings(Pretext):
         task = {"classification": "cls", "regression": "reg", "action": "action"}[self.task]
         return f"{short_names(self.kinds)}_{task}" if self.kinds else task
 
-    @property
-    def statistics(self) -> tuple[str, ...]:
-        """Accuracy in [0, 1], or the mean |argmax r - mu| in frames."""
-        return ("change_point_error",) if self.task == "regression" else ("accuracy",)
-
     def head(self, encoder: Encoder, seed: int) -> nn.Module:
         """A linear layer: logits [B, K] for classification and action; heatmap r [B, T] for regression."""
         frames = encoder.clip_frames if self.task == "regression" else None
         return LinearHead(encoder.feature_width, self.outputs, seed, dropout=self.dropout, frames=frames)
 
     def loss(self, output: Tensor, targets: Mapping[str, Tensor], chosen_B: Tensor | None = None) -> Scored:
-        """Cross-entropy of logits [B, K] with "label", or smooth L1 of the heatmap [B, T] to the Gaussian around
-        "change_point" (frames, 0-based). The other target is not read."""
+        """Cross-entropy of logits [B, K] with "label"; statistic "accuracy" in [0, 1]. For regression smooth L1 of the
+        heatmap [B, T] to the Gaussian around "change_point" (frames, 0-based); statistic "change_point_error" = mean
+        |argmax r - mu| in frames. The other target is not read."""
         if self.task != "regression":
             loss, accuracy = cross_entropy(output, targets["label"], chosen_B)
             return loss, {"accuracy": accuracy}

@@ -33,11 +33,6 @@ class DirectionPretext(Pretext):
         """Readable, for names of files."""
         return "direction"
 
-    @property
-    def statistics(self) -> tuple[str, ...]:
-        """What :meth:`loss` tells beside the loss; shown while it trains and drawn as curves."""
-        return ("accuracy",)
-
     def plan(self, catalog: Catalog, clips: ClipSettings, seed: int, index: int) -> ClipPlan:
         """A plain clip, without a boundary; every second one is to run backwards."""
         return replace(plan_clip(catalog, replace(clips, kinds=()), seed, index), label=index % 2)
@@ -52,7 +47,10 @@ class DirectionPretext(Pretext):
         return LinearHead(encoder.feature_width, 2, seed, dropout=self.dropout)
 
     def loss(self, output: Tensor, targets: Mapping[str, Tensor], chosen_B: Tensor | None = None) -> Scored:
-        """Cross-entropy with the label; ``chosen_B`` leaves out the clips of another task, if there is one."""
+        """Cross-entropy with the label; ``chosen_B`` leaves out the clips of another task, if there is one.
+
+        What it tells beside the loss is shown while it trains and drawn as curves.
+        """
         loss, accuracy = cross_entropy(output, targets["label"], chosen_B)
         return loss, {"accuracy": accuracy}
 

@@ -142,7 +142,7 @@ def train_worker(config: dict[str, Any]) -> None:
         if not (record or save):
             continue
         metrics = {"encoder": recipe.name, "step": done, "steps": settings.steps, "skipped": len(skipped)}
-        metrics |= {"processes": world_size, "statistics": recipe.training.pretext.statistics}
+        metrics["processes"] = world_size
         if record:
             metrics["record"] = record
         if save and rank == 0 and job.probe:
