@@ -64,11 +64,6 @@ def test_a_stage_says_how_it_ended_and_a_new_one_is_said_at_once():
     ]
 
 
-def test_a_pretext_says_which_statistics_are_shown():
-    record_of_ours = record(10, statistics=("surprise",), surprise=0.25, damaged_share=0.5)
-    assert "loss 1.500, surprise 0.250, 210 clips/s" in lines_of([(0, record(5)), (61, record_of_ours)])[-1]
-
-
 def test_what_a_checkpoint_reports_does_not_wipe_out_the_loss():
     bare = {"encoder": "enc", "step": 20, "steps": 1000, "skipped": 0}
     assert "step 20/1000 (2%), loss 1.500" in lines_of([(0, record(10)), (61, bare)])[-1]
