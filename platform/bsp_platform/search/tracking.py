@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from bsp_platform.search.proposals import Trial
 from bsp_platform.search.space import shown
 from bsp_platform.sweep.tracking import finished
-from bsp_platform.tracking.record import FAILURE_TAG, RunRecord, Status, attach, now_ms, opened
+from bsp_platform.tracking.record import RunRecord, Status, new_record, now_ms
 from bsp_platform.tracking.tracker import Tracker
 from bsp_platform.work.probe import PROBE
 
@@ -34,17 +34,13 @@ class SearchTracking:
     def open(self) -> None:
         """Show the parent, and the children of the trials that are known."""
         spec, profile = self.search.spec, self.search.options.profile
-        params = {"profile": profile.name, "about": profile.about, "search": spec.search, "proxy": spec.proxy}
-        params |= {
-            "seeds": str(self.search.options.seeds),
-            "search_seed": str(spec.search_seed),
-            "clips": str(spec.clips or "profile"),
-        }
+        params: dict[str, object] = {
+            "profile": profile.name, "about": profile.about, "search": spec.search, "proxy": spec.proxy,
+            "seeds": self.search.options.seeds, "search_seed": spec.search_seed, "clips": spec.clips or "profile",
+        }  # fmt: skip
         params |= {f"space.{name}": ",".join(map(shown, values)) for name, values in spec.space.items()}
-        key = f"{profile.name}/{self.search.key}"
-        name = f"{spec.name} {profile.name} {spec.search}"
-        parent = RunRecord(experiment=spec.name, key=key, name=name, params=params, started_ms=now_ms())
-        self.parent = self._opened(parent)
+        key, name = f"{profile.name}/{self.search.key}", f"{spec.name} {profile.name} {spec.search}"
+        self.parent = self.tracker.begin(new_record(spec.name, key, name, params))
         for trial in self.search.ledger.trials:
             self.start(trial)
             if trial.status != "open":
@@ -54,20 +50,10 @@ class SearchTracking:
         """Show the child of a trial; its setting becomes its parameters."""
         if trial.number in self.runs:
             return
-        name = f"{trial.number:02d} {trial.setting}"
-        params = {"trial": trial.number, **trial.setting.values()}
-        record = RunRecord(
-            experiment=self.search.spec.name,
-            key=f"{self.parent.key}/{name}",
-            name=name[:250],
-            parent=self.parent.key,
-            params={name: str(value) for name, value in params.items()},
-            started_ms=now_ms(),
-        )
-        self.runs[trial.number] = self._opened(record, running=trial.status == "open")
-
-    def _opened(self, record: RunRecord, *, running: bool = True) -> RunRecord:
-        return self.tracker.show(opened(record, self.search.store, running=running))
+        name, params = f"{trial.number:02d} {trial.setting}", {"trial": trial.number, **trial.setting.values()}
+        key = f"{self.parent.key}/{name}"
+        record = new_record(self.search.spec.name, key, name[:250], params, parent=self.parent.key)
+        self.runs[trial.number] = self.tracker.begin(record, running=trial.status == "open")
 
     def record(self, trial: Trial, result: Mapping[str, Any]) -> None:
         """A training record or a probe score, at its step."""
@@ -92,8 +78,7 @@ class SearchTracking:
         else:
             # A trial that was stopped early has done what it should: it is no failure.
             status: Status = "FINISHED" if trial.status == "stopped" else "FAILED"
-            tags = record.tags | ({FAILURE_TAG: trial.reason} if trial.reason else {})
-            record = replace(record, tags=tags, status=status, ended_ms=record.ended_ms or now_ms())
+            record = record.with_state(status, record.ended_ms or now_ms(), trial.reason)
         self.runs[trial.number] = self.tracker.show(record)
 
     def finish(self, results: Path, content: Mapping[str, Any]) -> None:
@@ -103,10 +88,8 @@ class SearchTracking:
         if best:
             numbers["best_mAP_avg"] = max(best)
         files = sorted([*results.glob("table.*"), *results.glob("*.png")])
-        record = attach(self.search.store, self.parent.with_numbers(numbers, len(content["trials"]), now_ms()), files)
         failed = any(row["status"] == "failed" for row in content["trials"])
-        self.parent = self.tracker.show(replace(record, status="FAILED" if failed else "FINISHED", ended_ms=now_ms()))
-        self.tracker.close()
+        self.tracker.end(self.parent.with_numbers(numbers, len(content["trials"]), now_ms()), files, failed=failed)
 
     def compare_url(self) -> str:
         """MLflow's page that compares the trials, with parallel coordinates."""

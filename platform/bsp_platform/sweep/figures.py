@@ -7,7 +7,6 @@ adds no second run.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +19,7 @@ from bsp_platform.plan.rows import Cell, Experiment, Row, RowRecipes, data_sets,
 from bsp_platform.plan.sources import Sources, load_sources
 from bsp_platform.report.tables import commit, hardware
 from bsp_platform.storage.stages import StageStore, recipe_hash, write_json
-from bsp_platform.tracking.record import RunRecord, attach, now_ms, opened
+from bsp_platform.tracking.record import new_record, now_ms
 from bsp_platform.tracking.tracker import Tracker
 
 
@@ -76,18 +75,11 @@ def publish(
         paths[-1],
         {"profile": profile.name, "about": profile.about, "hardware": hardware(), "commit": commit(), **content},
     )
-    store = StageStore(options.storage)
-    tracker = Tracker(options.tracking_uri, name, options.tracking_home, store)
+    tracker = Tracker(options.tracking_uri, name, options.tracking_home, StageStore(options.storage))
     rounded = {metric: round(value, 6) for metric, value in metrics.items()}
-    record = RunRecord(
-        experiment=name,
-        key=f"{profile.name}/{recipe_hash({'key': key, 'metrics': rounded})}",
-        name=f"{name} {profile.name}",
-        params={name: str(value) for name, value in {"profile": profile.name, **params}.items()},
-        started_ms=now_ms(),
-    )
-    record = attach(store, opened(record, store), paths).with_numbers(rounded, time_ms=now_ms())
-    tracker.show(replace(record, status="FINISHED", ended_ms=now_ms()))
-    tracker.close()
+    key_hash = recipe_hash({"key": key, "metrics": rounded})
+    params = {"profile": profile.name, **params}
+    record = tracker.begin(new_record(name, f"{profile.name}/{key_hash}", f"{name} {profile.name}", params))
+    tracker.end(record.with_numbers(rounded, time_ms=now_ms()), paths)
     say(f"{content['title']}: {folder}/figure.{{png,pdf,json}}\nMLflow: {tracker.mlflow.ui_command()}")
     return folder

@@ -16,7 +16,7 @@ from bsp_platform.plan.recipes import EncoderRecipe
 from bsp_platform.plan.rows import Cell, Experiment, Row, RowRecipes
 from bsp_platform.plan.sources import Sources
 from bsp_platform.storage.stages import MANIFEST, StageStore, as_plain, recipe_hash
-from bsp_platform.tracking.record import FAILURE_TAG, RunRecord, ShownStage, Status, attach, now_ms, opened
+from bsp_platform.tracking.record import RunRecord, ShownStage, new_record, now_ms, opened
 from bsp_platform.tracking.tracker import Tracker
 from bsp_platform.work.pretraining import WEIGHTS
 
@@ -36,21 +36,18 @@ class SweepTracking:
             data["notes"] = "; ".join(sources.notes)
         key = f"{profile.name}/{recipe_hash({'settings': settings, **data, 'workers': options.workers})}"
         params = {"profile": profile.name, "about": profile.about, **data}
-        parent = RunRecord(
-            experiment=experiment.name, key=key, name=f"{experiment.name} {profile.name}", started_ms=now_ms(),
-            params={name: str(value) for name, value in params.items()},
-        )  # fmt: skip
-        self.parent = opened(parent, store)
+        self.parent = new_record(experiment.name, key, f"{experiment.name} {profile.name}", params)
         self.runs: dict[Cell, RunRecord] = {}
 
     def open(self, recipes: dict[Cell, RowRecipes]) -> None:
         """Show all runs, before anything starts; what was finished earlier as it stands in the storage."""
         self.recipes = recipes
-        self.tracker.show(self.parent)
+        self.parent = self.tracker.begin(self.parent)
         for cell, r in recipes.items():
-            done = r.finished(self.store)
-            record = opened(self._new_record(cell, r), self.store, running=not done)
-            self.runs[cell] = self.tracker.show(finished(record, r, self.store) if done else record)
+            done, record = r.finished(self.store), self._new_record(cell, r)
+            if done:
+                record = finished(opened(record, self.store, running=False), r, self.store)
+            self.runs[cell] = self.tracker.show(record) if done else self.tracker.begin(record)
 
     def _new_record(self, cell: Cell, r: RowRecipes) -> RunRecord:
         rows = self.experiment.rows
@@ -74,15 +71,10 @@ class SweepTracking:
             if head == "gtad" and isinstance(recipe.head, GTADSettings):
                 params["head_cells"] = recipe.head.cells
         heads = list(r.heads.values())
-        return RunRecord(
-            experiment=self.experiment.name,
-            key=f"{self.parent.key}/{recipe_hash(heads[0] if len(heads) == 1 else heads)}",
-            name=f"{number:02d} {row.label} seed {cell[1]}",
-            parent=self.parent.key,
-            params={name: str(value) for name, value in params.items()},
-            tags=tags | {"paper.data": self.experiment.paper_data, "encoder": encoders},
-            started_ms=now_ms(),
-        )
+        key = f"{self.parent.key}/{recipe_hash(heads[0] if len(heads) == 1 else heads)}"
+        name = f"{number:02d} {row.label} seed {cell[1]}"
+        tags |= {"paper.data": self.experiment.paper_data, "encoder": encoders}
+        return new_record(self.experiment.name, key, name, params, parent=self.parent.key, tags=tags)
 
     def pretrain_record(self, cell: Cell, result: Mapping[str, Any]) -> None:
         """Show one training record; a row may also train the encoder of the shared class scores: not its own."""
@@ -101,8 +93,7 @@ class SweepTracking:
         if r.finished(self.store):
             record = finished(record, r, self.store)
         elif record.status == "RUNNING":
-            tags = record.tags | ({FAILURE_TAG: failure} if failure else {})
-            record = replace(record, status="FAILED", ended_ms=now_ms(), tags=tags)
+            record = record.with_state("FAILED", now_ms(), failure)
         self.runs[cell] = self.tracker.show(record)
 
     def costs(self, costs: Mapping[str, Mapping[str, Any]]) -> None:
@@ -123,10 +114,7 @@ class SweepTracking:
                 shared = [m for m in self.experiment.columns if m in of_row[0]]
                 means |= {f"{m}/{row.name}": sum(s[m] for s in of_row) / len(of_row) for m in shared}
         parent = self.parent.with_numbers(means, time_ms=now_ms())
-        parent = attach(self.store, parent, sorted(results.glob("table.*")))
-        status: Status = "FAILED" if failures else "FINISHED"
-        self.parent = self.tracker.show(replace(parent, status=status, ended_ms=now_ms()))
-        self.tracker.close()
+        self.tracker.end(parent, sorted(results.glob("table.*")), failed=bool(failures))
 
     def compare_url(self) -> str:
         """The UI's page that compares the rows."""
@@ -153,13 +141,7 @@ def finished(
         found = store.need("heads", recipe)
         files = tuple(sorted(p.name for p in found.glob("[!_]*.json") if p.name not in (HISTORY, MANIFEST)))
         stages.append(ShownStage(name=f"heads/{found.name}", prefix=f"{head}/", axis="epoch", files=files, folder=head))
-    record = replace(
-        record,
-        stages=tuple(stages),
-        status="FINISHED",
-        ended_ms=ended_ms,
-        tags={name: text for name, text in record.tags.items() if name != FAILURE_TAG},
-    )
+    record = replace(record, stages=tuple(stages)).with_state("FINISHED", ended_ms)
     return record.with_numbers((scores or {}) | {f"seconds/{kind}": value for kind, value in seconds.items()})
 
 

@@ -84,6 +84,29 @@ class RunRecord:
                 points[name, step] = Point(name=name, value=float(value), step=step, time_ms=time_ms)
         return replace(self, points=tuple(points.values()))
 
+    def with_state(self, status: Status, ended_ms: int = 0, failure: str = "") -> RunRecord:
+        """The record with this state, and with this reason of a failure or none."""
+        tags = {name: text for name, text in self.tags.items() if name != FAILURE_TAG}
+        tags |= {FAILURE_TAG: failure} if failure else {}
+        return replace(self, status=status, ended_ms=ended_ms, tags=tags)
+
+
+def new_record(
+    experiment: str,
+    key: str,
+    name: str,
+    params: Mapping[str, object],
+    *,
+    parent: str = "",
+    tags: Mapping[str, str] | None = None,
+) -> RunRecord:
+    """Of a run that begins now."""
+    texts, tags = {name: str(value) for name, value in params.items()}, dict(tags or {})
+    began = now_ms()
+    return RunRecord(
+        experiment=experiment, key=key, name=name, parent=parent, params=texts, tags=tags, started_ms=began
+    )
+
 
 def _as_json(record: RunRecord) -> bytes:
     return json.dumps(asdict(record), indent=1, sort_keys=True).encode()
@@ -111,10 +134,7 @@ def opened(record: RunRecord, store: StageStore, *, running: bool = True) -> Run
     if earlier is None:
         return record
     record = replace(earlier, name=record.name, params=record.params, tags=earlier.tags | record.tags)
-    if not running:
-        return record
-    tags = {name: text for name, text in record.tags.items() if name != FAILURE_TAG}
-    return replace(record, tags=tags, status="RUNNING", ended_ms=0)
+    return record.with_state("RUNNING") if running else record
 
 
 def all_records(store: StageStore) -> Iterator[RunRecord | ValueError]:

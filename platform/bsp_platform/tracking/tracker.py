@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from bsp_platform.storage.stages import StageStore, StorageFull, StorageUnavailable
 from bsp_platform.tracking.mlflow_store import MlflowStore, of_one_run, shown_uri
-from bsp_platform.tracking.record import RunRecord, entry_points, now_ms, write_record
+from bsp_platform.tracking.record import RunRecord, attach, entry_points, now_ms, opened, write_record
 
 log = logging.getLogger(__name__)
 _PAUSE_S = 30.0  # without a call, after one that was not answered
@@ -39,6 +39,10 @@ class Tracker:
         self._thread = ThreadPoolExecutor(1, "mlflow")
         if error := self.mlflow.first_contact(experiment):
             self._say_away(error)
+
+    def begin(self, record: RunRecord, *, running: bool = True) -> RunRecord:
+        """Show the record with what the storage knows of the run from earlier; ``running``: it begins, or goes on."""
+        return self.show(opened(record, self.storage, running=running))
 
     def show(self, record: RunRecord) -> RunRecord:
         """Keep the record in the storage, and send what MLflow lacks of it. Returns it."""
@@ -117,6 +121,12 @@ class Tracker:
             yield
         finally:
             self._thread.submit(lambda: [monitor.finish() for monitor in monitors])
+
+    def end(self, record: RunRecord, files: Iterable[Path], *, failed: bool = False) -> None:
+        """Show the end of the parent, with these files, and :meth:`close`."""
+        record = attach(self.storage, record, files)
+        self.show(record.with_state("FAILED" if failed else "FINISHED", now_ms()))
+        self.close()
 
     def close(self) -> int:
         """Try a last time to send what MLflow lacks, and wait for that; returns how many runs still lack something."""

@@ -5,13 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import signal
 import socket
-import subprocess
-import sys
-import time
-import urllib.request
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -26,7 +20,7 @@ from bsp_platform.sweep.tracking import finished
 from bsp_platform.tracking.mlflow_store import MlflowStore, mlflow_name
 from bsp_platform.tracking.record import RunRecord, ShownStage, attach, opened, parse_record, write_record
 from bsp_platform.tracking.tracker import Tracker
-from mlflow_runs import all_of
+from mlflow_runs import all_of, start_server, stop_server, wait_for
 from row_without_ray import row, undisturbed  # noqa: F401 (fixtures)
 
 BEGAN_MS = 1_700_000_000_000
@@ -90,10 +84,6 @@ def finished_parent(store: StageStore, table: Path) -> RunRecord:
     return replace(record, status="FINISHED", ended_ms=BEGAN_MS + 110_000)
 
 
-def tracker_of(store: StageStore, home: Path, uri: str | None = None) -> Tracker:
-    return Tracker(uri, "exp", home, store)
-
-
 def deliver(store: StageStore, home: Path, *options: str) -> tuple[int, str]:
     done = CliRunner().invoke(main, ["deliver", "--storage", store.address, "--home", str(home), *options])
     return done.exit_code, done.output
@@ -117,8 +107,8 @@ def table(tmp_path) -> Path:
     return path
 
 
-def test_a_run_shows_what_its_record_and_stages_hold(storage, table, tmp_path):
-    tracker = tracker_of(storage, tmp_path / "mlflow")
+def test_a_run_shows_what_its_record_and_stages_hold(home, storage, table, tmp_path):
+    tracker = Tracker(None, "exp", home, storage)
     assert run_all(tracker, storage, table) == 0
     shown = all_of(tracker.mlflow, tmp_path / "files")
     assert set(shown) == {"p", "p/1"}
@@ -139,23 +129,22 @@ def test_a_run_shows_what_its_record_and_stages_hold(storage, table, tmp_path):
     assert parent["metrics"] == {"mAP_0.50/x": [(0, "12.5", BEGAN_MS + 110_000)]}
 
 
-def test_whatever_is_sent_again_changes_nothing_and_an_empty_mlflow_is_filled_from_the_storage(
-    storage, table, tmp_path
-):
-    tracker = tracker_of(storage, tmp_path / "mlflow")
-    run_all(tracker, storage, table)
+def test_sending_again_changes_nothing_and_an_empty_mlflow_is_filled_from_the_storage(home, storage, table, tmp_path):
+    for _ in range(2):
+        tracker = Tracker(None, "exp", home, storage)
+        assert run_all(tracker, storage, table) == 0
     expected = all_of(tracker.mlflow, tmp_path / "files")
-    assert deliver(storage, tmp_path / "mlflow", "--show") == (0, deliver(storage, tmp_path / "mlflow")[1])
-    run_all(tracker_of(storage, tmp_path / "mlflow"), storage, table)
+    for options in ([], ["--show"]):
+        status, said = deliver(storage, home, *options)
+        assert (status, "2 of 2 runs" in said) == (0, True)
     assert all_of(tracker.mlflow, tmp_path / "files 2") == expected
 
-    status, said = deliver(storage, tmp_path / "other", "--show")
-    assert status == 1
+    status, said = deliver(storage, tmp_path, "--show")
+    assert (status, "0 of 2 runs" in said) == (1, True)
     assert "exp, 01 {dc, ss} cls: lacks the run, 1 parameters, 1 tags, 10 points, encoder.pt, scores.json" in said
-    assert "0 of 2 runs" in said
-    status, said = deliver(storage, tmp_path / "other")
+    status, said = deliver(storage, tmp_path)
     assert (status, "2 of 2 runs" in said) == (0, True), said
-    assert all_of(MlflowStore(None, tmp_path / "other"), tmp_path / "files 3") == expected
+    assert all_of(MlflowStore(None, tmp_path), tmp_path / "files 3") == expected
 
 
 class Dying:
@@ -183,12 +172,12 @@ def test_killed_between_any_two_calls_the_rest_is_sent_later(home, storage, tabl
         with contextlib.suppress(KeyboardInterrupt):
             for record in records:
                 first.send(storage, record)
-        for record in records[2:] if changes else records:
-            second.send(storage, record)
         killed.append(first.client.changes < 0)
+        for record in reversed(records[2:]):  # the parent first, as `bsp deliver` does
+            second.send(storage, record)
         shown = all_of(second, tmp_path / experiment, experiment)
-        for record in records[2:]:
-            assert shown[record.key]["tags"].pop("bsp.sent") == replace(record, files=record.files).content_hash
+        for run in shown.values():
+            run["tags"].pop("bsp.sent")  # it knows the experiment's name
         return shown
 
     killed: list[bool] = []
@@ -319,42 +308,6 @@ def test_a_store_that_has_never_answered_is_an_error_with_the_remedy(storage, tm
     write_record(storage, PARENT)
     status, said = deliver(storage, tmp_path, "--tracking-uri", "http://127.0.0.1:9")
     assert (status, "0 of 1 runs" in said) == (1, True)
-
-
-# -- a real server that dies --
-
-
-def start_server(folder: Path, port: int) -> subprocess.Popen:
-    server = subprocess.Popen(
-        [
-            os.path.join(os.path.dirname(sys.executable), "mlflow"), "server", "--host", "127.0.0.1",
-            "--port", str(port), "--workers", "1", "--backend-store-uri", f"sqlite:///{folder / 'server.db'}",
-            "--artifacts-destination", str(folder / "artifacts"),
-        ],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
-        env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
-    )  # fmt: skip
-    wait_for(lambda: answers(port), "MLflow server")
-    return server
-
-
-def answers(port: int) -> bool:
-    try:
-        return bool(urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1).read())
-    except OSError:
-        return False
-
-
-def stop_server(server: subprocess.Popen) -> None:
-    os.killpg(server.pid, signal.SIGKILL)
-    server.wait()
-
-
-def wait_for(condition: Callable[[], Any], what: str, seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"no {what} within {seconds:.0f} s"
-        time.sleep(0.1)
 
 
 @pytest.mark.fault
