@@ -101,11 +101,10 @@ def new_record(
     tags: Mapping[str, str] | None = None,
 ) -> RunRecord:
     """Of a run that begins now."""
-    texts, tags = {name: str(value) for name, value in params.items()}, dict(tags or {})
-    began = now_ms()
     return RunRecord(
-        experiment=experiment, key=key, name=name, parent=parent, params=texts, tags=tags, started_ms=began
-    )
+        experiment=experiment, key=key, name=name, parent=parent, started_ms=now_ms(), tags=dict(tags or {}),
+        params={name: str(value) for name, value in params.items()},
+    )  # fmt: skip
 
 
 def _as_json(record: RunRecord) -> bytes:
