@@ -57,21 +57,17 @@ def search_command() -> click.Command:
         chosen[param.name] = value
 
     command = experiment_command(ROOT, lambda options: main(options, chosen))
-    for names, settings in (
-        (
-            ["--probe-videos"],
-            {"type": click.IntRange(4), "default": 60, "help": "training videos that the probe reads"},
-        ),
-        (["--clips"], {"type": click.IntRange(1), "help": "shorter training of the searched encoders, clips"}),
-        (["--search-seed"], {"type": click.IntRange(0), "default": 0, "help": "of the proposals"}),
-        (["--eta"], {"type": click.IntRange(2), "default": 2, "help": "of ASHA: at a rung about 1/eta go on"}),
-        (["--proxy"], {"type": click.Choice(["asha", "none"]), "default": "asha", "help": "stop by the probe or not"}),
-        (["--space"], {"multiple": True, "metavar": "NAME=V,V,...", "help": "values to try, instead of SPACE"}),
-        (["--trials"], {"type": click.IntRange(1), "help": "how many [default: 12, or the whole grid]"}),
-        (["--search"], {"type": click.Choice(["grid", "random", "optuna"]), "default": "optuna", "help": "how"}),
+    for name, settings in (
+        ("--probe-videos", {"type": click.IntRange(4), "default": 60, "help": "training videos that the probe reads"}),
+        ("--clips", {"type": click.IntRange(1), "help": "shorter training of the searched encoders, clips"}),
+        ("--search-seed", {"type": click.IntRange(0), "default": 0, "help": "of the proposals"}),
+        ("--eta", {"type": click.IntRange(2), "default": 2, "help": "of ASHA: at a rung about 1/eta go on"}),
+        ("--proxy", {"type": click.Choice(["asha", "none"]), "default": "asha", "help": "stop by the probe or not"}),
+        ("--space", {"multiple": True, "metavar": "NAME=V,V,...", "help": "values to try, instead of SPACE"}),
+        ("--trials", {"type": click.IntRange(1), "help": "how many [default: 12, or the whole grid]"}),
+        ("--search", {"type": click.Choice(["grid", "random", "optuna"]), "default": "optuna", "help": "how"}),
     ):
-        how: dict[str, Any] = settings
-        command = click.option(*names, callback=keep, expose_value=False, **how)(command)
+        command = click.option(name, callback=keep, expose_value=False, **settings)(command)
     return command
 
 

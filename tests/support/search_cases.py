@@ -1,6 +1,7 @@
 """What the tests of the search share: a small profile, spaces, and training without Ray."""
 
 import dataclasses
+from pathlib import Path
 
 import torch
 
@@ -9,7 +10,10 @@ from bsp.pretraining.loop import TrainSettings, make_optimiser, train_steps
 from bsp_platform.plan.profiles import mini, smoke
 from bsp_platform.plan.recipes import EncoderRecipe
 from bsp_platform.plan.sources import Sources
-from bsp_platform.search.space import Setting, all_settings, read_space
+from bsp_platform.search.proposals import Kind
+from bsp_platform.search.space import Setting, Space, all_settings, read_space
+from bsp_platform.search.study import SearchStudy
+from bsp_platform.storage.stages import StageStore
 
 BASE = mini().clips
 WIDTH_8 = EncoderSettings(depth=18, width=8)
@@ -21,6 +25,10 @@ def space(**texts: str):
 
 def settings_of(**texts: str) -> list[Setting]:
     return list(all_settings(space(**texts), BASE))
+
+
+def open_study(store: Path | str, found: Space, kind: Kind = "grid", seed: int = 0) -> SearchStudy:
+    return SearchStudy(StageStore(store), "study.jsonl", kind=kind, space=found, base=BASE, seed=seed)
 
 
 def sources_of(catalog=None) -> Sources:

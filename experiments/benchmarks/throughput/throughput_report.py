@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import statistics
 import textwrap
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from bsp_platform.report.table_files import markdown_table
 from throughput_clock import ratio
 from throughput_processes import APART
 from throughput_sources import PREPARED, RAW
@@ -65,92 +67,28 @@ def _feeds(result: Result) -> list[str]:
 
 def markdown(result: Result) -> str:
     """All tables, ready to be pasted into docs/performance.md."""
-    on_gpu = result["steps"][0]["memory_mb"] is not None
     parts = [
         f"{result['hardware']}; {result['date']}; `{result['command']}`. Ratios are medians over the rounds of this "
         f"run (lowest to highest round in brackets); rates are of this machine at that time.",
         "### Targets",
-        _table(
-            ("ratio", "wanted", "measured", ""),
-            [
-                (
-                    row["target"],
-                    f"{row['wanted']:g}",
-                    f"{row['ratio']:.2f} ({row['low']:.2f} to {row['high']:.2f})",
-                    "reached" if row["reached"] else "not reached",
-                )
-                for row in result["targets"]
-            ],
-        ),
+        _targets_table(result),
         "### Loaders",
         "CPU is the time of all processes together, Ray's own included; one core gives 1000 ms a second.",
-        _table(
-            ("videos", "workers", "loader", "clips/s", "CPU ms per clip", "s to the first batch"),
-            [
-                (
-                    row["source"],
-                    row["workers"],
-                    row["loader"],
-                    _number(statistics.median(row["clips_per_s"])),
-                    _number(statistics.median(row["cpu_ms"])),
-                    _number(statistics.median(row["first_s"])),
-                )
-                for row in result["loaders"]
-            ],
-        ),
+        _loaders_table(result),
         f"Ray's own processes used {result['ray_idle_cores']:.0%} of a core while nothing ran in it.",
         "### Readers",
         "CPU ms for the frames of one clip, the file opened each time; one thread.",
-        _table(
-            ("videos", *(reader for reader in next(iter(result["readers"].values())))),
-            [(name, *(_number(ms) for ms in row.values())) for name, row in result["readers"].items()],
-        ),
+        _readers_table(result),
         "### Stages",
         "ms per clip in one process with one thread; training step: TSM R18, width 16.",
-        _table(
-            ("stage", *result["stages"]),
-            [
-                (stage, *(_number(row[stage]) for row in result["stages"].values()))
-                for stage in next(iter(result["stages"].values()))
-                if stage != "bytes"
-            ],
-        ),
+        _stages_table(result),
         "Object store: " + "; ".join(_transfer(name, row) for name, row in result["stages"].items()) + ".",
         "### Training fed by each loader",
         f"One training process (TSM R18, width 16, one thread), {result['waiting_workers']} loader workers. Cores "
         f"busy: CPU time of all processes per second.",
-        _table(
-            ("videos", "loader", "clips/s", "waiting for data", "cores busy"),
-            [
-                (
-                    name,
-                    loader,
-                    _number(_median(rounds, "clips_per_s")),
-                    f"{_median(rounds, 'data_wait_share'):.1%}",
-                    f"{_median(rounds, 'cores'):.2f}",
-                )
-                for name, loaders in result["waiting"].items()
-                for loader, rounds in loaders.items()
-            ],
-        ),
+        _waiting_table(result),
         "### Training steps on ready batches",
-        _table(
-            (
-                "network",
-                "setting",
-                "clips/s",
-                *(["MiB of a step"] if result["steps"][0]["memory_mb"] is not None else []),
-            ),
-            [
-                (
-                    row["network"],
-                    row["setting"],
-                    _number(statistics.median(row["rates"])),
-                    *([f"{row['memory_mb']:,.0f}"] if on_gpu else []),
-                )
-                for row in result["steps"]
-            ],
-        ),
+        _steps_table(result),
     ]
     if result["processes"]:
         parts += [
@@ -158,24 +96,77 @@ def markdown(result: Result) -> str:
             "The same clips per process and step (TSM R18, width 16, one thread); gradients are averaged at every "
             f"step. Two that train {APART}, each on its own, share nothing but the machine: they show what it has to "
             "give. ms of a step: own work; waiting for the slower process; averaging, from when both are there.",
-            _table(
-                ("fed by, processes", "clips/s", "own", "slower", "averaging", "waiting for data", "cores busy"),
-                [
-                    (
-                        name,
-                        _number(_median(rounds, "clips_per_s")),
-                        *(_ms(_median(rounds, f"{part}_ms")) for part in ("own", "slower", "averaging")),
-                        f"{_median(rounds, 'data_wait_share'):.1%}",
-                        f"{_median(rounds, 'cores'):.2f}",
-                    )
-                    for name, rounds in result["processes"].items()
-                ],
-            ),
+            _processes_table(result),
             "What two apart reach, and two together of that: "
             + "; ".join(_ceiling(result, feed) for feed in _feeds(result))
             + ".",
         ]
     return "\n\n".join(parts) + "\n"
+
+
+def _targets_table(result: Result) -> str:
+    rows = []
+    for row in result["targets"]:
+        measured = f"{row['ratio']:.2f} ({row['low']:.2f} to {row['high']:.2f})"
+        rows.append((row["target"], f"{row['wanted']:g}", measured, "reached" if row["reached"] else "not reached"))
+    return _table(("ratio", "wanted", "measured", ""), rows)
+
+
+def _loaders_table(result: Result) -> str:
+    measured = ("clips_per_s", "cpu_ms", "first_s")
+    rows = [
+        (row["source"], row["workers"], row["loader"], *(_number(statistics.median(row[name])) for name in measured))
+        for row in result["loaders"]
+    ]
+    return _table(("videos", "workers", "loader", "clips/s", "CPU ms per clip", "s to the first batch"), rows)
+
+
+def _readers_table(result: Result) -> str:
+    readers = next(iter(result["readers"].values()))
+    rows = [(name, *map(_number, row.values())) for name, row in result["readers"].items()]
+    return _table(("videos", *readers), rows)
+
+
+def _stages_table(result: Result) -> str:
+    by_source = result["stages"].values()
+    stages = [stage for stage in next(iter(by_source)) if stage != "bytes"]
+    return _table(
+        ("stage", *result["stages"]), [(stage, *(_number(row[stage]) for row in by_source)) for stage in stages]
+    )
+
+
+def _waiting_table(result: Result) -> str:
+    rows = [
+        (name, loader, _number(_median(rounds, "clips_per_s")), *_busy(rounds))
+        for name, loaders in result["waiting"].items()
+        for loader, rounds in loaders.items()
+    ]
+    return _table(("videos", "loader", "clips/s", "waiting for data", "cores busy"), rows)
+
+
+def _steps_table(result: Result) -> str:
+    header, rows = ["network", "setting", "clips/s"], []
+    for row in result["steps"]:
+        rows.append([row["network"], row["setting"], _number(statistics.median(row["rates"]))])
+    if result["steps"][0]["memory_mb"] is not None:  # on a GPU
+        header.append("MiB of a step")
+        for line, row in zip(rows, result["steps"], strict=True):
+            line.append(f"{row['memory_mb']:,.0f}")
+    return _table(header, rows)
+
+
+def _processes_table(result: Result) -> str:
+    rows = []
+    for name, rounds in result["processes"].items():
+        parts = [_ms(_median(rounds, f"{part}_ms")) for part in ("own", "slower", "averaging")]
+        rows.append((name, _number(_median(rounds, "clips_per_s")), *parts, *_busy(rounds)))
+    header = ("fed by, processes", "clips/s", "own", "slower", "averaging", "waiting for data", "cores busy")
+    return _table(header, rows)
+
+
+def _busy(rounds: list[Result]) -> tuple[str, str]:
+    """Share of the time that training waits for data, and cores busy."""
+    return f"{_median(rounds, 'data_wait_share'):.1%}", f"{_median(rounds, 'cores'):.2f}"
 
 
 def plot(result: Result, path: Path) -> None:
@@ -254,6 +245,5 @@ def _number(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def _table(head: tuple, rows: list[tuple]) -> str:
-    lines = [head, ("---",) * len(head), *rows]
-    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
+def _table(header: Sequence[object], rows: Iterable[Sequence[object]]) -> str:
+    return "\n".join(markdown_table([header, *rows]))

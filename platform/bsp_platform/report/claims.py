@@ -11,6 +11,9 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
+from bsp_platform.plan.rows import Claim
+from bsp_platform.report.table_files import mean_and_spread
+
 
 def verdict(differences: Sequence[float]) -> str:
     """The rule above, on the differences (higher minus lower) of paired seeds; "not run" without any."""
@@ -26,7 +29,7 @@ def verdict(differences: Sequence[float]) -> str:
     return "within the noise"
 
 
-def check_claims(claims: Sequence, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def check_claims(claims: Sequence[Claim], rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """For each claim (rows.Claim), with ``rows`` as in table.json: the differences of the seeds that both rows have,
     their mean and standard deviation (None with fewer than two), the paper's difference if it has both numbers, and
     the verdict. Percent points."""
@@ -60,8 +63,7 @@ def claim_lines(claims: Sequence[dict[str, Any]]) -> list[list[str]]:
     """Header and a line per checked claim, for tables."""
     lines = [["relation", "metric", "ours", "paper", "verdict"]]
     for claim in claims:
-        spread = f" ± {claim['std']:.2f}" if claim["std"] is not None else ""
-        ours = f"{claim['mean']:+.2f}{spread}" if claim["mean"] is not None else ""
+        ours = mean_and_spread(claim["mean"], claim["std"], "+.2f")
         paper = f"{claim['paper_difference']:+.2f}" if claim["paper_difference"] is not None else ""
         if not claim["stated_by_paper"]:
             paper = "not in the paper"

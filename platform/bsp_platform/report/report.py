@@ -13,7 +13,8 @@ from bsp.files.text import parse_json
 from bsp.io import write_text
 from bsp_platform.plain_text import markdown_text
 from bsp_platform.report.claims import claim_lines
-from bsp_platform.report.tables import markdown_table, table_body
+from bsp_platform.report.table_files import markdown_table
+from bsp_platform.report.tables import table_body
 
 REPORT = "REPORT.md"
 _ORDER = ("appears", "within the noise", "reversed")

@@ -1,74 +1,50 @@
-"""Write an experiment's table as JSON, CSV and Markdown, and print it.
+"""An experiment's table: what it says, as it is written to table.json, and how that is shown.
 
 Ours and the paper's numbers stand in separate columns, and ours say which data they come from.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 import platform
 import statistics
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
-from bsp.io import write_text
-from bsp_platform.plain_text import csv_cell, markdown_text, plain_table, printable
+from bsp_platform.plain_text import markdown_text
+from bsp_platform.plan.profiles import Profile
+from bsp_platform.plan.rows import Cell, Experiment, Row
 from bsp_platform.report.claims import check_claims, claim_lines
-from bsp_platform.storage.stages import as_plain, write_json
+from bsp_platform.report.table_files import markdown_table, mean_and_spread, print_tables, write_table
 
 _PACKAGES = ("ray", "torch", "mlflow", "numpy", "decord", "av")
 
 
-def table_content(
-    *,
-    experiment,
-    profile,
-    rows,
-    seeds: int,
-    scores: dict,
-    failures: dict,
-    reused: dict,
-    seconds: dict,
-    costs: dict,
-    notes: list[str],
-    duration_s: float,
-) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class SweepResult:
+    """What a sweep over an experiment's rows and seeds came to."""
+
+    experiment: Experiment
+    profile: Profile
+    rows: Sequence[Row]  # those that were asked for
+    seeds: int
+    scores: dict[Cell, dict[str, float]]  # percent, by metric; of finished cells
+    failures: dict[Cell, str]  # why
+    reused: dict[Cell, dict[str, list[str]]] = field(default_factory=dict)  # by kind, stages that were there before
+    seconds: dict[Cell, dict[str, float]] = field(default_factory=dict)  # by kind, of its stages when they were made
+    costs: dict[str, dict[str, Any]] = field(default_factory=dict)  # of inference, by row (costs.row_costs)
+    notes: Sequence[str] = ()  # about the data
+    duration_s: float
+
+
+def table_content(result: SweepResult) -> dict[str, Any]:
     """All that a table says, as it is written to table.json."""
-    table_rows = []
-    for row in rows:
-        cells = [(row.name, seed) for seed in range(seeds)]
-        have = {seed: scores[row.name, seed] for seed in range(seeds) if (row.name, seed) in scores}
-        names = sorted({metric for s in have.values() for metric in s})
-        summary = {
-            metric: {
-                "mean": statistics.fmean(s[metric] for s in have.values()),
-                "std": statistics.stdev(s[metric] for s in have.values()) if len(have) > 1 else None,
-                "seeds": {str(seed): s[metric] for seed, s in have.items()},
-            }
-            for metric in names
-        }
-        table_rows.append(
-            {
-                "name": row.name,
-                "label": row.label,
-                "streams": [str(stream) for stream in row.streams],
-                "heads": list(row.heads),
-                "blind": row.blind,
-                "scores": summary,
-                "paper": row.paper,
-                "failures": {str(cell[1]): failures[cell] for cell in cells if cell in failures},
-                "cost": costs.get(row.name),
-                "reused_stages": {str(cell[1]): reused.get(cell, {}) for cell in cells},
-                "stage_seconds": {str(cell[1]): seconds[cell] for cell in cells if cell in seconds},
-            }
-        )
+    experiment, profile = result.experiment, result.profile
+    rows = [_row_content(row, result) for row in result.rows]
     return {
         "experiment": experiment.name,
         "title": experiment.title,
@@ -76,25 +52,52 @@ def table_content(
         "about": profile.about,
         "paper_data": experiment.paper_data,
         "columns": list(experiment.columns),
-        "seeds": seeds,
-        "rows": table_rows,
+        "seeds": result.seeds,
+        "rows": rows,
         "references": [{"label": r.label, "source": r.source, "paper": r.paper} for r in experiment.references],
-        "claims": check_claims(experiment.claims, table_rows),
+        "claims": check_claims(experiment.claims, rows),
         "note": experiment.note,
-        "notes": notes,
-        "duration_s": duration_s,
+        "notes": list(result.notes),
+        "duration_s": result.duration_s,
         "commit": commit(),
         "versions": {name: _version(name) for name in _PACKAGES} | {"python": platform.python_version()},
         "hardware": hardware(),
     }
 
 
+def _row_content(row: Row, result: SweepResult) -> dict[str, Any]:
+    cells = {str(seed): (row.name, seed) for seed in range(result.seeds)}
+    scores = {seed: result.scores[cell] for seed, cell in cells.items() if cell in result.scores}
+    return {
+        "name": row.name,
+        "label": row.label,
+        "streams": [str(stream) for stream in row.streams],
+        "heads": list(row.heads),
+        "blind": row.blind,
+        "scores": {
+            metric: over_seeds({seed: s[metric] for seed, s in scores.items()})
+            for metric in sorted({metric for s in scores.values() for metric in s})
+        },
+        "paper": row.paper,
+        "failures": {seed: result.failures[cell] for seed, cell in cells.items() if cell in result.failures},
+        "cost": result.costs.get(row.name),
+        "reused_stages": {seed: result.reused.get(cell, {}) for seed, cell in cells.items()},
+        "stage_seconds": {seed: result.seconds[cell] for seed, cell in cells.items() if cell in result.seconds},
+    }
+
+
+def over_seeds(values: dict[str, float]) -> dict[str, Any]:
+    """Mean and standard deviation (None for one seed) of a score by seed."""
+    return {
+        "mean": statistics.fmean(values.values()),
+        "std": statistics.stdev(values.values()) if len(values) > 1 else None,
+        "seeds": values,
+    }
+
+
 def write_tables(folder: Path, content: dict[str, Any]) -> None:
     """Write ``folder/table.{json,csv,md}``."""
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "table.json", as_plain(content))
-    write_text(folder / "table.csv", _csv(content))
-    write_text(folder / "table.md", _markdown(content))
+    write_table(folder, content, _csv_lines(content), _markdown(content))
 
 
 def hardware() -> str:
@@ -128,8 +131,7 @@ def _ours(row: dict, metric: str) -> str:
     facts = row["scores"].get(metric)
     if facts is None:
         return "failed" if row["failures"] else ""
-    spread = f" ± {facts['std']:.2f}" if facts["std"] is not None else ""
-    return f"{facts['mean']:.2f}{spread}"
+    return mean_and_spread(facts["mean"], facts["std"])
 
 
 def _paper(row: dict, metric: str) -> str:
@@ -142,38 +144,36 @@ def _paper_columns(content: dict) -> list[str]:
     return [c for c in content["columns"] if any(c in row["paper"] for row in given)]
 
 
-def _header(content: dict) -> list[str]:
-    return ["row", *(f"{c} (ours)" for c in content["columns"]), *(f"{c} (paper)" for c in _paper_columns(content))]
-
-
-def _body(content: dict) -> list[list[str]]:
+def table_body(content: dict) -> list[list[str]]:
+    """Header and a line per row: ours, then the paper's, cited rows first."""
     columns, of_paper = content["columns"], _paper_columns(content)
-    cited = [{**reference, "scores": {}, "failures": {}} for reference in content["references"]]
+    cited = [
+        {"label": f"{reference['label']} (cited)", "paper": reference["paper"], "scores": {}, "failures": {}}
+        for reference in content["references"]
+    ]
     return [
-        [row["label"], *(_ours(row, c) for c in columns), *(_paper(row, c) for c in of_paper)]
-        for row in [*[r | {"label": f"{r['label']} (cited)"} for r in cited], *content["rows"]]
+        ["row", *(f"{c} (ours)" for c in columns), *(f"{c} (paper)" for c in of_paper)],
+        *(
+            [row["label"], *(_ours(row, c) for c in columns), *(_paper(row, c) for c in of_paper)]
+            for row in [*cited, *content["rows"]]
+        ),
     ]
 
 
-def _csv(content: dict) -> str:
-    """One line per row and seed, full precision."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
+def _csv_lines(content: dict) -> Iterator[list[object]]:
+    """Header and a line per row and seed, full precision."""
     columns = content["columns"]
-    writer.writerow(["row", "label", "streams", "heads", "seed", *columns, *(f"paper {c}" for c in columns), "profile"])
+    yield ["row", "label", "streams", "heads", "seed", *columns, *(f"paper {c}" for c in columns), "profile"]
     for row in content["rows"]:
         seeds = sorted({seed for facts in row["scores"].values() for seed in facts["seeds"]}, key=int)
         for seed in seeds:
             ours = [repr(row["scores"][c]["seeds"][seed]) if c in row["scores"] else "" for c in columns]
             paper = [row["paper"].get(c, "") for c in columns]
             what = [" + ".join(row["streams"]), "+".join(row["heads"])]
-            line = [row["name"], row["label"], *what, seed, *ours, *paper, content["profile"]]
-            writer.writerow(map(csv_cell, line))
+            yield [row["name"], row["label"], *what, seed, *ours, *paper, content["profile"]]
     for reference in content["references"]:
         paper = [reference["paper"].get(c, "") for c in columns]
-        line = ["cited", reference["label"], reference["source"], "", "", *[""] * len(columns), *paper, ""]
-        writer.writerow(map(csv_cell, line))
-    return out.getvalue()
+        yield ["cited", reference["label"], reference["source"], "", "", *[""] * len(columns), *paper, ""]
 
 
 def _markdown(content: dict) -> str:
@@ -198,17 +198,6 @@ def _markdown(content: dict) -> str:
         lines += ["", "Cost of one clip at inference, one process:", "", *markdown_table(costs)]
     lines += ["", "Stages that were in the storage already:", "", *_reused(content)]
     return "\n".join(lines) + "\n"
-
-
-def table_body(content: dict) -> list[list[str]]:
-    """Header and a line per row: ours, then the paper's, cited rows first."""
-    return [_header(content), *_body(content)]
-
-
-def markdown_table(lines: list[list[str]]) -> list[str]:
-    """Header and body, as plain text, as the lines of a Markdown table."""
-    header, *body = [[markdown_text(cell) for cell in line] for line in lines]
-    return ["| " + " | ".join(line) + " |" for line in [header, ["---"] * len(header), *body]]
 
 
 def _costs(content: dict) -> list[list[str]]:
@@ -246,36 +235,15 @@ def _reused(content: dict) -> list[str]:
     return lines or ["- none"]
 
 
-def print_table(content: dict) -> None:
+def print_table(content: dict[str, Any]) -> None:
+    """The table on the console, with notes, costs and relations under it."""
     title = f"{content['title']}\nours: {content['about']}"
+    claims = claim_lines(content["claims"]) if content["claims"] else []
     print_tables(
-        [(title, [_header(content), *_body(content)])],
+        [(title, table_body(content))],
         notes=[*([content["note"]] if content["note"] else []), *content["notes"]],
         more=[
             ("Cost of one clip at inference", _costs(content)),
-            (
-                "Relations between rows (differences in percent points)",
-                claim_lines(content["claims"]) if content["claims"] else [],
-            ),
+            ("Relations between rows (differences in percent points)", claims),
         ],
     )
-
-
-def print_tables(
-    tables: list[tuple[str, list[list[str]]]],
-    *,
-    notes: Sequence[str] = (),
-    more: Sequence[tuple[str, list[list[str]]]] = (),
-    width: int = 160,
-) -> None:
-    """Tables, each a title and lines of which the first is the header, then notes, then ``more`` tables."""
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=width)
-    for title, lines in tables:
-        console.print(plain_table(lines[0], lines[1:], title=title, first_left=True))
-    for note in notes:
-        console.print(printable(note, lines=True), markup=False, highlight=False)
-    for title, lines in more:
-        if lines:
-            console.print(plain_table(lines[0], lines[1:], title=title))

@@ -1,16 +1,15 @@
-"""The state of a running search, in the driver: what is to be run, what has become of it. No Ray in here."""
+"""A search while it runs, in the driver: what it is asked to do, which stages its trials have, how they end."""
 
 from __future__ import annotations
 
 import statistics
-import time
 from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 from bsp_platform.plan.options import Options
 from bsp_platform.plan.recipes import FeatureRecipe
 from bsp_platform.plan.sources import Sources
-from bsp_platform.search.proposals import Halving, Ledger, Proposals, Trial, compared_with, rung_steps
+from bsp_platform.search.proposals import Kind, Trial, rung_steps
 from bsp_platform.search.space import Setting, Space, TrialPlan, all_settings, plan_trial
 from bsp_platform.storage.stages import StageStore, as_plain, recipe_hash
 from bsp_platform.work.probe import ProbeSettings
@@ -24,110 +23,98 @@ class SearchOptions:
 
     name: str  # of the script, the results folder and the MLflow experiment
     space: Space
-    search: Literal["grid", "random", "optuna"]
+    search: Kind
     trials: int | None  # None: the whole grid; 12 otherwise
     proxy: Literal["asha", "none"]  # none: the probe is recorded, no trial is stopped
-    eta: int
+    eta: int  # of ASHA, at least 2: at a rung about 1/eta of the trials go on
+    # Choice: 2, not ASHA's 4: a dozen trials would leave one or two finished, too few to see how the probe ranks.
     search_seed: int
     clips: int | None  # of the searched encoders' training; None = the profile's
     probe: ProbeSettings
 
+    def __post_init__(self) -> None:
+        if self.eta < 2:
+            raise ValueError(f"eta must be at least 2, not {self.eta}")
+
 
 def plan_of(setting: Setting, seed: int, spec: SearchOptions, options: Options, sources: Sources) -> TrialPlan:
+    """The stages of a setting and seed."""
     return plan_trial(setting, seed, options.profile, sources, options.workers, spec.clips)
 
 
 def searched_features(plan: TrialPlan) -> FeatureRecipe:
+    """The features of the searched encoder."""
     return next(recipe for _, recipe in plan.recipes.features() if recipe.encoder == plan.searched)
 
 
 def rungs_of(plan: TrialPlan, spec: SearchOptions) -> tuple[int, ...]:
+    """Steps at which the probe is read."""
     train = plan.searched.train
     return rung_steps(train.steps, train.checkpoint_every_steps, spec.eta)
 
 
 class Search:
-    """The state of a running search, in the driver: Tune's searcher, scheduler and callback all talk to it."""
+    """A search in the driver, which Tune's searcher, scheduler and callback talk to."""
 
     def __init__(self, spec: SearchOptions, options: Options, sources: Sources, store: StageStore):
+        """Opens what is known of it. ValueError for an empty space, a part of a grid, a damaged record of the search,
+        or without Optuna."""
+        try:
+            from bsp_platform.search.study import SearchStudy
+        except ModuleNotFoundError as error:
+            if error.name != "optuna":
+                raise
+            raise ValueError("a search needs Optuna: pip install 'bsp-platform[search]'") from None
         self.spec, self.options, self.sources, self.store = spec, options, sources, store
-        settings = as_plain(replace(options.profile, resources=None, encoders={}))
-        names = {k: v for k, v in asdict(spec).items() if k not in ("trials", "name")}
-        prints = [sources.trimmed_print, dict(sources.videos_prints), dict(sources.labels_prints)]
-        given = {name: file.sha256 for name, file in sources.class_scores.items()}
-        given |= {f"vanilla {encoder.name}": file.sha256 for encoder, file in sources.vanilla_weights.items()}
-        seeds = {"seeds": options.seeds, "workers": options.workers}
-        self.key = recipe_hash({"profile": settings, "search": names, "data": prints, "given": given, **seeds})
-        self.ledger = Ledger(store, f"searches/{self.key}/trials.json")
-        self.halving = Halving(eta=spec.eta)
         size = len(list(all_settings(spec.space, options.profile.clips))) if spec.search == "grid" else None
         if size is not None and spec.trials is not None and spec.trials < size:
             raise ValueError(f"--trials {spec.trials}: the grid has {size} settings; use --search random or optuna")
         self.total = size if size is not None else spec.trials or 12
         if not self.total:
             raise ValueError("the space holds no possible setting; epsilon and min_segment lie at most at tau")
+        self.key = self._key()
+        self.note = f"searches/{self.key}/study.jsonl"
+        self.study = SearchStudy(
+            store, self.note, kind=spec.search, space=spec.space, base=options.profile.clips, seed=spec.search_seed
+        )
+        self.study.reopen(lost=lambda trial: self.scores(trial) is None)
 
-    def plans(self, setting: Setting) -> list[TrialPlan]:
-        seeds = range(self.options.seeds)
-        return [plan_of(setting, seed, self.spec, self.options, self.sources) for seed in seeds]
+    def _key(self) -> str:
+        """Names the search in the storage."""
+        spec, options, sources = self.spec, self.options, self.sources
+        settings = as_plain(replace(options.profile, resources=None, encoders={}))
+        names = {k: v for k, v in asdict(spec).items() if k not in ("trials", "name")}
+        prints = [sources.trimmed_print, dict(sources.videos_prints), dict(sources.labels_prints)]
+        given = {name: file.sha256 for name, file in sources.class_scores.items()}
+        given |= {f"vanilla {encoder.name}": file.sha256 for encoder, file in sources.vanilla_weights.items()}
+        seeds = {"seeds": options.seeds, "workers": options.workers}
+        return recipe_hash({"profile": settings, "search": names, "data": prints, "given": given, **seeds})
 
-    def prepare(self) -> None:
-        """Reopen what was interrupted, has failed, or lost its stages; then propose from what is known."""
-        for trial in self.ledger.trials:
-            missing = trial.status == "finished" and self.scores(trial) is None
-            if trial.status == "failed" or missing:
-                trial.status, trial.reason, trial.value = "open", "", None
-        self.ledger.save()
-        arguments = (self.spec.search, self.spec.space, self.options.profile.clips, self.spec.search_seed)
-        self.proposals = Proposals(*arguments, self.ledger)
-        self.waiting = [trial for trial in self.ledger.trials if trial.status == "open"]
-        self.began: dict[int, float] = {}
-
-    @property
-    def missing(self) -> int:
-        """Trials to run."""
-        return len(self.waiting) + max(0, self.total - len(self.ledger.trials))
-
-    def next_trial(self) -> Trial | None:
-        if self.waiting:
-            trial = self.waiting.pop(0)
-        elif len(self.ledger.trials) >= self.total or (setting := self.proposals.next()) is None:
-            return None
-        else:
-            trial = self.ledger.add(setting)
-        self.began[trial.number] = time.time()
-        return trial
+    def trials(self) -> list[Trial]:
+        """Those that are known, in order."""
+        return self.study.trials()
 
     def trial(self, number: int) -> Trial:
-        return self.ledger.trials[number - 1]
+        """By number, from 1."""
+        return self.trials()[number - 1]
 
-    def probed(self, number: int, step: int, score: float) -> bool:
-        """Record a probe score; whether the trial is to stop."""
-        trial = self.trial(number)
-        rung = rungs_of(self.plans(trial.setting)[0], self.spec).index(step)
-        stop = self.halving.stops(score, compared_with(trial, rung, self.ledger.trials))
-        trial.probes[rung] = score
-        if stop and self.spec.proxy == "asha":
-            trial.stopped_at = step
-        self.ledger.save()
-        return trial.stopped_at is not None
+    def to_run(self) -> list[int]:
+        """Numbers of the trials that are open, and of those to come."""
+        trials = self.trials()
+        return [t.number for t in trials if t.status == "open"] + list(range(len(trials) + 1, self.total + 1))
 
-    def close(self, number: int, failure: str = "") -> Trial:
-        """A trial has ended: finished, stopped or failed."""
-        trial = self.trial(number)
-        trial.seconds += time.time() - self.began.pop(number, time.time())
-        scores = self.scores(trial)
-        if trial.stopped_at is not None:
-            trial.status = "stopped"
-        elif failure or scores is None:
-            trial.status, trial.reason = "failed", failure or "ended without scores"
-        else:
-            trial.status, trial.value = "finished", statistics.fmean(s[METRIC] for s in scores)
-        self.ledger.save()
-        self.proposals.tell(trial)
-        return trial
+    def plans(self, setting: Setting) -> list[TrialPlan]:
+        """One per seed."""
+        seeds = range(self.options.seeds)
+        return [plan_of(setting, seed, self.spec, self.options, self.sources) for seed in seeds]
 
     def scores(self, trial: Trial) -> list[dict[str, float]] | None:
         """Of all seeds, in percent; None if one is missing."""
         found = [plan.recipes.scores(self.store) for plan in self.plans(trial.setting)]
         return None if None in found else found
+
+    def close(self, number: int, failure: str = "") -> Trial:
+        """A trial has ended: finished, stopped or failed."""
+        scores = self.scores(self.trial(number))
+        self.study.end(number, statistics.fmean(s[METRIC] for s in scores) if scores else None, failure)
+        return self.trial(number)

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from bsp.figures.sweep import SweepTrial, draw_parallel, draw_responses
-from bsp_platform.plain_text import csv_cell, markdown_text
-from bsp_platform.report.tables import commit, hardware, markdown_table, print_tables, write_text
+from bsp_platform.plain_text import markdown_text
+from bsp_platform.report.table_files import markdown_table, mean_and_spread, print_tables, write_table
+from bsp_platform.report.tables import commit, hardware, over_seeds
 from bsp_platform.search.proposals import rung_steps
 from bsp_platform.search.space import PARAMETERS, shown
-from bsp_platform.storage.stages import as_plain, write_json
 
 if TYPE_CHECKING:
     from bsp_platform.search.state import Search
@@ -24,14 +20,11 @@ if TYPE_CHECKING:
 
 def spearman(pairs: Sequence[tuple[float, float]]) -> float | None:
     """Rank correlation of pairs, ties at their mean rank; None for fewer than 3, or if one side is constant."""
-    from scipy.stats import rankdata
+    from scipy.stats import spearmanr
 
-    if len(pairs) < 3:
+    if len(pairs) < 3 or any(len(set(side)) == 1 for side in zip(*pairs, strict=True)):
         return None
-    ranks = [rankdata(side) for side in zip(*pairs, strict=True)]
-    if min(np.ptp(side) for side in ranks) == 0:
-        return None
-    return float(np.corrcoef(*ranks)[0, 1])
+    return float(spearmanr(*zip(*pairs, strict=True)).statistic)
 
 
 def proxy_quality(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -64,15 +57,10 @@ def quality_note(quality: dict[str, dict[str, Any]], stopped: int) -> str:
 def search_rows(search: Search) -> list[dict[str, Any]]:
     """A record per trial, in their order."""
     rows = []
-    for trial in search.ledger.trials:
+    for trial in search.trials():
         train = search.plans(trial.setting)[0].searched.train
         scores = search.scores(trial) if trial.status == "finished" else None
-        values = [s["mAP_avg"] for s in scores or []]
-        mean = {
-            "mean": statistics.fmean(values),
-            "std": statistics.stdev(values) if len(values) > 1 else None,
-            "seeds": {str(seed): value for seed, value in enumerate(values)},
-        } if values else None  # fmt: skip
+        values = {str(seed): s["mAP_avg"] for seed, s in enumerate(scores or [])}
         rows.append(
             {
                 "trial": trial.number,
@@ -84,7 +72,7 @@ def search_rows(search: Search) -> list[dict[str, Any]]:
                 "reason": trial.reason,
                 "probes": {str(rung): score for rung, score in sorted(trial.probes.items())},
                 "last_probe": trial.last_probe,
-                "mAP_avg": mean,
+                "mAP_avg": over_seeds(values) if values else None,
                 "scores": {n: statistics.fmean(s[n] for s in scores) for n in scores[0]} if scores else {},
                 "seconds": trial.seconds,
             }
@@ -128,14 +116,7 @@ def search_content(search: Search, *, duration_s: float) -> dict[str, Any]:
 
 def write_search(folder: Path, content: dict[str, Any]) -> None:
     """Write ``table.{json,csv,md}``, ``parallel.png`` and ``response.png``."""
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "table.json", as_plain(content))
-    write_text(folder / "table.csv", _csv(content["trials"]))
-    write_text(folder / "table.md", _markdown(content))
-    _draw(folder, content)
-
-
-def _draw(folder: Path, content: dict[str, Any]) -> None:
+    write_table(folder, content, _csv_lines(content["trials"]), _markdown(content))
     trials = [
         SweepTrial(
             values={name: row[name] for name in PARAMETERS},
@@ -160,31 +141,25 @@ def _fate(row: dict[str, Any]) -> str:
     return f"failed: {row['reason']}" if row["status"] == "failed" else row["status"]
 
 
-def _number(value: float | None, digits: int = 2) -> str:
-    return "" if value is None else f"{value:.{digits}f}"
+def _rungs(rows: Sequence[dict[str, Any]]) -> range:
+    return range(max((len(row["rungs"]) for row in rows), default=0))
 
 
 def _lines(content: dict[str, Any]) -> list[list[str]]:
     """Header and a line per trial, the best first, then those without a score."""
-    rungs = max((len(row["rungs"]) for row in content["trials"]), default=0)
+    rungs = _rungs(content["trials"])
     names = [name for name in PARAMETERS if len(content["space"][name]) > 1]
-    probes = [f"probe {k + 1}" for k in range(rungs)]
-    lines = [["trial", *names, *probes, "last probe", "mAP_avg", "status", "seconds"]]
-
-    def order(row: dict[str, Any]) -> tuple[bool, float]:
-        return row["mAP_avg"] is None, -(row["mAP_avg"] or {"mean": 0})["mean"]
-
-    for row in sorted(content["trials"], key=order):
-        mean = row["mAP_avg"] or {"mean": None, "std": None}
-        spread = f" ± {mean['std']:.2f}" if mean["std"] is not None else ""
-        scores = [_number(row["probes"].get(str(k)), 1) for k in range(rungs)]
+    lines = [["trial", *names, *(f"probe {k + 1}" for k in rungs), "last probe", "mAP_avg", "status", "seconds"]]
+    without = {"mean": None, "std": None}
+    for row in sorted(content["trials"], key=lambda row: -row["mAP_avg"]["mean"] if row["mAP_avg"] else 1.0):
+        score = row["mAP_avg"] or without
+        probes = [row["probes"].get(str(k)) for k in rungs]
         lines.append(
             [
                 str(row["trial"]),
                 *(row[name] for name in names),
-                *scores,
-                _number(row["last_probe"], 1),
-                _number(mean["mean"]) + spread,
+                *(mean_and_spread(probe, None, ".1f") for probe in [*probes, row["last_probe"]]),
+                mean_and_spread(score["mean"], score["std"]),
                 _fate(row),
                 f"{row['seconds']:.0f}",
             ]
@@ -210,23 +185,17 @@ def _markdown(content: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _csv(rows: Sequence[dict[str, Any]]) -> str:
-    """One line per trial, full precision."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    rungs = max((len(row["rungs"]) for row in rows), default=0)
-    probes = [f"probe_{k + 1}" for k in range(rungs)]
-    writer.writerow(
-        ["trial", *PARAMETERS, *probes, "last_probe", "mAP_avg", "status", "stopped_at", "reason", "seconds"]
-    )
+def _csv_lines(rows: Sequence[dict[str, Any]]) -> Iterator[list[object]]:
+    """Header and a line per trial, full precision."""
+    rungs = _rungs(rows)
+    probes = [f"probe_{k + 1}" for k in rungs]
+    yield ["trial", *PARAMETERS, *probes, "last_probe", "mAP_avg", "status", "stopped_at", "reason", "seconds"]
     for row in rows:
-        scores = [row["probes"].get(str(k), "") for k in range(rungs)]
+        scores = [row["probes"].get(str(k), "") for k in rungs]
         value = repr(row["mAP_avg"]["mean"]) if row["mAP_avg"] else ""
         last = "" if row["last_probe"] is None else row["last_probe"]
         end = [row["status"], row["stopped_at"] or "", row["reason"], row["seconds"]]
-        line = [row["trial"], *(row[name] for name in PARAMETERS), *scores, last, value, *end]
-        writer.writerow(map(csv_cell, line))
-    return out.getvalue()
+        yield [row["trial"], *(row[name] for name in PARAMETERS), *scores, last, value, *end]
 
 
 def print_search(content: dict[str, Any]) -> None:

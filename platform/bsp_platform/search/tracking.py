@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 class SearchTracking:
     """The MLflow side of one search."""
 
-    def __init__(self, search: Search, total: int):
+    def __init__(self, search: Search):
         options = search.options
-        self.search, self.total = search, total
+        self.search = search
         self.tracker = Tracker(options.tracking_uri, search.spec.name, options.tracking_home, search.store)
         self.runs: dict[int, RunRecord] = {}
 
@@ -39,12 +39,14 @@ class SearchTracking:
             "seeds": self.search.options.seeds, "search_seed": spec.search_seed, "clips": spec.clips or "profile",
         }  # fmt: skip
         params |= {f"space.{name}": ",".join(map(shown, values)) for name, values in spec.space.items()}
-        key, name = f"{profile.name}/{self.search.key}", f"{spec.name} {profile.name} {spec.search}"
-        self.parent = self.tracker.begin(new_record(spec.name, key, name, params))
-        for trial in self.search.ledger.trials:
+        key = f"{profile.name}/{self.search.key}"
+        name = f"{spec.name} {profile.name} {spec.search}"
+        parent = RunRecord(experiment=spec.name, key=key, name=name, params=params, started_ms=now_ms())
+        self.parent = self._opened(parent)
+        for trial in self.search.trials():
             self.start(trial)
             if trial.status != "open":
-                self.close(trial, self.search.scores(trial) if trial.status == "finished" else None)
+                self.close(trial)
 
     def start(self, trial: Trial) -> None:
         """Show the child of a trial; its setting becomes its parameters."""
@@ -65,11 +67,12 @@ class SearchTracking:
             record = record.with_numbers({PROBE: result[PROBE]}, int(result["probe_step"]), now_ms())
             self.runs[trial.number] = self.tracker.show(record)
 
-    def close(self, trial: Trial, scores: list[dict[str, float]] | None) -> None:
+    def close(self, trial: Trial) -> None:
         """The scores, mean over seeds, and the files of a finished trial; the status of any."""
         record, store = self.runs[trial.number], self.search.store
         record = replace(record, tags=record.tags | {"outcome": trial.status})
-        if trial.status == "finished" and scores is not None:
+        scores = self.search.scores(trial) if trial.status == "finished" else None
+        if scores is not None:
             plan = self.search.plans(trial.setting)[0]
             means = {name: statistics.fmean(s[name] for s in scores) for name in scores[0]}
             if trial.last_probe is not None:

@@ -19,7 +19,7 @@ from bsp_platform.plan.recipes import ClassScoresRecipe
 from bsp_platform.plan.rows import Cell, Experiment, Row, RowRecipes, data_sets, row_recipes
 from bsp_platform.plan.sources import Sources, load_sources
 from bsp_platform.report.costs import row_costs
-from bsp_platform.report.tables import print_table, table_content, write_tables
+from bsp_platform.report.tables import SweepResult, print_table, table_content, write_tables
 from bsp_platform.storage.stages import StageStore, recipe_hash
 from bsp_platform.sweep.failures import NO_ROOM, reason_of_trial, remembered
 from bsp_platform.sweep.live import LiveView
@@ -77,7 +77,7 @@ def run(experiment: Experiment, options: Options) -> int:
                 costs = row_costs(rows, profile, store)
                 tracking.costs(costs)
         results = options.results / experiment.name / profile.name
-        table = table_content(
+        result = SweepResult(
             experiment=experiment,
             profile=profile,
             rows=rows,
@@ -90,6 +90,7 @@ def run(experiment: Experiment, options: Options) -> int:
             notes=sources.notes,
             duration_s=time.time() - began,
         )
+        table = table_content(result)
         with remembered(troubles, f"the tables in {results}"):
             write_tables(results, table)
         with remembered(troubles, "MLflow's record of the sweep"):

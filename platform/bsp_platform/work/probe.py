@@ -22,6 +22,7 @@ from bsp_platform.plan.recipes import EncoderRecipe
 from bsp_platform.work.listed_features import has_features, read_listed
 
 PROBE = "probe_ap"  # boundary average precision, percent
+RUNG = "probe_rung"  # at which of the chosen steps, from 0
 WORKERS = "placement_group"  # of the training workers, reported with the probe
 
 
@@ -55,7 +56,8 @@ class BoundaryProbe:
 
         score = score_encoder(encoder, self.recipe, ray.get(self.videos))
         group = get_current_placement_group()
-        return {PROBE: score, "probe_step": step, WORKERS: group.id.hex() if group else ""}
+        workers = group.id.hex() if group else ""
+        return {PROBE: score, RUNG: self.at_steps.index(step), "probe_step": step, WORKERS: workers}
 
 
 def release_workers(group: str) -> None:

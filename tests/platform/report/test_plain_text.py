@@ -17,7 +17,7 @@ from rich.console import Console
 from bsp_platform.cli.main import main
 from bsp_platform.plain_text import csv_cell, markdown_text, plain_table, printable
 from bsp_platform.report.report import write_report
-from bsp_platform.report.tables import print_table, table_content, write_tables
+from bsp_platform.report.tables import SweepResult, print_table, table_content, write_tables
 from bsp_platform.sweep.live import LiveView
 
 ANSI = "\x1b[31mred\x1b]0;title\x07"
@@ -83,11 +83,12 @@ def evil_table(folder: Path) -> dict:
     experiment = SimpleNamespace(
         name="evil", title="Evil", paper_data="none", columns=("mAP_avg",), claims=(), references=(), note=""
     )
-    content = table_content(
+    result = SweepResult(
         experiment=experiment, profile=SimpleNamespace(name="smoke", about=EVIL), rows=[row],
-        seeds=2, scores={("=evil", 0): {"mAP_avg": -0.5}}, failures={("=evil", 1): EVIL}, reused={},
-        seconds={}, costs={}, notes=[f"class scores of thumos: {EVIL}"], duration_s=1.0,
+        seeds=2, scores={("=evil", 0): {"mAP_avg": -0.5}}, failures={("=evil", 1): EVIL},
+        notes=[f"class scores of thumos: {EVIL}"], duration_s=1.0,
     )  # fmt: skip
+    content = table_content(result)
     write_tables(folder / "evil" / "smoke", content)
     return content
 
@@ -149,15 +150,15 @@ def test_ascii_locale_and_a_pipe(tmp_path):
     code = (
         "import sys; from pathlib import Path; from types import SimpleNamespace as N\n"
         "from bsp_platform.plain_text import forgiving_streams, say\n"
-        "from bsp_platform.report.tables import print_table, table_content, write_tables\n"
+        "from bsp_platform.report.tables import SweepResult, print_table, table_content, write_tables\n"
         "from bsp_platform.report.report import write_report\n"
         "assert sys.stdout.encoding.lower() in ('ascii', 'ansi_x3.4-1968', 'us-ascii'), sys.stdout.encoding\n"
         "forgiving_streams(); out = Path(sys.argv[1])\n"
         "row = N(name='a', label='Zürich 日', streams=('x',), heads=('gtad',), blind='', paper={'mAP_avg': 1.0})\n"
         "of = N(name='t', title='T', paper_data='n', columns=('mAP_avg',), claims=(), references=(), note='')\n"
         "scores = {('a', 0): {'mAP_avg': 1.0}, ('a', 1): {'mAP_avg': 3.0}}\n"
-        "content = table_content(experiment=of, profile=N(name='smoke', about='Ä'), rows=[row],\n"
-        "    seeds=2, scores=scores, failures={}, reused={}, seconds={}, costs={}, notes=['né'], duration_s=1.0)\n"
+        "content = table_content(SweepResult(experiment=of, profile=N(name='smoke', about='Ä'), rows=[row],\n"
+        "    seeds=2, scores=scores, failures={}, notes=['né'], duration_s=1.0))\n"
         "write_tables(out / 't' / 'smoke', content); print_table(content)\n"
         "print('± é'); say('say é'); write_report(out, 'smoke', ['t'], {})\n"
     )

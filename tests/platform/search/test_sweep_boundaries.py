@@ -1,27 +1,30 @@
-"""The search over boundary settings: proposals, halving, tables and plots; and a real one."""
+"""The search over boundary settings: proposals, what is kept of it, halving, tables and plots; and a real one."""
 
 import json
+import sys
 import time
 from itertools import product
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from ray.tune.schedulers import ASHAScheduler
 
 from bsp.encoders.build import build_encoder
 from bsp.figures.sweep import SweepTrial, draw_parallel, draw_responses
 from bsp_platform.plan.options import Options
 from bsp_platform.plan.sources import DataPaths
-from bsp_platform.search.proposals import Halving, Ledger, Proposals, Trial, compared_with, rung_steps, sequence
+from bsp_platform.search.proposals import Trial, rung_steps, sequence
 from bsp_platform.search.space import all_settings, plan_trial, read_space
 from bsp_platform.search.tables import proxy_quality, quality_note, spearman
 from bsp_platform.storage.stages import StageStore
 from bsp_platform.work.probe import ProbeSettings, load_probe_videos, score_encoder
 from ray_processes import MARK, training_processes
 from repository import EXPERIMENTS
-from search_cases import BASE, settings_of, space, tiny_profile, train_plainly
+from search_cases import BASE, open_study, settings_of, space, tiny_profile, train_plainly
 
 # What comes next, and what stops
 
@@ -35,32 +38,40 @@ def test_rungs_are_checkpoints_at_about_each_fraction_of_the_training():
     assert rung_steps(3, 100, 2) == ()
 
 
-@pytest.mark.parametrize("eta", [2, 3, 4])
-def test_halving_decides_as_rays_asha(eta):
-    from ray.tune.schedulers.async_hyperband import _Bracket
-    from ray.tune.schedulers.trial_scheduler import TrialScheduler
+def halving(trials: list[Trial], stopped: dict[int, int]):
+    from bsp_platform.search.run import HalvingByFusion
 
-    class Named:
-        def __init__(self, name):
-            self.trial_id = name
+    spec = SimpleNamespace(eta=2, space={"fusion": ("alone", "two-head")})
+    study = SimpleNamespace(keep=lambda number, fact, step: stopped.update({number: step}))
+    return HalvingByFusion(SimpleNamespace(spec=spec, trials=lambda: trials, study=study))
 
-    scores = np.random.default_rng(eta).random(60)
-    theirs, ours = _Bracket(1, 1.5, eta, 0), Halving(eta=eta)
-    found = [
-        (theirs.on_result(Named(str(k)), 1, score) == TrialScheduler.STOP, ours.stops(score, list(scores[:k])))
-        for k, score in enumerate(scores)
+
+def test_a_trial_stops_below_the_median_of_those_of_its_fusion_method_at_a_rung():
+    stopped: dict[int, int] = {}
+
+    def told(scheduler, number: int, fusion: str, rung: int, score: float) -> str:
+        config = {"number": number, "setting": {"fusion": fusion}}
+        trial = SimpleNamespace(trial_id=f"{number} of {id(scheduler)}", config=config)
+        scheduler.on_trial_add(None, trial)
+        result = {"probe_ap": score, "probe_rung": rung, "probe_step": 100 * 2**rung}
+        return scheduler.on_trial_result(None, trial, result)
+
+    scheduler = halving([], stopped)
+    assert scheduler.on_trial_result(None, None, {"loss": 1.0}) == "CONTINUE"
+    assert told(scheduler, 1, "alone", 0, 10.0) == "CONTINUE"
+    assert told(scheduler, 2, "alone", 0, 20.0) == "CONTINUE"
+    assert told(scheduler, 3, "alone", 0, 14.0) == "STOP"  # below 15
+    assert told(scheduler, 4, "two-head", 0, 1.0) == "CONTINUE"
+    assert told(scheduler, 4, "two-head", 1, 1.0) == "CONTINUE"
+    assert told(scheduler, 5, "two-head", 1, 0.5) == "STOP"
+    assert stopped == {3: 100, 5: 200}
+    # A search that is continued compares with the trials of before.
+    alone, two_head = settings_of(fusion="alone,two-head")
+    known = [
+        Trial(number=number, setting=setting, status="stopped", probes={0: score})
+        for number, setting, score in ((1, alone, 10.0), (2, alone, 20.0), (3, two_head, 90.0))
     ]
-    assert len({stop for stop, _ in found}) == 2
-    assert all(a == b for a, b in found)
-
-
-def test_probes_are_compared_within_a_fusion_method_only():
-    one, two = settings_of(fusion="alone", epsilon="0,1")
-    (other,) = settings_of(fusion="two-head")
-    trials = [Trial(number=k, setting=s, probes={0: 10.0 * k}) for k, s in enumerate((one, two, other), start=1)]
-    assert compared_with(trials[1], 0, trials) == [10.0]
-    assert compared_with(trials[1], 1, trials) == []
-    assert compared_with(trials[2], 0, trials) == []
+    assert [told(halving(known, stopped), 4, "alone", 0, score) for score in (14.0, 15.0)] == ["STOP", "CONTINUE"]
 
 
 def test_a_random_search_repeats_and_covers_a_small_space_once():
@@ -72,50 +83,77 @@ def test_a_random_search_repeats_and_covers_a_small_space_once():
     assert len(first) == 4 * 2 + 2
 
 
-@pytest.mark.parametrize("search", ["grid", "random", "optuna"])
-def test_a_search_goes_on_from_its_ledger_without_repeating_a_setting(search, tmp_path):
+@pytest.mark.parametrize("kind", ["grid", "random", "optuna"])
+def test_a_search_is_continued_without_repeating_a_setting(kind, tmp_path):
     found = space(epsilon="0,1,2,4", kinds="dc+ss,sc+ss", tau="2,4")
-    everything = set(all_settings(found, BASE))
+    everything = list(sequence(kind, found, BASE, 0))
     assert len(everything) == 3 + 4 + 2  # epsilon 4 is too long for tau 2
-    for part in (4, 9):
-        ledger = Ledger(StageStore(tmp_path), "trials.json")
-        proposals = Proposals(search, found, BASE, 0, ledger)
-        while len(ledger.trials) < part and (setting := proposals.next()):
-            trial = ledger.add(setting)
-            trial.status, trial.value = "finished", 50.0 - setting.tau
+    for total in (4, 30):
+        study = open_study(tmp_path, found, kind)
+        while trial := study.begin(total):
             if trial.number == 2:
-                trial.status, trial.value, trial.probes = "stopped", None, {0: 3.5}
-            ledger.save()
-            proposals.tell(trial)
-    ledger = Ledger(StageStore(tmp_path), "trials.json")
-    assert [trial.number for trial in ledger.trials] == list(range(1, 10))
-    assert {trial.setting for trial in ledger.trials} == everything
-    assert ledger.trials[1].probes == {0: 3.5}
-    assert Proposals(search, found, BASE, 0, ledger).next() is None
+                study.probed(2, 0, 3.5)
+                study.keep(2, "stopped_at", 100)
+                study.end(2, None)
+            else:
+                study.keep(trial.number, "last_probe", 4.5)
+                study.end(trial.number, 50.0 - trial.setting.tau)
+    trials = open_study(tmp_path, found, kind).trials()
+    assert [trial.number for trial in trials] == list(range(1, 10))
+    if kind == "optuna":
+        assert {trial.setting for trial in trials} == set(everything)
+    else:
+        assert [trial.setting for trial in trials] == everything
+    _, stopped, third, *_ = trials
+    assert (stopped.status, stopped.probes, stopped.stopped_at, stopped.value) == ("stopped", {0: 3.5}, 100, None)
+    assert (third.status, third.value, third.last_probe) == ("finished", 50.0 - third.setting.tau, 4.5)
+
+
+def test_what_was_interrupted_failed_or_is_lost_is_tried_again_as_the_same_trial(tmp_path):
+    found = space(epsilon="0,1,2,4", kinds="dc+ss")
+    study = open_study(tmp_path, found)
+    for number in (1, 2, 3):
+        assert study.begin(4).number == number
+        study.probed(number, 0, 10.0 * number)
+    study.end(1, None, "no disk")
+    study.end(2, 7.0)
+    assert [(t.status, t.reason) for t in study.trials()] == [("failed", "no disk"), ("finished", ""), ("open", "")]
+    del study  # its driver is killed
+    study = open_study(tmp_path, found)
+    study.reopen(lost=lambda trial: trial.number == 2)
+    again = []
+    while trial := study.begin(4):
+        again.append((trial.number, trial.setting.epsilon, trial.probes))
+        study.end(trial.number, 1.0)
+    assert sorted(again) == [(1, 0, {0: 10.0}), (2, 1, {0: 20.0}), (3, 2, {0: 30.0}), (4, 4, {})]
+    trials = open_study(tmp_path, found).trials()
+    assert [(t.number, t.status, t.reason) for t in trials] == [(number, "finished", "") for number in (1, 2, 3, 4)]
 
 
 def test_optuna_prefers_what_scored_well(tmp_path):
     """60 settings, one parameter decides: after 25 trials most proposals have its best value; at random 1/4 would."""
     found = space(epsilon="0,1,2,4", kinds="dc+ss", stride="1,2,3,4,5", min_segment="1,2,4")
-
-    class Memory(Ledger):
-        def save(self):
-            pass
-
-    ledger = Memory(StageStore(tmp_path), "trials.json")
-    proposals = Proposals("optuna", found, BASE, 1, ledger)
-    for _ in range(25):
-        trial = ledger.add(proposals.next())
-        trial.status, trial.value = "finished", -abs(trial.setting.epsilon - 2.0)
-        proposals.tell(trial)
-    best = [trial.setting.epsilon == 2 for trial in ledger.trials[10:]]
+    study = open_study(tmp_path, found, "optuna", seed=1)
+    while trial := study.begin(25):
+        study.end(trial.number, -abs(trial.setting.epsilon - 2.0))
+    best = [trial.setting.epsilon == 2 for trial in study.trials()[10:]]
     assert sum(best) > len(best) / 2
 
 
-def test_a_damaged_ledger_is_named(tmp_path):
-    (tmp_path / "trials.json").write_text('[{"number": 1')
-    with pytest.raises(ValueError, match=r"trials\.json is damaged"):
-        Ledger(StageStore(tmp_path), "trials.json")
+@pytest.mark.parametrize("content", ['{"op_code": 0', "[1]", '{"op_code": 4, "study_id": 0}'])
+def test_a_damaged_record_of_a_search_is_named(content, tmp_path):
+    (tmp_path / "study.jsonl").write_text(content)
+    with pytest.raises(ValueError, match=r"study\.jsonl is damaged"):
+        open_study(tmp_path, space())
+
+
+def test_without_optuna_a_search_names_the_extra(monkeypatch):
+    from bsp_platform.search.state import Search
+
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    monkeypatch.delitem(sys.modules, "bsp_platform.search.study")
+    with pytest.raises(ValueError, match=r"needs Optuna: pip install 'bsp-platform\[search\]'"):
+        Search(None, None, None, None)
 
 
 # Table and plots
@@ -231,6 +269,16 @@ def test_a_failed_trial_is_reported_with_its_error_at_once(ray_session, tmp_path
     assert reasons == ["no features of video 7"]
 
 
+class FirstGoesOn(ASHAScheduler):
+    """In the place of Ray's: whichever trial reaches the rung second, or later, stops there."""
+
+    seen = 0
+
+    def on_trial_result(self, *_):
+        self.seen += 1
+        return "CONTINUE" if self.seen == 1 else "STOP"
+
+
 @pytest.mark.ray
 @pytest.mark.slow
 def test_a_search_stops_by_the_probe_is_found_again_and_a_larger_one_goes_on(
@@ -245,8 +293,7 @@ def test_a_search_stops_by_the_probe_is_found_again_and_a_larger_one_goes_on(
     names = tiny_untrimmed.class_names
     results = {v.video_id: np.eye(len(names))[k % len(names)].tolist() for k, v in enumerate(tiny_untrimmed.videos)}
     (tmp_path / "cls.json").write_text(json.dumps({"class": list(names), "results": results}))
-    # Whichever trial reaches the rung second stops there.
-    monkeypatch.setattr(Halving, "stops", lambda self, score, earlier: bool(earlier))
+    monkeypatch.setattr(search_run, "ASHAScheduler", FirstGoesOn)
     options, spec = search_options(tmp_path), search_of("asha", "0,1,2")
     assert search_run.run_search(spec, options) == 0
 

@@ -13,7 +13,6 @@ import torch
 from click.testing import CliRunner
 
 from bsp_platform.cli.main import main
-from bsp_platform.search.proposals import Ledger
 from bsp_platform.storage import leases
 from bsp_platform.storage.run_places import place_for_runs
 from bsp_platform.storage.stages import StageStore
@@ -23,7 +22,7 @@ from bsp_platform.tracking.record import RunRecord, attach, write_record
 from mlflow_runs import all_of
 from row_without_ray import another_node, row, undisturbed  # noqa: F401 (fixtures)
 from s3_server import BUCKET, s3_server
-from search_cases import settings_of
+from search_cases import open_study, space
 from stage_worker import Recipe
 from two_drivers import BUILT_ONCE, expected, run_two_drivers, start
 
@@ -80,17 +79,16 @@ def test_a_row_on_s3_has_the_scores_of_a_folder_and_is_found_from_anywhere(row, 
 
 
 def test_a_search_is_continued_by_a_driver_whose_disk_is_new(address, tmp_path):
-    first = Ledger(StageStore(address), "searches/a/trials.json")
-    assert first.trials == []
-    (setting,) = settings_of(epsilon="2", kinds="dc+ss")
-    first.add(setting).probes[0] = 41.5
-    first.save()
+    found = space(epsilon="2", kinds="dc+ss")
+    study = open_study(address, found)
+    assert study.begin(1).number == 1
+    study.probed(1, 0, 41.5)
     shutil.rmtree(tmp_path / "cache")
-    (trial,) = Ledger(StageStore(address), "searches/a/trials.json").trials
-    assert (trial.number, trial.setting, trial.probes) == (1, setting, {0: 41.5})
-    StageStore(address).write_note("searches/b/trials.json", b"{")
-    with pytest.raises(ValueError, match=rf"{address}/searches/b/trials\.json is damaged"):
-        Ledger(StageStore(address), "searches/b/trials.json")
+    (trial,) = open_study(address, found).trials()
+    assert (trial.number, trial.setting.epsilon, trial.probes) == (1, 2, {0: 41.5})
+    StageStore(address).write_note("study.jsonl", b"{")
+    with pytest.raises(ValueError, match=rf"{address}/study\.jsonl is damaged"):
+        open_study(address, found)
 
 
 def test_what_mlflow_shows_is_sent_by_a_driver_whose_disk_is_new(row, undisturbed, address, tmp_path):  # noqa: F811
