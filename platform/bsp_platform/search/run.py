@@ -98,11 +98,11 @@ class Asker(_InDriver, Searcher):
         super().__init__()
         self.search = search
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str:
+    def suggest(self, trial_id: str) -> dict[str, Any] | None:
         """The configuration of the next trial."""
         trial = self.search.study.begin(self.search.total)
         if trial is None:
-            return Searcher.FINISHED
+            return Searcher.FINISHED  # type: ignore[return-value]  # a word
         return {"number": trial.number, "name": trial.name, "setting": asdict(trial.setting)}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:

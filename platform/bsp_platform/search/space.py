@@ -9,9 +9,10 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from bsp.clips.plan import PAPER_KINDS, BoundaryKind, ClipSettings
+from bsp.pretraining.loop import TrainSettings
 from bsp_platform.plan.profiles import Profile
 from bsp_platform.plan.recipes import EncoderRecipe, Stream
 from bsp_platform.plan.rows import RowRecipes
@@ -19,6 +20,9 @@ from bsp_platform.plan.sources import Sources
 from bsp_platform.plan.tasks import head_recipe
 
 Fusion = Literal["alone", "two-stream", "two-head", "distillation"]
+_METHODS: dict[Fusion, str] = {
+    "alone": "classification", "two-stream": "classification", "two-head": "two-head", "distillation": "distillation",
+}  # fmt: skip
 KINDS = {kind.short: kind for kind in PAPER_KINDS}  # dc, sc, ds, ss
 
 
@@ -54,7 +58,8 @@ class Setting:
     @classmethod
     def from_plain(cls, record: Mapping[str, Any]) -> Setting:
         """The setting back from ``dataclasses.asdict`` or its JSON."""
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in record.items()})
+        values: dict[str, Any] = {k: tuple(value) if isinstance(value, list) else value for k, value in record.items()}
+        return cls(**values)
 
     def values(self) -> dict[str, str]:
         """By parameter, the value as it is written on the command line; "-" for what does not matter."""
@@ -80,8 +85,8 @@ def read_value(name: str, text: str) -> Any:
     """The value of parameter ``name`` from its text. ValueError names both."""
     try:
         if name == "fusion":
-            if text not in Fusion.__args__:
-                raise ValueError(f"it is one of {', '.join(Fusion.__args__)}")
+            if text not in get_args(Fusion):
+                raise ValueError(f"it is one of {', '.join(get_args(Fusion))}")
             return text
         if name == "kinds":
             unknown = [part for part in text.split("+") if part not in KINDS]
@@ -155,6 +160,12 @@ class TrialPlan:
     recipes: RowRecipes
     searched: EncoderRecipe
 
+    @property
+    def train(self) -> TrainSettings:
+        """How the searched encoder is trained."""
+        assert self.searched.train is not None, "no search varies an encoder that is not trained"
+        return self.searched.train
+
 
 def plan_trial(
     setting: Setting, seed: int, profile: Profile, sources: Sources, workers: int, clips: int | None = None
@@ -164,12 +175,17 @@ def plan_trial(
     The vanilla encoder is the profile's own, as in Tables 4 and 5, whatever is varied. Only as the teacher of a
     student with another tau it is trained on clips of that length, since a teacher sees the student's clips.
     """
-    data = {
-        "trimmed": sources.trimmed_print,
-        "num_actions": len(sources.trimmed.class_names),
-        "workers": workers,
-        "weights": {encoder: file.sha256 for encoder, file in sources.vanilla_weights.items()},
-    }
+
+    def recipe(profile: Profile, method: str, kinds: tuple[BoundaryKind, ...] = (), seed: int = seed) -> EncoderRecipe:
+        return profile.encoder_recipe(
+            Stream(method=method, kinds=kinds),
+            trimmed=sources.trimmed_print,
+            num_actions=len(sources.trimmed.class_names),
+            workers=workers,
+            seed=seed,
+            weights={encoder: file.sha256 for encoder, file in sources.vanilla_weights.items()},
+        )
+
     varied = replace(
         profile,
         encoder=profile.encoder.for_clips(2 * setting.tau),
@@ -178,24 +194,23 @@ def plan_trial(
         two_head_train=_shortened(profile.two_head_train, 2 * clips if clips else None),
     )
     kinds = setting.boundary_kinds
-    vanilla = profile.encoder_recipe(Stream(method="action"), seed=seed, **data)
-    shared = profile.encoder_recipe(Stream(method="action"), seed=0, **data)  # of the class scores
-    method = "classification" if setting.fusion in ("alone", "two-stream") else setting.fusion
-    searched = varied.encoder_recipe(Stream(method=method, kinds=kinds), seed=seed, **data)
+    vanilla = recipe(profile, "action")
+    shared = recipe(profile, "action", seed=0)  # of the class scores
+    searched = recipe(varied, _METHODS[setting.fusion], kinds)
     if searched.teachers:
         action = vanilla
         if setting.tau != profile.clips.half_len:
             plain = replace(profile.clips, half_len=setting.tau, epsilon=0, min_segment=1)
             longer = replace(profile, encoder=varied.encoder, clips=plain)
-            action = longer.encoder_recipe(Stream(method="action"), seed=seed, **data)
+            action = recipe(longer, "action")
         searched = replace(searched, teachers=(action, searched.teachers[1]))
     encoders = (vanilla, searched) if setting.fusion == "two-stream" else (searched,)
     head = head_recipe("gtad", encoders, shared, seed, "", profile, sources)
     return TrialPlan(recipes=RowRecipes(encoders=encoders, heads={"gtad": head}), searched=searched)
 
 
-def _shortened(train, clips: int | None):
-    """TrainSettings with fewer clips; the warm-up keeps its share of the steps."""
+def _shortened(train: TrainSettings, clips: int | None) -> TrainSettings:
+    """The same with fewer clips; the warm-up keeps its share of the steps."""
     if clips is None:
         return train
     if clips > train.clips:

@@ -49,8 +49,7 @@ def searched_features(plan: TrialPlan) -> FeatureRecipe:
 
 def rungs_of(plan: TrialPlan, spec: SearchOptions) -> tuple[int, ...]:
     """Steps at which the probe is read."""
-    train = plan.searched.train
-    return rung_steps(train.steps, train.checkpoint_every_steps, spec.eta)
+    return rung_steps(plan.train.steps, plan.train.checkpoint_every_steps, spec.eta)
 
 
 class Search:
@@ -82,7 +81,7 @@ class Search:
     def _key(self) -> str:
         """Names the search in the storage."""
         spec, options, sources = self.spec, self.options, self.sources
-        settings = as_plain(replace(options.profile, resources=None, encoders={}))
+        settings = as_plain(replace(options.profile, resources=None, encoders={}))  # type: ignore[arg-type]
         names = {k: v for k, v in asdict(spec).items() if k not in ("trials", "name")}
         prints = [sources.trimmed_print, dict(sources.videos_prints), dict(sources.labels_prints)]
         given = {name: file.sha256 for name, file in sources.class_scores.items()}
@@ -111,7 +110,7 @@ class Search:
     def scores(self, trial: Trial) -> list[dict[str, float]] | None:
         """Of all seeds, in percent; None if one is missing."""
         found = [plan.recipes.scores(self.store) for plan in self.plans(trial.setting)]
-        return None if None in found else found
+        return [scores for scores in found if scores is not None] if None not in found else None
 
     def close(self, number: int, failure: str = "") -> Trial:
         """A trial has ended: finished, stopped or failed."""

@@ -12,7 +12,7 @@ from dataclasses import asdict
 from typing import Any
 
 import optuna
-from optuna.distributions import CategoricalDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.storages import JournalStorage
 from optuna.storages.journal import BaseJournalBackend
 from optuna.trial import FrozenTrial, TrialState
@@ -61,7 +61,9 @@ class SearchStudy:
         """Opens the note ``name``, or begins it. ValueError, naming it, if it is damaged."""
         self.kind, self.space, self.base, self.seed = kind, space, base, seed
         self.texts = {name: {shown(value): value for value in values} for name, values in space.items()}
-        self.options = {name: CategoricalDistribution(list(texts)) for name, texts in self.texts.items()}
+        self.options: dict[str, BaseDistribution] = {
+            name: CategoricalDistribution(list(texts)) for name, texts in self.texts.items()
+        }
         self.running: dict[int, optuna.Trial] = {}
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         content = store.read_note(name) or b""

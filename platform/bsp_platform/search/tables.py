@@ -5,17 +5,14 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bsp.figures.sweep import SweepTrial, draw_parallel, draw_responses
 from bsp_platform.plain_text import markdown_text
 from bsp_platform.report.table_files import markdown_table, mean_and_spread, print_tables, write_table
 from bsp_platform.report.tables import commit, hardware, over_seeds
-from bsp_platform.search.proposals import rung_steps
 from bsp_platform.search.space import PARAMETERS, shown
-
-if TYPE_CHECKING:
-    from bsp_platform.search.state import Search
+from bsp_platform.search.state import Search, rungs_of
 
 
 def spearman(pairs: Sequence[tuple[float, float]]) -> float | None:
@@ -58,7 +55,7 @@ def search_rows(search: Search) -> list[dict[str, Any]]:
     """A record per trial, in their order."""
     rows = []
     for trial in search.trials():
-        train = search.plans(trial.setting)[0].searched.train
+        plan = search.plans(trial.setting)[0]
         scores = search.scores(trial) if trial.status == "finished" else None
         values = {str(seed): s["mAP_avg"] for seed, s in enumerate(scores or [])}
         rows.append(
@@ -67,8 +64,8 @@ def search_rows(search: Search) -> list[dict[str, Any]]:
                 **trial.setting.values(),
                 "status": trial.status,
                 "stopped_at": trial.stopped_at,
-                "steps": train.steps,
-                "rungs": list(rung_steps(train.steps, train.checkpoint_every_steps, search.spec.eta)),
+                "steps": plan.train.steps,
+                "rungs": list(rungs_of(plan, search.spec)),
                 "reason": trial.reason,
                 "probes": {str(rung): score for rung, score in sorted(trial.probes.items())},
                 "last_probe": trial.last_probe,
