@@ -36,7 +36,7 @@ SPACE = {
 }
 
 
-def main(options: Options, chosen: dict) -> int:
+def main(options: Options, chosen: dict[str, Any]) -> int:
     """Run the search; returns the exit status."""
     texts = {}
     for text in chosen.pop("space"):
@@ -51,13 +51,13 @@ def main(options: Options, chosen: dict) -> int:
 
 def search_command() -> click.Command:
     """The options that all experiments share, and those of a search."""
-    chosen: dict = {}
+    chosen: dict[str, Any] = {}
 
-    def keep(_ctx, param: click.Parameter, value) -> None:
-        chosen[param.name] = value
+    def keep(_ctx: click.Context, param: click.Parameter, value: object) -> None:
+        chosen[str(param.name)] = value
 
     command = experiment_command(ROOT, lambda options: main(options, chosen))
-    for name, settings in (
+    several: list[tuple[str, dict[str, Any]]] = [
         ("--probe-videos", {"type": click.IntRange(4), "default": 60, "help": "training videos that the probe reads"}),
         ("--clips", {"type": click.IntRange(1), "help": "shorter training of the searched encoders, clips"}),
         ("--search-seed", {"type": click.IntRange(0), "default": 0, "help": "of the proposals"}),
@@ -66,7 +66,8 @@ def search_command() -> click.Command:
         ("--space", {"multiple": True, "metavar": "NAME=V,V,...", "help": "values to try, instead of SPACE"}),
         ("--trials", {"type": click.IntRange(1), "help": "how many [default: 12, or the whole grid]"}),
         ("--search", {"type": click.Choice(["grid", "random", "optuna"]), "default": "optuna", "help": "how"}),
-    ):
+    ]
+    for name, settings in several:
         command = click.option(name, callback=keep, expose_value=False, **settings)(command)
     return command
 

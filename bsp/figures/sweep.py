@@ -76,7 +76,7 @@ def draw_parallel(trials: Sequence[SweepTrial], axes: Axes, path: Path, *, title
     for trial, line in sorted(zip(trials, lines, strict=True), key=lambda pair: pair[0].score or -1.0):
         style: dict[str, Any] = {"color": OTHER, "lw": 1.0, "ls": (0, (4, 2))}
         if trial.score is not None:
-            style: dict[str, Any] = {"color": _COLOURS(norm(trial.score)), "lw": 1.8}
+            style = {"color": _COLOURS(norm(trial.score)), "lw": 1.8}
         plot.plot(*zip(*line, strict=True), marker="o", ms=3, **style)
     bar = add_axes(figure, width_in - 0.75, 1.3, 0.15, 3.0)
     figure.colorbar(ScalarMappable(norm, _COLOURS), cax=bar)

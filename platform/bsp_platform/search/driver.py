@@ -77,13 +77,13 @@ class HalvingByFusion(_InDriver, FIFOScheduler):
         }  # fmt: skip
         for known in search.trials():
             trial = TuneTrial("known", stub=True, trial_id=known.name)
-            self.halvings[known.setting.fusion].on_trial_add(None, trial)
+            self.halvings[known.setting.fusion].on_trial_add(None, trial)  # type: ignore[arg-type]  # not looked at
             for rung, score in known.probes.items():
                 self._decide(trial, known.setting.fusion, rung, score)
 
     def _decide(self, trial: TuneTrial, fusion: str, rung: int, score: float) -> str:
         result = {"time": self.search.spec.eta**rung, PROBE: score}
-        return self.halvings[fusion].on_trial_result(None, trial, result)
+        return self.halvings[fusion].on_trial_result(None, trial, result)  # type: ignore[arg-type]
 
     def on_trial_add(self, tune_controller: TuneController, trial: TuneTrial) -> None:
         """A trial begins."""

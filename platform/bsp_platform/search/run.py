@@ -14,6 +14,7 @@ from typing import Any, TextIO
 import ray
 from ray import tune
 
+from bsp.datasets.activitynet import LocalizationDataset
 from bsp_platform.plain_text import say
 from bsp_platform.plan.options import Options
 from bsp_platform.plan.sources import Sources, load_sources
@@ -125,12 +126,10 @@ def _tune(search: Search, numbers: list[int], tracking: SearchTracking, console:
         say(line, file=console)
     resources, at_a_time = plan.resources, plan.rows
     say(f"decoding up to {spec.probe.videos} training videos for the probe", file=console)
-    videos = load_probe_videos(
-        sources.data["activitynet"],
-        options.profile.augment.size_px,
-        options.profile.encoder.for_snippets().clip_frames,
-        spec.probe,
-    )
+    data, profile = sources.data["activitynet"], options.profile
+    assert isinstance(data, LocalizationDataset)
+    frames = profile.encoder.for_snippets().clip_frames
+    videos = load_probe_videos(data, profile.augment.size_px, frames, spec.probe)
     rows = RowJob(
         storage=search.store.address,
         resources=resources,
