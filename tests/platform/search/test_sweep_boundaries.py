@@ -147,15 +147,6 @@ def test_a_damaged_record_of_a_search_is_named(content, tmp_path):
         open_study(tmp_path, space())
 
 
-def test_without_optuna_a_search_names_the_extra(monkeypatch):
-    from bsp_platform.search.state import Search
-
-    monkeypatch.setitem(sys.modules, "optuna", None)
-    monkeypatch.delitem(sys.modules, "bsp_platform.search.study")
-    with pytest.raises(ValueError, match=r"needs Optuna: pip install 'bsp-platform\[search\]'"):
-        Search(None, None, None, None)
-
-
 # Table and plots
 
 
@@ -219,6 +210,10 @@ def test_the_commands_options_become_a_search(monkeypatch):
     assert set(seen[1][0].space) == set(sweep_boundaries.SPACE)
     done = CliRunner().invoke(sweep_boundaries.search_command(), ["--space", "epsilon"])
     assert (done.exit_code, "--space epsilon: write NAME=VALUE" in done.output) == (1, True)
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    done = CliRunner().invoke(sweep_boundaries.search_command(), ["--search", "grid"])
+    assert (done.exit_code, len(seen)) == (1, 2)
+    assert "error: a search needs Optuna, which keeps its trials: pip install 'bsp-platform[search]'" in done.output
 
 
 # A real search
