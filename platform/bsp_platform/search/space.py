@@ -20,9 +20,6 @@ from bsp_platform.plan.sources import Sources
 from bsp_platform.plan.tasks import head_recipe
 
 Fusion = Literal["alone", "two-stream", "two-head", "distillation"]
-_METHODS: dict[Fusion, str] = {
-    "alone": "classification", "two-stream": "classification", "two-head": "two-head", "distillation": "distillation",
-}  # fmt: skip
 KINDS = {kind.short: kind for kind in PAPER_KINDS}  # dc, sc, ds, ss
 
 
@@ -175,17 +172,12 @@ def plan_trial(
     The vanilla encoder is the profile's own, as in Tables 4 and 5, whatever is varied. Only as the teacher of a
     student with another tau it is trained on clips of that length, since a teacher sees the student's clips.
     """
-
-    def recipe(profile: Profile, method: str, kinds: tuple[BoundaryKind, ...] = (), seed: int = seed) -> EncoderRecipe:
-        return profile.encoder_recipe(
-            Stream(method=method, kinds=kinds),
-            trimmed=sources.trimmed_print,
-            num_actions=len(sources.trimmed.class_names),
-            workers=workers,
-            seed=seed,
-            weights={encoder: file.sha256 for encoder, file in sources.vanilla_weights.items()},
-        )
-
+    data: dict[str, Any] = {
+        "trimmed": sources.trimmed_print,
+        "num_actions": len(sources.trimmed.class_names),
+        "workers": workers,
+        "weights": {encoder: file.sha256 for encoder, file in sources.vanilla_weights.items()},
+    }
     varied = replace(
         profile,
         encoder=profile.encoder.for_clips(2 * setting.tau),
@@ -194,15 +186,16 @@ def plan_trial(
         two_head_train=_shortened(profile.two_head_train, 2 * clips if clips else None),
     )
     kinds = setting.boundary_kinds
-    vanilla = recipe(profile, "action")
-    shared = recipe(profile, "action", seed=0)  # of the class scores
-    searched = recipe(varied, _METHODS[setting.fusion], kinds)
+    vanilla = profile.encoder_recipe(Stream(method="action"), seed=seed, **data)
+    shared = profile.encoder_recipe(Stream(method="action"), seed=0, **data)  # of the class scores
+    method = "classification" if setting.fusion in ("alone", "two-stream") else setting.fusion
+    searched = varied.encoder_recipe(Stream(method=method, kinds=kinds), seed=seed, **data)
     if searched.teachers:
         action = vanilla
         if setting.tau != profile.clips.half_len:
             plain = replace(profile.clips, half_len=setting.tau, epsilon=0, min_segment=1)
             longer = replace(profile, encoder=varied.encoder, clips=plain)
-            action = recipe(longer, "action")
+            action = longer.encoder_recipe(Stream(method="action"), seed=seed, **data)
         searched = replace(searched, teachers=(action, searched.teachers[1]))
     encoders = (vanilla, searched) if setting.fusion == "two-stream" else (searched,)
     head = head_recipe("gtad", encoders, shared, seed, "", profile, sources)
