@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import av
 import numpy as np
 
+from bsp.video.mp4_index import outer_boxes
 from bsp.video.time_limit import check
 
 # FFmpeg's demuxer name -> the short name used here; only these containers carry a trustworthy pts per packet.
@@ -199,24 +200,13 @@ def missing_bytes(path: str) -> str | None:
             return _short(actual, int.from_bytes(head[4:8], "little") + 7, "RIFF chunk")  # 8, less a pad byte
         if head[:4] == b"\x1a\x45\xdf\xa3":
             return _matroska_missing(head, actual)
-        if head[4:8] not in (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"styp"):
-            return None
-        at, boxes = 0, set()
-        while at + 8 <= actual:
-            file.seek(at)
-            box = file.read(16)
-            size, name = int.from_bytes(box[:4], "big"), box[4:8].decode("latin-1")
-            if size == 1:
-                size = int.from_bytes(box[8:16], "big")
-            elif size == 0:  # to the end of the file
-                size = actual - at
-            if size < 8:
-                break
+        boxes: set[bytes] = set()
+        for name, at, _, size in outer_boxes(file.fileno()):
             boxes.add(name)
             if at + size > actual:  # junk after the last box is not a truncation
-                return _short(actual, at + size, f"box '{name}'") if name in ("mdat", "moov", "moof") else None
-            at += size
-        return None if "moov" in boxes else "truncated: the mp4 index (box 'moov') is missing"
+                is_cut = name in (b"mdat", b"moov", b"moof")
+                return _short(actual, at + size, f"box '{name.decode()}'") if is_cut else None
+        return None if b"moov" in boxes or not boxes else "truncated: the mp4 index (box 'moov') is missing"
 
 
 def _matroska_missing(head: bytes, actual: int) -> str | None:

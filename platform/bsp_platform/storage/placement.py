@@ -21,7 +21,7 @@ from typing_extensions import override
 from bsp_platform.storage import leases
 from bsp_platform.storage.errors import StageDamaged, StorageUnavailable, UnsafeName, retry
 from bsp_platform.storage.files import file_lock, in_threads, sha256_once, write_bytes, write_json
-from bsp_platform.storage.manifests import MANIFEST, SCRATCH, belongs, check_sizes, describe, is_scratch
+from bsp_platform.storage.manifests import MANIFEST, SCRATCH, belongs, describe, is_scratch
 from bsp_platform.storage.names import leaving_link
 from bsp_platform.storage.s3 import THREADS, Bucket
 
@@ -78,10 +78,6 @@ class SharedFolder:
         raises StorageUnavailable if the claim has been lost."""
         with file_lock(self.root / f"{name}.lock", on_wait):
             yield lambda: None
-
-    def check_sizes(self, folder: Path, files: dict[str, dict]) -> None:
-        """StageDamaged if files of a manifest lack or differ in size, as far as that costs no request per file."""
-        check_sizes(folder, files)
 
     def move(self, folder: Path, target: Path, names: Iterable[str]) -> None:
         """Move files of a stage, in this order; what is not there is passed over. Of a name that leads out of the
@@ -163,10 +159,6 @@ class BucketWithCopies(SharedFolder):
     def claim(self, name: str, on_wait: Callable[[], None] | None) -> Iterator[Callable[[], None]]:
         with leases.claim(self.bucket, f"{name}.lease", on_wait) as lease:
             yield lease.check
-
-    @override
-    def check_sizes(self, folder: Path, files: dict[str, dict]) -> None:
-        pass
 
     @override
     def move(self, folder: Path, target: Path, names: Iterable[str]) -> None:
