@@ -53,6 +53,7 @@ class Resources:
 
     @property
     def row_gpus(self) -> float:
+        """GPUs of one row at its widest moment."""
         return max(
             self.train_workers * self.gpus_per_worker,
             self.extractors * self.gpus_per_extractor,

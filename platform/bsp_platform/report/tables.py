@@ -122,6 +122,7 @@ def _version(package: str) -> str:
 
 
 def commit() -> str:
+    """Git's name of this code, "unknown" outside of a checkout."""
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
     done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", check=False)
     return done.stdout.strip() or "unknown"

@@ -50,6 +50,7 @@ class Setting:
 
     @property
     def boundary_kinds(self) -> tuple[BoundaryKind, ...]:
+        """The kinds as members."""
         return tuple(KINDS[name] for name in self.kinds)
 
     @classmethod

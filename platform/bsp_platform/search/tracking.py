@@ -41,8 +41,7 @@ class SearchTracking:
         params |= {f"space.{name}": ",".join(map(shown, values)) for name, values in spec.space.items()}
         key = f"{profile.name}/{self.search.key}"
         name = f"{spec.name} {profile.name} {spec.search}"
-        parent = RunRecord(experiment=spec.name, key=key, name=name, params=params, started_ms=now_ms())
-        self.parent = self._opened(parent)
+        self.parent = self.tracker.begin(new_record(spec.name, key, name, params))
         for trial in self.search.trials():
             self.start(trial)
             if trial.status != "open":
