@@ -38,7 +38,8 @@ from bsp.pretraining.pretext import PretextSettings
 from bsp_platform.plain_text import forgiving_streams
 from bsp_platform.plan.profiles import mini, smoke
 from bsp_platform.report.tables import hardware
-from bsp_platform.storage.stages import StageStore, write_json
+from bsp_platform.storage.files import write_json
+from bsp_platform.storage.stages import StageStore
 from bsp_platform.work.streaming import ClipStream, make_clips
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -38,7 +38,7 @@ from bsp.datasets.pantomime.render import render  # noqa: E402
 from bsp.video.prepare import PrepareSettings, prepare_video  # noqa: E402
 from bsp_platform.plan.profiles import smoke  # noqa: E402
 from bsp_platform.report.tables import hardware  # noqa: E402
-from bsp_platform.storage.stages import write_json  # noqa: E402
+from bsp_platform.storage.files import write_json  # noqa: E402
 from bsp_platform.sweep.ray_log import RayLog  # noqa: E402
 from bsp_platform.work.bottleneck import MakerTimes  # noqa: E402
 from bsp_platform.work.cluster.start import object_store, start_ray  # noqa: E402

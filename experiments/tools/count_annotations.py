@@ -31,7 +31,7 @@ from bsp.errors import AnnotationError
 from bsp.files.text import is_hidden
 from bsp.metrics.boundaries import MIN_CONSISTENCY
 from bsp_platform.plain_text import forgiving_streams, plain_table, printable, say
-from bsp_platform.storage.stages import write_json
+from bsp_platform.storage.files import write_json
 
 
 @dataclass(frozen=True, kw_only=True)

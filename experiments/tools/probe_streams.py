@@ -29,7 +29,8 @@ from bsp_platform.plan.options import storage_place
 from bsp_platform.plan.profiles import PROFILES
 from bsp_platform.plan.rows import Row, row_recipes
 from bsp_platform.plan.sources import DataPaths, Sources, load_sources
-from bsp_platform.storage.stages import StageStore, write_json
+from bsp_platform.storage.files import write_json
+from bsp_platform.storage.stages import StageStore
 from bsp_platform.work.heads import listed
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))

@@ -30,7 +30,7 @@ from bsp.video.probe_many import _ProbeCache
 from bsp.video.read import READERS, VideoInfo
 from bsp_platform.plain_text import forgiving_streams
 from bsp_platform.report.tables import hardware
-from bsp_platform.storage.stages import write_json
+from bsp_platform.storage.files import write_json
 from bsp_platform.sweep.ray_log import RayLog
 from scale_figure import draw_store
 

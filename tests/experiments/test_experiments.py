@@ -9,7 +9,7 @@ from bsp.pretraining.fusion import FusionSettings
 from bsp_platform.plan.profiles import PROFILES
 from bsp_platform.plan.rows import row_recipes
 from bsp_platform.plan.sources import GivenFile
-from bsp_platform.storage.stages import recipe_hash
+from bsp_platform.storage.manifests import recipe_hash
 from paper_tables import SOURCES, TABLES, load, recipes
 
 
@@ -117,7 +117,7 @@ def test_joint_encoders_are_single_and_mix_both_kinds_of_clips():
 
 def test_old_hashes_still_hold():
     """Results of the first version are found: its recipes had no teachers, plain clips or further streams."""
-    from bsp_platform.storage.stages import as_plain
+    from bsp_platform.storage.manifests import as_plain
 
     plain = as_plain(recipes("table4", "cls-S").heads["gtad"])
     assert "more_streams" not in plain
@@ -128,7 +128,7 @@ def test_old_hashes_still_hold():
 
 def test_the_precision_of_features_is_part_of_a_recipe_and_follows_from_the_profile():
     """Not from the device: what a GPU machine made is found on a laptop, and float32 results of before as well."""
-    from bsp_platform.storage.stages import as_plain
+    from bsp_platform.storage.manifests import as_plain
 
     mini, paper = (recipes("table4", "vanilla", profile=name).heads["gtad"] for name in ("mini", "paper"))
     assert "precision" not in as_plain(mini)["features"]

@@ -8,7 +8,7 @@ import sys
 from bsp_platform.plan.profiles import PROFILES
 from bsp_platform.plan.rows import row_recipes
 from bsp_platform.search.space import make_setting, plan_trial, read_space
-from bsp_platform.storage.stages import recipe_hash
+from bsp_platform.storage.manifests import recipe_hash
 from paper_tables import SOURCES, TABLES
 from repository import EXPERIMENTS, ROOT, SUPPORT
 

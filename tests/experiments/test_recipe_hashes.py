@@ -10,7 +10,7 @@ import pytest
 
 from bsp_platform.plan.profiles import PROFILES
 from bsp_platform.plan.rows import row_recipes
-from bsp_platform.storage.stages import recipe_hash
+from bsp_platform.storage.manifests import recipe_hash
 from paper_tables import SOURCES, TABLES
 from repository import FIXTURES
 

@@ -17,7 +17,7 @@ exec(compile(source.replace(LAST, f"{LAST}    REVERSED = 4\n"), SPEC.origin, "ex
 
 from bsp_platform.plan.rows import row_recipes  # noqa: E402
 from bsp_platform.search.space import KINDS, make_setting, plan_trial, read_space  # noqa: E402
-from bsp_platform.storage.stages import recipe_hash  # noqa: E402
+from bsp_platform.storage.manifests import recipe_hash  # noqa: E402
 from paper_tables import PROFILES, SOURCES, TABLES  # noqa: E402
 
 assert len(module.BoundaryKind) == 5

@@ -26,7 +26,7 @@ from rich.console import Console
 from bsp_platform.plain_text import forgiving_streams
 from bsp_platform.plan.device import DEVICES, Device, local_device
 from bsp_platform.report.tables import hardware
-from bsp_platform.storage.stages import write_json
+from bsp_platform.storage.files import write_json
 from bsp_platform.sweep.ray_log import RayLog
 from bsp_platform.work.cluster.start import start_ray
 from throughput_clock import cpu_seconds, in_turns, used_since, watch

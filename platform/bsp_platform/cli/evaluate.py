@@ -253,7 +253,7 @@ def boundaries(ground_truth: Path, predictions: Path, variant: Any, subset: str,
 
 def _write(output_json: Path | None, report: dict[str, Any], settings: dict[str, Any]) -> None:
     """The report and what it was made of; paths as text."""
-    from bsp_platform.storage.stages import write_json
+    from bsp_platform.storage.files import write_json
 
     if output_json is not None:
         story = {key: str(value) if isinstance(value, Path) else value for key, value in settings.items()}

@@ -185,7 +185,7 @@ def _train(
     from bsp.tasks.head import HeadInputs, Sentences
     from bsp_platform.plan.profiles import PROFILES
     from bsp_platform.plan.tasks import TASKS
-    from bsp_platform.storage.stages import as_plain
+    from bsp_platform.storage.manifests import as_plain
     from bsp_platform.work import heads
 
     task, complete_profile = TASKS[name], PROFILES[profile]()

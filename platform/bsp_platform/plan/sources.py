@@ -26,7 +26,7 @@ from bsp.encoders.contract import Architecture
 from bsp.errors import FileError
 from bsp.localization.grounding.words import WordVectors, load_glove, tokenise
 from bsp_platform.plan.profiles import Profile
-from bsp_platform.storage.stages import file_sha256
+from bsp_platform.storage.files import file_sha256
 
 
 @dataclass(frozen=True, kw_only=True)

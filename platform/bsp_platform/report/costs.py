@@ -23,7 +23,8 @@ from bsp_platform.plan.device import local_device
 from bsp_platform.plan.profiles import Profile
 from bsp_platform.plan.rows import Row
 from bsp_platform.report.tables import hardware
-from bsp_platform.storage.stages import StageStore, write_json
+from bsp_platform.storage.files import write_json
+from bsp_platform.storage.stages import StageStore
 
 _COSTS = "costs.json"
 _BATCH, _ROUNDS = 16, 7  # clips of a forward pass; timed passes of each architecture

@@ -15,7 +15,8 @@ from rich.console import Console
 
 from bsp.io import write_text
 from bsp_platform.plain_text import csv_cell, markdown_text, plain_table, printable
-from bsp_platform.storage.stages import as_plain, write_json
+from bsp_platform.storage.files import write_json
+from bsp_platform.storage.manifests import as_plain
 
 Lines = Sequence[Sequence[object]]
 

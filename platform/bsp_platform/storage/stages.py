@@ -21,12 +21,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bsp_platform.storage.errors import StageDamaged, StorageFull, StorageUnavailable, named_disk_full
-from bsp_platform.storage.files import file_sha256, write_json
+from bsp_platform.storage.errors import StageDamaged, named_disk_full
+from bsp_platform.storage.files import file_sha256
 from bsp_platform.storage.manifests import (
     FILES,
     MANIFEST,
-    as_plain,
     check_content,
     check_sizes,
     describe,
@@ -37,11 +36,6 @@ from bsp_platform.storage.manifests import (
 )
 from bsp_platform.storage.placement import BucketWithCopies, SharedFolder
 from bsp_platform.storage.s3 import is_address
-
-__all__ = [
-    "MANIFEST", "StageDamaged", "StageStore", "StorageFull", "StorageUnavailable", "Stored", "as_plain",
-    "file_sha256", "named_disk_full", "recipe_hash", "write_json",
-]  # fmt: skip
 
 log = logging.getLogger(__name__)
 _REPLACED = "replaced"

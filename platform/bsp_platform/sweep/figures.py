@@ -18,7 +18,9 @@ from bsp_platform.plan.options import Options
 from bsp_platform.plan.rows import Cell, Experiment, Row, RowRecipes, data_sets, row_recipes
 from bsp_platform.plan.sources import Sources, load_sources
 from bsp_platform.report.tables import commit, hardware
-from bsp_platform.storage.stages import StageStore, recipe_hash, write_json
+from bsp_platform.storage.files import write_json
+from bsp_platform.storage.manifests import recipe_hash
+from bsp_platform.storage.stages import StageStore
 from bsp_platform.tracking.record import new_record, now_ms
 from bsp_platform.tracking.tracker import Tracker
 

@@ -20,7 +20,8 @@ from bsp_platform.plan.rows import Cell, Experiment, Row, RowRecipes, data_sets,
 from bsp_platform.plan.sources import Sources, load_sources
 from bsp_platform.report.costs import row_costs
 from bsp_platform.report.tables import SweepResult, print_table, table_content, write_tables
-from bsp_platform.storage.stages import StageStore, recipe_hash
+from bsp_platform.storage.manifests import recipe_hash
+from bsp_platform.storage.stages import StageStore
 from bsp_platform.sweep.failures import NO_ROOM, reason_of_trial, remembered
 from bsp_platform.sweep.live import LiveView
 from bsp_platform.sweep.ray_log import RayLog

@@ -15,7 +15,8 @@ from bsp_platform.plan.profiles import Profile
 from bsp_platform.plan.recipes import EncoderRecipe
 from bsp_platform.plan.rows import Cell, Experiment, Row, RowRecipes
 from bsp_platform.plan.sources import Sources
-from bsp_platform.storage.stages import MANIFEST, StageStore, as_plain, recipe_hash
+from bsp_platform.storage.manifests import MANIFEST, as_plain, recipe_hash
+from bsp_platform.storage.stages import StageStore
 from bsp_platform.tracking.record import RunRecord, ShownStage, new_record, now_ms, opened
 from bsp_platform.tracking.tracker import Tracker
 from bsp_platform.work.pretraining import WEIGHTS

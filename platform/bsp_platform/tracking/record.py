@@ -15,8 +15,10 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+from bsp_platform.storage.errors import StageDamaged
+from bsp_platform.storage.manifests import MANIFEST
 from bsp_platform.storage.names import stays_inside
-from bsp_platform.storage.stages import MANIFEST, StageDamaged, StageStore
+from bsp_platform.storage.stages import StageStore
 
 log = logging.getLogger(__name__)
 RUNS = "runs"

@@ -14,7 +14,8 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from bsp_platform.storage.stages import StageStore, StorageFull, StorageUnavailable
+from bsp_platform.storage.errors import StorageFull, StorageUnavailable
+from bsp_platform.storage.stages import StageStore
 from bsp_platform.tracking.mlflow_store import MlflowStore, of_one_run, shown_uri
 from bsp_platform.tracking.record import RunRecord, attach, entry_points, now_ms, opened, write_record
 

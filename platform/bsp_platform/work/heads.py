@@ -24,8 +24,8 @@ from bsp.localization.grounding.words import WordVectors
 from bsp.tasks.class_scores import class_scores_document, classify_videos
 from bsp.tasks.head import ClassScores, Features, Head, HeadInputs, Sentences, no_class_scores, run_head
 from bsp_platform.plan.recipes import AnyHeadRecipe, GroundingRecipe
+from bsp_platform.storage.files import write_json
 from bsp_platform.storage.manifests import PROGRESS
-from bsp_platform.storage.stages import write_json
 from bsp_platform.work.listed_features import has_features, read_listed
 
 CLASS_SCORES = "class_scores.json"

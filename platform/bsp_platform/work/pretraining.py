@@ -33,10 +33,10 @@ from bsp.pretraining.workers import Workers
 from bsp_platform.plan.recipes import EncoderRecipe
 from bsp_platform.plan.resources import Resources
 from bsp_platform.storage.errors import named_disk_full
-from bsp_platform.storage.files import write_bytes
+from bsp_platform.storage.files import file_sha256, write_bytes, write_json
 from bsp_platform.storage.manifests import RUN
 from bsp_platform.storage.run_places import place_for_runs
-from bsp_platform.storage.stages import StageStore, file_sha256, write_json
+from bsp_platform.storage.stages import StageStore
 from bsp_platform.tracking.record import TIME
 from bsp_platform.work.bottleneck import MakerTimes
 from bsp_platform.work.cluster.assigned_device import assigned_device

@@ -17,7 +17,7 @@ from bsp_platform.plan.options import experiment_command
 from bsp_platform.plan.profiles import paper, smoke
 from bsp_platform.plan.recipes import EncoderRecipe
 from bsp_platform.plan.sources import _vanilla_weights
-from bsp_platform.storage.stages import file_sha256
+from bsp_platform.storage.files import file_sha256
 from bsp_platform.work.heads import convert_class_scores
 from bsp_platform.work.pretraining import given_encoder, load_encoder
 

@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from bsp.clips.plan import BoundaryKind
-from bsp_platform.storage.stages import StageDamaged, StageStore, StorageFull, as_plain, recipe_hash
+from bsp_platform.storage.errors import StageDamaged, StorageFull
+from bsp_platform.storage.manifests import as_plain, recipe_hash
+from bsp_platform.storage.stages import StageStore
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bsp_platform.storage.errors import TRIES, StorageUnavailable, named_disk_full, retry
-from bsp_platform.storage.stages import StageStore, StorageFull
+from bsp_platform.storage.errors import TRIES, StorageFull, StorageUnavailable, named_disk_full, retry
+from bsp_platform.storage.stages import StageStore
 from failing_files import environment, failures
 from stage_worker import SHARED, Recipe
 from two_drivers import BUILT_ONCE, expected, run_two_drivers, start

@@ -22,7 +22,8 @@ from bsp_platform.plan.options import Options
 from bsp_platform.plan.profiles import smoke
 from bsp_platform.plan.rows import row_recipes
 from bsp_platform.plan.sources import DataPaths, load_sources
-from bsp_platform.storage.stages import StageStore, write_json
+from bsp_platform.storage.files import write_json
+from bsp_platform.storage.stages import StageStore
 from bsp_platform.sweep import run as sweeps
 from bsp_platform.sweep.figures import finished_rows, publish
 

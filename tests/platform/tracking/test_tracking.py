@@ -15,7 +15,9 @@ import pytest
 from click.testing import CliRunner
 
 from bsp_platform.cli.main import main
-from bsp_platform.storage.stages import StageStore, recipe_hash, write_json
+from bsp_platform.storage.files import write_json
+from bsp_platform.storage.manifests import recipe_hash
+from bsp_platform.storage.stages import StageStore
 from bsp_platform.sweep.tracking import finished
 from bsp_platform.tracking.mlflow_store import MlflowStore, mlflow_name
 from bsp_platform.tracking.record import RunRecord, ShownStage, attach, opened, parse_record, write_record

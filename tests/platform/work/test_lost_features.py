@@ -12,7 +12,8 @@ from click.testing import CliRunner
 
 from bsp.tasks.detection import read_untrimmed
 from bsp_platform.cli.main import main
-from bsp_platform.storage.stages import StageDamaged, StageStore
+from bsp_platform.storage.errors import StageDamaged
+from bsp_platform.storage.stages import StageStore
 from bsp_platform.work import probe
 from bsp_platform.work.heads import listed, make_class_scores, train_and_score
 from bsp_platform.work.listed_features import has_features, listed_files, read_listed
