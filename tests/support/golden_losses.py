@@ -27,7 +27,7 @@ from bsp.encoders.build import build_encoder
 from bsp.pretraining.loop import TrainSettings, make_optimiser, train_steps
 from bsp_platform.plan.profiles import smoke
 from bsp_platform.plan.recipes import EncoderRecipe, Stream
-from bsp_platform.work.cluster.start import Resources
+from bsp_platform.plan.resources import Resources
 from bsp_platform.work.pretraining import TrainJob, save_encoder, start_training
 from repository import FIXTURES
 
