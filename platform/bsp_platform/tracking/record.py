@@ -17,7 +17,7 @@ from typing import Literal
 
 from bsp_platform.storage.errors import StageDamaged
 from bsp_platform.storage.manifests import MANIFEST
-from bsp_platform.storage.names import stays_inside
+from bsp_platform.storage.names import leaving_link, stays_inside
 from bsp_platform.storage.stages import StageStore
 
 log = logging.getLogger(__name__)
@@ -183,10 +183,10 @@ def attach(store: StageStore, record: RunRecord, paths: Iterable[Path]) -> RunRe
 def attached(store: StageStore, record: RunRecord) -> Iterator[Path]:
     """Local paths of the files beside the record, as far as they are there."""
     for name in record.files:
-        content = store.read_note(f"{record.folder}/{name}")
-        path = store.root / record.folder / name
-        if content is None:
-            log.warning("%s is gone", store.where(f"{record.folder}/{name}"))
+        name = f"{record.folder}/{name}"
+        content, path = store.read_note(name), store.root / name
+        if content is None or leaving_link(store.root, name):
+            log.warning("%s is gone, or a link out of the storage; it is not sent", store.where(name))
             continue
         if store.bucket:
             path.parent.mkdir(parents=True, exist_ok=True)

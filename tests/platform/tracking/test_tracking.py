@@ -227,14 +227,17 @@ def test_a_new_summary_stands_beside_the_old_and_an_old_run_without_marks_is_com
     assert sorted(p.step for p in client.get_metric_history(run, "pretrain/loss")) == [5, 10, 15, 20, 25]
 
 
-def test_stages_that_are_gone_are_named_and_left_out(home, storage, tmp_path, caplog):
-    record = replace(finished_child(), experiment="gone", parent="")
+def test_what_is_gone_is_named_and_left_out(home, storage, table, tmp_path, caplog):
+    record = attach(storage, replace(finished_child(), experiment="gone", parent=""), [table])
+    (storage.root / record.folder / table.name).unlink()
+    (storage.root / record.folder / table.name).symlink_to(table)  # outside of the storage
     (storage.root / record.stages[0].name / "encoder.pt").write_bytes(b"other")
     (storage.root / record.stages[1].name / "manifest.json").unlink()
     mlflow = MlflowStore(None, home)
     mlflow.send(storage, record)
     shown = all_of(mlflow, tmp_path / "files", "gone")["p/1"]
     assert (set(shown["metrics"]), shown["files"]) == ({"mAP_0.50", "undefined"}, {})
+    assert "table.md is gone, or a link out of the storage" in caplog.text
     assert "encoder.pt has 5 bytes" in caplog.text
     assert "manifest.json is gone; its curves and files are not sent" in caplog.text
 
