@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import statistics
 from dataclasses import asdict, dataclass, replace
-from importlib.util import find_spec
 from typing import Literal
 
+from bsp.errors import needs_extra
 from bsp_platform.plan.options import Options
 from bsp_platform.plan.recipes import FeatureRecipe
 from bsp_platform.plan.sources import Sources
@@ -37,8 +37,8 @@ class SearchOptions:
     def __post_init__(self) -> None:
         if self.eta < 2:
             raise ValueError(f"eta must be at least 2, not {self.eta}")
-        if find_spec("optuna") is None:  # now, before any data are read
-            raise ValueError("a search needs Optuna, which keeps its trials: pip install 'bsp-platform[search]'")
+        with needs_extra("search"):
+            import optuna  # noqa: F401  # now, before any data are read
 
 
 def plan_of(setting: Setting, seed: int, spec: SearchOptions, options: Options, sources: Sources) -> TrialPlan:
@@ -61,8 +61,6 @@ class Search:
 
     def __init__(self, spec: SearchOptions, options: Options, sources: Sources, store: StageStore):
         """Opens what is known of it. ValueError for an empty space, a part of a grid or a damaged record."""
-        from bsp_platform.search.study import SearchStudy  # Optuna is an extra
-
         self.spec, self.options, self.sources, self.store = spec, options, sources, store
         size = len(list(all_settings(spec.space, options.profile.clips))) if spec.search == "grid" else None
         if size is not None and spec.trials is not None and spec.trials < size:

@@ -9,28 +9,27 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
-from typing import Any
-
-import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution
-from optuna.storages import JournalStorage
-from optuna.storages.journal import BaseJournalBackend
-from optuna.trial import FrozenTrial, TrialState
+from typing import TYPE_CHECKING, Any
 
 from bsp.clips.plan import ClipSettings
+from bsp.errors import needs_extra
 from bsp_platform.search.proposals import Kind, Status, Trial, sequence
 from bsp_platform.search.space import Setting, Space, make_setting, shown
 from bsp_platform.storage.stages import StageStore
 
+if TYPE_CHECKING:
+    import optuna
+    from optuna.distributions import BaseDistribution
+    from optuna.storages.journal import BaseJournalBackend
+    from optuna.trial import FrozenTrial
+else:
+    BaseJournalBackend = object  # Optuna is an extra, and asks for no more than the two methods
+
 _SETTING = "setting"  # attribute of an attempt; a proposal without it was impossible or known
 _PROPOSALS = 20  # Choice: proposals of TPE in a row that are impossible or known, before a random setting is taken
-_STATUS: dict[TrialState, Status] = {
-    TrialState.WAITING: "open",
-    TrialState.RUNNING: "open",
-    TrialState.COMPLETE: "finished",
-    TrialState.PRUNED: "stopped",
-    TrialState.FAIL: "failed",
-}
+_STATUS: dict[str, Status] = {  # by name of Optuna's state
+    "WAITING": "open", "RUNNING": "open", "COMPLETE": "finished", "PRUNED": "stopped", "FAIL": "failed",
+}  # fmt: skip
 
 
 class _Journal(BaseJournalBackend):
@@ -59,7 +58,13 @@ class SearchStudy:
 
     def __init__(self, store: StageStore, name: str, *, kind: Kind, space: Space, base: ClipSettings, seed: int):
         """Opens the note ``name``, or begins it. ValueError, naming it, if it is damaged."""
+        with needs_extra("search"):
+            import optuna
+            from optuna.distributions import CategoricalDistribution
+            from optuna.storages import JournalStorage
+
         self.kind, self.space, self.base, self.seed = kind, space, base, seed
+        self.states = optuna.trial.TrialState
         self.texts = {name: {shown(value): value for value in values} for name, values in space.items()}
         self.options: dict[str, BaseDistribution] = {
             name: CategoricalDistribution(list(texts)) for name, texts in self.texts.items()
@@ -95,8 +100,8 @@ class SearchStudy:
 
     def reopen(self, lost: Callable[[Trial], bool]) -> None:
         """To be tried again: what was interrupted, has failed, or is finished but ``lost``."""
-        for attempt in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            self.study.tell(attempt.number, state=TrialState.FAIL)
+        for attempt in self.study.get_trials(deepcopy=False, states=(self.states.RUNNING,)):
+            self.study.tell(attempt.number, state=self.states.FAIL)
         for trial in self.trials():
             if trial.status == "failed" or (trial.status == "finished" and lost(trial)):
                 self._enqueue(trial.setting)
@@ -126,16 +131,16 @@ class SearchStudy:
         """A running trial has ended: stopped, with a ``value`` finished, or failed."""
         attempt = self.running.pop(number)
         if "stopped_at" in attempt.user_attrs:
-            self.study.tell(attempt, state=TrialState.PRUNED)
+            self.study.tell(attempt, state=self.states.PRUNED)
         elif value is not None and not failure:
             self.study.tell(attempt, value)
         else:
             attempt.set_user_attr("reason", failure or "ended without scores")
-            self.study.tell(attempt, state=TrialState.FAIL)
+            self.study.tell(attempt, state=self.states.FAIL)
         self.journal.save()
 
     def _ask(self, total: int) -> optuna.Trial | None:
-        if self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+        if self.study.get_trials(deepcopy=False, states=(self.states.WAITING,)):
             return self.study.ask(self.options)
         known = {trial.setting: trial.value for trial in self.trials()}
         if len(known) >= total:
@@ -149,7 +154,7 @@ class SearchStudy:
                 return attempt
             # An impossible proposal has failed; one that is decided has the value that is known.
             value = known.get(setting) if setting is not None else None
-            self.study.tell(attempt, value, state=TrialState.FAIL if value is None else TrialState.COMPLETE)
+            self.study.tell(attempt, value, state=self.states.FAIL if value is None else self.states.COMPLETE)
         coming = sequence(self.kind, self.space, self.base, self.seed)
         setting = next((setting for setting in coming if setting not in known), None)
         if setting is None:
@@ -172,9 +177,9 @@ def _trial(number: int, setting: Setting, attempts: list[FrozenTrial]) -> Trial:
     return Trial(
         number=number,
         setting=setting,
-        status=_STATUS[last.state],
+        status=_STATUS[last.state.name],
         probes={rung: score for attempt in attempts for rung, score in attempt.intermediate_values.items()},
-        value=last.value if last.state is TrialState.COMPLETE else None,
+        value=last.value if last.state.name == "COMPLETE" else None,
         last_probe=last.user_attrs.get("last_probe"),
         stopped_at=last.user_attrs.get("stopped_at"),
         reason=last.user_attrs.get("reason", ""),
