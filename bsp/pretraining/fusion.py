@@ -196,16 +196,3 @@ def matching_loss(got_BTD: Tensor, wanted_BTD: Tensor) -> Tensor:
     # one weight suits any width and any teacher, and neither teacher outweighs the other.
     centred = wanted_BTD - wanted_BTD.mean(dim=(0, 1))
     return functional.mse_loss(got_BTD, wanted_BTD) / centred.square().mean().clamp_min(1e-12)
-
-
-class TwoStream(nn.Module):
-    """Encoders side by side: [B, T, 3, H, W] -> [B, T, sum of widths], Figure 3(a)."""
-
-    def __init__(self, encoders: Sequence[Encoder]):
-        super().__init__()
-        self.streams = nn.ModuleList(encoders)
-        self.feature_width = sum(encoder.feature_width for encoder in encoders)
-
-    def forward(self, clip_BTCHW: Tensor) -> Tensor:
-        """Clips, float [B, T, 3, H, W], normalised -> [B, T', sum of widths]."""
-        return torch.cat([encoder(clip_BTCHW) for encoder in self.streams], dim=2)

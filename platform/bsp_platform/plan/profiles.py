@@ -67,6 +67,10 @@ class Profile:
         """All of them, each once."""
         return tuple(dict.fromkeys((self.encoder, *self.encoders.values())))
 
+    def size_of(self, encoder: Architecture) -> int:
+        """Side of the square image, in pixels, that this encoder is shown: its own, else that of the profile."""
+        return encoder.size_px or self.augment.size_px
+
     def encoder_of(self, stream: Stream) -> Architecture:
         """The one that the stream names. ValueError if the profile has none of that name."""
         if not stream.encoder:
@@ -96,7 +100,7 @@ class Profile:
         if stream.method == "action" and encoder.for_snippets() in weights:
             return EncoderRecipe(encoder=encoder, weights=weights[encoder.for_snippets()])
         clips = replace(self.clips, half_len=encoder.clip_frames // 2, kinds=stream.kinds)
-        augment = self.augment if encoder.size_px is None else replace(self.augment, size_px=encoder.size_px)
+        augment = replace(self.augment, size_px=self.size_of(encoder))
         train = self.train
         pretext: Pretext
         teachers: tuple[EncoderRecipe, ...] = ()

@@ -72,7 +72,7 @@ def head_recipe(
         return FeatureRecipe(
             encoder=encoder,
             untrimmed=videos,
-            size_px=encoder.encoder.size_px or profile.augment.size_px,
+            size_px=profile.size_of(encoder.encoder),
             precision=profile.feature_precision,
         )
 

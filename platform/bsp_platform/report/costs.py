@@ -17,8 +17,7 @@ from typing import Any
 import torch
 
 from bsp.encoders.build import build_encoder, flops_per_clip
-from bsp.encoders.contract import Architecture
-from bsp.pretraining.fusion import TwoStream
+from bsp.encoders.contract import Architecture, Encoder
 from bsp_platform.plan.device import local_device
 from bsp_platform.plan.profiles import Profile
 from bsp_platform.plan.rows import Row
@@ -38,29 +37,28 @@ class CostRecipe:
     size_px: int
     streams: tuple[int, ...]  # numbers of encoders side by side
     hardware: str
-    encoders: tuple[Architecture, ...] = field(default=(), metadata={"later": True})  # of each; () = encoder
+    # Which they are, for each of these numbers; () = all ``encoder``.
+    encoders: tuple[tuple[Architecture, ...], ...] = field(default=(), metadata={"later": True})
 
     @property
-    def variants(self) -> tuple[tuple[int, Architecture], ...]:
-        """(number of encoders, their settings) of every architecture."""
-        encoders = self.encoders or (self.encoder,) * len(self.streams)
-        return tuple(zip(self.streams, encoders, strict=True))
+    def variants(self) -> tuple[tuple[Architecture, ...], ...]:
+        """The encoders of every architecture."""
+        return self.encoders or tuple((self.encoder,) * count for count in self.streams)
 
 
 def row_costs(rows: Sequence[Row], profile: Profile, store: StageStore) -> dict[str, dict[str, Any]]:
     """By row name: "streams", "parameters", "flops_per_clip", "clips_per_s"."""
 
-    def variant(row: Row) -> tuple[int, Architecture]:
-        return len(row.streams), profile.encoder_of(row.streams[0])
+    def variant(row: Row) -> tuple[Architecture, ...]:
+        return tuple(profile.encoder_of(stream) for stream in row.streams)
 
-    variants = sorted({variant(row) for row in rows}, key=lambda variant: (variant[0], variant[1].name))
-    encoders = tuple(encoder for _, encoder in variants)
+    variants = sorted({variant(row) for row in rows}, key=lambda encoders: (len(encoders), _name(encoders)))
     recipe = CostRecipe(
         encoder=profile.encoder,
         size_px=profile.augment.size_px,
-        streams=tuple(count for count, _ in variants),
+        streams=tuple(map(len, variants)),
         hardware=hardware(),
-        encoders=() if set(encoders) == {profile.encoder} else encoders,
+        encoders=() if {e for encoders in variants for e in encoders} == {profile.encoder} else tuple(variants),
     )
 
     def build(folder: Path) -> None:
@@ -71,27 +69,30 @@ def row_costs(rows: Sequence[Row], profile: Profile, store: StageStore) -> dict[
     return {row.name: measured[variant(row)] for row in rows}
 
 
+def _name(encoders: Sequence[Architecture]) -> str:
+    return "+".join(dict.fromkeys(encoder.name for encoder in encoders))
+
+
 def measure(recipe: CostRecipe) -> list[dict[str, Any]]:
     """One dict per architecture, in the recipe's order; clips/s is the median over rounds, on a GPU if there is one."""
     device = torch.device(local_device("auto"))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    size = recipe.size_px
     generator = torch.Generator().manual_seed(0)
-    clips = [
-        torch.rand((_BATCH, encoder.clip_frames, 3, size, size), generator=generator).to(device)
-        for _, encoder in recipe.variants
-    ]
-    models = [
-        TwoStream([build_encoder(encoder, seed) for seed in range(count)]).eval().to(device)
-        for count, encoder in recipe.variants
-    ]
+
+    def with_clips(encoder: Architecture, seed: int) -> tuple[Encoder, torch.Tensor]:
+        size = encoder.size_px or recipe.size_px
+        clips = torch.rand((_BATCH, encoder.clip_frames, 3, size, size), generator=generator)
+        return build_encoder(encoder, seed).eval().to(device), clips.to(device)
+
+    models = [[with_clips(encoder, seed) for seed, encoder in enumerate(encoders)] for encoders in recipe.variants]
     seconds: list[list[float]] = [[] for _ in models]
     with torch.inference_mode():
         for round_number in range(-1, _ROUNDS):  # the first round warms up
-            for model, clip, times in zip(models, clips, seconds, strict=True):
+            for model, times in zip(models, seconds, strict=True):
                 began = time.perf_counter()
-                model(clip)
+                for encoder, clips in model:
+                    encoder(clips)
                 if device.type == "cuda":
                     torch.cuda.synchronize()
                 if round_number >= 0:
@@ -99,12 +100,12 @@ def measure(recipe: CostRecipe) -> list[dict[str, Any]]:
     torch.set_num_threads(threads)
     return [
         {
-            "streams": count,
-            "encoder": encoder.name,
-            "parameters": sum(p.numel() for p in model.parameters()),
-            "flops_per_clip": count * flops_per_clip(encoder, size),
+            "streams": len(encoders),
+            "encoder": _name(encoders),
+            "parameters": sum(p.numel() for encoder, _ in model for p in encoder.parameters()),
+            "flops_per_clip": sum(flops_per_clip(e, e.size_px or recipe.size_px) for e in encoders),
             "clips_per_s": _BATCH / statistics.median(times),
             "device": str(device),
         }
-        for (count, encoder), model, times in zip(recipe.variants, models, seconds, strict=True)
+        for encoders, model, times in zip(recipe.variants, models, seconds, strict=True)
     ]

@@ -129,7 +129,7 @@ def _tune(search: Search, numbers: list[int], tracking: SearchTracking, console:
     data, profile = sources.data["activitynet"], options.profile
     assert isinstance(data, LocalizationDataset)
     frames = profile.encoder.for_snippets().clip_frames
-    videos = load_probe_videos(data, profile.augment.size_px, frames, spec.probe)
+    videos = load_probe_videos(data, profile.size_of(profile.encoder), frames, spec.probe)
     rows = RowJob(
         storage=search.store.address,
         resources=resources,

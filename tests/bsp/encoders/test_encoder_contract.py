@@ -10,17 +10,19 @@ import torch
 
 from bsp.clips.augment import centre_clip
 from bsp.clips.plan import PAPER_KINDS, ClipSettings
-from bsp.encoders.build import build_encoder, flops_per_clip
+from bsp.encoders.build import ENCODERS, build_encoder, flops_per_clip
 from bsp.encoders.contract import Encoder
 from bsp.encoders.tsm import EncoderSettings
 from bsp.features.store import encode_snippets, read_features
 from bsp.video.read import iter_frames
 from bsp_platform.plan.recipes import EncoderRecipe, FeatureRecipe, Stream
+from bsp_platform.plan.rows import Row, row_recipes
+from bsp_platform.report.costs import CostRecipe, measure
 from bsp_platform.work.extractor import ExtractionJob, Extractor
 from bsp_platform.work.pretraining import save_encoder
 from bsp_platform.work.probe import ProbeSettings, load_probe_videos, score_encoder
-from search_cases import tiny_profile, train_plainly
-from toy_encoder import ToyEncoderSettings
+from search_cases import sources_of, tiny_profile, train_plainly
+from toy_encoder import ToyEncoder, ToyEncoderSettings
 
 TOY = ToyEncoderSettings()
 PROFILE = replace(tiny_profile(), encoders={"toy": TOY})
@@ -107,6 +109,29 @@ def test_tsm_makes_features_of_8_frames_whatever_its_clips_were_and_the_toy_of_i
     assert TOY.for_snippets() is TOY
     with pytest.raises(ValueError, match="toy_w16 takes clips of 12 frames, not 16"):
         TOY.for_clips(16)
+
+
+class Fixed(ToyEncoderSettings):
+    """Takes one size of image only, as transformers do."""
+
+    size_px = 16
+
+
+def test_an_encoder_may_ask_for_a_size_of_its_own_and_costs_are_counted_at_it(monkeypatch):
+    monkeypatch.setitem(ENCODERS, Fixed, ToyEncoder)
+    profile = replace(PROFILE, encoders={"toy": TOY, "fixed": Fixed()})
+    row = Row(name="r", label="r", streams=(Stream(method="action", encoder="fixed"),))
+    recipes = row_recipes(row, 0, profile, sources_of(), 1)
+    assert recipes.encoders[0].augment.size_px == 16
+    assert [features.size_px for _, features in recipes.features()] == [16]
+    with pytest.raises(ValueError, match=r"clips \[B, 12, 3, 16, 16\], not \[1, 12, 3, 32, 32\]"):
+        build_encoder(Fixed(), 0)(torch.zeros(1, 12, 3, 32, 32))
+    one, both = measure(
+        CostRecipe(encoder=TOY, size_px=32, streams=(1, 2), hardware="h", encoders=((Fixed(),), (TOY, Fixed())))
+    )
+    # 4 x 2 x 2 tubelets of the small image, 4 x 4 x 4 of the large one; 2 * 16 * 3 * 3 * 8 * 8 operations each.
+    assert (one["flops_per_clip"], both["flops_per_clip"]) == (16 * 18432, (16 + 64) * 18432)
+    assert both["parameters"] == 2 * one["parameters"] == 2 * 16 * (3 * 3 * 8 * 8 + 1)
 
 
 def test_what_does_not_fit_is_refused():

@@ -6,7 +6,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from bsp.clips.plan import BoundaryKind
 from bsp.encoders.build import build_encoder
@@ -14,7 +13,6 @@ from bsp.encoders.tsm import EncoderSettings
 from bsp.pretraining.fusion import (
     FusionModel,
     FusionSettings,
-    TwoStream,
     fusion_loss,
     fusion_objective,
     matching_loss,
@@ -161,14 +159,3 @@ def test_teachers_go_with_distillation_only():
         FusionModel(build_encoder(SMALL, 0), TWO_HEAD, 0, teacher_widths=[64, 64])
     with pytest.raises(ValueError, match="there are 0"):
         FusionModel(build_encoder(SMALL, 0), replace(TWO_HEAD, matching_weight=1.0), 0)
-
-
-def test_two_streams_are_their_parts_side_by_side():
-    parts = [build_encoder(SMALL, 0).eval(), build_encoder(EncoderSettings(width=16), 1).eval()]
-    both = TwoStream(parts).eval()
-    with torch.no_grad():
-        out = both(CLIP)
-        assert torch.equal(out[..., :64], parts[0](CLIP))
-        assert torch.equal(out[..., 64:], parts[1](CLIP))
-    assert both.feature_width == 192
-    assert isinstance(both, nn.Module)
