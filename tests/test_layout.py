@@ -279,12 +279,13 @@ EXTRAS = {"boto3": "s3", "botocore": "s3", "optuna": "search"}
 
 
 def test_what_an_extra_brings_is_not_needed_to_import_anything() -> None:
-    """Every module of both packages, in a Python in which these packages are missing."""
+    """Every module of both packages, in a Python in which these packages are missing, but one that is Optuna's alone."""
     code = (
         "import pkgutil, importlib, sys\nsys.path.insert(0, 'platform')\n"
         f"sys.modules.update(dict.fromkeys({list(EXTRAS)}))\n"
         "import bsp, bsp_platform\n"
         "names = [m.name for p in (bsp, bsp_platform) for m in pkgutil.walk_packages(p.__path__, p.__name__ + '.')]\n"
+        "names.remove('bsp_platform.search.study')\n"
         "assert len(names) > 50\n"
         "[importlib.import_module(n) for n in names]"
     )

@@ -320,20 +320,19 @@ def _checked_set(items: list[Any]) -> frozenset[Any]:
     return frozenset(items)
 
 
-def _frame(machine: Machine) -> None:
-    machine.take(8)
+def _dropped(read: Callable[[Machine], object]) -> Callable[[Machine], None]:
+    def operation(machine: Machine) -> None:
+        read(machine)
 
-
-def _pop_mark(machine: Machine) -> None:
-    machine.since_mark()
+    return operation
 
 
 _BY_NAME: dict[str, Callable[[Machine], None]] = {
     "PROTO": _protocol,
-    "FRAME": _frame,
+    "FRAME": _dropped(lambda m: m.take(8)),
     "MARK": Machine.mark,
     "POP": _pop,
-    "POP_MARK": _pop_mark,
+    "POP_MARK": _dropped(Machine.since_mark),
     "DUP": _push(lambda m: m.stack[-1]),
     "NONE": _push(lambda m: None),
     "NEWTRUE": _push(lambda m: True),
