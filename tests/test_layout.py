@@ -279,7 +279,7 @@ EXTRAS = {"boto3": "s3", "botocore": "s3", "optuna": "search"}
 
 
 def test_what_an_extra_brings_is_not_needed_to_import_anything() -> None:
-    """Every module of both packages, in a Python in which these packages are missing, but one that is Optuna's alone."""
+    """All modules of both packages, in a Python without these packages; one of them is Optuna's alone."""
     code = (
         "import pkgutil, importlib, sys\nsys.path.insert(0, 'platform')\n"
         f"sys.modules.update(dict.fromkeys({list(EXTRAS)}))\n"
