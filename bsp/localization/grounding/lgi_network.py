@@ -206,8 +206,8 @@ class LGI(nn.Module):
         self.segment_attention = AdditiveAttention(hidden, attention)
         # Choice: with bias, PyTorch's default (whether the published one has it is not known to us)
         self.pooled = nn.Linear(hidden, hidden)
-        first, last = nn.Linear(hidden, hidden), nn.Linear(hidden, 2)  # in this order: their weights are drawn
-        self.regressor = nn.Sequential(first, nn.ReLU(), last)
+        inner, last = nn.Linear(hidden, hidden), nn.Linear(hidden, 2)  # in this order: their weights are drawn
+        self.regressor = nn.Sequential(inner, nn.ReLU(), last)
         if settings.output == "relu":
             # Choice: the last biases start at 0.5. With PyTorch's default, near 0, an output is negative for every
             # query at more than half of the seeds; the last ReLU then passes no gradient and it may stay 0 for good

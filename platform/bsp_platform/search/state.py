@@ -12,6 +12,7 @@ from bsp_platform.plan.recipes import FeatureRecipe
 from bsp_platform.plan.sources import Sources
 from bsp_platform.search.proposals import Kind, Trial, rung_steps
 from bsp_platform.search.space import Setting, Space, TrialPlan, all_settings, plan_trial
+from bsp_platform.search.study import SearchStudy
 from bsp_platform.storage.manifests import as_plain, recipe_hash
 from bsp_platform.storage.stages import StageStore
 from bsp_platform.work.probe import ProbeSettings
