@@ -65,6 +65,7 @@ def test_platform_folder_is_no_package() -> None:
     assert (ROOT / "platform" / "bsp_platform" / "__init__.py").exists()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("arguments", USES_OF_PLATFORM, ids=lambda a: " ".join(a)[:40])
 def test_standard_platform_module_wins_from_the_root(arguments: tuple[str, ...]) -> None:
     done = run_from(ROOT, *arguments)
@@ -73,6 +74,7 @@ def test_standard_platform_module_wins_from_the_root(arguments: tuple[str, ...])
     assert str(ROOT / "platform") not in done.stdout
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("arguments", USES_OF_PLATFORM, ids=lambda a: " ".join(a)[:40])
 def test_the_check_above_notices_an_init_file(tmp_path: Path, arguments: tuple[str, ...]) -> None:
     (tmp_path / "platform").mkdir()
@@ -90,6 +92,7 @@ def test_imports_point_from_experiments_to_platform_to_bsp() -> None:
     assert breaches(ROOT) == []
 
 
+@pytest.mark.long
 def test_bsp_loads_neither_ray_nor_mlflow() -> None:
     """What bsp's own imports bring along counts too, so this one looks at a running Python."""
     code = (
@@ -104,6 +107,7 @@ def test_bsp_loads_neither_ray_nor_mlflow() -> None:
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "module", ["bsp.video.prepare", "bsp.datasets.pantomime.render", "bsp.clips.catalog", "bsp_platform.work.streaming"]
 )
@@ -278,6 +282,7 @@ def test_extras_are_pinned_and_among_what_developers_install() -> None:
 EXTRAS = {"boto3": "s3", "botocore": "s3", "optuna": "search"}
 
 
+@pytest.mark.long
 def test_what_an_extra_brings_is_not_needed_to_import_anything() -> None:
     """All modules of both packages, in a Python without these packages; one of them is Optuna's alone."""
     code = (

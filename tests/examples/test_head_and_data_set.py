@@ -50,6 +50,7 @@ def planted(data):
     return Features(found.get)
 
 
+@pytest.mark.long
 def test_the_head_alone(tiny_untrimmed):
     inputs = HeadInputs(features=planted(tiny_untrimmed), data=tiny_untrimmed, settings=NearestMeanSettings())
     documents, facts = run_head(NEAREST_MEAN, inputs)
@@ -65,6 +66,7 @@ def test_the_head_alone(tiny_untrimmed):
         run_head(HEADS["2dtan"], inputs)
 
 
+@pytest.mark.long
 def test_the_data_set_alone_and_with_a_head_of_the_package(short, tiny_untrimmed):
     data = load_short(short)
     by_id = {video.video_id: video for video in tiny_untrimmed.videos}

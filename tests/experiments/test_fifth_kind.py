@@ -5,6 +5,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from bsp_platform.plan.profiles import PROFILES
 from bsp_platform.plan.rows import row_recipes
 from bsp_platform.search.space import make_setting, plan_trial, read_space
@@ -13,6 +15,7 @@ from paper_tables import SOURCES, TABLES
 from repository import EXPERIMENTS, ROOT, SUPPORT
 
 
+@pytest.mark.long
 def test_the_papers_recipes_stay_what_they_are():
     places = (SUPPORT, EXPERIMENTS, ROOT, ROOT / "platform")
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, places))}

@@ -74,6 +74,7 @@ def test_workers_share_the_arrays_and_a_stream_stays_within_the_store(ray_sessio
     assert "| small | 16 | 1,024 |" in simulate_scale.as_markdown(content)
 
 
+@pytest.mark.long
 def test_the_cost_model_follows_its_formulas(tmp_path):
     inputs = scale_costs.Inputs(
         gpu_clips_per_s=1000, raw_clips_per_core_s=5, prepared_clips_per_core_s=50, scaling=0.8,

@@ -331,6 +331,7 @@ print(len(catalog), catalog.frames.min(), catalog.frames.max(), catalog.class_na
 """
 
 
+@pytest.mark.long
 def test_a_plain_script_builds_a_catalog_with_processes(folder, tmp_path):
     """Without ``if __name__ == "__main__"``, and with files beside it that are named like modules."""
     for name in ("one", "two"):

@@ -12,6 +12,7 @@ from bsp.clips.synthesis import collate
 MIXED = ClipSettings(plain_clips=3)
 
 
+@pytest.mark.long
 def test_every_block_has_each_kind_once_and_the_plain_clips(tiny_catalog):
     for block in range(20):
         plans = [plan_clip(tiny_catalog, MIXED, 0, 7 * block + k) for k in range(7)]

@@ -373,6 +373,7 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
         render(TINY, tmp_path, workers=0)
 
 
+@pytest.mark.long
 def test_command_line_renders_and_previews(tmp_path):
     sizes = "--trimmed-per-class 1 --trimmed-val-per-class 0 --untrimmed-train 1 --untrimmed-val 0"
     more = "--untrimmed-seconds 6 --size-px 32 --workers 1"

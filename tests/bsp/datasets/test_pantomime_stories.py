@@ -61,6 +61,7 @@ def _acts(truth, split, *, faint=False):
     ]
 
 
+@pytest.mark.long
 def test_two_workers_write_the_same_bytes(tmp_path):
     few = replace(TINY, games_train=1, games_test=0, clips_train=1)
     one, two = (render_stories(few, tmp_path / str(k), workers=k, progress=False) for k in (1, 2))

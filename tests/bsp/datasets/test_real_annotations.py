@@ -95,6 +95,7 @@ def small_activitynet() -> dict:
     return {"database": database | {"testing": a_video("testing")}}
 
 
+@pytest.mark.long
 def test_activitynet(tmp_path, caplog):
     path = tmp_path / "activitynet.json"
     if REAL:
@@ -116,6 +117,7 @@ def test_activitynet(tmp_path, caplog):
         assert "2 cut at their video's end (t_beyond_dig: 30 to 40.8 s of 40 s; t_beyond_jump" in told[0]
 
 
+@pytest.mark.long
 def test_hacs(tmp_path, caplog):
     """ActivityNet's annotations as HACS writes them; its head is trained by the tables only, not by a command."""
     path, head = tmp_path / "hacs.json", tmp_path / "head"

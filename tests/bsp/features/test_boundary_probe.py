@@ -51,6 +51,7 @@ def test_a_probe_without_boundaries_says_what_is_missing():
         probe_score([np.zeros((2, 3))] * 4, [np.array([True, False]), np.zeros(2, bool)] * 2)
 
 
+@pytest.mark.long
 def test_the_probe_reads_training_videos_as_extraction_does(tiny_untrimmed):
     videos = load_probe_videos(tiny_untrimmed, 32, 8, ProbeSettings(videos=4))
     subsets = {video.video_id: video.subset for video in tiny_untrimmed.videos}
@@ -67,6 +68,7 @@ def test_the_probe_reads_training_videos_as_extraction_does(tiny_untrimmed):
     np.testing.assert_array_equal(part.boundary_S, videos[0].boundary_S[whole])
 
 
+@pytest.mark.long
 def test_probing_leaves_training_bit_identical(tiny_catalog, tiny_untrimmed):
     profile = tiny_profile()
     (setting,) = all_settings(read_space({"kinds": "dc+ss", "tau": "2"}, profile), profile.clips)

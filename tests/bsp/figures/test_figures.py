@@ -48,6 +48,7 @@ def test_spread_by_hand():
     assert figures.spread_text([0.8, 0.9]) == "0.850 ± 0.071 (2 seeds)"
 
 
+@pytest.mark.long
 def test_the_same_figure_gives_the_same_files(tmp_path):
     for folder in ("a", "b"):
         figure = figures.new_figure(6, 1, title="A title", caption="words " * 60)
@@ -107,6 +108,7 @@ def panels(tiny_catalog, tiny_untrimmed):
     return plans, made, figures_synthesis.real_panel(tiny_untrimmed, settings, 0)
 
 
+@pytest.mark.long
 def test_a_blended_clip_stands_under_its_sources(panels):
     plan, panel = panels[0][0], panels[1][0]
     first, second, clip = panel.rows
@@ -162,6 +164,7 @@ def test_the_real_boundary_is_in_the_middle(panels, tiny_untrimmed):
     assert times[4] == pytest.approx(panel.facts["start_s"], abs=0.05)
 
 
+@pytest.mark.long
 def test_figure_2_has_all_rows_and_keeps_its_texts_inside(panels):
     shown = [panels[2], *panels[1]]
     figure = figures_synthesis.draw_synthesis(shown, title="Figure 2", caption="How it was made. " * 20)
@@ -243,6 +246,7 @@ def test_features_become_the_papers_matrices():
     assert figures_difference.as_matrix(np.arange(6)).tolist() == [[0, 1, 2], [3, 4, 5]]
 
 
+@pytest.mark.long
 def test_figure_4_shows_both_encoders_and_keeps_its_texts_inside(tiny_untrimmed):
     video = next(v for v in tiny_untrimmed.videos if v.path)
     fps = 12.0

@@ -72,6 +72,7 @@ def test_checkpoints_are_told_apart_by_depth_and_must_fit_the_profile(tmp_path):
         _vanilla_weights((shallow,), paper())
 
 
+@pytest.mark.long
 def test_a_classification_result_is_put_into_our_order_for_the_test_videos(tiny_untrimmed, tmp_path):
     names = tiny_untrimmed.class_names
     given = {"class": list(reversed(names)), "results": {}}

@@ -21,6 +21,7 @@ DEEP = 300_000
 LONG = (10**18).to_bytes(8, "little")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("content", "reason"),
     [

@@ -57,6 +57,7 @@ def test_duration_is_frames_by_rate(frames, fps, seconds):
 # -- training --
 
 
+@pytest.mark.long
 def test_training_reaches_the_optimum_of_logistic_regression():
     features, positions, labels = planted(0)
     settings = ActionnessSettings(epochs=400, batch_segments=720, learning_rate=0.05, weight_decay=0.01)

@@ -174,6 +174,7 @@ def test_initialisation_is_pytorchs_default_range_and_seeded():
     assert all(torch.isfinite(parameter).all() for parameter in one.parameters())
 
 
+@pytest.mark.long
 def test_same_seed_gives_the_same_bits_and_leaves_global_state_alone():
     features, segments = toy_videos(10, 0)
     settings = replace(SMALL, epochs=2)
@@ -187,6 +188,7 @@ def test_same_seed_gives_the_same_bits_and_leaves_global_state_alone():
     assert not all(torch.equal(first[name], third[name]) for name in first)
 
 
+@pytest.mark.long
 def test_lowest_validation_loss_is_kept_and_validation_does_not_disturb_training():
     features, segments = toy_videos(8, 0)
     # the validation answers contradict the training ones, so that its loss rises while the training loss
@@ -262,6 +264,7 @@ def recall(found, truth, tiou, most):
     return float(np.mean(hit))
 
 
+@pytest.mark.long
 def test_learns_a_known_answer():
     # Instances lie on whole cells and end by T - 1, so a perfect head reaches 1.0 (the ceiling) of
     # recall@5 at tIoU 0.7; an untrained one finds what its gating leaves by chance.

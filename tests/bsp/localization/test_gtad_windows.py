@@ -282,6 +282,7 @@ def recall(found, truth, tiou, most):
     return float(np.mean(hit))
 
 
+@pytest.mark.long
 def test_planted_segments_are_found():
     settings = WindowSettings(
         feature_width=16, cells=24, stride_cells=12, max_duration=12, inner_samples=4, context_samples=2,
@@ -295,6 +296,7 @@ def test_planted_segments_are_found():
     assert after > 0.8
 
 
+@pytest.mark.long
 def test_same_seed_gives_the_same_bits_and_records_every_epoch():
     features, segments = toy_videos(3, 0, width=8)
     settings, records = replace(SMALL, epochs=2, decay_epoch=1), []
@@ -312,6 +314,7 @@ def test_same_seed_gives_the_same_bits_and_records_every_epoch():
         assert record["loss"] == pytest.approx(parts, rel=1e-5)
 
 
+@pytest.mark.long
 def test_the_gradient_of_a_step_is_clipped():
     # Adam's first step hardly depends on the gradient's size, the second, of the same epoch, does
     features, segments = toy_videos(2, 0, width=8)

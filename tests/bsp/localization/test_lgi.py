@@ -170,6 +170,7 @@ def test_long_sentences_are_cut():
     assert not np.array_equal(two, other)
 
 
+@pytest.mark.long
 def test_learns_a_known_answer_from_the_words():
     """Each video holds four of eight events; a sentence names one. The ends are regressed: the ceiling is 1.
 

@@ -288,6 +288,7 @@ def learn(settings, seed=0, *, blind=False):
     return ground_tan2d(model, held_out, asked), asked
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("form", "epochs"), [("pool", 11), ("conv", 16)])
 def test_learns_where_the_words_happen(form, epochs):
     found, asked = learn(replace(KNOWN, form=form, epochs=epochs))
@@ -301,6 +302,7 @@ def test_learns_where_the_words_happen(form, epochs):
     assert recall(found, asked, 0.7) > 0.75
 
 
+@pytest.mark.long
 def test_without_words_it_can_only_guess_among_the_moments():
     found, asked = learn(replace(KNOWN, form="pool", epochs=4), blind=True)
     print(f"\nblind: mean IoU {mean_iou(found, asked):.3f}, R1@0.5 {recall(found, asked, 0.5):.3f}", end="")

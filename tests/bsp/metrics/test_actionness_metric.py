@@ -76,6 +76,7 @@ def test_labels_equal_the_rule_tried_segment_by_segment():
 # -- average precision --
 
 
+@pytest.mark.long
 def test_average_precision_worked_by_hand():
     # Labels 1 1 0 0 1 and scores that rank them 1 0 1 1 0: precisions 1/1, 2/3, 3/4 at the three positives.
     truth = document({"v": ("t", 1.0, [(0.0, 0.4), (0.8, 1.0)])})

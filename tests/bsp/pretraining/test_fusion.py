@@ -99,6 +99,7 @@ def train(model, objective, steps=80):
     return [record for _, record in loop if record]
 
 
+@pytest.mark.long
 def test_two_heads_learn_both_tasks_at_once():
     model = FusionModel(build_encoder(SMALL, 0), TWO_HEAD, seed=0)
     last = train(model, fusion_objective(TWO_HEAD))[-1]
@@ -106,6 +107,7 @@ def test_two_heads_learn_both_tasks_at_once():
     assert last["boundary_accuracy"] > 0.9
 
 
+@pytest.mark.long
 def test_a_student_learns_its_teachers_features_and_leaves_the_teachers_alone():
     settings = FusionSettings(kinds=KINDS, num_actions=3, matching_weight=1.0)
     teachers = [build_encoder(SMALL, 5), build_encoder(EncoderSettings(width=16), 6)]

@@ -46,6 +46,7 @@ def stream_of(pretext, clips=CLIPS, size_px: int = 32, **more) -> ClipStream:
     )  # fmt: skip
 
 
+@pytest.mark.long
 def test_its_clips_are_planned_made_and_labelled_by_itself(tiny_catalog):
     batch = make_clips(tiny_catalog, stream_of(TOY, decode=brightening), range(6))
     assert batch["label"].tolist() == [0, 1, 0, 1, 0, 1]

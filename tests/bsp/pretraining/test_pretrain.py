@@ -74,6 +74,7 @@ def test_settings_that_cannot_work_are_refused(fields, message):
         TrainSettings(**fields)
 
 
+@pytest.mark.long
 def test_it_learns_what_can_be_learnt():
     model = new_model()
     settings = TrainSettings(clips=960, batch_size=16, learning_rate=0.1, warmup_steps=5, log_every_steps=20)

@@ -93,6 +93,7 @@ def test_where_sums_have_no_order_the_mean_is_the_same_up_to_rounding():
     assert layer.bias.grad.tolist() == [1.0, 1.0]
 
 
+@pytest.mark.long
 def test_one_and_four_processes_give_the_same_bits_and_two_of_a_gpu_nearly(tmp_path):
     """With dropout, and a clip that cannot be made, which a process other than the first one meets."""
     program = SUPPORT / "train_processes.py"

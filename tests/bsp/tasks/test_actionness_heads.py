@@ -53,6 +53,7 @@ def run(tmp_path, folders, data, name="head", expect=None):
     return folder, train_and_score(folder, HEADS["actionness"], RECIPE, folders, None, data, **how)
 
 
+@pytest.mark.long
 def test_steps_are_learnt_and_the_written_files_give_the_same_scores(world, tmp_path):
     features, data = world
     folder, facts = run(tmp_path, [features], data)

@@ -73,6 +73,7 @@ def run(tmp_path, recipe, folders, data, *, glove=None, name="head"):
     return folder, train_and_score(folder, head, recipe, folders, None, data, **how)
 
 
+@pytest.mark.long
 def test_a_head_learns_the_sentences_and_its_predictions_give_the_same_scores(world, tmp_path):
     features, data = world
     folder, facts = run(tmp_path, RECIPE, [features], data)
@@ -94,6 +95,7 @@ def test_a_head_learns_the_sentences_and_its_predictions_give_the_same_scores(wo
     assert (again_folder / "predictions.json").read_bytes() == (folder / "predictions.json").read_bytes()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("blind", ["text", "video"])
 def test_a_blind_head_is_near_chance(world, tmp_path, blind):
     features, data = world
@@ -109,6 +111,7 @@ def test_lgi_gives_one_moment_per_sentence(world, tmp_path):
     assert 0 <= facts["scores"]["mIoU"] <= 100
 
 
+@pytest.mark.long
 def test_streams_are_concatenated_and_a_video_that_lacks_one_is_a_miss(world, tmp_path):
     features, data = world
     other = tmp_path / "other"

@@ -44,6 +44,7 @@ def features(tiny_untrimmed, tmp_path):
     return folder
 
 
+@pytest.mark.long
 def test_segments_are_fractions_of_what_the_features_cover(tiny_untrimmed):
     video = tiny_untrimmed.videos[0]
     # 150 frames hold 18 whole snippets = 144 frames: the features end at 96% of the video.
@@ -59,6 +60,7 @@ def test_features_of_another_size_are_refused(features, tiny_untrimmed):
         read_untrimmed(heads.listed([features]), tiny_untrimmed, "testing")
 
 
+@pytest.mark.long
 def test_class_scores_then_a_head_then_official_files(features, tiny_untrimmed, tmp_path):
     scores_folder, head_folder = tmp_path / "scores", tmp_path / "head"
     scores_folder.mkdir()

@@ -91,6 +91,7 @@ def test_cells_to_seconds():
     assert seconds_at(info, np.array([[0.0, 10.0]])).tolist() == [[0.16, 3.36]]
 
 
+@pytest.mark.long
 def test_trains_detects_and_writes_official_files(thumos, tmp_path):
     data, folder, _ = thumos
     out = tmp_path / "head"

@@ -109,6 +109,7 @@ def test_probe_counts_frames_and_chooses_the_reader(sample, name):
     assert info.fps == pytest.approx(mean_fps, rel=0.005)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("name", "reader"), BOTH)
 def test_frames_are_the_ones_asked_for(sample, name, reader):
     path, first, frames = sample(name)

@@ -61,6 +61,7 @@ def sequential(path: Path) -> list[tuple[int, bool, np.ndarray]]:
     return frames
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "how"),
     [
@@ -185,6 +186,7 @@ def stream() -> ClipStream:
     )
 
 
+@pytest.mark.long
 def test_a_file_that_was_replaced_is_not_read_by_the_old_plan(tiny_catalog, tmp_path):
     shutil.copytree(tiny_catalog.root, tmp_path / "videos")
     changed = dataclasses.replace(tiny_catalog, root=str(tmp_path / "videos"))

@@ -41,6 +41,7 @@ def evaluate(what, tmp_path, truth, found, *options):
     return CliRunner().invoke(main, ["evaluate", what, *map(str, (*files, *options))])
 
 
+@pytest.mark.long
 def test_actionness(tmp_path):
     out = tmp_path / "report.json"
     result = evaluate("actionness", tmp_path, STEPS, SCORES, "--output-json", out)

@@ -83,6 +83,7 @@ def test_boundaries(stories, tmp_path, way):
     assert f1 > 0
 
 
+@pytest.mark.long
 def test_thumos(stories, tmp_path):
     features, out = stories / "features" / "games", tmp_path / "out"
     folder = stories / "games" / "thumos14"

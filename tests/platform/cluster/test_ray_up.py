@@ -32,6 +32,8 @@ from cluster_hosts import ADDRESSES, HOSTS, USER, Lab, why_not
 from cluster_services import BUCKET, CREDENTIALS, start_services, use_services, why_no_services
 from repository import ROOT
 
+pytestmark = pytest.mark.ray  # on two hosts of the test's own
+
 SCRIPT = ROOT / "experiments" / "ablation_table4.py"
 SWAPPED = {"cluster_name", "provider", "auth", "max_workers", "available_node_types", "head_node_type"}
 CONFIG = "/mnt/lab/cluster.yaml"  # on the laptop

@@ -145,6 +145,7 @@ ASCII = {
 }
 
 
+@pytest.mark.long
 def test_ascii_locale_and_a_pipe(tmp_path):
     """Tables are written in UTF-8 and read again; what a pipe in ASCII cannot take is spelt out."""
     code = (

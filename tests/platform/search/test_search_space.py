@@ -92,6 +92,7 @@ def test_a_distilled_student_of_another_tau_has_an_action_teacher_of_that_tau():
     assert searched.teachers[0] == plan_trial(usual, 0, mini(), sources_of(), 1, clips=3_200).searched.teachers[0]
 
 
+@pytest.mark.long
 def test_features_come_from_eight_frames_whatever_tau(tiny_untrimmed, tmp_path):
     from bsp_platform.work.extraction import ExtractionJob, Extractor
     from bsp_platform.work.pretraining import save_encoder

@@ -150,6 +150,7 @@ def test_a_damaged_record_of_a_search_is_named(content, tmp_path):
 # Table and plots
 
 
+@pytest.mark.long
 def test_how_well_the_probe_ranks_is_told_of_finished_trials():
     assert spearman([(1.0, 1.0), (2.0, 2.0)]) is None
     assert spearman([(1.0, 1.0), (1.0, 2.0), (1.0, 3.0)]) is None

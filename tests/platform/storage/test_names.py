@@ -106,6 +106,7 @@ def server():
         yield running
 
 
+@pytest.mark.server
 def test_objects_in_a_bucket_that_would_be_copied_elsewhere_are_refused(server, tmp_path, monkeypatch):
     monkeypatch.setenv("BSP_CACHE", str(tmp_path / "cache"))
     store = StageStore(f"s3://{BUCKET}/names/storage")
@@ -126,6 +127,7 @@ def test_objects_in_a_bucket_that_would_be_copied_elsewhere_are_refused(server, 
     assert [path.name for path in folder.rglob("*")] == ["good.npy"]
 
 
+@pytest.mark.server
 def test_a_manifest_in_a_bucket_writes_nothing_outside_of_the_cache(server, tmp_path, monkeypatch):
     monkeypatch.setenv("BSP_CACHE", str(tmp_path / "cache"))
     store = StageStore(f"s3://{BUCKET}/manifests/storage")

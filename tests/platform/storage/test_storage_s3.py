@@ -26,6 +26,8 @@ from search_cases import open_study, space
 from stage_worker import Recipe
 from two_drivers import BUILT_ONCE, expected, run_two_drivers, start
 
+pytestmark = pytest.mark.server  # S3
+
 
 @pytest.fixture(scope="module")
 def server():

@@ -27,6 +27,8 @@ from bsp_platform.storage.stages import StageStore
 from bsp_platform.sweep import run as sweeps
 from bsp_platform.sweep.figures import finished_rows, publish
 
+pytestmark = pytest.mark.server  # MLflow's store
+
 
 @pytest.fixture(scope="module")
 def tracking_home(tmp_path_factory):

@@ -15,6 +15,8 @@ import yaml
 
 from repository import ROOT
 
+pytestmark = pytest.mark.server  # MLflow's
+
 SECURITY = {
     "--host": "127.0.0.1",
     "--allowed-hosts": "localhost:5000,127.0.0.1:5000",

@@ -25,6 +25,8 @@ from bsp_platform.tracking.tracker import Tracker
 from mlflow_runs import all_of, start_server, stop_server, wait_for
 from row_without_ray import row, undisturbed  # noqa: F401 (fixtures)
 
+pytestmark = pytest.mark.server  # MLflow's store, and a server of it
+
 BEGAN_MS = 1_700_000_000_000
 
 

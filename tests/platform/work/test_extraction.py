@@ -158,6 +158,7 @@ def test_on_a_gpu_broken_videos_are_named_and_too_many_stop_with_the_list(
         extract_dataset(tmp_path / "other", RECIPE, weights, many, ON_A_GPU, lambda progress: None)
 
 
+@pytest.mark.long
 def test_blocks_of_a_video_are_small_and_the_last_one_comes_after_all_checks(tiny_untrimmed, monkeypatch):
     monkeypatch.setattr(gpu_extraction, "BLOCK_BYTES", 5 * 8 * 32 * 32 * 3)
     video = tiny_untrimmed.videos[0]

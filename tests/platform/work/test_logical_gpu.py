@@ -56,6 +56,7 @@ def test_the_paper_profile_runs_on_a_gpu_plan_from_videos_to_scores(tmp_path):
         assert HEADS[row["name"]] <= {name for name, facts in row["scores"].items() if facts["mean"] is not None}
 
 
+@pytest.mark.long
 def test_a_gpu_that_is_not_there_is_refused_before_anything_starts(tmp_path):
     done = call("end_to_end", "--work", tmp_path, "--tiny", "--device", "cuda", gpus="0", limit_s=120)
     assert done.returncode != 0

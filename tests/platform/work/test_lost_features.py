@@ -53,6 +53,7 @@ DAMAGES = [
 ]  # fmt: skip
 
 
+@pytest.mark.long
 @pytest.mark.fault
 @pytest.mark.parametrize(
     ("damage", "work"), [*((damage, train_and_score) for damage in DAMAGES), (DAMAGES[0], make_class_scores)]
@@ -84,6 +85,7 @@ def server():
         yield running
 
 
+@pytest.mark.server
 def test_features_lost_on_s3_while_a_head_starts(row, undisturbed, server, tmp_path, monkeypatch):  # noqa: F811
     monkeypatch.setenv("BSP_CACHE", str(tmp_path / "cache"))
     address, lost = f"s3://{BUCKET}/lost/storage", []

@@ -268,6 +268,7 @@ def _crash_on_b(root: Path, out: Path, name: str, settings: PrepareSettings) -> 
         prepared_folder.prepare_video = prepare_video
 
 
+@pytest.mark.long
 def test_by_ray_data(root, tmp_path, ray_session, capsys):
     from click.testing import CliRunner
 

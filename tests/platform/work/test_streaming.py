@@ -239,6 +239,7 @@ def test_a_slow_trainer_of_large_clips_leaves_the_store_within_its_bound(ray_ses
     assert object_store().spilled_mb == before.spilled_mb
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("batch_size", [1, 13, 128, 4096])
 def test_a_task_is_16_mib_at_most_whatever_the_batch_size(batch_size):
     size = stream_size(8 * 224 * 224 * 3, 2)
