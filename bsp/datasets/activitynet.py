@@ -1,8 +1,7 @@
-"""Untrimmed videos in the ActivityNet layout: one JSON with all annotations and a folder with the videos.
+"""ActivityNet and HACS Segments: one JSON with all annotations and a folder with the untrimmed videos.
 
-``localization_dataset`` is shared with the other localisation data sets (thumos14.py, hacs.py). The videos are looked
-for by name only and are not opened here. Times are seconds as annotated: a few instances end after the
-video, are empty or run backwards, which who makes labels has to clip or drop (the metrics must not).
+Videos are found by file name and not opened. Times are seconds as annotated: a few instances end after the video,
+are empty or run backwards. Code that makes labels must clip or drop these; the metrics must not.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ import logging
 import os
 import unicodedata
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -89,6 +88,40 @@ def load_activitynet(
     )
 
 
+def load_hacs(
+    json_path: str | Path,
+    video_folder: str | Path | None,
+    *,
+    subsets: Sequence[str] = ("training", "validation"),
+    max_missing_share: float = 0.5,
+) -> LocalizationDataset:
+    """Read the annotation file (plain or gzipped) and find its videos, ``<id>.<ext>`` or ``v_<id>.<ext>``.
+
+    HACS Segments 1.1.1 has the ActivityNet layout, with durations as text and without version or taxonomy. Arguments
+    and errors as :func:`load_activitynet`. Instances that do not end after their start can be neither trained on nor
+    found: they are removed from ``videos`` and ``ground_truth`` of all subsets, and listed in ``dropped``.
+    """
+    name = str(json_path)
+    database = check_ground_truth(read_json(json_path), name)
+    cleaned, dropped = {}, []
+    for video_id, record in database.items():
+        kept = []
+        for number, instance in enumerate(record["annotations"]):
+            start_s, end_s = instance["segment"]
+            if start_s < end_s:
+                kept.append(instance)
+            else:
+                where = f"{name}: database.{video_id}.annotations[{number}]"
+                dropped.append(f"{where}: {instance['label']!r} from {start_s} to {end_s} s has no length")
+        cleaned[video_id] = {**record, "annotations": kept}
+    if dropped:
+        logger.warning("%d instances are left out: %s", len(dropped), "; ".join(dropped[:20]))
+    data = localization_dataset(
+        {"database": cleaned}, name, video_folder, subsets=subsets, max_missing_share=max_missing_share
+    )
+    return replace(data, dropped=tuple(dropped))
+
+
 def localization_dataset(
     document: Any,
     name: str,
@@ -138,6 +171,11 @@ def _untrimmed_video(video_id: str, record: VideoRecord, path: str | None, name:
 def load_activitynet_folder(folder: Path) -> LocalizationDataset:
     """The annotation file in ``folder``, the videos in it or in its ``videos``. ValueError if there is no one file."""
     return load_activitynet(one_json(folder, "--activitynet", "activity*net*"), videos_folder(folder))
+
+
+def load_hacs_folder(folder: Path) -> LocalizationDataset:
+    """As :func:`load_activitynet_folder`, for HACS Segments."""
+    return load_hacs(one_json(folder, "--hacs", "hacs*"), videos_folder(folder))
 
 
 def one_json(folder: Path, option: str, pattern: str) -> Path:

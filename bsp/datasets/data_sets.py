@@ -11,11 +11,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
-from bsp.datasets.activitynet import LocalizationDataset, load_activitynet_folder
+from bsp.datasets.activitynet import LocalizationDataset, load_activitynet_folder, load_hacs_folder
 from bsp.datasets.charades_sta import GroundingDataset, load_charades_folder
 from bsp.datasets.crosstask import load_crosstask_folder
 from bsp.datasets.gebd import load_gebd_folder
-from bsp.datasets.hacs import load_hacs_folder
 from bsp.datasets.pantomime.grounding import GroundingWorldSettings, render_grounding
 from bsp.datasets.pantomime.stories import render_stories
 from bsp.datasets.pantomime.stories_plan import StorySettings

@@ -16,7 +16,7 @@ from sklearn.metrics import roc_auc_score
 
 from bsp.datasets.activitynet import UntrimmedVideo
 from bsp.features.record import FeatureInfo, seconds_at, snippets_at
-from bsp.figures import style as figures
+from bsp.figures import style
 from bsp.video.read import read_frames
 
 PLAIN, BOUNDARY, LEFT_OUT = 0, 1, -1
@@ -150,7 +150,7 @@ def pair_picture(
     frames = np.arange(first, first + 2 * info.stride_frames) + info.offset_frames
     return PairPicture(
         head=f"{what}: {video.video_id}, from {float(seconds_at(info, pair)):.1f} s",
-        frames=figures.thumbnails(read_frames(video.file, frames)),
+        frames=style.thumbnails(read_frames(video.file, frames)),
         boundary=inside[0] if inside else None,
         differences={name: neighbour_differences(feat_SD)[pair] for name, feat_SD in features.items()},
         notes=notes,
@@ -180,31 +180,31 @@ def draw_differences(
     top_value = float(np.percentile(np.concatenate([d for p in pictures for d in p.differences.values()]), 99.5))
     rows, columns = as_matrix(next(iter(pictures[0].differences.values()))).shape
     block_in = max(2 * (frame_in * height_to_width + 0.22), matrix_in * rows / columns + 0.3) + 0.45
-    width = figures.MARGIN_IN * 2 + strip_in + len(encoders) * (matrix_in + gap_in) + 0.9
+    width = style.MARGIN_IN * 2 + strip_in + len(encoders) * (matrix_in + gap_in) + 0.9
     histogram_in = 2.3
     content_in = 0.35 + len(pictures) * block_in + histogram_in + 0.85
-    figure = figures.new_figure(width, content_in, title=title, caption=caption)
-    top, left_matrix = 1.05, figures.MARGIN_IN + strip_in + gap_in
+    figure = style.new_figure(width, content_in, title=title, caption=caption)
+    top, left_matrix = 1.05, style.MARGIN_IN + strip_in + gap_in
     for place, name in enumerate(encoders):
         left = left_matrix + place * (matrix_in + gap_in) + matrix_in / 2
-        figures.add_text(figure, left, 0.85, name, ha="center", fontweight="bold", color=colours[name])
+        style.add_text(figure, left, 0.85, name, ha="center", fontweight="bold", color=colours[name])
     for picture in pictures:
-        figures.add_text(figure, figures.MARGIN_IN, top + 0.02, picture.head, fontweight="bold")
+        style.add_text(figure, style.MARGIN_IN, top + 0.02, picture.head, fontweight="bold")
         _draw_pair(figure, picture, top + 0.25, frame_in)
         for place, name in enumerate(encoders):
             left = left_matrix + place * (matrix_in + gap_in)
-            axes = figures.add_axes(figure, left, top + 0.25, matrix_in, matrix_in * rows / columns)
+            axes = style.add_axes(figure, left, top + 0.25, matrix_in, matrix_in * rows / columns)
             shown = axes.imshow(
                 as_matrix(picture.differences[name]), cmap="YlOrRd", vmin=0, vmax=top_value, aspect="auto"
             )
             axes.set(xticks=[], yticks=[])
             below = top + 0.25 + matrix_in * rows / columns + 0.08
-            figures.add_text(figure, left, below, picture.notes[name], va="top", fontsize=figures.SMALL_PT)
+            style.add_text(figure, left, below, picture.notes[name], va="top", fontsize=style.SMALL_PT)
         top += block_in
     right = left_matrix + len(encoders) * (matrix_in + gap_in) - 0.15
-    bar = figures.add_axes(figure, right, 1.3, 0.13, len(pictures) * block_in - 0.8)
+    bar = style.add_axes(figure, right, 1.3, 0.13, len(pictures) * block_in - 0.8)
     figure.colorbar(shown, cax=bar, label="|difference| of an entry", extend="max").ax.tick_params(
-        labelsize=figures.SMALL_PT
+        labelsize=style.SMALL_PT
     )
     _draw_histograms(figure, top + 0.35, histogram_in, width, values, boundary_P, colours, heads)
     return figure
@@ -216,15 +216,15 @@ def _draw_pair(figure: Figure, picture: PairPicture, top_in: float, frame_in: fl
     height_in = frame_in * picture.frames.shape[1] / picture.frames.shape[2]
     for place, frames in enumerate((picture.frames[:half], picture.frames[half:])):
         line_top = top_in + place * (height_in + 0.26)
-        axes = figures.add_axes(figure, figures.MARGIN_IN, line_top, half * frame_in, height_in)
-        figures.draw_strip(axes, frames)
+        axes = style.add_axes(figure, style.MARGIN_IN, line_top, half * frame_in, height_in)
+        style.draw_strip(axes, frames)
         name = "first snippet" if place == 0 else "second snippet"
-        figures.add_text(figure, figures.MARGIN_IN, line_top + height_in + 0.11, name, fontsize=figures.SMALL_PT)
+        style.add_text(figure, style.MARGIN_IN, line_top + height_in + 0.11, name, fontsize=style.SMALL_PT)
         if place == 0 and picture.boundary is not None:
-            axes.axvline(picture.boundary, color=figures.CHANGE, linewidth=3, clip_on=False)
-            x = figures.MARGIN_IN + picture.boundary * frame_in
-            figures.add_text(
-                figure, x, line_top + height_in + 0.11, "▲ boundary", color=figures.CHANGE, fontsize=figures.SMALL_PT,
+            axes.axvline(picture.boundary, color=style.CHANGE, linewidth=3, clip_on=False)
+            x = style.MARGIN_IN + picture.boundary * frame_in
+            style.add_text(
+                figure, x, line_top + height_in + 0.11, "▲ boundary", color=style.CHANGE, fontsize=style.SMALL_PT,
                 ha="center" if 1 < picture.boundary < half - 1 else ("left" if picture.boundary <= 1 else "right"),
             )  # fmt: skip
 
@@ -242,17 +242,17 @@ def _draw_histograms(
     """One panel per encoder, same bins: pairs without a boundary in grey, those at one in the encoder's colour."""
     every = np.concatenate(list(values.values()))
     bins = np.linspace(0, every.max(), 41).tolist()
-    left_in, gap_in = figures.MARGIN_IN + 0.5, 0.45
-    panel_in = (width_in - left_in - figures.MARGIN_IN - gap_in * (len(values) - 1)) / len(values)
+    left_in, gap_in = style.MARGIN_IN + 0.5, 0.45
+    panel_in = (width_in - left_in - style.MARGIN_IN - gap_in * (len(values) - 1)) / len(values)
     for place, (name, value_P) in enumerate(values.items()):
-        axes = figures.add_axes(figure, left_in + place * (panel_in + gap_in), top_in, panel_in, height_in)
-        axes.hist(value_P[~boundary_P], bins, density=True, color=figures.OTHER, alpha=0.7, label="no boundary")
+        axes = style.add_axes(figure, left_in + place * (panel_in + gap_in), top_in, panel_in, height_in)
+        axes.hist(value_P[~boundary_P], bins, density=True, color=style.OTHER, alpha=0.7, label="no boundary")
         axes.hist(value_P[boundary_P], bins, density=True, color=colours[name], alpha=0.6, label="boundary")
         axes.set(xlim=(0, bins[-1]), yticks=[])
-        axes.set_title(heads[name], fontsize=figures.TEXT_PT, color=colours[name], fontweight="bold")
-        axes.set_xlabel("mean |difference| of neighbouring snippets", fontsize=figures.TEXT_PT)
-        axes.tick_params(labelsize=figures.SMALL_PT)
+        axes.set_title(heads[name], fontsize=style.TEXT_PT, color=colours[name], fontweight="bold")
+        axes.set_xlabel("mean |difference| of neighbouring snippets", fontsize=style.TEXT_PT)
+        axes.tick_params(labelsize=style.SMALL_PT)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False, fontsize=figures.SMALL_PT)
+        axes.legend(frameon=False, fontsize=style.SMALL_PT)
         if place == 0:
-            axes.set_ylabel("share of pairs (density)", fontsize=figures.TEXT_PT)
+            axes.set_ylabel("share of pairs (density)", fontsize=style.TEXT_PT)

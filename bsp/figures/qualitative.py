@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from bsp.datasets.activitynet import UntrimmedVideo
-from bsp.figures import style as figures
+from bsp.figures import style
 from bsp.metrics.detection import segment_tiou
 from bsp.video.read import probe, read_frames
 from bsp.video.times import frame_seconds, frames_at
@@ -81,7 +81,7 @@ def make_case(video: UntrimmedVideo, results: dict[str, dict[str, list[Any]]], h
     places = frames_at(info, shares * float(frame_seconds(info, info.frames))).clip(0, info.frames - 1) + 1e-6
     return Case(
         head=head,
-        frames=figures.thumbnails(read_frames(video.file, places.astype(np.int64), reader=info.reader)),
+        frames=style.thumbnails(read_frames(video.file, places.astype(np.int64), reader=info.reader)),
         duration_s=video.duration_s,
         labels=", ".join(dict.fromkeys(f"“{i.label}”" for i in video.instances)),
         truth=truth_segments(video),
@@ -93,17 +93,17 @@ def draw_cases(cases: Sequence[Case], *, colours: dict[str, str], title: str, ca
     """Per case a film strip, below it the instances and each method's segments on the same time axis."""
     lanes = 1 + sum(TOP_SEGMENTS for _ in cases[0].segments) + 0.5 * len(cases[0].segments)
     strips = [_STRIP_IN / _STRIP_FRAMES * c.frames.shape[1] / c.frames.shape[2] for c in cases]
-    width = 2 * figures.MARGIN_IN + _LABEL_IN + _STRIP_IN + 0.15 + _COLUMN_IN
+    width = 2 * style.MARGIN_IN + _LABEL_IN + _STRIP_IN + 0.15 + _COLUMN_IN
     content = sum(0.35 + strip + 0.1 + lanes * _LANE_IN + 0.85 for strip in strips) - 0.5
-    figure = figures.new_figure(width, content, title=title, caption=caption)
-    top, left = 0.7, figures.MARGIN_IN + _LABEL_IN
+    figure = style.new_figure(width, content, title=title, caption=caption)
+    top, left = 0.7, style.MARGIN_IN + _LABEL_IN
     for case, strip in zip(cases, strips):
-        figures.add_text(figure, figures.MARGIN_IN, top + 0.1, case.head, fontweight="bold")
+        style.add_text(figure, style.MARGIN_IN, top + 0.1, case.head, fontweight="bold")
         top += 0.35
-        axes = figures.add_axes(figure, left, top, _STRIP_IN, strip)
-        figures.draw_strip(axes, case.frames, step=case.duration_s / _STRIP_FRAMES)
+        axes = style.add_axes(figure, left, top, _STRIP_IN, strip)
+        style.draw_strip(axes, case.frames, step=case.duration_s / _STRIP_FRAMES)
         top += strip + 0.1
-        axes = figures.add_axes(figure, left, top, _STRIP_IN, lanes * _LANE_IN)
+        axes = style.add_axes(figure, left, top, _STRIP_IN, lanes * _LANE_IN)
         _draw_lanes(axes, case, lanes, colours)
         _name_lanes(figure, case, top, colours)
         top += lanes * _LANE_IN + 0.85
@@ -119,39 +119,37 @@ def _draw_lanes(axes: Axes, case: Case, lanes: float, colours: dict[str, str]) -
     """Bars over time; a thin line follows every start and end of an instance through all lanes."""
     tops = _lane_tops(case)
     for start, end in case.truth:
-        axes.add_patch(Rectangle((start, tops[""] + 0.1), end - start, 0.8, color=figures.TRUTH))
+        axes.add_patch(Rectangle((start, tops[""] + 0.1), end - start, 0.8, color=style.TRUTH))
         for time_s in (start, end):
-            axes.axvline(time_s, color=figures.TRUTH, linewidth=1, linestyle=(0, (4, 3)), zorder=0)
+            axes.axvline(time_s, color=style.TRUTH, linewidth=1, linestyle=(0, (4, 3)), zorder=0)
     for method, (segments_K2, _) in case.segments.items():
         for rank, (start, end) in enumerate(segments_K2):
             top = tops[method] + rank + 0.14
             alpha = (1.0, 0.6, 0.35)[rank]
             axes.add_patch(Rectangle((start, top), end - start, 0.72, color=colours[method], alpha=alpha, linewidth=0))
     axes.set(xlim=(0, case.duration_s), ylim=(lanes, 0), yticks=[])
-    axes.set_xlabel("seconds", fontsize=figures.SMALL_PT)
-    axes.tick_params(labelsize=figures.SMALL_PT)
+    axes.set_xlabel("seconds", fontsize=style.SMALL_PT)
+    axes.tick_params(labelsize=style.SMALL_PT)
     axes.spines[["top", "right", "left"]].set_visible(False)
 
 
 def _name_lanes(figure: Figure, case: Case, top_in: float, colours: dict[str, str]) -> None:
     """On the left whose lanes they are, on the right each segment's score and its best tIoU with an instance."""
-    right = figures.MARGIN_IN + _LABEL_IN + _STRIP_IN + 0.15
+    right = style.MARGIN_IN + _LABEL_IN + _STRIP_IN + 0.15
     tops = _lane_tops(case)
 
     def lane(place: float) -> float:
         return top_in + (place + 0.5) * _LANE_IN
 
-    figures.add_text(figure, figures.MARGIN_IN, lane(0), "annotated", color=figures.TRUTH, fontweight="bold")
+    style.add_text(figure, style.MARGIN_IN, lane(0), "annotated", color=style.TRUTH, fontweight="bold")
     labels = textwrap.shorten(case.labels, _COLUMN_CHARACTERS, placeholder=" …")
-    figures.add_text(figure, right, lane(0), labels, fontsize=figures.SMALL_PT, color=figures.TRUTH)
+    style.add_text(figure, right, lane(0), labels, fontsize=style.SMALL_PT, color=style.TRUTH)
     for method, (segments_K2, score_K) in case.segments.items():
         mean = mean_best_tiou(case.truth, segments_K2)
-        figures.add_text(
-            figure, figures.MARGIN_IN, lane(tops[method]), method, color=colours[method], fontweight="bold"
-        )
+        style.add_text(figure, style.MARGIN_IN, lane(tops[method]), method, color=colours[method], fontweight="bold")
         note = f"mean best\ntIoU {mean:.2f}"
-        figures.add_text(figure, figures.MARGIN_IN, lane(tops[method] + 1.5), note, fontsize=figures.SMALL_PT)
+        style.add_text(figure, style.MARGIN_IN, lane(tops[method] + 1.5), note, fontsize=style.SMALL_PT)
         for rank, (segment, score) in enumerate(zip(segments_K2, score_K)):
             best = segment_tiou(case.truth, segment[None]).max()
             text = f"score {score:.2f}  tIoU {best:.2f}"
-            figures.add_text(figure, right, lane(tops[method] + rank), text, fontsize=figures.SMALL_PT)
+            style.add_text(figure, right, lane(tops[method] + rank), text, fontsize=style.SMALL_PT)

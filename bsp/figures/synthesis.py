@@ -33,7 +33,7 @@ from bsp.clips.plan import (
 )
 from bsp.clips.synthesis import decode, synthesise
 from bsp.datasets.activitynet import LocalizationDataset
-from bsp.figures import style as figures
+from bsp.figures import style
 from bsp.video.read import READERS, probe, read_frames
 from bsp.video.times import frame_seconds, frames_at
 
@@ -109,7 +109,7 @@ def synthesis_panel(catalog: Catalog, plan: ClipPlan, settings: ClipSettings) ->
         sides = [
             StripRow(
                 label=f"video {name}\n“{classes[place]}”",
-                frames=figures.thumbnails(sources[place], like=clip),
+                frames=style.thumbnails(sources[place], like=clip),
                 first=0 if place == 0 else length - len(sources[1]),
                 under=tuple(f"{name} {frame}" for frame in plan.frames[place]),
             )
@@ -117,7 +117,7 @@ def synthesis_panel(catalog: Catalog, plan: ClipPlan, settings: ClipSettings) ->
         ]
         blended = tuple(k for k in range(length) if 0 < plan.weights[k] < 1)
         clip_row = StripRow(
-            label=synthesised, frames=figures.thumbnails(clip), first=0, under=_mixed(plan), marked=blended
+            label=synthesised, frames=style.thumbnails(clip), first=0, under=_mixed(plan), marked=blended
         )
         epsilon = 0
         if plan.kind == BoundaryKind.DIFF_CLASS:
@@ -129,7 +129,7 @@ def synthesis_panel(catalog: Catalog, plan: ClipPlan, settings: ClipSettings) ->
         return Panel(head=head, rows=(*sides, clip_row), change=t - 0.5 if blended else t, facts=facts)
     if t is None:
         row = StripRow(
-            label=f"video “{classes[0]}”\nas it is, label y = {plan.kind:d}", frames=figures.thumbnails(clip), first=0,
+            label=f"video “{classes[0]}”\nas it is, label y = {plan.kind:d}", frames=style.thumbnails(clip), first=0,
             under=tuple(f"{frame}" for frame in plan.frames[0]),
         )  # fmt: skip
         head = "Same speed: frames of one video at its own rate; the class without a boundary"
@@ -141,11 +141,11 @@ def synthesis_panel(catalog: Catalog, plan: ClipPlan, settings: ClipSettings) ->
     shown = read_frames(catalog.path(video), original, reader=READERS[catalog.readers[video]])
     rows = (
         StripRow(
-            label=f"video\n“{classes[0]}”", frames=figures.thumbnails(shown), first=0,
+            label=f"video\n“{classes[0]}”", frames=style.thumbnails(shown), first=0,
             under=tuple(f"{frame}" for frame in original),
         ),
         StripRow(
-            label=synthesised, frames=figures.thumbnails(clip), first=0,
+            label=synthesised, frames=style.thumbnails(clip), first=0,
             under=tuple(f"{frame}" for frame in plan.frames[0]),
         ),
     )  # fmt: skip
@@ -178,7 +178,7 @@ def real_panel(data: LocalizationDataset, settings: ClipSettings, seed: int) -> 
         raise ValueError(f"{video.path}: lacks frames around its {instance.start_s} s; choose another seed")
     row = StripRow(
         label=f"untrimmed video\n“{instance.label}” starts",
-        frames=figures.thumbnails(read_frames(video.file, frames, reader=info.reader)),
+        frames=style.thumbnails(read_frames(video.file, frames, reader=info.reader)),
         first=0,
         under=tuple(f"{time_s:.2f} s" for time_s in frame_seconds(info, frames)),
     )
@@ -192,21 +192,21 @@ def draw_synthesis(panels: Sequence[Panel], *, title: str, caption: str) -> Figu
     length = max(row.first + len(row.frames) for panel in panels for row in panel.rows)
     heights = [[_row_height(row) for row in panel.rows] for panel in panels]
     content = sum(_HEAD_IN + sum(rows) + _PAD_IN for rows in heights)
-    width = _LABEL_IN + length * _CELL_IN + 2 * figures.MARGIN_IN
-    figure = figures.new_figure(width, content, title=title, caption=caption)
+    width = _LABEL_IN + length * _CELL_IN + 2 * style.MARGIN_IN
+    figure = style.new_figure(width, content, title=title, caption=caption)
     top = 0.7
     for panel, rows in zip(panels, heights):
-        figures.add_text(figure, figures.MARGIN_IN, top + 0.1, panel.head, fontweight="bold")
+        style.add_text(figure, style.MARGIN_IN, top + 0.1, panel.head, fontweight="bold")
         top += _HEAD_IN
-        left = figures.MARGIN_IN + _LABEL_IN
+        left = style.MARGIN_IN + _LABEL_IN
         if panel.change is not None:
-            figures.add_text(
-                figure, left + panel.change * _CELL_IN, top - 0.1, "▼", color=figures.CHANGE, ha="center", fontsize=12
+            style.add_text(
+                figure, left + panel.change * _CELL_IN, top - 0.1, "▼", color=style.CHANGE, ha="center", fontsize=12
             )
         for row, height in zip(panel.rows, rows):
             label = "\n".join(textwrap.fill(line, _LABEL_CHARACTERS) for line in row.label.splitlines())
-            figures.add_text(figure, figures.MARGIN_IN, top + (height - _UNDER_IN) / 2, label)
-            axes = figures.add_axes(figure, left, top, length * _CELL_IN, height)
+            style.add_text(figure, style.MARGIN_IN, top + (height - _UNDER_IN) / 2, label)
+            axes = style.add_axes(figure, left, top, length * _CELL_IN, height)
             _draw_row(axes, row, height, length)
             top += height
         top += _PAD_IN
@@ -223,11 +223,11 @@ def _draw_row(axes: Axes, row: StripRow, height_in: float, length: int) -> None:
         axes.imshow(frame, extent=(place + 0.02, place + 0.98, bottom, 1), aspect="auto")
         blended = place in row.marked
         axes.text(
-            place + 0.5, bottom - 0.02, text, ha="center", va="top", fontsize=figures.SMALL_PT,
-            color=figures.CHANGE if blended else "black",
+            place + 0.5, bottom - 0.02, text, ha="center", va="top", fontsize=style.SMALL_PT,
+            color=style.CHANGE if blended else "black",
         )  # fmt: skip
         if blended:
-            axes.add_patch(_box(place, bottom, facecolor="none", edgecolor=figures.CHANGE, linewidth=2.5))
+            axes.add_patch(_box(place, bottom, facecolor="none", edgecolor=style.CHANGE, linewidth=2.5))
     axes.set(xlim=(0, length), ylim=(0, 1))
     axes.axis("off")
 

@@ -19,12 +19,11 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from bsp.datasets.activitynet import LocalizationDataset, load_activitynet
+from bsp.datasets.activitynet import LocalizationDataset, load_activitynet, load_hacs
 from bsp.datasets.charades_sta import SUBSETS, load_charades_sta
 from bsp.datasets.class_scores import read_class_scores
 from bsp.datasets.crosstask import load_crosstask
 from bsp.datasets.gebd import load_gebd
-from bsp.datasets.hacs import load_hacs
 from bsp.datasets.kinetics import read_kinetics_csv
 from bsp.datasets.thumos14 import load_thumos14
 from bsp.errors import AnnotationError

@@ -78,7 +78,7 @@ def _activitynet(path: Path) -> Any:
 
 
 def _hacs(path: Path) -> Any:
-    from bsp.datasets.hacs import load_hacs
+    from bsp.datasets.activitynet import load_hacs
 
     return load_hacs(path, None)
 

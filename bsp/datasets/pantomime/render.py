@@ -361,6 +361,6 @@ def main(out: Path, preview: bool, workers: int | None, **sizes: Any) -> None:
 
 
 if __name__ == "__main__":
-    from bsp.datasets.pantomime import render as pantomime  # noqa: PLW0406  # a name by which other processes find its functions
+    from bsp.datasets.pantomime.render import main as importable_main  # other processes must find its functions by name
 
-    pantomime.main()
+    importable_main()

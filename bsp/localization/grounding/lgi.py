@@ -1,10 +1,10 @@
 """LGI, the anchor-free video grounding head of the paper's Section 4 (Mun, Cho and Han, CVPR 2020), in plain PyTorch.
 
-Training and inference: features and queries in, one moment per query out. The network is in grounding/lgi_network.py,
-the losses are in grounding/lgi_losses.py. Published: Adam without schedule, decay or clipping, words learnt from
-scratch.
+Sampling, losses, training and inference: features and queries in, one moment per query out. The network is in
+grounding/lgi_network.py. Published: Adam without schedule, decay or clipping, words learnt from scratch.
 
-Letters: B queries of a batch, T segments, S snippets of a video, D feature width, V words of the table, W its width.
+Letters: B queries of a batch, T segments, S snippets of a video, D feature width, V words of the table, W its width,
+N phrases, L words of a sentence.
 """
 
 from __future__ import annotations
@@ -14,17 +14,10 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from bsp.localization.epochs import BestEpoch, require_finite
-from bsp.localization.grounding.lgi_losses import (
-    distinct_loss,
-    guidance_loss,
-    guided_segments,
-    largest_offset,
-    regression_loss,
-    sampled_rows,
-)
 from bsp.localization.grounding.lgi_network import LGI, LGIOutputs, LGISettings
 from bsp.localization.grounding.queries import Query, mean_iou, pad_tokens, query_batches
 
@@ -45,6 +38,54 @@ def build_lgi(settings: LGISettings, table: np.ndarray, trainable_words: bool, s
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         return LGI(settings, torch.from_numpy(table.astype(np.float32)), trainable_words)
+
+
+def largest_offset(rows: int, segments: int) -> int:
+    """Largest first row that training may draw: the largest integer strictly below rows / segments - 0.5, or 0."""
+    return max(0, (2 * rows - segments - 1) // (2 * segments))
+
+
+def sampled_rows(rows: int, segments: int, offset: int = 0) -> np.ndarray:
+    """Which rows of a video become its segments, int64 [min(rows, segments)], rising.
+
+    All of them when there are at most ``segments``; else round(offset + k * rows / segments), half to even.
+    """
+    if rows <= segments:
+        return np.arange(rows)
+    return np.round(offset + np.arange(segments) * (rows / segments)).astype(np.int64)
+
+
+def guided_segments(start: float, end: float, rows: int, segments: int) -> np.ndarray:
+    """Segments inside a moment (fractions of the duration), bool [T], at least one.
+
+    Both ends are included. ``rows`` is the video's number of feature rows.
+    """
+    real = min(rows, segments)
+    first = min(round(start * real), real - 1)
+    last = max(round(end * real), first + 1)
+    # Choice: last is cut to the last real segment. Published, it may name a padded one, whose attention is
+    # exactly 0: a constant log(1e-8) = -18.4 in the mean, and real segments that count less
+    last = min(last, real - 1)
+    index = np.arange(segments)
+    return (first <= index) & (index <= last)
+
+
+def regression_loss(moments_B2: Tensor, targets_B2: Tensor) -> Tensor:
+    """Smooth L1 (transition at 1) of the start plus that of the end, mean over the batch."""
+    return F.smooth_l1_loss(moments_B2, targets_B2, reduction="none").sum(1).mean()
+
+
+def guidance_loss(segment_weights_BT: Tensor, inside_BT: Tensor) -> Tensor:
+    """Temporal attention guidance: mean of -log attention over the segments inside, mean over the batch."""
+    inside = inside_BT.to(segment_weights_BT.dtype)
+    return (-(inside * (segment_weights_BT + 1e-8).log()).sum(1) / inside.sum(1)).mean()
+
+
+def distinct_loss(word_weights_BNL: Tensor, distinct_lambda: float) -> Tensor:
+    """Distinct query attention: squared Frobenius norm of A A^T - lambda I, mean over the batch."""
+    gram_BNN = word_weights_BNL @ word_weights_BNL.transpose(1, 2)
+    identity = gram_BNN.new_ones(gram_BNN.shape[1]).diag()
+    return (gram_BNN - distinct_lambda * identity).square().sum((1, 2)).mean()
 
 
 class Batch(NamedTuple):

@@ -19,7 +19,7 @@ from bsp.datasets.activitynet import LocalizationDataset
 from bsp.datasets.charades_sta import GroundingDataset
 from bsp.datasets.data_sets import DATA_SETS, Annotated, Embedded, VideoFile
 from bsp.datasets.kinetics import load_kinetics_folder
-from bsp.datasets.pantomime import render as pantomime
+from bsp.datasets.pantomime.render import render
 from bsp.encoders.build import build_encoder
 from bsp.encoders.checkpoints import choose_settings, load_checkpoint
 from bsp.encoders.contract import Architecture
@@ -100,7 +100,7 @@ def load_sources(
                 f"profile {profile.name} renders its own videos; {' and '.join(given)} go with --profile paper"
             )
         out = storage / "pantomime"
-        root = pantomime.render(profile.pantomime, out, progress=progress)
+        root = render(profile.pantomime, out, progress=progress)
         world = Embedded(root=root, out=out, grounding=profile.grounding, stories=profile.stories, progress=progress)
         folders |= {name: twin(world) for name in sorted(wanted) if (twin := twins[name])}
         folders["kinetics"] = root / "trimmed"

@@ -16,10 +16,9 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from bsp.datasets.pantomime import render as pantomime
 from bsp.datasets.pantomime.moves import ACTION_NAMES, JOINTS, action_pose, blend_poses, idle_pose, joints
 from bsp.datasets.pantomime.plan import draw_video, plan_pose, plan_video
-from bsp.datasets.pantomime.render import PantomimeSettings, is_complete, plan_all, render
+from bsp.datasets.pantomime.render import PantomimeSettings, is_complete, main, make_video, plan_all, render
 from bsp.datasets.pantomime.world import draw_look
 
 TINY = PantomimeSettings(
@@ -200,8 +199,8 @@ def test_resume_draws_only_what_is_missing(folder, tmp_path, monkeypatch):
     (copy / "manifest.json").unlink()
     assert not is_complete(copy)
     drawn = []
-    real = pantomime.make_video
-    monkeypatch.setattr(pantomime, "make_video", lambda *args: (drawn.append(args[2]), real(*args)))
+    real = make_video
+    monkeypatch.setattr("bsp.datasets.pantomime.render.make_video", lambda *args: (drawn.append(args[2]), real(*args)))
     assert render(TINY, tmp_path, workers=1, progress=False) == copy
     assert drawn == [str(gone)]
     assert _contents(copy) == before
@@ -211,8 +210,8 @@ def test_resume_draws_only_what_is_missing(folder, tmp_path, monkeypatch):
 
 def test_two_callers_at_once_draw_every_video_once(folder, tmp_path, monkeypatch):
     drawn = []
-    real = pantomime.make_video
-    monkeypatch.setattr(pantomime, "make_video", lambda *args: (drawn.append(args[2]), real(*args)))
+    real = make_video
+    monkeypatch.setattr("bsp.datasets.pantomime.render.make_video", lambda *args: (drawn.append(args[2]), real(*args)))
     with ThreadPoolExecutor(2) as threads:
         calls = [threads.submit(render, TINY, tmp_path, workers=1, progress=False) for _ in range(2)]
         assert {call.result() for call in calls} == {tmp_path / folder.name}
@@ -334,7 +333,7 @@ def test_a_full_disk_is_explained(tmp_path, monkeypatch):
     def full(*_args, **_kwargs):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(pantomime, "write_mp4", full)
+    monkeypatch.setattr("bsp.datasets.pantomime.render.write_mp4", full)
     with pytest.raises(OSError, match=r"disk is full.*needs about [\d,]+ bytes in") as caught:
         render(TINY, tmp_path, workers=1, progress=False)
     assert caught.value.errno == errno.ENOSPC
@@ -359,8 +358,8 @@ def test_a_full_disk_inside_a_worker_process_is_explained(folder, tmp_path):
 
 
 def test_a_disk_with_too_little_room_is_refused_before_drawing(tmp_path, monkeypatch):
-    monkeypatch.setattr(pantomime.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 9, 1))
-    monkeypatch.setattr(pantomime, "make_video", lambda *_: pytest.fail("nothing must be drawn"))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 9, 1))
+    monkeypatch.setattr("bsp.datasets.pantomime.render.make_video", lambda *_: pytest.fail("nothing must be drawn"))
     with pytest.raises(OSError, match="disk is full"):
         render(TINY, tmp_path, workers=1, progress=False)
 
@@ -378,10 +377,10 @@ def test_command_line_renders_and_previews(tmp_path):
     sizes = "--trimmed-per-class 1 --trimmed-val-per-class 0 --untrimmed-train 1 --untrimmed-val 0"
     more = "--untrimmed-seconds 6 --size-px 32 --workers 1"
     arguments = ["--out", str(tmp_path), "--preview", *sizes.split(), *more.split()]
-    result = CliRunner().invoke(pantomime.main, arguments)
+    result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 0, result.output
     pictures = sorted(tmp_path.glob("*/preview_*.png"))
     assert [path.read_bytes()[:8] for path in pictures] == [b"\x89PNG\r\n\x1a\n"] * 2
-    bad = CliRunner().invoke(pantomime.main, ["--out", str(tmp_path), "--untrimmed-seconds", "7"])
+    bad = CliRunner().invoke(main, ["--out", str(tmp_path), "--untrimmed-seconds", "7"])
     assert bad.exit_code == 1
     assert "multiple of 8 frames" in bad.output

@@ -13,12 +13,10 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from bsp.datasets.pantomime import grounding as pantomime_grounding
-from bsp.datasets.pantomime import render as pantomime
-from bsp.datasets.pantomime.grounding import GroundingWorldSettings, plan_all, render_grounding
+from bsp.datasets.pantomime.grounding import GroundingWorldSettings, main, plan_all, render_grounding
 from bsp.datasets.pantomime.grounding_plan import ACTORS, Moment, Shot, draw_video, plan_pose, plan_video
 from bsp.datasets.pantomime.moves import JOINTS, idle_pose, joints
-from bsp.datasets.pantomime.render import is_complete
+from bsp.datasets.pantomime.render import is_complete, make_video
 from bsp.datasets.pantomime.world import Person, draw_look, draw_shot
 
 TINY = GroundingWorldSettings(
@@ -321,8 +319,8 @@ def test_resume_draws_only_what_is_missing(folder, tmp_path, monkeypatch):
     (copy / "manifest.json").unlink()
     assert not is_complete(copy)
     drawn = []
-    real = pantomime.make_video
-    monkeypatch.setattr(pantomime, "make_video", lambda *args: (drawn.append(args[2]), real(*args)))
+    real = make_video
+    monkeypatch.setattr("bsp.datasets.pantomime.render.make_video", lambda *args: (drawn.append(args[2]), real(*args)))
     assert render_grounding(TINY, tmp_path, workers=1, progress=False) == copy
     assert sorted(drawn) == [str(gone), str(broken)]
     assert _contents(copy) == before
@@ -336,7 +334,7 @@ def test_errors_name_the_folder_and_the_remedy(tmp_path, monkeypatch):
         render_grounding(TINY, tmp_path / "file", workers=1, progress=False)
     with pytest.raises(ValueError, match="workers must be >= 1"):
         render_grounding(TINY, tmp_path, workers=0)
-    monkeypatch.setattr(pantomime.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 9, 1))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 9, 1))
     with pytest.raises(OSError, match=r"disk is full.*Pantomime grounding needs about [\d,]+ bytes in"):
         render_grounding(TINY, tmp_path, workers=1, progress=False)
 
@@ -390,10 +388,10 @@ def test_settings_that_cannot_work_are_refused(change, message):
 
 def test_command_line_renders_and_previews(tmp_path):
     arguments = ["--train", "1", "--test", "1", "--size-px", "32", "--workers", "1", "--preview", "--out"]
-    result = CliRunner().invoke(pantomime_grounding.main, [*arguments, str(tmp_path)])
+    result = CliRunner().invoke(main, [*arguments, str(tmp_path)])
     assert result.exit_code == 0, result.output
     (picture,) = tmp_path.glob("*/preview.png")
     assert picture.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
-    bad = CliRunner().invoke(pantomime_grounding.main, ["--out", str(tmp_path), "--seconds", "25"])
+    bad = CliRunner().invoke(main, ["--out", str(tmp_path), "--seconds", "25"])
     assert bad.exit_code == 1
     assert "multiple of 8 frames" in bad.output

@@ -14,12 +14,11 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from bsp.datasets.activitynet import load_hacs
 from bsp.datasets.crosstask import load_crosstask
 from bsp.datasets.gebd import load_gebd_folder
-from bsp.datasets.hacs import load_hacs
-from bsp.datasets.pantomime import stories as pantomime_stories
 from bsp.datasets.pantomime.moves import ACTION_NAMES, CHANNELS
-from bsp.datasets.pantomime.stories import StorySettings, plan_all, render_stories
+from bsp.datasets.pantomime.stories import StorySettings, main, plan_all, render_stories
 from bsp.datasets.pantomime.stories_files import step_rows
 from bsp.datasets.pantomime.stories_plan import TASKS, Act, StoryPlan, plan_pose, plan_video
 from bsp.datasets.thumos14 import load_thumos14
@@ -364,9 +363,7 @@ def test_settings_that_cannot_work_are_refused(change, message):
 
 def test_from_a_shell_with_a_preview(tmp_path):
     options = "--size-px 32 --games-train 1 --games-test 0 --tasks 0 --clips-train 1 --clips-val 0 --workers 1"
-    result = CliRunner().invoke(
-        pantomime_stories.main, ["--out", str(tmp_path), "--preview", *options.split()], catch_exceptions=False
-    )
+    result = CliRunner().invoke(main, ["--out", str(tmp_path), "--preview", *options.split()], catch_exceptions=False)
     assert result.exit_code == 0, result.output
     folder, picture = result.output.split()
     assert folder == str(tmp_path / StorySettings(size_px=32, games_train=1, games_test=0, tasks=0, clips_train=1,
@@ -376,6 +373,6 @@ def test_from_a_shell_with_a_preview(tmp_path):
 
 
 def test_a_bad_option_is_explained(tmp_path):
-    result = CliRunner().invoke(pantomime_stories.main, ["--out", str(tmp_path), "--tasks", "-2"])
+    result = CliRunner().invoke(main, ["--out", str(tmp_path), "--tasks", "-2"])
     assert result.exit_code == 1
     assert "Error: tasks must be >= 0, not -2" in result.output

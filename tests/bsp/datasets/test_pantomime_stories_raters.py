@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from bsp.datasets.pantomime.stories_files import boundary_kinds, consistency, rate
 from bsp.datasets.pantomime.stories_plan import Act, StoryPlan, StorySettings, plan_video
-from bsp.datasets.pantomime.stories_raters import boundary_kinds, consistency, rate
 
 SETTINGS = StorySettings()
 

@@ -20,11 +20,10 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from bsp.datasets.activitynet import load_activitynet
+from bsp.datasets.activitynet import load_activitynet, load_hacs
 from bsp.datasets.charades_sta import load_charades_sta
 from bsp.datasets.crosstask import load_crosstask
 from bsp.datasets.gebd_records import read_records
-from bsp.datasets.hacs import load_hacs
 from bsp.datasets.thumos14 import load_thumos14
 from bsp.features.interchange import Timing, import_features
 from bsp.files.text import read_json

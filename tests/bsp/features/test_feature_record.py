@@ -51,7 +51,6 @@ from bsp.localization.boundaries import BoundaryHeadSettings, _labels, gap_times
 from bsp.localization.gtad.labels import anchor_tiou
 from bsp.localization.gtad.sgalign import anchor_grid
 from bsp.metrics.actionness import segment_count, segment_labels
-from bsp.video import times as video_times
 from make_videos import numbered_frames, write_video
 from uneven_record import STARTS_S, UNEVEN
 
@@ -112,7 +111,7 @@ def test_a_file_that_changes_meanwhile_is_refused(tmp_path, monkeypatch):
     path = write_video(
         tmp_path / "v.mp4", numbered_frames(10, width=64, height=48), times_ms=[k**2 * 40 for k in range(10)]
     )
-    monkeypatch.setattr(video_times, "frame_times", lambda _: np.arange(9.0))
+    monkeypatch.setattr("bsp.video.times.frame_times", lambda _: np.arange(9.0))
     with pytest.raises(VideoDecodeError, match="10 frames, but the times of 9"):
         extract_features(Count(EncoderSettings(width=8)), path, video_id="v", size_px=32)
 

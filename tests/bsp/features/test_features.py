@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,12 +20,12 @@ from bsp.encoders.build import build_encoder
 from bsp.encoders.contract import Encoder
 from bsp.encoders.tsm import EncoderSettings
 from bsp.errors import VideoDecodeError, VideoOpenError
-from bsp.features import store as features
 from bsp.features.store import (
     FeatureInfo,
     encoder_hash,
     extract_features,
     is_complete,
+    iter_frames,
     pack_h5,
     read_features,
     read_features_h5,
@@ -157,7 +158,7 @@ def test_extraction_is_repeatable_and_leaves_training_possible(tmp_path):
 def test_memory_is_bounded_by_the_batch(tmp_path, monkeypatch):
     """Frames are taken from the decoder snippet by snippet, never more ahead than one batch."""
     ahead, most = 0, 0
-    plain = features.iter_frames
+    plain = iter_frames
 
     def counted(*args, **kwargs):
         nonlocal ahead, most
@@ -172,7 +173,7 @@ def test_memory_is_bounded_by_the_batch(tmp_path, monkeypatch):
             ahead = 0
             return super().forward(clip_BTCHW)
 
-    monkeypatch.setattr(features, "iter_frames", counted)
+    monkeypatch.setattr("bsp.features.store.iter_frames", counted)
     path = grey_video(tmp_path / "v.mp4", [100] * 100)
     feat_SD, _ = extract_features(Consumer(TINY), path, video_id="v", size_px=32, batch_snippets=3)
     assert len(feat_SD) == 12
@@ -183,8 +184,8 @@ def test_broken_videos_are_named(tmp_path, monkeypatch):
     with pytest.raises(VideoOpenError, match=r"absent\.mp4"):
         extract_features(Colour(TINY), tmp_path / "absent.mp4", video_id="v", size_px=32)
     path = grey_video(tmp_path / "v.mp4", [100] * 16)
-    plain = features.iter_frames
-    monkeypatch.setattr(features, "iter_frames", lambda *a, **k: list(plain(*a, **k))[:1])
+    plain = iter_frames
+    monkeypatch.setattr("bsp.features.store.iter_frames", lambda *a, **k: list(plain(*a, **k))[:1])
     with pytest.raises(VideoDecodeError, match="8 frames were decoded of 16"):
         extract_features(Colour(TINY), path, video_id="v", size_px=32)
 
@@ -319,7 +320,7 @@ def test_interrupted_write_is_incomplete(fails, tmp_path, monkeypatch):
         if calls == fails:
             raise OSError("disk full")
 
-    monkeypatch.setattr(features.os, "fsync", stop)
+    monkeypatch.setattr(os, "fsync", stop)
     with pytest.raises(OSError, match="disk full"):
         write_features(tmp_path, "a", *made(snippets=7)[:1], made(snippets=7)[1])
     assert not is_complete(tmp_path, "a")

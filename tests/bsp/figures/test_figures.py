@@ -14,11 +14,21 @@ from bsp.clips.catalog import Catalog
 from bsp.clips.plan import BoundaryKind, ClipSettings, plan_clip
 from bsp.datasets.activitynet import Instance, UntrimmedVideo
 from bsp.features.store import FeatureInfo
-from bsp.figures import difference as figures_difference
-from bsp.figures import qualitative as figures_qualitative
-from bsp.figures import style as figures
-from bsp.figures import synthesis as figures_synthesis
-from bsp.figures.difference import gather_pairs, pair_kinds, percentiles
+from bsp.figures.difference import (
+    as_matrix,
+    boundaries_of,
+    choose_example,
+    draw_differences,
+    gather_pairs,
+    neighbour_differences,
+    pair_kinds,
+    pair_picture,
+    percentiles,
+    separability,
+)
+from bsp.figures.qualitative import choose_cases, coverage, draw_cases, make_case, mean_best_tiou, top_segments
+from bsp.figures.style import new_figure, save_figure, spread, spread_text, thumbnails
+from bsp.figures.synthesis import draw_synthesis, first_of_each_kind, real_panel, speed_change, synthesis_panel
 from bsp.video.read import read_frames
 
 
@@ -41,19 +51,19 @@ def own_texts(figure: Figure) -> list[str]:
 
 
 def test_spread_by_hand():
-    assert figures.spread([0.5]) == {"mean": 0.5, "std": None, "seeds": [0.5]}
-    facts = figures.spread([0.8, 0.9])
+    assert spread([0.5]) == {"mean": 0.5, "std": None, "seeds": [0.5]}
+    facts = spread([0.8, 0.9])
     assert (facts["mean"], facts["std"]) == (pytest.approx(0.85), pytest.approx(0.05 * 2**0.5))
-    assert figures.spread_text([0.5]) == "0.500 (1 seed)"
-    assert figures.spread_text([0.8, 0.9]) == "0.850 ± 0.071 (2 seeds)"
+    assert spread_text([0.5]) == "0.500 (1 seed)"
+    assert spread_text([0.8, 0.9]) == "0.850 ± 0.071 (2 seeds)"
 
 
 @pytest.mark.long
 def test_the_same_figure_gives_the_same_files(tmp_path):
     for folder in ("a", "b"):
-        figure = figures.new_figure(6, 1, title="A title", caption="words " * 60)
+        figure = new_figure(6, 1, title="A title", caption="words " * 60)
         assert texts_inside(figure)
-        paths = figures.save_figure(figure, tmp_path / folder)
+        paths = save_figure(figure, tmp_path / folder)
         assert [p.name for p in paths] == ["figure.png", "figure.pdf"]
     for name in ("figure.png", "figure.pdf"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
@@ -61,10 +71,10 @@ def test_the_same_figure_gives_the_same_files(tmp_path):
 
 def test_thumbnails_shrink_large_frames_and_keep_small_ones():
     frames = np.zeros((2, 320, 480, 3), np.uint8)
-    assert figures.thumbnails(frames).shape == (2, 160, 240, 3)
+    assert thumbnails(frames).shape == (2, 160, 240, 3)
     small = np.zeros((1, 64, 48, 3), np.uint8)
-    assert figures.thumbnails(small).shape == small.shape
-    assert figures.thumbnails(small, like=frames).shape == (1, 160, 240, 3)
+    assert thumbnails(small).shape == small.shape
+    assert thumbnails(small, like=frames).shape == (1, 160, 240, 3)
 
 
 # -- Figure 2 --
@@ -82,7 +92,7 @@ def catalog(frames: int = 100) -> Catalog:
 @pytest.mark.parametrize("seed", [0, 5])
 def test_the_clips_shown_are_the_first_of_their_kinds(seed):
     settings = ClipSettings(kinds=(BoundaryKind.SAME_SPEED,))  # of whatever kinds the training has
-    found = figures_synthesis.first_of_each_kind(catalog(), settings, seed)
+    found = first_of_each_kind(catalog(), settings, seed)
     stream = [plan_clip(catalog(), ClipSettings(), seed, index) for index in range(4)]
     assert [plan.kind for plan in found] == list(BoundaryKind)
     assert found == sorted(stream, key=lambda plan: plan.kind)
@@ -94,18 +104,18 @@ def test_the_speed_is_read_back_from_the_plan(gamma, frames, stride):
     for t in (2, 4, 6):
         made = ClipSettings(kinds=(BoundaryKind.DIFF_SPEED,), gammas=(gamma,), change_point=t, stride_frames=stride)
         plan = plan_clip(catalog(frames), made, 0, t)
-        found = figures_synthesis.speed_change(catalog(frames), plan, ClipSettings(stride_frames=stride))
+        found = speed_change(catalog(frames), plan, ClipSettings(stride_frames=stride))
         assert found == (gamma, stride)
     with pytest.raises(ValueError, match="not planned with these"):
-        figures_synthesis.speed_change(catalog(frames), plan, ClipSettings(gammas=(3.0,), stride_frames=stride))
+        speed_change(catalog(frames), plan, ClipSettings(gammas=(3.0,), stride_frames=stride))
 
 
 @pytest.fixture(scope="module")
 def panels(tiny_catalog, tiny_untrimmed):
     settings = ClipSettings(gammas=(0.25, 4.0))
-    plans = figures_synthesis.first_of_each_kind(tiny_catalog, settings, 0)
-    made = [figures_synthesis.synthesis_panel(tiny_catalog, plan, settings) for plan in plans]
-    return plans, made, figures_synthesis.real_panel(tiny_untrimmed, settings, 0)
+    plans = first_of_each_kind(tiny_catalog, settings, 0)
+    made = [synthesis_panel(tiny_catalog, plan, settings) for plan in plans]
+    return plans, made, real_panel(tiny_untrimmed, settings, 0)
 
 
 @pytest.mark.long
@@ -167,7 +177,7 @@ def test_the_real_boundary_is_in_the_middle(panels, tiny_untrimmed):
 @pytest.mark.long
 def test_figure_2_has_all_rows_and_keeps_its_texts_inside(panels):
     shown = [panels[2], *panels[1]]
-    figure = figures_synthesis.draw_synthesis(shown, title="Figure 2", caption="How it was made. " * 20)
+    figure = draw_synthesis(shown, title="Figure 2", caption="How it was made. " * 20)
     assert len(figure.axes) == sum(len(panel.rows) for panel in shown)
     assert {panel.head for panel in shown} <= set(own_texts(figure))
     assert own_texts(figure).count("▼") == 4
@@ -178,7 +188,7 @@ def test_figure_2_has_all_rows_and_keeps_its_texts_inside(panels):
 
 
 def test_differences_of_unit_features_by_hand():
-    found = figures_difference.neighbour_differences(np.array([[3, 4], [0, 2], [0, 0]], np.float32))
+    found = neighbour_differences(np.array([[3, 4], [0, 2], [0, 0]], np.float32))
     np.testing.assert_allclose(found, [[0.6, 0.2], [0, 1]])
 
 
@@ -200,7 +210,7 @@ def info(frames: int = 40, fps: float = 10.0) -> FeatureInfo:
 
 def test_boundaries_are_starts_and_ends_in_frames():
     video = UntrimmedVideo("v", None, 4.0, "validation", (Instance("a", 0.6, 3.0), Instance("a", 3.2, 4.5)))
-    assert figures_difference.boundaries_of(video, info()) == pytest.approx([6, 30, 32, 45])
+    assert boundaries_of(video, info()) == pytest.approx([6, 30, 32, 45])
 
 
 def test_separability_counts_ordered_pairs():
@@ -208,7 +218,7 @@ def test_separability_counts_ordered_pairs():
     values, boundary = rng.integers(0, 8, 60) / 8, rng.random(60) < 0.3
     pairs = itertools.product(values[boundary], values[~boundary])
     naive = np.mean([(a > b) + 0.5 * (a == b) for a, b in pairs])
-    assert figures_difference.separability(values, boundary) == pytest.approx(naive)
+    assert separability(values, boundary) == pytest.approx(naive)
 
 
 def test_percentiles_by_hand():
@@ -225,7 +235,7 @@ def test_the_example_is_the_median_boundary_and_its_nearest_neighbour():
     vanilla = np.zeros(len(pairs.pair))
     bsp = vanilla.copy()
     bsp[np.flatnonzero(pairs.boundary)] = [-20, 5, -7, -7, 30]
-    chosen, other = figures_difference.choose_example(bsp, vanilla, pairs)
+    chosen, other = choose_example(bsp, vanilla, pairs)
     # Gains -20, 5, 30 remain: the middle one is video 0, pair 3; pairs 2 and 4 are as near, the earlier is taken.
     assert (pairs.video[chosen], pairs.pair[chosen]) == (0, 3)
     assert (pairs.video[other], pairs.pair[other]) == (0, 2)
@@ -236,14 +246,14 @@ def test_pairs_of_one_kind_only_are_refused():
         gather_pairs([np.array([0, 0])])
     apart = gather_pairs([np.array([1]), np.array([0])])
     with pytest.raises(ValueError, match="no video has both"):
-        figures_difference.choose_example(np.zeros(2), np.zeros(2), apart)
+        choose_example(np.zeros(2), np.zeros(2), apart)
 
 
 def test_features_become_the_papers_matrices():
-    assert [figures_difference.as_matrix(np.zeros(n)).shape for n in (2048, 1024, 128, 7)] == [
+    assert [as_matrix(np.zeros(n)).shape for n in (2048, 1024, 128, 7)] == [
         (32, 64), (32, 32), (8, 16), (1, 7),
     ]  # fmt: skip
-    assert figures_difference.as_matrix(np.arange(6)).tolist() == [[0, 1, 2], [3, 4, 5]]
+    assert as_matrix(np.arange(6)).tolist() == [[0, 1, 2], [3, 4, 5]]
 
 
 @pytest.mark.long
@@ -256,13 +266,11 @@ def test_figure_4_shows_both_encoders_and_keeps_its_texts_inside(tiny_untrimmed)
     notes = dict.fromkeys(features, "mean 0.1234: above 100%\nof the pairs without a boundary")
     made = info(frames=144, fps=fps)
     pair = int(np.ceil(start / 8)) - 1
-    shown = [
-        figures_difference.pair_picture(video, p, features, made, notes) for p in (pair, 0 if pair > 1 else pair + 3)
-    ]
+    shown = [pair_picture(video, p, features, made, notes) for p in (pair, 0 if pair > 1 else pair + 3)]
     assert shown[0].boundary == pytest.approx(start - 8 * pair)
     np.testing.assert_array_equal(shown[0].frames, read_frames(video.path, np.arange(8 * pair, 8 * pair + 16)))
     boundary = rng.random(100) < 0.2
-    figure = figures_difference.draw_differences(
+    figure = draw_differences(
         shown, {name: rng.random(100) for name in features}, boundary, colours=dict.fromkeys(features, "black"),
         heads={name: f"{name}: AUC 0.5" for name in features}, title="Figure 4", caption="Explained. " * 40,
     )  # fmt: skip
@@ -284,17 +292,17 @@ def detection(start: float, end: float, score: float, label: str = "a") -> dict:
 
 def test_top_segments_are_different_ones_best_first():
     found = [detection(0, 1, 0.2), detection(2, 3, 0.9), detection(2, 3, 0.8, "b"), detection(4, 5, 0.2)]
-    segments, scores = figures_qualitative.top_segments(found, 2)
+    segments, scores = top_segments(found, 2)
     assert (segments.tolist(), scores.tolist()) == ([[2, 3], [0, 1]], [0.9, 0.2])
-    assert len(figures_qualitative.top_segments(found, 9)[0]) == 3
-    assert figures_qualitative.top_segments([])[0].shape == (0, 2)
+    assert len(top_segments(found, 9)[0]) == 3
+    assert top_segments([])[0].shape == (0, 2)
 
 
 def test_coverage_by_hand():
     truth = np.array([[0.0, 4.0], [10.0, 12.0]])
     # [0, 4] is met by [0, 2] with 2 / 4 and by [1, 5] with 3 / 5; [10, 12] only by [11, 13], with 1 / 3.
     segments = np.array([[0.0, 2.0], [1.0, 5.0], [11.0, 13.0]])
-    assert figures_qualitative.mean_best_tiou(truth, segments) == pytest.approx((3 / 5 + 1 / 3) / 2)
+    assert mean_best_tiou(truth, segments) == pytest.approx((3 / 5 + 1 / 3) / 2)
     videos = [
         UntrimmedVideo(
             name, None, 20.0, "validation", (Instance("a", 0, 4), Instance("a", 10, 12), Instance("a", 7, 7))
@@ -302,12 +310,12 @@ def test_coverage_by_hand():
         for name in ("seen", "not seen")
     ]
     results = {"seen": [detection(*segment, score=0.5) for segment in segments.tolist()]}
-    found = figures_qualitative.coverage(videos, results)
+    found = coverage(videos, results)
     np.testing.assert_allclose(found, [(3 / 5 + 1 / 3) / 2, 0])
 
 
 def test_cases_are_the_largest_gain_and_loss():
-    assert figures_qualitative.choose_cases(np.array([0.1, -0.4, 0.3, 0.3, -0.4])) == (2, 1)
+    assert choose_cases(np.array([0.1, -0.4, 0.3, 0.3, -0.4])) == (2, 1)
 
 
 def test_figure_5_shows_truth_and_segments_and_keeps_its_texts_inside(tiny_untrimmed):
@@ -317,10 +325,8 @@ def test_figure_5_shows_truth_and_segments_and_keeps_its_texts_inside(tiny_untri
         "vanilla + BSP": {},
     }
     video = replace(video, instances=(*video.instances, Instance("a class with quite a long name", 0, 1)))
-    cases = [figures_qualitative.make_case(video, results, head) for head in ("Success", "Failure")]
-    figure = figures_qualitative.draw_cases(
-        cases, colours=dict.fromkeys(results, "black"), title="Figure 5", caption="Explained. " * 40
-    )
+    cases = [make_case(video, results, head) for head in ("Success", "Failure")]
+    figure = draw_cases(cases, colours=dict.fromkeys(results, "black"), title="Figure 5", caption="Explained. " * 40)
     lanes = figure.axes[1]
     drawn = sorted((patch.get_x(), patch.get_x() + patch.get_width()) for patch in lanes.patches)
     truth = [(i.start_s, i.end_s) for i in video.instances]
@@ -331,6 +337,6 @@ def test_figure_5_shows_truth_and_segments_and_keeps_its_texts_inside(tiny_untri
 
 
 def test_dollars_in_names_are_no_formulas(tmp_path):
-    figure = figures.new_figure(6, 1, title=r"make $\frac money$", caption=r"a video named $\frac.mp4 and $x$")
-    paths = figures.save_figure(figure, tmp_path)
+    figure = new_figure(6, 1, title=r"make $\frac money$", caption=r"a video named $\frac.mp4 and $x$")
+    paths = save_figure(figure, tmp_path)
     assert all(path.stat().st_size > 1000 for path in paths)

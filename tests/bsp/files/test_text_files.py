@@ -12,12 +12,11 @@ import unicodedata
 import numpy as np
 import pytest
 
-from bsp.datasets.activitynet import find_videos, load_activitynet
+from bsp.datasets.activitynet import find_videos, load_activitynet, load_hacs
 from bsp.datasets.charades_sta import load_charades_sta, read_durations
 from bsp.datasets.class_scores import read_class_scores
 from bsp.datasets.crosstask import load_crosstask, read_tasks
 from bsp.datasets.gebd import load_gebd, load_gebd_folder
-from bsp.datasets.hacs import load_hacs
 from bsp.datasets.kinetics import load_class_folders, load_kinetics_csv, read_kinetics_csv
 from bsp.datasets.results_json import check_ground_truth, prediction_columns, read_video_ids
 from bsp.datasets.thumos14 import load_thumos14

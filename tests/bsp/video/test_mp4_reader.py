@@ -12,9 +12,9 @@ import pytest
 
 from bsp.errors import VideoOpenError
 from bsp.video import mp4_reader
-from bsp.video import read as video
 from bsp.video.mp4_index import NotIndexed, read_mp4_index
 from bsp.video.mp4_reader import Mp4Reader
+from bsp.video.read import VideoDecodeError, iter_frames, probe, read_frames
 from make_videos import numbered_frames, read_numbers, write_audio, write_rotated, write_video, x264
 
 FRAMES = 60
@@ -53,14 +53,14 @@ def test_index_says_what_ffmpegs_demuxer_says(tmp_path, name):
 @pytest.mark.parametrize("name", KINDS)
 def test_pixels_equal_pyavs(tmp_path, name):
     path = write_video(tmp_path / name, numbered_frames(FRAMES), **KINDS[name])
-    assert video.probe(path).reader == "mp4"
-    plain = video.read_frames(path, np.arange(FRAMES), reader="pyav")
+    assert probe(path).reader == "mp4"
+    plain = read_frames(path, np.arange(FRAMES), reader="pyav")
     generator = np.random.Generator(np.random.Philox(11))
     for count in (1, 2, 8, 8, 8, 30):
         indices = generator.integers(0, FRAMES, count)
-        assert np.array_equal(video.read_frames(path, indices, reader="mp4"), plain[indices])
-    assert np.array_equal(video.read_frames(path, np.arange(FRAMES), reader="mp4"), plain)
-    assert np.array_equal(np.concatenate(list(video.iter_frames(path, chunk_frames=7, reader="mp4"))), plain)
+        assert np.array_equal(read_frames(path, indices, reader="mp4"), plain[indices])
+    assert np.array_equal(read_frames(path, np.arange(FRAMES), reader="mp4"), plain)
+    assert np.array_equal(np.concatenate(list(iter_frames(path, chunk_frames=7, reader="mp4"))), plain)
 
 
 def decoded_packets(path: Path, indices: list[int], monkeypatch) -> int:
@@ -68,7 +68,7 @@ def decoded_packets(path: Path, indices: list[int], monkeypatch) -> int:
     monkeypatch.setattr(mp4_reader.av, "Packet", lambda data: packets.append(data) or av.packet.Packet(data))
     with monkeypatch.context() as only_here:
         only_here.setattr(mp4_reader, "PyavReader", lambda *_: pytest.fail("used the PyAV fallback"))
-        assert read_numbers(video.read_frames(path, indices, reader="mp4")) == indices
+        assert read_numbers(read_frames(path, indices, reader="mp4")) == indices
     return len(packets)
 
 
@@ -90,13 +90,13 @@ def test_damage_is_handed_to_the_pyav_fallback(tmp_path):
     at = int(index.offsets[17])
     data[at : at + int(index.sizes[17])] = b"\xff" * int(index.sizes[17])
     path.write_bytes(data)
-    assert read_numbers(video.read_frames(path, [3, 25], reader="mp4")) == [3, 25]  # other groups
+    assert read_numbers(read_frames(path, [3, 25], reader="mp4")) == [3, 25]  # other groups
     for indices in ([18], [17]):
         outcomes = []
         for reader in ("mp4", "pyav"):
             try:
-                outcomes.append(video.read_frames(path, indices, reader=reader).tobytes())
-            except video.VideoDecodeError as error:
+                outcomes.append(read_frames(path, indices, reader=reader).tobytes())
+            except VideoDecodeError as error:
                 outcomes.append(str(error))
         assert outcomes[0] == outcomes[1]
 
@@ -114,11 +114,11 @@ def test_what_it_does_not_understand_is_left_to_others(tmp_path):
         with pytest.raises(NotIndexed, match=words):
             read_index(path)
         if path.name != "audio.mp4":
-            assert video.probe(path).reader != "mp4"
+            assert probe(path).reader != "mp4"
             with pytest.raises(VideoOpenError, match=rf"{words}.*reader 'pyav'"):
                 Mp4Reader(str(path), threading.Event())
     turned = write_rotated(tmp_path / "turned.mp4", frames, 2)
-    assert video.probe(turned).reader != "mp4"
+    assert probe(turned).reader != "mp4"
 
 
 def test_damaged_indices_are_refused_not_believed(tmp_path):

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from bsp.errors import VideoDecodeError, VideoError, VideoOpenError, VideoTimeout
-from bsp.video import read as video
 from bsp.video.prepare import PrepareSettings, prepare_video, prepared_size, verify_prepared
+from bsp.video.read import probe, read_frames
 from make_videos import numbered_frames, read_numbers, write_cut, write_rotated, write_video, x264
 
 FRAMES = 40
@@ -40,15 +40,15 @@ def packet_times(path: Path) -> list[Fraction]:
 @pytest.mark.parametrize("name", SOURCES)
 def test_frames_times_and_rate_are_kept(tmp_path, name):
     source = write_video(tmp_path / name, numbered_frames(FRAMES), **SOURCES[name])
-    before = video.probe(source)
+    before = probe(source)
     made = prepare_video(source, tmp_path / "out" / "prepared.mp4", SETTINGS)
     assert (made.frames, made.width, made.height) == (FRAMES, 64, 48)
     assert made.target_bytes == (tmp_path / "out" / "prepared.mp4").stat().st_size
-    after = video.probe(made.path)
+    after = probe(made.path)
     assert (after.frames, after.width, after.height, after.codec, after.reader) == (FRAMES, 64, 48, "h264", "mp4")
     assert after.fps == pytest.approx(before.fps, rel=1e-6)
     for reader in ("mp4", "pyav"):
-        assert read_numbers(video.read_frames(made.path, np.arange(FRAMES), reader=reader)) == list(range(FRAMES))
+        assert read_numbers(read_frames(made.path, np.arange(FRAMES), reader=reader)) == list(range(FRAMES))
     times = packet_times(Path(made.path))
     if not name.endswith(".avi"):  # whose packets have no times: 25 frames a second
         start = packet_times(source)[0] if name.endswith(".ts") else 0  # whose clock starts anywhere
@@ -79,7 +79,7 @@ def test_odd_time_bases_are_kept(tmp_path, time_base):
     source = write_ticks(tmp_path / "odd.mp4", time_base, ticks)
     prepare_video(source, tmp_path / "prepared.mp4", SETTINGS)
     assert packet_times(tmp_path / "prepared.mp4") == [place * time_base for place in ticks]
-    assert video.probe(tmp_path / "prepared.mp4").fps == pytest.approx(video.probe(source).fps, rel=1e-6)
+    assert probe(tmp_path / "prepared.mp4").fps == pytest.approx(probe(source).fps, rel=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_frames_that_an_edit_list_hides_stay_hidden(tmp_path):
     whole = write_video(tmp_path / "whole.mp4", numbered_frames(60), **x264("keyint=50:bframes=3"))
     source = write_cut(whole, tmp_path / "cut.mp4", first_frame=20)
     made = prepare_video(source, tmp_path / "prepared.mp4", SETTINGS)
-    assert read_numbers(video.read_frames(made.path, np.arange(made.frames))) == list(range(20, 60))
+    assert read_numbers(read_frames(made.path, np.arange(made.frames))) == list(range(20, 60))
 
 
 @pytest.mark.parametrize("quarter_turns", [1, 2, 3])
@@ -120,7 +120,7 @@ def test_rotated_videos_are_stored_upright(tmp_path, quarter_turns):
     assert (made.width, made.height) == (64, 48)
     with av.open(made.path) as container:
         assert next(container.decode(video=0)).rotation == 0
-    assert read_numbers(video.read_frames(made.path, [39, 0, 7], reader="mp4")) == [39, 0, 7]
+    assert read_numbers(read_frames(made.path, [39, 0, 7], reader="mp4")) == [39, 0, 7]
 
 
 @pytest.mark.parametrize(
@@ -145,17 +145,17 @@ def test_odd_sizes_become_even(tmp_path):
     source = write_video(tmp_path / "odd.webm", frames, **SOURCES["vp9.webm"])
     made = prepare_video(source, tmp_path / "prepared.mp4", PrepareSettings(short_side_px=200))
     assert (made.width, made.height) == (128, 96)
-    assert read_numbers(video.read_frames(made.path, np.arange(8))) == list(range(8))
+    assert read_numbers(read_frames(made.path, np.arange(8))) == list(range(8))
 
 
 def test_pictures_are_scaled_as_pillow_does(tmp_path):
     frames = np.stack([np.asarray(Image.fromarray(f).resize((256, 192), 2)) for f in numbered_frames(6)])
     source = write_video(tmp_path / "in.mp4", frames, options={"crf": "1"})
     made = prepare_video(source, tmp_path / "out.mp4", PrepareSettings(short_side_px=96, keyframe_interval=1, crf=1))
-    shown = video.read_frames(source, np.arange(6))
+    shown = read_frames(source, np.arange(6))
     expected = [np.asarray(Image.fromarray(f).resize((128, 96), Image.Resampling.BICUBIC)) for f in shown]
     grey = np.array([0.299, 0.587, 0.114])  # colour is stored at half the size
-    found, expected = video.read_frames(made.path, np.arange(6)) @ grey, np.stack(expected) @ grey
+    found, expected = read_frames(made.path, np.arange(6)) @ grey, np.stack(expected) @ grey
     assert np.abs(found - expected).mean() < 2
     assert np.abs(np.roll(found, 1, axis=2) - expected).mean() > 6  # what a shift by one pixel gives
 
@@ -207,7 +207,7 @@ def test_frames_that_cannot_be_decoded_are_not_made_up(tmp_path):
         assert str(source) in str(error)  # noqa: PT017  (either outcome is right)
         assert not (tmp_path / "out.mp4").exists()
     else:
-        assert video.probe(made.path).frames == len(packet_times(source))
+        assert probe(made.path).frames == len(packet_times(source))
 
 
 def test_verification_finds_lost_frames_and_moved_times(tmp_path):

@@ -18,8 +18,8 @@ import pytest
 
 from bsp.errors import VideoDecodeError, VideoError, VideoOpenError, VideoTimeout
 from bsp.video import mp4_reader, time_limit
-from bsp.video import read as video
-from bsp.video import readers as video_readers
+from bsp.video.read import READER_CLASSES, READERS, iter_frames, probe, read_frames
+from bsp.video.readers import PyavReader
 from make_videos import numbered_frames, read_numbers, write_audio, write_cut, write_rotated, write_video, x264
 
 FRAMES = 130
@@ -70,7 +70,7 @@ CASES = {
     "av1.webm": Case("pyav", AV1, codec="av1"),
 }
 EXACT = {"mp4": ("mp4", "pyav"), "pyav": ("pyav",), "decord": ("decord", "pyav")}
-OF_READER = {"decord": "mpeg4.avi", "pyav": "gop12.mp4", "mp4": "gop12.mp4"}  # a file for each of video.READERS
+OF_READER = {"decord": "mpeg4.avi", "pyav": "gop12.mp4", "mp4": "gop12.mp4"}  # a file for each of READERS
 BOTH = [(name, reader) for name, case in CASES.items() for reader in EXACT[case.reader]]
 
 
@@ -102,7 +102,7 @@ def sample(tmp_path_factory):
 @pytest.mark.parametrize("name", CASES)
 def test_probe_counts_frames_and_chooses_the_reader(sample, name):
     path, _, frames = sample(name)
-    info = video.probe(path)
+    info = probe(path)
     assert (info.frames, info.width, info.height) == (frames, 128, 96)
     assert (info.reader, info.codec, info.path) == (CASES[name].reader, CASES[name].codec, str(path))
     mean_fps = 1000 * (FRAMES - 1) / (VARYING_MS[-1] - VARYING_MS[0]) if name == "vfr.mp4" else 25
@@ -119,7 +119,7 @@ def test_frames_are_the_ones_asked_for(sample, name, reader):
     runs = [np.arange(20, 36), np.arange(frames - 1, frames - 9, -1), np.arange(0, frames, 17)]
     repeats = [[5, 5, 5], [40, 3, 40, frames - 1, 3], [frames - 1, 0, frames - 1]]
     for indices in scattered + singles + runs + repeats:
-        got = video.read_frames(path, np.array(indices), reader=reader)
+        got = read_frames(path, np.array(indices), reader=reader)
         assert got.dtype == np.uint8
         assert got.shape == (len(indices), 96, 128, 3)
         assert read_numbers(got) == [first + index for index in indices]
@@ -128,24 +128,24 @@ def test_frames_are_the_ones_asked_for(sample, name, reader):
 @pytest.mark.parametrize(("name", "reader"), BOTH)
 def test_iterating_gives_every_frame_once(sample, name, reader):
     path, first, frames = sample(name)
-    pieces = list(video.iter_frames(path, chunk_frames=32, reader=reader))
+    pieces = list(iter_frames(path, chunk_frames=32, reader=reader))
     assert [len(piece) for piece in pieces] == [32] * (frames // 32) + [frames % 32] * (frames % 32 > 0)
     assert read_numbers(np.concatenate(pieces)) == list(range(first, first + frames))
 
 
 def test_reader_none_probes(sample):
     path, first, frames = sample("open.mp4")
-    assert read_numbers(video.read_frames(path, np.arange(frames))) == list(range(first, first + frames))
-    assert read_numbers(next(video.iter_frames(str(path), chunk_frames=5))) == [0, 1, 2, 3, 4]
+    assert read_numbers(read_frames(path, np.arange(frames))) == list(range(first, first + frames))
+    assert read_numbers(next(iter_frames(str(path), chunk_frames=5))) == [0, 1, 2, 3, 4]
 
 
 @pytest.mark.parametrize("name", ["gop12.mp4", "gop250.mp4", "no_b.mov", "vfr.mp4"])
 def test_colours_are_rgb_and_pixels_equal_in_all_readers(sample, name):
     path, _, _ = sample(name)
-    plain = video.read_frames(path, np.arange(0, 40, 7), reader="pyav")
+    plain = read_frames(path, np.arange(0, 40, 7), reader="pyav")
     square = plain[:, 52:68, 4:28].reshape(-1, 3).mean(axis=0)
     assert np.abs(square - [220, 30, 30]).max() < 25  # the red square of numbered_frames, not a blue one
-    assert np.array_equal(video.read_frames(path, np.arange(0, 40, 7), reader="mp4"), plain)
+    assert np.array_equal(read_frames(path, np.arange(0, 40, 7), reader="mp4"), plain)
 
 
 @pytest.mark.parametrize(
@@ -155,37 +155,37 @@ def test_colours_are_rgb_and_pixels_equal_in_all_readers(sample, name):
 def test_pyav_decodes_only_from_the_key_frame_before(sample, name, monkeypatch):
     path, _, _ = sample(name)
     decoded = []
-    decode = video_readers.PyavReader._decode
+    decode = PyavReader._decode
 
     def counted(self, *args, **kwargs):
         for frame in decode(self, *args, **kwargs):
             decoded.append(frame.pts)
             yield frame
 
-    monkeypatch.setattr(video_readers.PyavReader, "_decode", counted)
+    monkeypatch.setattr(PyavReader, "_decode", counted)
     # Groups are at most 60 frames here, and a group may be entered from the one before (open GOP).
-    assert read_numbers(video.read_frames(path, [FRAMES - 3], reader="pyav")) == [FRAMES - 3]
+    assert read_numbers(read_frames(path, [FRAMES - 3], reader="pyav")) == [FRAMES - 3]
     assert len(decoded) < FRAMES - 50
     decoded.clear()
-    assert read_numbers(video.read_frames(path, [2, FRAMES - 3], reader="pyav")) == [2, FRAMES - 3]
+    assert read_numbers(read_frames(path, [2, FRAMES - 3], reader="pyav")) == [2, FRAMES - 3]
     assert len(decoded) < FRAMES - 40
 
 
 def test_a_read_opens_the_file_once_and_does_not_probe(sample, monkeypatch):
     opened = []
-    monkeypatch.setattr(video, "_probe", lambda *_: pytest.fail("probed"))
+    monkeypatch.setattr("bsp.video.read._probe", lambda *_: pytest.fail("probed"))
     open_av = av.open
     monkeypatch.setattr(av, "open", lambda *a, **k: opened.append("pyav") or open_av(*a, **k))
     open_index = mp4_reader.read_mp4_index
     monkeypatch.setattr(mp4_reader, "read_mp4_index", lambda file: opened.append("mp4") or open_index(file))
     open_decord = decord.VideoReader
     monkeypatch.setattr(decord, "VideoReader", lambda *a, **k: opened.append("decord") or open_decord(*a, **k))
-    for reader in video.READERS:
+    for reader in READERS:
         path, _, _ = sample(OF_READER[reader])
-        video.read_frames(path, [90, 3, 40], reader=reader)
+        read_frames(path, [90, 3, 40], reader=reader)
         assert opened == [reader]
         opened.clear()
-        list(video.iter_frames(path, chunk_frames=50, reader=reader))
+        list(iter_frames(path, chunk_frames=50, reader=reader))
         assert opened == ([reader] if reader == "pyav" else [reader, "pyav"])  # whole files go through PyAV
         opened.clear()
 
@@ -197,14 +197,14 @@ def test_a_read_opens_the_file_once_and_does_not_probe(sample, monkeypatch):
 @pytest.mark.parametrize("quarter_turns", [1, 2, 3])
 def test_rotated_files_come_out_upright(tmp_path, quarter_turns):
     path = write_rotated(tmp_path / "turned.mp4", numbered_frames(40), quarter_turns)
-    info = video.probe(path)
+    info = probe(path)
     assert (info.frames, info.width, info.height) == (40, 128, 96)
     for reader in {info.reader, "pyav"}:
-        frames = video.read_frames(path, [33, 0, 12], reader=reader)
+        frames = read_frames(path, [33, 0, 12], reader=reader)
         assert frames.shape == (3, 96, 128, 3)
         assert read_numbers(frames) == [33, 0, 12]
         assert frames.flags.c_contiguous
-        (all_frames,) = video.iter_frames(path, chunk_frames=50, reader=reader)
+        (all_frames,) = iter_frames(path, chunk_frames=50, reader=reader)
         assert read_numbers(all_frames) == list(range(40))
 
 
@@ -252,7 +252,7 @@ SHORTENED = ["fast-start cut off", "fragments cut off", "mkv cut off", "webm cut
 def test_probe_names_the_broken_file_and_the_reason(broken, kind, capfd):
     path, word = broken[kind]
     with pytest.raises(VideoOpenError) as caught:
-        video.probe(path)
+        probe(path)
     assert str(path) in str(caught.value)
     assert word in str(caught.value)
     again = pickle.loads(pickle.dumps(caught.value))
@@ -260,36 +260,36 @@ def test_probe_names_the_broken_file_and_the_reason(broken, kind, capfd):
     assert capfd.readouterr() == ("", "")  # the decoders stay silent
 
 
-@pytest.mark.parametrize("reader", video.READERS)
+@pytest.mark.parametrize("reader", READERS)
 @pytest.mark.parametrize("kind", UNREADABLE)
 def test_reading_an_unreadable_file_says_why(broken, kind, reader, capfd):
     path, word = broken[kind]
     with pytest.raises(VideoOpenError, match=word):
-        video.read_frames(path, [0], reader=reader)
+        read_frames(path, [0], reader=reader)
     with pytest.raises(VideoOpenError, match=word):
-        next(video.iter_frames(path, chunk_frames=8, reader=reader))
+        next(iter_frames(path, chunk_frames=8, reader=reader))
     assert capfd.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize("reader", video.READERS)
+@pytest.mark.parametrize("reader", READERS)
 @pytest.mark.parametrize("kind", SHORTENED)
 def test_what_a_shortened_file_lost_is_an_error(broken, kind, reader):
     path, _ = broken[kind]
     with pytest.raises(VideoError, match="short"):
-        video.read_frames(path, [0, 59 if kind.startswith("fast") else FRAMES - 1], reader=reader)
+        read_frames(path, [0, 59 if kind.startswith("fast") else FRAMES - 1], reader=reader)
 
 
 @pytest.mark.parametrize(("name", "reader"), [(n, r) for n, r in BOTH if n in ("gop12.mp4", "h264.avi", "av1.mp4")])
 def test_an_index_out_of_range_is_named(sample, name, reader):
     path, _, frames = sample(name)
     with pytest.raises(VideoDecodeError, match=f"frame {frames} .* {frames} frames") as caught:
-        video.read_frames(path, [3, frames], reader=reader)
+        read_frames(path, [3, frames], reader=reader)
     assert caught.value.path == str(path)
     with pytest.raises(VideoDecodeError, match="frame -1 "):
-        video.read_frames(path, [3, -1], reader=reader)
+        read_frames(path, [3, -1], reader=reader)
 
 
-@pytest.mark.parametrize("reader", video.READERS)
+@pytest.mark.parametrize("reader", READERS)
 def test_damaged_data_never_gives_a_foreign_frame_or_a_foreign_error(sample, tmp_path, reader):
     path, _, _ = sample(OF_READER[reader])
     for seed in range(6):
@@ -300,7 +300,7 @@ def test_damaged_data_never_gives_a_foreign_frame_or_a_foreign_error(sample, tmp
         damaged = tmp_path / f"damaged{seed}{path.suffix}"
         damaged.write_bytes(data)
         try:
-            frames = video.read_frames(damaged, np.arange(0, FRAMES, 13), reader=reader)
+            frames = read_frames(damaged, np.arange(0, FRAMES, 13), reader=reader)
         except VideoDecodeError as error:
             assert str(damaged) in str(error)  # noqa: PT017  (either outcome is right)
         else:
@@ -310,19 +310,19 @@ def test_damaged_data_never_gives_a_foreign_frame_or_a_foreign_error(sample, tmp
 def test_misuse_is_refused(sample):
     path, _, _ = sample("gop12.mp4")
     with pytest.raises(ValueError, match="float64"):
-        video.read_frames(path, np.array([1.0]), reader="pyav")
+        read_frames(path, np.array([1.0]), reader="pyav")
     with pytest.raises(ValueError, match=r"\[0\]"):
-        video.read_frames(path, np.zeros(0, int), reader="pyav")
+        read_frames(path, np.zeros(0, int), reader="pyav")
     with pytest.raises(ValueError, match=r"\[1, 2\]"):
-        video.read_frames(path, [[1, 2]], reader="pyav")
+        read_frames(path, [[1, 2]], reader="pyav")
     with pytest.raises(ValueError, match="opencv"):
-        video.read_frames(path, [1], reader="opencv")
+        read_frames(path, [1], reader="opencv")
     with pytest.raises(ValueError, match="opencv"):
-        video.iter_frames(path, chunk_frames=8, reader="opencv")
+        iter_frames(path, chunk_frames=8, reader="opencv")
     with pytest.raises(ValueError, match=r"chunk_frames .* 0"):
-        video.iter_frames(path, chunk_frames=0)
+        iter_frames(path, chunk_frames=0)
     with pytest.raises(ValueError, match=r"time_limit_s .* 0"):
-        video.read_frames(path, [1], reader="pyav", time_limit_s=0)
+        read_frames(path, [1], reader="pyav", time_limit_s=0)
 
 
 # ---- time limit -----------------------------------------------------------------------------------------
@@ -343,34 +343,34 @@ def release(fifo: Path) -> None:
     os.close(descriptor)
 
 
-@pytest.mark.parametrize("reader", video.READERS)
+@pytest.mark.parametrize("reader", READERS)
 def test_a_read_that_hangs_in_native_code_is_given_up(tmp_path, reader, monkeypatch, sample):
     fifo = tmp_path / "never"
     os.mkfifo(fifo)  # nobody writes: open() blocks
     path, _, _ = sample(OF_READER[reader])
-    start = video.READER_CLASSES[reader]
+    start = READER_CLASSES[reader]
 
     def stuck(of: str, stop: threading.Event):
         if of.endswith("never.mp4"):
             os.close(os.open(fifo, os.O_RDONLY))
         return start(of, stop)
 
-    monkeypatch.setitem(video.READER_CLASSES, reader, stuck)
+    monkeypatch.setitem(READER_CLASSES, reader, stuck)
     try:
         with pytest.raises(VideoTimeout, match=r"never\.mp4: .* 0\.2 s"):
-            video.read_frames(tmp_path / "never.mp4", [0], reader=reader, time_limit_s=0.2)
+            read_frames(tmp_path / "never.mp4", [0], reader=reader, time_limit_s=0.2)
         assert time_limit.hanging_reads() == 1
-        assert read_numbers(video.read_frames(path, [7], reader=reader)) == [7]  # others go on
+        assert read_numbers(read_frames(path, [7], reader=reader)) == [7]  # others go on
         monkeypatch.setattr(time_limit, "MAX_HANGING", 1)
         with pytest.raises(VideoTimeout, match=f"{path.name}: not read: 1 earlier"):
-            video.read_frames(path, [7], reader=reader)
+            read_frames(path, [7], reader=reader)
     finally:
         assert wait_until(lambda: release(fifo) or time_limit.hanging_reads() == 0)
 
 
 def test_a_slow_read_is_given_up_and_then_stops(sample, monkeypatch):
     path, _, _ = sample("mpeg4_b.avi")
-    decode, steps = video_readers.PyavReader._decode, []
+    decode, steps = PyavReader._decode, []
 
     def slow(self, *args, **kwargs):
         for frame in decode(self, *args, **kwargs):
@@ -378,11 +378,11 @@ def test_a_slow_read_is_given_up_and_then_stops(sample, monkeypatch):
             time.sleep(0.02)
             yield frame
 
-    monkeypatch.setattr(video_readers.PyavReader, "_decode", slow)
+    monkeypatch.setattr(PyavReader, "_decode", slow)
     for attempt in (
-        lambda: video.read_frames(path, [FRAMES - 1], reader="pyav", time_limit_s=0.2),
-        lambda: list(video.iter_frames(path, chunk_frames=FRAMES, reader="pyav", time_limit_s=0.2)),
-        lambda: video.probe(path, time_limit_s=0.2),
+        lambda: read_frames(path, [FRAMES - 1], reader="pyav", time_limit_s=0.2),
+        lambda: list(iter_frames(path, chunk_frames=FRAMES, reader="pyav", time_limit_s=0.2)),
+        lambda: probe(path, time_limit_s=0.2),
     ):
         steps.clear()
         with pytest.raises(VideoTimeout, match="mpeg4_b"):
@@ -395,7 +395,7 @@ def test_a_slow_read_is_given_up_and_then_stops(sample, monkeypatch):
 def test_each_piece_of_an_iteration_has_its_own_time(sample):
     path, _, _ = sample("gop12.mp4")
     pieces = 0
-    for _ in video.iter_frames(path, chunk_frames=32, reader="pyav", time_limit_s=1.5):
+    for _ in iter_frames(path, chunk_frames=32, reader="pyav", time_limit_s=1.5):
         time.sleep(0.5)  # the consumer's time does not count: 5 pieces take 2.5 s
         pieces += 1
     assert pieces == 5
@@ -404,7 +404,7 @@ def test_each_piece_of_an_iteration_has_its_own_time(sample):
 def test_no_limit_runs_in_the_callers_thread(sample):
     path, _, _ = sample("gop12.mp4")
     assert time_limit.call_within(lambda _: threading.current_thread(), "x", math.inf) is threading.current_thread()
-    assert read_numbers(video.read_frames(path, [9], reader="pyav", time_limit_s=math.inf)) == [9]
+    assert read_numbers(read_frames(path, [9], reader="pyav", time_limit_s=math.inf)) == [9]
 
 
 def test_helper_threads_end_with_their_callers(sample):
@@ -413,13 +413,13 @@ def test_helper_threads_end_with_their_callers(sample):
     def helpers() -> int:
         return sum(thread.name == "bsp-video" for thread in threading.enumerate())
 
-    video.read_frames(path, [1], reader="pyav")
+    read_frames(path, [1], reader="pyav")
     before = helpers()
     seen = []
 
     def body():
         for index in (1, 2, 3):
-            seen.append(read_numbers(video.read_frames(path, [index], reader="pyav")))
+            seen.append(read_numbers(read_frames(path, [index], reader="pyav")))
 
     callers = [threading.Thread(target=body) for _ in range(3)]
     for caller in callers:
@@ -435,12 +435,12 @@ def test_files_and_threads_do_not_pile_up(sample, broken):
         return len(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task"))
 
     def use_once():
-        for reader in video.READERS:
+        for reader in READERS:
             path, _, _ = sample(OF_READER[reader])
-            video.read_frames(path, [5, 90], reader=reader)
-            next(video.iter_frames(path, chunk_frames=4, reader=reader))  # left unfinished
+            read_frames(path, [5, 90], reader=reader)
+            next(iter_frames(path, chunk_frames=4, reader=reader))  # left unfinished
             with pytest.raises(VideoOpenError):
-                video.read_frames(broken["text"][0], [0], reader=reader)
+                read_frames(broken["text"][0], [0], reader=reader)
 
     use_once()
     before = used()
@@ -450,12 +450,12 @@ def test_files_and_threads_do_not_pile_up(sample, broken):
 
 
 def _read_in_child(path: str) -> list[int]:
-    return read_numbers(video.read_frames(path, [4, 2], reader="pyav"))
+    return read_numbers(read_frames(path, [4, 2], reader="pyav"))
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_forked_process_can_read(sample):
     path, _, _ = sample("gop12.mp4")
-    video.read_frames(path, [1], reader="pyav")  # the parent has a helper thread, which the child lacks
+    read_frames(path, [1], reader="pyav")  # the parent has a helper thread, which the child lacks
     with multiprocessing.get_context("fork").Pool(1) as pool:
         assert pool.apply_async(_read_in_child, (str(path),)).get(timeout=30) == [4, 2]

@@ -16,7 +16,7 @@ from bsp.clips.frame_cache import FrameCache
 from bsp.clips.plan import PAPER_KINDS, ClipSettings, plan_clip
 from bsp.datasets.kinetics import load_class_folders
 from bsp.errors import VideoDecodeError, VideoError, VideoOpenError
-from bsp.video import read as video
+from bsp.video.read import READERS, PyavReader, damage_line, iter_frames, probe, read_frames, too_damaged
 from bsp_platform.work.streaming import ClipStream, make_clips
 from make_videos import numbered_frames, read_numbers, spoil_slice, write_video
 
@@ -85,7 +85,7 @@ def test_a_flipped_bit_gives_the_frames_of_sequential_decoding_or_an_error(tmp_p
         flipped[generator.choice(places)] ^= 1 << int(generator.integers(8))
         damaged.write_bytes(flipped)
         try:
-            info = video.probe(damaged)
+            info = probe(damaged)
         except VideoError:
             continue
         frames = sequential(damaged)
@@ -101,7 +101,7 @@ def test_a_flipped_bit_gives_the_frames_of_sequential_decoding_or_an_error(tmp_p
         for wanted in ([some[-1]], some):
             flags: set[int] = set()
             try:
-                found = video.read_frames(damaged, np.array(wanted), reader=info.reader, damaged=flags)
+                found = read_frames(damaged, np.array(wanted), reader=info.reader, damaged=flags)
             except VideoError:
                 continue
             for index, pixels in zip(wanted, found, strict=True):
@@ -123,10 +123,10 @@ def test_a_flipped_bit_in_the_cues_of_matroska_changes_no_frame(tmp_path, bit):
     assert data[second + 2] == 0xB3
     data[second + 2] ^= 1 << bit
     path.write_bytes(data)
-    info = video.probe(path)
+    info = probe(path)
     assert info.frames == FRAMES
     for wanted in (np.arange(FRAMES), np.array([50]), np.array([0]), np.array([13, 25, 37])):
-        assert read_numbers(video.read_frames(path, wanted, reader=info.reader)) == wanted.tolist()
+        assert read_numbers(read_frames(path, wanted, reader=info.reader)) == wanted.tolist()
 
 
 # ---- damaged pictures
@@ -136,11 +136,11 @@ def test_a_flipped_bit_in_the_cues_of_matroska_changes_no_frame(tmp_path, bit):
 def test_damaged_frames_are_told_by_number_however_they_are_read(tmp_path, name):
     how = X264 | {"options": X264["options"] | {"x264-params": "scenecut=0:keyint=12:bframes=0"}}
     path = write_video(tmp_path / name, numbered_frames(FRAMES), **(MPEG4 if name == "a.avi" else how))
-    reader = video.probe(path).reader
+    reader = probe(path).reader
     assert (reader == "decord") == (name == "a.avi")
     assert told(path, np.arange(FRAMES), reader) == set()
     spoil_slice(path, 17)
-    reader = video.probe(path).reader
+    reader = probe(path).reader
     assert reader != "decord"  # which tells no damage
     expected = {k for k, (_, flag, _) in enumerate(sequential(path)) if flag}
     assert 17 in expected
@@ -148,13 +148,13 @@ def test_damaged_frames_are_told_by_number_however_they_are_read(tmp_path, name)
     assert told(path, np.array([3, 17, 40]), reader) == {17} | (expected & {3, 40})
     assert told(path, np.array([40, 3]), reader) == expected & {3, 40}
     flags: set[int] = set()
-    pieces = list(video.iter_frames(path, chunk_frames=7, reader=reader, damaged=flags))
+    pieces = list(iter_frames(path, chunk_frames=7, reader=reader, damaged=flags))
     assert (sum(map(len, pieces)), flags) == (FRAMES, expected)
 
 
 def told(path: Path, wanted: np.ndarray, reader: str) -> set[int]:
     damaged: set[int] = set()
-    video.read_frames(path, wanted, reader=reader, damaged=damaged)
+    read_frames(path, wanted, reader=reader, damaged=damaged)
     return damaged
 
 
@@ -163,14 +163,14 @@ def test_a_healthy_open_group_is_not_called_damaged(tmp_path):
     open_gop = {"options": {"preset": "veryfast", "x264-params": "scenecut=0:keyint=12:open-gop=1:bframes=3:b-adapt=0"}}
     path = write_video(tmp_path / "open.mp4", numbered_frames(FRAMES), **open_gop)
     for wanted in (np.arange(FRAMES), np.arange(10, 16), np.array([35])):
-        assert told(path, wanted, video.probe(path).reader) == set()
+        assert told(path, wanted, probe(path).reader) == set()
 
 
 def test_the_cap_on_damaged_frames_worked_by_hand():
-    video.too_damaged("x.mp4", 10, 100)
+    too_damaged("x.mp4", 10, 100)
     with pytest.raises(VideoDecodeError, match=r"x\.mp4: 11 of 100 frames are damaged, more than 10%"):
-        video.too_damaged("x.mp4", 11, 100)
-    assert video.damage_line({"a": 2, "b": 1, "c": 30}, 4000) == (
+        too_damaged("x.mp4", 11, 100)
+    assert damage_line({"a": 2, "b": 1, "c": 30}, 4000) == (
         "damaged pictures: 33 of 4,000 frames, in 3 videos (c 30, a 2, b 1)"
     )
 
@@ -258,13 +258,13 @@ def test_lists_playlists_and_pictures_are_not_read_as_videos(tmp_path, capfd):
         assert next(container.decode(video=0)).width == 128
     for name, path in files.items():
         with pytest.raises(VideoOpenError, match="not a video") as caught:
-            video.probe(path)
+            probe(path)
         assert str(path) in str(caught.value), name
-        for reader in video.READERS:  # named by a probe from before the file was replaced
+        for reader in READERS:  # named by a probe from before the file was replaced
             with pytest.raises(VideoOpenError, match="not a video"):
-                video.read_frames(path, [0], reader=reader)
+                read_frames(path, [0], reader=reader)
             with pytest.raises(VideoOpenError, match="not a video"):
-                next(video.iter_frames(path, chunk_frames=4, reader=reader))
+                next(iter_frames(path, chunk_frames=4, reader=reader))
     assert capfd.readouterr() == ("", "")
 
 
@@ -272,7 +272,7 @@ def test_a_file_named_like_an_address_is_a_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("concat:a.mp4", "http:x.mp4", "subfile,,start,0,end,0,,:a.mp4"):
         write_video(tmp_path / "plain.mp4", numbered_frames(6), **X264).rename(name)
-        assert video.probe(name).frames == 6
+        assert probe(name).frames == 6
 
 
 @pytest.mark.parametrize(
@@ -285,13 +285,13 @@ def test_a_file_named_like_an_address_is_a_file(tmp_path, monkeypatch):
 )  # fmt: skip
 def test_real_videos_of_every_extension_are_read(tmp_path, name, how):
     path = write_video(tmp_path / name, numbered_frames(20), **how)
-    assert video.probe(path).frames == 20
-    assert read_numbers(video.read_frames(path, [0, 19, 7])) == [0, 19, 7]
+    assert probe(path).frames == 20
+    assert read_numbers(read_frames(path, [0, 19, 7])) == [0, 19, 7]
 
 
 def test_a_packet_of_a_stream_that_the_file_does_not_announce_is_damage(tmp_path, monkeypatch):
     path = write_video(tmp_path / "a.ts", numbered_frames(6), **X264)
-    reader = video.PyavReader(str(path), threading.Event())
+    reader = PyavReader(str(path), threading.Event())
 
     class Unannounced:
         def demux(self, stream):

@@ -14,8 +14,8 @@ from bsp.clips.plan import ClipSettings
 from bsp.datasets.activitynet import Instance, LocalizationDataset, UntrimmedVideo
 from bsp.errors import VideoOpenError
 from bsp.features.probe import boundary_snippets
-from bsp.figures import qualitative as figures_qualitative
-from bsp.figures import synthesis as figures_synthesis
+from bsp.figures.qualitative import make_case
+from bsp.figures.synthesis import real_panel
 from bsp.video.prepare import PrepareSettings, prepare_video
 from bsp.video.read import probe, read_frames
 from bsp.video.times import frame_seconds, frame_times, frames_at, positions_at, rate_of, times_at, video_times
@@ -207,15 +207,15 @@ def test_pictures_are_taken_by_time(tmp_path, monkeypatch):
         read.extend(np.asarray(frames).tolist())
         return read_frames(path, frames, **keywords)
 
-    monkeypatch.setattr(figures_qualitative, "read_frames", noted)
-    figures_qualitative.make_case(video, {}, "head")
+    monkeypatch.setattr("bsp.figures.qualitative.read_frames", noted)
+    make_case(video, {}, "head")
     middles_s = (np.arange(14) + 0.5) * 4 / 14  # of 14 equal parts of 4 s
     assert read == [int(s * 10) if s < 2 else 20 + int((s - 2) * 30) for s in middles_s]
 
     read.clear()
-    monkeypatch.setattr(figures_synthesis, "read_frames", noted)
+    monkeypatch.setattr("bsp.figures.synthesis.read_frames", noted)
     data = LocalizationDataset((video,), ("a",), (), {}, ())
-    panel = figures_synthesis.real_panel(data, ClipSettings(half_len=2, stride_frames=3), seed=0)
+    panel = real_panel(data, ClipSettings(half_len=2, stride_frames=3), seed=0)
     assert read == [26, 29, 32, 35]  # 2.4 s is frame 20 + 0.4 * 30 = 32
     assert panel.rows[0].under == ("2.20 s", "2.30 s", "2.40 s", "2.50 s")
 

@@ -9,12 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bsp.datasets.activitynet import load_activitynet
+from bsp.datasets.activitynet import load_activitynet, load_hacs
 from bsp.datasets.charades_sta import load_charades_sta
 from bsp.datasets.crosstask import load_crosstask
 from bsp.datasets.data_sets import DATA_SETS
 from bsp.datasets.gebd import load_gebd
-from bsp.datasets.hacs import load_hacs
 from bsp.datasets.kinetics import load_kinetics_csv
 from bsp.datasets.pantomime.grounding import GroundingWorldSettings
 from bsp.datasets.pantomime.render import PantomimeSettings

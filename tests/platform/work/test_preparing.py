@@ -17,9 +17,9 @@ import pytest
 from bsp.datasets.kinetics import load_class_folders, load_kinetics_csv
 from bsp.errors import AnnotationError, TooManyBroken
 from bsp.video import prepared_folder
-from bsp.video import read as video
 from bsp.video.prepare import PrepareSettings, prepare_video
 from bsp.video.prepared_folder import HIDDEN, copy_others, find_videos, open_folder, prepare_one, target_name
+from bsp.video.read import read_frames
 from make_videos import numbered_frames, read_numbers, spoil_slice, write_video
 
 SETTINGS = PrepareSettings(short_side_px=48, keyframe_interval=4)
@@ -86,7 +86,7 @@ def test_loaders_find_in_the_copy_what_they_find_in_the_original(root, tmp_path)
         assert getattr(after, column) == pytest.approx(getattr(before, column), rel=1e-6)
     assert [Path(after.path(k)).stem for k in range(4)] == [Path(before.path(k)).stem for k in range(4)]
     for place, stem in enumerate(("wave/a_000000_000001", "wave/b", "high jump/c", "high_jump/d")):
-        first = video.read_frames(tmp_path / "out" / f"{stem}.mp4", [0])
+        first = read_frames(tmp_path / "out" / f"{stem}.mp4", [0])
         assert (read_numbers(first), first.shape) == ([10 * place], (1, 48, 64, 3))
     folders = load_class_folders(tmp_path / "out", progress=False)
     assert folders.class_names == ("high jump", "high_jump", "wave")
@@ -108,7 +108,7 @@ def test_only_what_is_missing_damaged_or_changed_is_done_again(root, tmp_path):
     records = prepare_all(root, out)
     assert kept(records) == ALL - {"wave/b.mkv"}
     assert records["wave/b.mkv"]["frames"] == 20
-    assert read_numbers(video.read_frames(out / "wave/b.mp4", [19])) == [519]
+    assert read_numbers(read_frames(out / "wave/b.mp4", [19])) == [519]
 
 
 def test_a_kill_in_between_costs_one_video(root, tmp_path, monkeypatch):
@@ -240,7 +240,7 @@ def test_damaged_frames_are_counted_and_too_many_break_the_video(root, tmp_path,
     record = prepare_one(root, tmp_path / "out", "wave/a_000000_000001.mp4", SETTINGS)
     assert (record["frames"], record["damaged_frames"]) == (16, 1)
     assert prepare_one(root, tmp_path / "out", "wave/b.mkv", SETTINGS)["damaged_frames"] == 0
-    monkeypatch.setattr(video, "MAX_DAMAGED_SHARE", 0.05)  # one of 16 is more
+    monkeypatch.setattr("bsp.video.read.MAX_DAMAGED_SHARE", 0.05)  # one of 16 is more
     (tmp_path / "out/.prepared/wave/a_000000_000001.mp4.json").unlink()
     error = prepare_one(root, tmp_path / "out", "wave/a_000000_000001.mp4", SETTINGS)["error"]
     assert "1 of 16 frames are damaged, more than 5%" in error
