@@ -1,6 +1,6 @@
-"""Calls of functions in processes of their own, which import this package and never the caller's script.
+"""Function calls in worker processes that import this package and never the caller's script.
 
-A call that ends its process (a decoder that crashes, no memory) costs only itself. The processes of Python's own pools
+A call that ends its process (decoder crash, out of memory) fails alone. The processes of Python's own pools
 either import the caller's script once more ("spawn"), which a plain script without ``if __name__ == "__main__"`` does
 not survive, or copy locks that other threads hold ("fork").
 """
@@ -19,7 +19,7 @@ from multiprocessing.connection import Connection, Pipe
 from typing import Any
 
 _START = "import sys; from bsp.apart import serve; serve(int(sys.argv[1]))"
-_AT_A_TIME = 1024  # pending calls, for the memory of a million of them
+_AT_A_TIME = 1024  # most pending calls: a million at once would take too much memory
 
 
 class ProcessDied(RuntimeError):
@@ -29,9 +29,9 @@ class ProcessDied(RuntimeError):
 def in_order(function: Callable[..., Any], calls: Sequence[tuple[Any, ...]], workers: int) -> Iterator[Any]:
     """``function(*call)`` for each of ``calls``, in ``workers`` >= 1 processes; results in the order of ``calls``.
 
-    The result of a call that ended its process is a ProcessDied. What ``function`` raises is raised here, at its place.
-    Function, arguments and results must be picklable, the function by name and not out of the caller's script.
-    Processes start as they are needed; when the iteration ends or is interrupted, they are killed.
+    The result of a call that ended its process is a ProcessDied. An exception of ``function`` is raised here, at its
+    place. Function, arguments and results must be picklable; the function is pickled by name and cannot be defined in
+    the caller's script. Processes start as they are needed; when the iteration ends or is interrupted, they are killed.
     """
     own = threading.local()
     processes: list[_Process] = []
@@ -58,7 +58,7 @@ def in_order(function: Callable[..., Any], calls: Sequence[tuple[Any, ...]], wor
 
 
 class _Process:
-    """A process that makes one call after another; it ends with this one, as its pipe does."""
+    """A worker process that runs one call after another; it ends when this process ends, because the pipe closes."""
 
     def __init__(self) -> None:
         self._pipe, other = Pipe()
@@ -88,7 +88,7 @@ class _Process:
 
 
 def serve(file: int) -> None:
-    """The other process: answers the calls that come through the pipe (a descriptor) until it is closed."""
+    """Main loop of the worker process: runs calls received through the pipe (a descriptor) until it is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the caller decides
     pipe = Connection(file)
     while True:

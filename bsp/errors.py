@@ -1,8 +1,8 @@
-"""The errors that users of this project meet. Each names the file, the value and the remedy.
+"""Errors shown to users. Each names the file, the value and the remedy.
 
-A :class:`VideoError` is about one video file and may be skipped (counted and named, with a cap); an
-:class:`FileError` is about a file of features or weights, an :class:`AnnotationError` about a list or annotation file;
-both stop the program.
+A :class:`VideoError` is about one video file and may be skipped (counted and named, with a cap); a :class:`FileError`
+is about a file of features or weights, an :class:`AnnotationError` about a list or annotation file; both stop the
+program.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class VideoOpenError(VideoError):
 
 
 class VideoDecodeError(VideoError):
-    """The file opened but a frame that it promised could not be decoded."""
+    """The file was opened but one of its frames could not be decoded."""
 
 
 class VideoTimeout(VideoError):
@@ -49,12 +49,12 @@ class AnnotationError(FileError):
 
 
 class MissingExtra(RuntimeError):
-    """A package that only some uses need is not installed; the message names it and the command that brings it."""
+    """An optional package is not installed; the message names it and the command that installs it."""
 
 
 @contextmanager
 def needs_extra(extra: str) -> Iterator[None]:
-    """Around the import of what an extra of pyproject.toml brings: MissingExtra if it is not there."""
+    """Context for imports of packages of an extra in pyproject.toml: raises MissingExtra if one is not installed."""
     try:
         yield
     except ModuleNotFoundError as error:

@@ -1,6 +1,6 @@
-"""The one way to write a file or folder whole: under a temporary name beside it, to the disk, then renamed.
+"""Atomic writes of files and folders: written under a temporary name beside the target, flushed to disk, then renamed.
 
-Readers see what was there before or all of the new, also after a crash, a full disk or a power cut.
+Readers see the old content or the complete new one, also after a crash, a full disk or a power cut.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-PARTIAL = ".partial"  # ends the name of what is being written
+PARTIAL = ".partial"  # suffix of temporary names
 
 
 @contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A hidden temporary name beside ``path`` for the block to write a file or make a folder under.
 
-    At the end of the block it takes the place of ``path`` (of a file, or of an empty folder); after an error it is
-    removed, and ``path`` is as before. Folders above are made. Raises OSError of writing.
+    At the end of the block it replaces ``path`` (a file, or an empty folder); after an error it is removed and ``path``
+    is unchanged. Parent folders are created. Raises OSError if writing fails.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -31,7 +31,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         yield partial
         if partial.is_file():
             with open(partial, "rb") as file:
-                os.fsync(file.fileno())  # a name that stands for "complete" must not survive a power cut alone
+                os.fsync(file.fileno())  # else a power cut could keep the new name but lose the content
         partial.replace(path)
     finally:
         if partial.is_dir():

@@ -1,8 +1,9 @@
 """Single frames of plain MPEG-4 in AVI by decord: it seeks by the file's index, where PyAV has no times to seek by.
 
-decord 0.6 is not asked for anything else: of other files it was seen to give wrong frames without an error (open
-groups, one flipped bit in Matroska's cues), it tells no damaged frames, and it opens whatever FFmpeg opens. Here the
-probe has compared it with PyAV, pixel by pixel, and PyAV reads what is read whole. Legend: T frames, H height, W width.
+decord 0.6 is used for nothing else: on other files it returned wrong frames without an error (open groups, one flipped
+bit in Matroska's cues), it does not report damaged frames, and it opens whatever FFmpeg opens. The probe has compared
+its pixels with PyAV's, and PyAV reads whole files.
+Legend: T frames, H height, W width.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from bsp.errors import VideoDecodeError, VideoOpenError
 from bsp.video.readers import PyavReader, open_error, out_of_range, plain_fault, rgb
 from bsp.video.time_limit import check
 
-DECORD_STEP = 32  # frames per native call: how soon an abandoned read notices that it should stop
+DECORD_STEP = 32  # frames per native call; an abandoned read can stop between two calls
 
 
 class DecordReader:
@@ -30,9 +31,9 @@ class DecordReader:
             raise VideoOpenError(path, fault)
         with open(path, "rb") as file:
             start = file.read(12)
-        if start[:4] != b"RIFF" or start[8:] != b"AVI ":  # replaced since the probe; decord would open anything
+        if start[:4] != b"RIFF" or start[8:] != b"AVI ":  # replaced since the probe; decord opens any format
             raise open_error(path, ValueError("no AVI file any more; start the command again"))
-        import decord  # here, as few files need it
+        import decord  # imported late: few files need it
 
         decord.logging.set_level(decord.logging.QUIET)
         self._errors = (RuntimeError, decord.DECORDError, AssertionError, IndexError)
@@ -61,22 +62,22 @@ class DecordReader:
         return np.concatenate(parts) if len(parts) > 1 else parts[0]
 
     def chunk(self, count: int, stop: threading.Event) -> np.ndarray | None:
-        """The next ``count`` frames or what is left of the file; None at its end. By PyAV, which flags damage."""
+        """The next ``count`` frames or the rest of the file; None at its end. Read by PyAV, which flags damage."""
         if self._whole is None:
             self._whole = PyavReader(self.path, stop)
             self._whole.damaged = self.damaged
         return self._whole.chunk(count, stop)
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         if self._whole is not None:
             self._whole.close()
         del self._video
 
 
 def decord_reads(path: str, oracle: PyavReader, stop: threading.Event) -> bool:
-    """Whether decord counts the frames that ``oracle`` decodes from its present position, all of them undamaged, and
-    gives the same first, middle and last one."""
+    """Whether decord finds as many frames as ``oracle`` decodes from its position, none damaged, and the same first,
+    middle and last frame."""
     try:
         reader = DecordReader(path, stop)
     except VideoOpenError:

@@ -1,8 +1,8 @@
 """Where the frames of an mp4 file lie, from the file's own index (ISO/IEC 14496-12), without opening a demuxer.
 
-The packets of FFmpeg's demuxer say the same, after 0.5 to 14 ms where this takes 0.1 (docs/performance.md): it reads
-every packet, and decodes to guess what the index states. Only plain files are understood here: one H.264 track, not in
-fragments. ``bsp.video.read.probe`` compares with FFmpeg's demuxer once a file.
+FFmpeg's demuxer gives the same packets in 0.5 to 14 ms, this module in 0.1 ms (docs/performance.md): the demuxer reads
+every packet, and decodes to guess what the index states. Only plain files are supported: one H.264 track, not
+fragmented. ``bsp.video.read.probe`` compares the index with FFmpeg's demuxer once per file.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from dataclasses import dataclass
 import numpy as np
 
 _HEAD_BYTES = 16_384  # the whole index of a prepared video of 10 s, if it comes first in the file
-_MAX_INDEX_BYTES = 2**28  # more is not an index but damage
+_MAX_INDEX_BYTES = 2**28  # a larger index is a sign of damage
 _FIRST_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"styp")
 _VISUAL_ENTRY_BYTES = 78  # of a sample description before its inner boxes (ISO/IEC 14496-12, 12.1.3)
 
 
 class NotIndexed(ValueError):
-    """The file has no index that is understood here; the message says why."""
+    """The file has no index that this module supports; the message says why."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -41,7 +41,7 @@ class Mp4Index:
 
     @property
     def reordered(self) -> bool:
-        """Some frame is shown before one that is decoded earlier (B pictures)."""
+        """Whether some frame is shown before one that is decoded earlier (B pictures)."""
         return bool((np.diff(self.display) != 1).any())
 
 
@@ -119,7 +119,7 @@ def _parse(moov: bytes) -> Mp4Index:
     tables = {name: (a, e) for name, a, e in _boxes(moov, at, end)}
 
     def numbers(name: bytes, columns: int = 1, *, kind: str = ">u4") -> np.ndarray:
-        """The rows of a table: a count after four bytes, then so many rows."""
+        """The rows of a table: four bytes, the number of rows, the rows."""
         start, _ = tables[name]
         count = columns * int.from_bytes(moov[start + 4 : start + 8], "big")
         found = np.frombuffer(moov, kind, count, start + 8).astype(np.int64)
@@ -165,7 +165,7 @@ def _sizes(moov: bytes, at: int, end: int) -> np.ndarray:
 
 
 def _spelled_out(runs: np.ndarray, packets: int) -> np.ndarray:
-    """A value for each packet, from rows (number of packets, their value)."""
+    """Run-length decoding: one value per packet, from rows (number of packets, their value)."""
     counts, values = runs.T
     if counts.min() < 0 or counts.sum() != packets:
         raise NotIndexed("its mp4 index contradicts itself")
@@ -173,7 +173,7 @@ def _spelled_out(runs: np.ndarray, packets: int) -> np.ndarray:
 
 
 def _offsets(chunk_offsets: np.ndarray, runs: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """Each packet's place: packets follow each other within a chunk; ``runs`` says from which chunk on how many."""
+    """Each packet's byte offset: packets of a chunk are contiguous; ``runs``: (first chunk, packets per chunk, _)."""
     first_chunk, per_chunk, _ = runs.T
     chunks = np.diff(first_chunk, append=len(chunk_offsets) + 1)
     if first_chunk[0] != 1 or (chunks < 1).any() or (chunks * per_chunk).sum() != len(sizes):

@@ -1,8 +1,8 @@
-"""Read frames of H.264 in mp4 without a demuxer: its index says where each packet lies, FFmpeg decodes those needed.
+"""Read frames of H.264 in mp4 without a demuxer: the index locates packets, FFmpeg decodes those needed.
 
-The fastest way found (docs/performance.md), and the pixels are those of ``PyavReader``, its fallback:
-opening costs a tenth of a demuxer's, only the packets that a wanted frame needs are read, and pictures that no other
-picture refers to are not decoded unless they are wanted.
+The fastest reader (docs/performance.md), with the same pixels as ``PyavReader``, its fallback: opening a file takes a
+tenth of a demuxer's time, only packets that a wanted frame needs are read, and pictures that no other picture refers to
+are decoded only if wanted.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Mp4Reader:
         self._fallback: PyavReader | None = None  # for the whole file in order, and for damaged files
         self._file = -1
         try:
-            self._file = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # which does not wait for a pipe's writer
+            self._file = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # O_NONBLOCK: do not wait for a pipe's writer
             self.index = read_mp4_index(self._file)
         except NotIndexed as error:
             self.close()
@@ -51,16 +51,16 @@ class Mp4Reader:
             raise out_of_range(self.path, int(wanted[-1]), self.frames)
         try:
             return self.read_exactly(wanted, stop)
-        except (av.error.FFmpegError, VideoDecodeError):  # damaged data: what PyAV says counts
+        except (av.error.FFmpegError, VideoDecodeError):  # damaged data: PyAV decides which frames can be read
             self.damaged.clear()
             return self._pyav_fallback(stop).read(wanted, stop)
 
     def chunk(self, count: int, stop: threading.Event) -> np.ndarray | None:
-        """The next ``count`` frames or what is left of the file; None at its end."""
+        """The next ``count`` frames or the rest of the file; None at its end."""
         return self._pyav_fallback(stop).chunk(count, stop)
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
@@ -74,20 +74,20 @@ class Mp4Reader:
         return self._fallback
 
     def read_exactly(self, wanted: np.ndarray, stop: threading.Event) -> np.ndarray:
-        """As ``read``, but damage raises VideoDecodeError or an error of FFmpeg."""
+        """As ``read`` without fallback: damage raises VideoDecodeError or FFmpegError."""
         index = self.index
         decoder = av.CodecContext.create("h264", "r")
         decoder.thread_count = 1
         decoder.extradata = index.decoder_setup
         if index.reordered:
-            # Where the stream itself does not say how far it reorders, the decoder would guess and drop pictures.
+            # If the stream does not state its reorder depth, the decoder guesses it and drops pictures.
             decoder.options = {"has_b_frames": "16"}  # the most that H.264 allows
         packets = np.argsort(index.display)[wanted]  # by display order
         starts = index.keys[np.searchsorted(index.keys, packets, side="right") - 1]
         out: np.ndarray | None = None
         done = 0
         while done < len(wanted):
-            # A run: frames that are reached from one key frame by decoding on.
+            # A run: wanted frames that are decoded in one go from a key frame.
             first, stop_at = int(starts[done]), done + 1
             last = int(packets[done])
             while stop_at < len(wanted) and starts[stop_at] <= last + 1:
@@ -118,7 +118,7 @@ class Mp4Reader:
     def _decode_run(
         self, decoder: av.VideoCodecContext, first: int, last: int, wanted: set[int], stop: threading.Event
     ) -> Iterator[av.VideoFrame]:
-        """Frames of the packets first .. last in display order, their place on the screen as pts; some left out."""
+        """Frames of packets first .. last in display order, pts = position in that order; unneeded ones left out."""
         offsets, sizes = self.index.offsets[first : last + 1], self.index.sizes[first : last + 1]
         begin = int(offsets.min())
         data = memoryview(os.pread(self._file, int((offsets + sizes).max()) - begin, begin))
@@ -136,7 +136,7 @@ class Mp4Reader:
 
 
 def mp4_reads(path: str, table: PacketTable, first_HWC: np.ndarray, stop: threading.Event) -> bool:
-    """:class:`Mp4Reader` reads it exactly: its index says what FFmpeg's demuxer does, and the first frames come out.
+    """Whether :class:`Mp4Reader` is exact: its index agrees with FFmpeg's demuxer, and frames decode.
 
     ``table`` is the demuxer's; ``first_HWC`` is the first frame, uint8 RGB, as it is stored.
     """
@@ -154,7 +154,7 @@ def mp4_reads(path: str, table: PacketTable, first_HWC: np.ndarray, stop: thread
             and np.array_equal(np.sort(index.display[index.keys]), np.flatnonzero(table.entry))
         ):
             return False
-        # Not frame 1: with B pictures that one is disposable, and must be left out for the one after it.
+        # Frame 2, not 1: with B pictures frame 1 is disposable, so that decoding frame 2 tests leaving it out.
         some = reader.read_exactly(np.unique(np.minimum([0, 2, 5], reader.frames - 1)), stop)
         return np.array_equal(some[0], first_HWC)
     except (av.error.FFmpegError, VideoDecodeError):

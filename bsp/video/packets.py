@@ -1,8 +1,8 @@
-"""What the packets of a video tell without decoding: display order, entry points, frame types, truncation.
+"""Display order, entry points, frame types and truncation of a video, from its packets, without decoding.
 
-A video stores its frames in decoding order; each packet's pts gives its place on the screen. Key packets are
-where decoding may start, but not every one is a clean start: after an *open* one (H.264 recovery point, HEVC
-CRA) come pictures that are shown before it and need frames from before it.
+Packets are stored in decoding order; their pts gives the display order. Decoding may start at a key packet, but not all
+are clean starts: an *open* one (H.264 recovery point, HEVC CRA) is followed by pictures that are shown before it and
+refer to frames before it.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ TIMED_CONTAINERS = {"mov,mp4,m4a,3gp,3g2,mj2": "mp4", "matroska,webm": "matroska
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PacketTable:
-    """The packets of one video stream, as far as they are needed to find a frame.
+    """What is known of the packets of one video stream, to find frames.
 
-    ``pts``: int64 [frames], ascending, display time of each shown frame in stream ticks; None if the file
-    does not say. ``entry``: bool [frames], decoding may start here and every frame from here on is exact.
-    ``dts``: int64 [packets], decoding time of each in the order of the file; None if not told or not rising.
-    ``packets``: shown packets (frames, if every packet holds one). ``hidden``: an edit list or the codec
-    hides some. ``closed``: every key packet is a clean start that nothing before it needs (H.264: IDR).
-    ``bidirectional``: some MPEG-4 packet is a B picture. ``odd``: some packet may hold no picture of its own.
+    ``pts``: int64 [frames], ascending, display time of each shown frame in stream ticks; None if unknown. ``entry``:
+    bool [frames], decoding may start here and every frame from here on is exact. ``dts``: int64 [packets], decoding
+    time of each in the order of the file; None if unknown or not rising. ``packets``: shown packets (frames, if every
+    packet holds one). ``hidden``: an edit list or the codec hides some. ``closed``: every key packet is a clean start
+    that nothing before it needs (H.264: IDR). ``bidirectional``: some MPEG-4 packet is a B picture. ``odd``: some
+    packet may hold no picture of its own.
     """
 
     pts: np.ndarray | None
@@ -70,9 +70,9 @@ def scan_packets(
             closed = closed and idr
         elif codec == "mpeg4":
             bidirectional = bidirectional or _is_mpeg4_b(packet)
-            odd = odd or packet.size < 20  # a "not coded" picture: decoders show nothing new for it
+            odd = odd or packet.size < 20  # a "not coded" picture: no new frame
         if first and not key:
-            odd, closed = True, False  # starts amid a group of pictures: its first frames cannot be decoded
+            odd, closed = True, False  # starts within a group of pictures: the first frames cannot be decoded
         first = False
         if packet.is_discard or (codec == "vp8" and not memoryview(packet)[0] >> 4 & 1):
             hidden = True
@@ -150,13 +150,13 @@ def _h264_start(data: memoryview, length_bytes: int) -> tuple[bool, bool]:
 
 
 def is_disposable_h264(data: memoryview, length_bytes: int) -> bool:
-    """No other picture refers to that of the packet: nal_ref_idc is 0 in all its slices (ITU-T H.264, 7.4.1)."""
+    """Whether no other picture refers to the packet's: nal_ref_idc is 0 in all slices (ITU-T H.264, 7.4.1)."""
     slices = [unit[0] for unit in _h264_units(data, length_bytes) if len(unit) and 1 <= unit[0] & 31 <= 5]
     return bool(slices) and not any(header & 0x60 for header in slices)
 
 
 def _recovers_at_once(sei: memoryview) -> bool:
-    """An H.264 SEI unit holds a recovery point (type 6) whose recovery_frame_cnt, ue(v), is 0."""
+    """Whether an H.264 SEI unit has a recovery point (type 6) whose recovery_frame_cnt, ue(v), is 0."""
     at = 1
     while at + 2 < len(sei):
         kind = size = 0
@@ -177,7 +177,7 @@ def _recovers_at_once(sei: memoryview) -> bool:
 
 
 def _is_mpeg4_b(packet: av.Packet[av.VideoStream]) -> bool:
-    """Any picture in the packet is a B-VOP (ISO/IEC 14496-2: vop_coding_type 2 after start code B6)."""
+    """Whether a picture in the packet is a B-VOP (ISO/IEC 14496-2: vop_coding_type 2 after start code B6)."""
     raw = bytes(packet)
     at = raw.find(b"\0\0\1\xb6")
     while 0 <= at < len(raw) - 4:
@@ -188,7 +188,7 @@ def _is_mpeg4_b(packet: av.Packet[av.VideoStream]) -> bool:
 
 
 def missing_bytes(path: str) -> str | None:
-    """Why the file is shorter than its own container says, or None if nothing shows that.
+    """Message if the file is shorter than its container declares, else None.
 
     Reads the sizes that mp4 boxes, the RIFF header (AVI) and the Matroska segment declare; a few hundred
     bytes of the file at most.

@@ -1,8 +1,7 @@
-"""Encode a video again so that reading a clip from it is cheap: small pictures, few frames from key to key.
+"""Encode a video again so that reading a clip is cheap: small pictures, short distance between key frames.
 
-A clip of eight frames from a 10 s file with a key frame every 250 frames costs the decoding of 125 frames on
-average; training looks at a crop of a small picture anyway. The copy has the same frames at the same times, so that
-a frame number or a second means the same in both.
+With a key frame every 250 frames, reading a clip of eight frames decodes 125 frames on average, and training crops a
+small picture anyway. The copy has the same frames at the same times, so frame numbers and seconds stay valid.
 """
 
 from __future__ import annotations
@@ -67,7 +66,7 @@ def prepared_size(width: int, height: int, short_side_px: int) -> tuple[int, int
     340x256 at 128 gives 170x128; 341x257 at 300 gives 340x256.
     """
     scale = min(1.0, short_side_px / min(width, height))
-    # Choice: to the nearest even number, but an odd size that is kept loses a pixel rather than gaining one.
+    # Choice: to the nearest even number, but an odd size that is not scaled loses a pixel.
     even = [max(2, 2 * min(round(side * scale / 2), side // 2)) for side in (width, height)]
     return even[0], even[1]
 
@@ -115,7 +114,7 @@ def _encode(
     ticks, tick = frame_ticks(info.path)
     if len(ticks) != info.frames:
         raise VideoDecodeError(info.path, f"{info.frames} frames, but the times of {len(ticks)}")
-    # A finer tick than the source's, of which it is a whole multiple: for the last frame's time on the screen.
+    # A finer tick that divides the source's tick, so that the last frame's duration can be stored.
     finer = 2 ** max(0, (_FINEST // tick.denominator).bit_length() - 1)
     fine, times = tick / finer, [place * finer for place in ticks]
     reader = PyavReader(info.path, stop)
@@ -150,11 +149,11 @@ def _encode(
                 written += 1
                 damaged += is_damaged
             packets += stream.encode(None)
-            # The last frame's time on the screen makes the file's frame rate that of the source.
+            # The last frame's duration makes the file's frame rate that of the source.
             packets[-1].duration = max(1, round(len(times) / Fraction(info.fps) / fine) - (times[-1] - times[0]))
             output.mux(packets)
     except av.error.FFmpegError as error:
-        if isinstance(error, OSError):  # the disk's doing, not the video's
+        if isinstance(error, OSError):  # an error of the disk, not of the video
             raise
         raise VideoDecodeError(info.path, f"cannot be encoded again ({error.strerror}: its times?)") from None
     finally:
@@ -186,8 +185,7 @@ def _scaled_frames(
 def frame_ticks(path: str | os.PathLike[str]) -> tuple[list[int], Fraction]:
     """Times of all frames in display order, from the start as players count, and the seconds of one tick.
 
-    Where the file does not say (MPEG-TS, AVI) its frames tell; where those say nonsense, they follow each other at the
-    file's frame rate from 0.
+    Without packet times (MPEG-TS, AVI) from decoded frames; if these are invalid, at the file's frame rate from 0.
     """
     stop = threading.Event()
     reader = PyavReader(os.fspath(path), stop)

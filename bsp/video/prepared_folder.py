@@ -26,7 +26,7 @@ HIDDEN = ".prepared"
 VERSION = 1  # of what prepare_video writes; another one needs another folder
 MAX_COPIED_BYTES = 2**30  # larger files beside the videos are named, not copied
 _MAX_CRASHES = 2  # of the video reader; after that the video counts as broken
-_ABANDONED_S = 3600.0  # a partial file that nobody wrote to for so long is left over from a killed run
+_ABANDONED_S = 3600.0  # seconds without a write after which a partial file belongs to a killed run
 
 
 def find_videos(videos: Path) -> tuple[Path, list[str], list[str]]:
@@ -64,9 +64,9 @@ def find_videos(videos: Path) -> tuple[Path, list[str], list[str]]:
 
 
 def _walk(root: Path) -> Iterator[tuple[str, list[str], list[str]]]:
-    """As os.walk, into linked folders too, but into none within itself (a link to a folder above).
+    """As os.walk, following links, except links to a parent folder (endless).
 
-    Raises AnnotationError for a folder that cannot be read: nobody knows how many videos it holds.
+    Raises AnnotationError for a folder that cannot be read.
     """
 
     def unreadable(error: OSError) -> None:
@@ -96,7 +96,7 @@ def _is_prepared(folder: str, name: str) -> bool:
 
 
 def open_folder(root: Path, out: Path, settings: PrepareSettings) -> None:
-    """Make ``out`` a folder of these settings, or check that it is one; clear away what killed runs left.
+    """Make ``out`` a folder of these settings, or check that it is one; remove partial files of killed runs.
 
     Raises AnnotationError when it holds videos of other settings, files of another origin, or ``root``.
     """
@@ -112,7 +112,7 @@ def open_folder(root: Path, out: Path, settings: PrepareSettings) -> None:
             different = sorted(key for key in found.keys() | wanted.keys() if found.get(key) != wanted.get(key))
             says = ", ".join(f"{key} {found.get(key)} there, {wanted.get(key)} here" for key in different)
             raise AnnotationError(f"{out} was prepared otherwise ({says}); choose another --out or remove it")
-    elif out.exists() and any(found.name != HIDDEN for found in out.iterdir()):  # killed here, only HIDDEN is there
+    elif out.exists() and any(found.name != HIDDEN for found in out.iterdir()):  # killed here, a run leaves HIDDEN
         raise AnnotationError(f"{out} holds files but was not made by bsp prepare; choose an empty --out")
     else:
         write_json(path, wanted)
@@ -120,12 +120,12 @@ def open_folder(root: Path, out: Path, settings: PrepareSettings) -> None:
         try:
             if time.time() - partial.stat().st_mtime > _ABANDONED_S:
                 partial.unlink()
-        except FileNotFoundError:  # whoever wrote it has ended
+        except FileNotFoundError:  # its writer has finished
             continue
 
 
 def prepare_one(root: Path, out: Path, name: str, settings: PrepareSettings) -> dict[str, Any]:
-    """Prepare one video unless that is done: its record, with "kept" (bool) added; or "error" (text) alone.
+    """Prepare one video if needed; returns its record with "kept" (bool) added, or {"error": text}.
 
     The record says name, size, time of change and SHA-256 of the source; size and SHA-256 of the target; frames,
     width, height; damaged frames of the source; seconds that it took. Raises OSError when ``out`` cannot be written.
@@ -136,7 +136,7 @@ def prepare_one(root: Path, out: Path, name: str, settings: PrepareSettings) -> 
     try:
         if record is not None and _fits(record, source, target):
             return {**record, "kept": True}
-        tries = record_path.with_suffix(".tries")  # survives a crash of this process, unlike anything in it
+        tries = record_path.with_suffix(".tries")  # a file, to survive a crash of this process
         crashes = len(tries.read_bytes()) if tries.exists() else 0
         if crashes >= _MAX_CRASHES:
             tries.unlink()  # the next run tries again
@@ -149,7 +149,7 @@ def prepare_one(root: Path, out: Path, name: str, settings: PrepareSettings) -> 
             made = prepare_video(source, target, settings)
         finally:
             tries.unlink(missing_ok=True)
-    except VideoError as error:  # what was made of an older state of the source must not stay in its place
+    except VideoError as error:  # remove the copy of an older version of the source
         record_path.unlink(missing_ok=True)
         target.unlink(missing_ok=True)
         return {"name": name, "error": error.reason}
@@ -187,7 +187,7 @@ def copy_others(root: Path, out: Path, others: Sequence[str]) -> tuple[list[str]
 
 
 def _can_be_copied(source: Path) -> os.stat_result | str:
-    """What a file is, or why it is not copied."""
+    """Whether a file can be copied; if not, why."""
     try:
         found = source.stat()
         if not stat.S_ISREG(found.st_mode):  # opening a pipe would wait for its writer
@@ -209,7 +209,7 @@ def _read_record(path: Path) -> dict[str, Any] | None:
 
 
 def _fits(record: dict[str, Any], source: Path, target: Path) -> bool:
-    """The source is as it was, by size and time of change, and the target is what was written, by its SHA-256."""
+    """Whether source (size, time of change) and target (SHA-256) are those of the record."""
     try:
         now = source.stat()
         return (
@@ -222,10 +222,10 @@ def _fits(record: dict[str, Any], source: Path, target: Path) -> bool:
 
 
 def _state(source: Path) -> tuple[os.stat_result, str]:
-    """What the file is, and its SHA-256; VideoOpenError if it cannot be read."""
+    """Name, size, time of change and SHA-256 of the file; VideoOpenError if it cannot be read."""
     try:
         found = source.stat()
-        # A pipe is left to the video reader, which says so; reading it would wait for a writer.
+        # The video reader reports a pipe; reading it here would wait for a writer.
         return found, _sha256(source) if stat.S_ISREG(found.st_mode) else ""
     except FileNotFoundError:
         raise VideoOpenError(str(source), "no such file, or a link to one that is gone") from None

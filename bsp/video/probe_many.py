@@ -1,6 +1,6 @@
-"""Open many video files once, in processes of their own, and remember what they are.
+"""Probe many video files in worker processes and cache the results.
 
-A file that crashes the decoder costs only itself, and an interrupted run goes on where it was.
+A file that crashes the decoder fails alone, and an interrupted run continues.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from bsp.errors import VideoError
 from bsp.video.read import VideoInfo, probe
 from bsp.video.readers import plain_fault
 
-FILES_PER_WORKER = 64  # below this many files per process, starting it costs more than it saves
+FILES_PER_WORKER = 64  # with fewer files, starting a process takes longer than it saves
 
 
 def probe_files(
@@ -33,7 +33,7 @@ def probe_files(
     The arguments are those of ``catalog.build_catalog``.
     """
     with ThreadPoolExecutor(16) as pool:  # a network file system answers slowly, but in parallel
-        # Many at a time: with a million files, a pending call for each would cost more than the answers.
+        # In batches: a million pending calls would take more memory than the results.
         parts = [paths[first : first + 256] for first in range(0, len(paths), 256)]
         answers = pool.map(lambda part: [_stat(os.path.join(root, path)) for path in part], parts)
         stats = dict(zip(paths, chain.from_iterable(answers)))
@@ -62,7 +62,7 @@ def probe_files(
 
 
 def _stat(path: str) -> tuple[int, int] | str:
-    """(bytes, time of change in ns), or why the file is none to open."""
+    """(bytes, time of change in ns), or why the file cannot be opened."""
     if fault := plain_fault(path):
         return fault
     try:
@@ -80,9 +80,9 @@ def _probe_one(path: str) -> VideoInfo | str:
 
 
 def _probe_each(paths: Sequence[str], workers: int) -> Iterator[VideoInfo | str]:
-    """What each file is or why not, in order, by ``workers`` processes (0: here).
+    """VideoInfo of each file or the reason of failure, in order, by ``workers`` processes (0: this one).
 
-    A file that kills its process gives a reason as its result and costs only itself.
+    A file that kills its process gives a reason too.
     """
     if workers == 0:
         yield from map(_probe_one, paths)
@@ -92,16 +92,16 @@ def _probe_each(paths: Sequence[str], workers: int) -> Iterator[VideoInfo | str]
 
 
 class _ProbeCache:
-    """One line per probed file, appended as it comes, so that an interrupted run need not start again.
+    """One line per probed file, appended at once, so that an interrupted run need not start again.
 
-    A line is a digest and the JSON text that it is of; a line that was changed or cut off is not looked into.
+    A line is the digest of a JSON text and the text; changed or truncated lines are ignored.
     """
 
     def __init__(self, root: str, cache_dir: str | Path | None):
         self.known: dict[str, tuple[list[int], VideoInfo]] = {}
         self.file: FileIO | None = None
         self.path: Path | None = None
-        self.cut_off = False  # an interruption left the last line without its end
+        self.cut_off = False  # the last line lacks its newline after an interruption
         if cache_dir is None:
             return
         Path(cache_dir).mkdir(parents=True, exist_ok=True)
@@ -117,12 +117,12 @@ class _ProbeCache:
                     self.known[path] = (stat, VideoInfo(**info))
 
     def get(self, path: str, stat: tuple[int, int]) -> VideoInfo | None:
-        """What is known of the file, if its size and time of change are still ``stat``."""
+        """The cached VideoInfo, if the file's size and time of change are still ``stat``."""
         kept, info = self.known.get(path, (None, None))
         return info if kept == list(stat) else None
 
     def put(self, path: str, stat: tuple[int, int], info: VideoInfo) -> None:
-        """Remember one file."""
+        """Append the result of one file."""
         if self.file is not None:
             text = json.dumps([path, stat, asdict(info)]).encode()
             self.file.write(_digest(text) + b" " + text + b"\n")

@@ -1,10 +1,9 @@
 """Read videos: probe a file once, then read frames by index or the whole file in order.
 
 H.264 in mp4 is read through the file's own index, single frames of plain MPEG-4 in AVI by decord, the rest by PyAV;
-one probe per file decides and the name of the reader is kept with the file (catalog), so that reading a clip opens the
-file once and looks at nothing else. Frames are uint8 RGB, upright (rotation metadata applied), numbered from 0 in
-display order. Every call has a time limit.
-Frames that FFmpeg flags as damaged are given out, and their numbers to who asks for them.
+probe chooses the reader once per file and the catalog stores its name, so that reading a clip opens the file once
+without probing. Frames are uint8 RGB, upright (rotation metadata applied), numbered from 0 in display order. Every call
+has a time limit. Frames that FFmpeg flags as damaged are returned; their numbers are reported on request.
 Legend: T frames, H height, W width.
 """
 
@@ -28,8 +27,8 @@ from bsp.video.times import count_and_times, is_plain_avi, rate_of
 READERS = ("decord", "pyav", "mp4")  # a catalog holds positions in it: append only
 READER_CLASSES: dict[str, type[FrameReader]] = {"decord": DecordReader, "pyav": PyavReader, "mp4": Mp4Reader}
 
-# Choice: of the frames of a file that is decoded whole. FFmpeg flags the picture that is damaged, not those after it
-# that refer to it, so that a tenth is likely most of the video; below, losing the video would cost more.
+# Choice: share of the frames of a file. FFmpeg flags a damaged picture but not later ones that refer to it, so with a
+# tenth flagged most of the video is likely damaged; with fewer, dropping the video would lose more.
 MAX_DAMAGED_SHARE = 0.1
 
 
@@ -74,7 +73,7 @@ def _probe(path: str, stop: threading.Event) -> VideoInfo:
         container, codec = reader.container_name, reader.codec_name
         exact = (
             (container, codec) == ("mp4", "h264")
-            and not first.rotation  # which "mp4" does not undo
+            and not first.rotation  # reader "mp4" does not rotate
             and mp4_reads(path, table, rgb(first), stop)
         )
         frames, times_T = count_and_times(reader, table, stop)
@@ -110,7 +109,7 @@ def too_damaged(path: str, damaged: int, frames: int) -> None:
 
 
 def damage_line(damaged: Mapping[str, int], frames: int) -> str:
-    """One line on the damage of a run: the damaged frames of each video that has some, and the frames of all videos."""
+    """One line for the log of a run: damaged frames by video, and the number of frames of all videos."""
     worst = sorted(damaged, key=damaged.__getitem__, reverse=True)[:5]
     named = ", ".join(f"{name} {damaged[name]}" for name in worst) + (", ..." if len(damaged) > len(worst) else "")
     return f"damaged pictures: {sum(damaged.values()):,} of {frames:,} frames, in {len(damaged):,} videos ({named})"
@@ -166,7 +165,7 @@ def iter_frames(
     """The whole video in order, in one pass: pieces of uint8 RGB [chunk_frames, H, W, 3].
 
     Only the last piece is shorter. The file is opened at the first piece. ``damaged`` as in :func:`read_frames`, filled
-    piece by piece. Raises as that.
+    piece by piece. Raises as :func:`read_frames`.
     """
     path = os.fspath(path)
     if chunk_frames < 1:
@@ -212,7 +211,7 @@ def resize_frames(frames_THWC: np.ndarray, height: int, width: int) -> np.ndarra
         raise ValueError(f"the new size must be at least 1x1 px, not {width}x{height}")
     if frames_THWC.shape[1:3] == (height, width):
         return frames_THWC
-    # Here, as the many processes that only read or write files start two seconds sooner without PyTorch.
+    # Imported late: processes that only read or write files start two seconds faster without PyTorch.
     import torch
     from torch.nn import functional
 

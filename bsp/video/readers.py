@@ -1,8 +1,8 @@
 """The general video reader behind :mod:`bsp.video.read`: PyAV, for every file that FFmpeg reads.
 
-A reader is opened once per call, decodes with one FFmpeg thread, and gives upright uint8 RGB frames named by
-display order. Its methods are ``read`` (some frames), ``chunk`` (the next frames) and ``close``; ``damaged`` holds the
-numbers of the frames given out that FFmpeg flagged. Raises VideoOpenError or VideoDecodeError with the file's name.
+A reader is opened once per call, decodes with one FFmpeg thread, and gives upright uint8 RGB frames named by display
+order. Its methods are ``read`` (frames by number), ``chunk`` (the next frames) and ``close``; ``damaged`` has the
+numbers of returned frames that FFmpeg flagged. Raises VideoOpenError or VideoDecodeError with the file's name.
 Legend: T frames, H height, W width.
 """
 
@@ -23,12 +23,12 @@ from bsp.errors import VideoDecodeError, VideoOpenError
 from bsp.video.packets import TIMED_CONTAINERS, PacketTable, missing_bytes, scan_packets
 from bsp.video.time_limit import check
 
-# A demuxer that is not named here is not started, whatever the file's name: a list of files, a playlist, a session
-# description or a pattern of picture names would make FFmpeg open other files, or the network.
+# The allowed demuxers, whatever the file's name: others (file lists, playlists, session descriptions, image patterns)
+# would make FFmpeg open other files or the network.
 DEMUXERS = ("mov", "matroska", "avi", "flv", "mpeg", "mpegvideo", "mpegts", "asf", "ogg")
 _ONLY_THIS_FILE = {"format_whitelist": ",".join(DEMUXERS), "protocol_whitelist": "file"}
 
-# What PyAV raises for damaged data; IndexError: a packet of a stream that the file does not announce.
+# PyAV's exceptions for damaged data; IndexError: a packet of an undeclared stream.
 _DAMAGE = (av.error.FFmpegError, IndexError)
 
 
@@ -43,7 +43,7 @@ def out_of_range(path: str, index: int, frames: int) -> VideoDecodeError:
 
 
 def open_error(path: str, error: BaseException | None = None) -> VideoOpenError:
-    """Say why a file cannot be opened (slow path, after a failure)."""
+    """The error that says why a file cannot be opened (slow; called after a failure)."""
     reason = plain_fault(path)
     if reason is None:
         try:
@@ -54,7 +54,7 @@ def open_error(path: str, error: BaseException | None = None) -> VideoOpenError:
 
 
 def plain_fault(path: str) -> str | None:
-    """Why the file is none to open, from what the file system says (opening a pipe would wait for a writer)."""
+    """Why the file cannot be opened, from the file system alone (opening a pipe would wait for a writer)."""
     try:
         status = os.stat(path)
     except FileNotFoundError:
@@ -76,7 +76,7 @@ def _why_av_refuses(path: str) -> str | None:
             if not container.streams.video:
                 return "no video stream (audio only?)"
             return None
-    except av.error.ArgumentError:  # FFmpeg knows it, but as something else than one of DEMUXERS
+    except av.error.ArgumentError:  # a format that FFmpeg knows, but not one of DEMUXERS
         return f"not a video file ({', '.join(DEMUXERS)}) but a list, playlist, picture or the like; not opened"
     except av.error.FFmpegError as problem:
         return f"not a video that FFmpeg can read ({problem.strerror})"
@@ -101,14 +101,14 @@ def rgb(frame: av.VideoFrame) -> np.ndarray:
 
 
 class FrameReader(Protocol):
-    """What every reader is: the frames of one open file, by number or one piece after the other."""
+    """Interface of the readers: the frames of one open file, by number or in pieces."""
 
-    damaged: set[int]  # numbers of the frames that the decoder called damaged; may be another reader's set
+    damaged: set[int]  # numbers of frames flagged as damaged; may be shared with another reader
 
     def __init__(self, path: str, stop: threading.Event): ...
 
     def read(self, wanted: np.ndarray, stop: threading.Event) -> np.ndarray:
-        """The frames of the rising numbers int64 [K]: uint8 [K, H, W, 3]."""
+        """Frames by number, int64 [T], rising: uint8 [T, H, W, 3]."""
 
     def chunk(self, count: int, stop: threading.Event) -> np.ndarray | None:
         """The next ``count`` frames or, at the end, fewer; None after the last one."""
@@ -152,15 +152,15 @@ class PyavReader:
         return self._stream.codec_context.codec.canonical_name
 
     def fps(self) -> float:
-        """Average frame rate that the container tells, 0 if it does not."""
+        """Average frame rate from the container, 0 if unknown."""
         return float(self._stream.average_rate or self._stream.guessed_rate or 0)
 
     def tick(self) -> Fraction:
-        """Seconds of one step of the frames' times; 0 if the file does not tell."""
+        """Seconds of one tick of the frames' times; 0 if unknown."""
         return Fraction(self._stream.time_base or 0)
 
     def start_s(self) -> float | None:
-        """Time of the earliest picture or sound, rounded to microseconds; None if the file does not tell."""
+        """Time of the earliest picture or sound, rounded to microseconds; None if unknown."""
         start = self._container.start_time
         return None if start is None else start / av.time_base
 
@@ -201,7 +201,7 @@ class PyavReader:
                     raise out_of_range(self.path, int(wanted[-1]), len(table.pts))
                 try:
                     return self._read_by_time(wanted, table, stop, seek=True)
-                except VideoDecodeError:  # a seek that missed, or damaged data: decode from the start
+                except VideoDecodeError:  # seek missed its target, or damaged data: decode from the start
                     self.rewind()
                     self.damaged.clear()
                     return self._read_by_time(wanted, table, stop, seek=False)
@@ -211,7 +211,7 @@ class PyavReader:
     def chunk(self, count: int, stop: threading.Event) -> np.ndarray | None:
         """The next ``count`` frames or what is left of the file; None at its end."""
         if self._frames is None:
-            # The generator outlives this call and its ``stop``: it must look at the one of the present call.
+            # The generator lives longer than this call: it must check the ``stop`` of the current call.
             self._frames = enumerate(self._decode(None))
         frames = []
         for index, frame in self._frames:
@@ -239,7 +239,7 @@ class PyavReader:
                 if frame.pts is None or frame.pts > target:
                     raise VideoDecodeError(self.path, f"frame {index} cannot be decoded; the file is damaged")
                 if landing is not None and frame.pts >= landing:
-                    # The demuxer chose a later start than asked for, or the file calls it a key frame and it is none.
+                    # The demuxer started later than asked, or a packet is marked as key frame by mistake.
                     if frame.pts != landing or not frame.key_frame:
                         raise VideoDecodeError(self.path, f"seeking to frame {start} missed it")
                     landing = None
@@ -252,7 +252,7 @@ class PyavReader:
         return self._stack(found)
 
     def _read_by_count(self, wanted: np.ndarray, stop: threading.Event) -> np.ndarray:
-        """Decode from the start of the file, counting; works whatever the container says."""
+        """Decode from the start of the file and count frames; independent of the container's times."""
         frames: list[np.ndarray] = []
         targets, position = wanted.tolist(), -1
         for position, frame in enumerate(self._decode(stop)):

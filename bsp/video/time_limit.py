@@ -1,9 +1,8 @@
 """Run native code under a time limit, without signals and without extra processes.
 
-A video decoder is native code: Python can neither interrupt nor kill it, and signals reach only the main
-thread. So the work runs in a helper thread (the decoders release the interpreter lock), the caller waits
-until the limit and then gives up. Work that is merely slow sees ``stop`` at its next step and ends; work that
-hangs for good keeps its thread, so the number of such threads is capped.
+A video decoder is native code: Python can neither interrupt nor kill it, and signals reach only the main thread. So the
+work runs in a helper thread (decoders release the interpreter lock) and the caller waits until the limit. Slow work
+checks ``stop`` at its next step and ends; work that hangs keeps its thread, so the number of such threads is capped.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ _local = threading.local()  # .helper: the helper thread of this calling thread
 
 
 class Stopped(Exception):
-    """Raised inside abandoned work, at its next step; nobody waits for it any more."""
+    """Raised inside abandoned work at its next step."""
 
 
 def check(stop: threading.Event) -> None:
@@ -39,10 +38,10 @@ def check(stop: threading.Event) -> None:
 
 
 class _Helper:
-    """A thread that does one piece of work after another for one calling thread.
+    """A helper thread that runs jobs one after another for one calling thread.
 
-    One thread is kept because a new one per call costs 0.5 ms: its memory allocator starts cold. It ends when
-    its caller's thread ends or lets go of it, after the work in hand.
+    It is kept between calls because a new thread costs 0.5 ms (cold memory allocator). It ends after its current job
+    when the calling thread ends or drops it.
     """
 
     def __init__(self) -> None:
@@ -90,7 +89,7 @@ def call_within(work: Callable[[threading.Event], Result], path: str, limit_s: f
     try:
         in_time = done.acquire(timeout=min(limit_s, threading.TIMEOUT_MAX))
     finally:
-        if not in_time:  # out of time, or interrupted (Ctrl-C): leave the helper to its work
+        if not in_time:  # timeout or Ctrl-C: abandon the helper
             stop.set()
             _local.helper = None
             helper.inbox.put(None)  # after this work, end
@@ -110,7 +109,7 @@ def call_within(work: Callable[[threading.Event], Result], path: str, limit_s: f
 
 
 def hanging_reads() -> int:
-    """How many reads that ran out of time have not ended yet."""
+    """Number of timed-out reads that have not ended yet."""
     if not _hanging:
         return 0
     with _hanging_lock:

@@ -1,8 +1,8 @@
 """When the frames of a video are shown: by their own time stamps, never by frame number / average rate.
 
 Phones, screen recorders and editors write files of variable frame rate, and some files begin with a late first frame;
-there frame number / average rate is off by seconds. Where the time stamps are those of a constant rate, frame k is at
-k / fps (``VideoInfo.uniform``), and nothing else has to be kept.
+there frame number / average rate is off by seconds. With time stamps of a constant rate, frame k is at k / fps
+(``VideoInfo.uniform``), and no times are stored.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ UNIFORM_FRAMES = 0.5  # by which a frame of a uniform video may be off the const
 
 
 def is_plain_avi(reader: PyavReader, table: PacketTable) -> bool:
-    """MPEG-4 in AVI of which each packet is one frame, shown in the order of the file."""
+    """Whether a file is MPEG-4 in AVI with one frame per packet, in display order."""
     plain = not (table.bidirectional or table.hidden)
     return plain and (reader.container_name, reader.codec_name) == ("avi", "mpeg4")
 
 
 def count_and_times(reader: PyavReader, table: PacketTable, stop: threading.Event) -> tuple[int, np.ndarray | None]:
-    """(how many frames, their times in seconds: float64 [frames], or None), of :func:`count_and_ticks`."""
+    """As :func:`count_and_ticks`, with times in seconds: float64 [frames]."""
     frames, ticks_T = count_and_ticks(reader, table, stop)
     if ticks_T is None:
         return frames, None
@@ -43,9 +43,9 @@ def count_and_times(reader: PyavReader, table: PacketTable, stop: threading.Even
 
 
 def count_and_ticks(reader: PyavReader, table: PacketTable, stop: threading.Event) -> tuple[int, np.ndarray | None]:
-    """(how many frames, when they are shown: int64 [frames], ticks from the start; None if nothing tells: k / fps).
+    """(number of frames, their ticks from the start: int64 [frames], or None if unknown: frame k is at k / fps).
 
-    From the packets where these tell, else all frames are decoded, from the start of the file. Raises VideoOpenError
+    From the packets if they have times, else by decoding all frames. Raises VideoOpenError
     for a clock that jumps.
     """
     ticks_T: np.ndarray | None
@@ -65,7 +65,7 @@ def count_and_ticks(reader: PyavReader, table: PacketTable, stop: threading.Even
 def _decoded_ticks(
     reader: PyavReader, table: PacketTable, stamps: list[tuple[int | None, int | None]]
 ) -> np.ndarray | None:
-    """The same from the (pts, dts) of all decoded frames; None if these do not tell or do not rise."""
+    """The same from the (pts, dts) of all decoded frames; None if these are absent or not rising."""
     if not stamps or not reader.tick():
         return None
     is_avi = reader.container_name == "avi"
@@ -82,8 +82,8 @@ def _decoded_ticks(
     else:
         return None
     if is_avi and table.dts is not None and not table.odd:
-        # AVI has a time per packet alone, in the order of decoding. A frame has that of the packet that made the
-        # decoder give it out: with B pictures all are late by the same delay. The first is shown at the first packet's.
+        # AVI has times of packets only, in decoding order. A frame has the time of the packet after which the decoder
+        # returned it: with B pictures all are late by the same delay. The first is shown at the first packet's time.
         ticks_T = ticks_T - (ticks_T[0] - table.dts[0])
     return _from_start(reader, ticks_T)
 
@@ -105,9 +105,9 @@ def _check_clock(path: str, times_T: np.ndarray) -> None:
 def start_tick(reader: PyavReader, first: int) -> int:
     """The time, in the stream's ticks, that is 0 s of a file whose first frame is at tick ``first``.
 
-    Choice: where players begin to count. Mp4 and Matroska have a time line of their own, on which a browser shows a
-    late first frame late, and which stays when the sound is removed (bsp prepare). The clock of other containers
-    (MPEG-TS) starts anywhere: there it is the earliest picture or sound, as mpv and ffmpeg -ss take it.
+    Choice: where players begin to count. In mp4 and Matroska that is 0 of their time line, also for a late first frame
+    and after the sound is removed (bsp prepare). Clocks of other containers (MPEG-TS) start anywhere: there it is the
+    earliest picture or sound, as for mpv and ffmpeg -ss.
     """
     if reader.container_name in TIMED_CONTAINERS.values():
         return min(0, first)
@@ -123,7 +123,7 @@ def _from_start(reader: PyavReader, ticks_T: np.ndarray) -> np.ndarray:
 def rate_of(times_T: np.ndarray, told_fps: float) -> tuple[float, bool]:
     """(frames per second, whether frame k is shown at k / fps within UNIFORM_FRAMES) of frames shown at ``times_T``.
 
-    ``told_fps`` is the container's figure, 0 = unknown. A rate of 0 comes out for a single frame of unknown rate.
+    ``told_fps`` is the container's figure, 0 = unknown. The rate is 0 for a single frame of unknown rate.
     """
     index_T = np.arange(len(times_T))
     seen_fps = (len(times_T) - 1) / (times_T[-1] - times_T[0]) if len(times_T) > 1 else 0.0
@@ -137,7 +137,7 @@ def rate_of(times_T: np.ndarray, told_fps: float) -> tuple[float, bool]:
 def frame_times(path: str | os.PathLike[str], *, time_limit_s: float = 600.0) -> np.ndarray:
     """When each frame is shown: float64 [frames], rising, seconds from where a player begins to count.
 
-    From the packets, or by decoding the file where these do not tell; k / fps where the frames do not tell either.
+    From the packets, else by decoding the file, else k / fps.
     Raises VideoOpenError, VideoDecodeError or VideoTimeout.
     """
     path = os.fspath(path)
@@ -176,7 +176,8 @@ def _kept_times(path: str, changed_ns: int) -> np.ndarray:
 
 def end_of(times_T: np.ndarray, fps: float) -> float:
     """When the last frame's time on the screen ends, seconds."""
-    # Choice: the last frame stays as long as the one before it; containers do not agree on telling that.
+    # Choice: the last frame lasts as long as the one before it; containers store its duration differently or not at
+    # all.
     return float(times_T[-1] + (times_T[-1] - times_T[-2] if len(times_T) > 1 else 1 / fps))
 
 
