@@ -1,1 +1,1 @@
-"""Synthetic boundary clips: what to make (plans), and how pixels come of it (Section 3.2 of the paper)."""
+"""Synthetic boundary clips: what to make (plans), and making the pixels (Section 3.2 of the paper)."""

@@ -31,8 +31,7 @@ class AugmentSettings:
     # Crop sides as shares of the shorter side, in (0, 1]; (1.0,) crops the largest square only.
     scales: tuple[float, ...] = (1.0, 0.875, 0.75, 0.66)
     flip: float = 0.5  # probability of a horizontal flip, 0..1; 0 = off (actions with a left or right)
-    # Choice: off by default. The paper names no augmentation; TSM's recipe, which it builds on, has none of
-    # colour.
+    # Choice: off by default. The paper names no augmentation; TSM's recipe has none of colour.
     brightness: float = 0.0  # factor drawn from 1 - this .. 1 + this, 0..1; 0 = off
     contrast: float = 0.0  # the same, about the mean grey of the clip; 0 = off
     saturation: float = 0.0  # the same, about each pixel's grey; 0 = off
@@ -51,7 +50,7 @@ class AugmentSettings:
 def augment_clip(clip_THWC: np.ndarray, settings: AugmentSettings, seed: int) -> np.ndarray:
     """Crop, resize, flip and colour a clip with one draw; uint8 [T, H, W, 3] to uint8 [T, size, size, 3].
 
-    The same ``seed`` (0 or more) gives the same draw; ``ClipPlan.augment_seed`` is meant.
+    The same ``seed`` (0 or more) gives the same draw; callers pass ``ClipPlan.augment_seed``.
     """
     if clip_THWC.ndim != 4 or clip_THWC.shape[-1] != 3 or clip_THWC.dtype != np.uint8:
         raise ValueError(f"a clip must be uint8 [T, H, W, 3], not {clip_THWC.dtype} {list(clip_THWC.shape)}")
@@ -122,11 +121,11 @@ def jitter_colour(clip_THWC: np.ndarray, brightness: float, contrast: float, sat
 def centre_clip(clip_THWC: np.ndarray, size_px: int) -> np.ndarray:
     """The test-time view: shorter side to size * 256 / 224, centre crop; uint8 [T, size, size, 3].
 
-    A video whose shorter side is below that goes to exactly ``size_px``, so that small videos lose no border.
+    A video with a smaller shorter side is scaled to exactly ``size_px``, so that small videos lose no border.
     """
     height, width = clip_THWC.shape[1:3]
     short = round(size_px * 256 / 224)
-    # Choice: no enlarging only to crop; at 64 px videos would lose an eighth of every side.
+    # Choice: small videos are not enlarged and then cropped; at 64 px they would lose an eighth of every side.
     if min(height, width) < short:
         return fit_frames(clip_THWC, size_px, size_px)
     scale = short / min(height, width)

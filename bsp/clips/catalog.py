@@ -1,9 +1,8 @@
 """Trimmed videos as a handful of arrays: the source of every synthesised clip (paper, Section 3.1: Kinetics).
 
-A catalog of a million videos is shared between processes as arrays, never as a list of objects, and answers
-what ``plan_clip`` asks (a video, another of its class, another of another class) in constant time.
-``build_catalog`` opens every file once to learn its length and remembers the answer. Letters: N videos, C
-classes.
+A catalog of a million videos is shared between processes as arrays. Lookups of ``plan_clip`` (a video, another of its
+class, one of another class) take constant time. ``build_catalog`` probes every file once and caches the result.
+Letters: N videos, C classes.
 """
 
 from __future__ import annotations
@@ -90,7 +89,7 @@ class Catalog:
         return replace(self, skipped=())
 
     def fingerprint(self) -> str:
-        """Hex text naming the data: file names, sizes, labels, frames, class names, order; not the root."""
+        """Hex digest of the data: file names, sizes, labels, frames, class names, order; not the root."""
         digest = hashlib.blake2b(digest_size=16)
         digest.update(json.dumps(self.class_names).encode())
         digest.update(b"\n".join(self.paths.tolist()))
@@ -114,7 +113,7 @@ def build_catalog(
 
     Broken files (missing, empty, truncated, no video, too short for their time range) are left out, counted,
     and named in the log and in ``Catalog.skipped``; more than ``max_skipped_share`` (0..1) of the listing
-    raises TooManyBroken. ``cache_dir`` keeps the answers of good files by path, size and time of change.
+    raises TooManyBroken. ``cache_dir`` stores the results of good files by path, size and time of change.
     ``workers`` is the number of probing processes; 0 = in this one, None = by the number of files, at most
     one per core.
     """

@@ -1,7 +1,6 @@
-"""Keep recently used videos decoded, within a number of bytes.
+"""Cache of decoded videos, least recently used first to go, limited in bytes.
 
-Worth it for a collection of small videos that fits (the embedded data set: 300 MB decoded); useless for one
-that does not. It changes no pixel, only how often a file is read.
+Useful if all videos fit (the embedded data set: 300 MB decoded), useless otherwise. Pixels are unchanged.
 """
 
 from __future__ import annotations
@@ -17,21 +16,21 @@ _LARGEST_SHARE = 1 / 16  # of the cache; a longer video is read frame by frame a
 
 
 class FrameCache:
-    """Least recently used videos go first. ``max_bytes`` 0 switches it off. Not for several threads."""
+    """LRU cache of decoded videos. ``max_bytes`` 0 switches it off. Not thread-safe."""
 
     def __init__(self, max_bytes: int):
         if max_bytes < 0:
             raise ValueError(f"max_bytes must be 0 (off) or more, not {max_bytes}")
         self.max_bytes = max_bytes
         self.bytes = 0
-        self.damaged = 0  # frames given out so far that FFmpeg flags as damaged, repeats included
+        self.damaged = 0  # returned frames so far that FFmpeg flags as damaged, repeats included
         self._videos: OrderedDict[str, tuple[np.ndarray, np.ndarray]] = OrderedDict()  # frames, which are damaged
         self._uncached: set[str] = set()
 
     def read(
         self, path: str, indices: np.ndarray, *, first: int, frames: int, reader: str, time_limit_s: float
     ) -> np.ndarray:
-        """As :func:`bsp.video.read.read_frames`; ``first`` and ``frames`` say which part of the file is in use.
+        """As :func:`bsp.video.read.read_frames`; ``first`` and ``frames`` give the used part of the file.
 
         ``indices`` must lie in [first, first + frames).
         """

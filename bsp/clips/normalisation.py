@@ -1,4 +1,4 @@
-"""From uint8 pixels to what the encoder takes, on the training device.
+"""From uint8 pixels to the encoder's normalised input, on the training device.
 
 Letters: B clips, T frames, H W image.
 """

@@ -1,9 +1,9 @@
-"""What to synthesise: the numbered stream of clips, decided without opening a video (paper, Section 3.2).
+"""Clip plans: the numbered stream of clips to synthesise, decided without opening a video (paper, Section 3.2).
 
-``plan_clip`` turns ``(catalog, settings, seed, index)`` into a small record, the same for one worker or fifty
-and in any order. ``clips/synthesis.py`` makes pixels of it. The paper counts frames from 1, the code from 0
-(paper's i = our i + 1); only ``ClipSettings.change_point`` and ``t`` below are in the paper's counting, where
-they say how many frames come before the change. Letters: N videos, T = 2 * half_len frames of a clip.
+``plan_clip`` turns ``(catalog, settings, seed, index)`` into a small record, independent of the number of workers and
+their order. ``clips/synthesis.py`` makes its pixels. The paper counts frames from 1, the code from 0 (paper's i = our i
++ 1); only ``ClipSettings.change_point`` and ``t`` below are in the paper's counting, where they say how many frames
+come before the change. Letters: N videos, T = 2 * half_len frames of a clip.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class BoundaryKind(IntEnum):
         return "".join(word[0] for word in self.name.lower().split("_"))
 
 
-# The paper's "S". A further kind of ours does not join it: recipes and tables of the paper stay what they are.
+# The paper's "S". Further kinds do not belong here: recipes and tables of the paper must not change.
 PAPER_KINDS = (
     BoundaryKind.DIFF_CLASS,
     BoundaryKind.SAME_CLASS,
@@ -54,7 +54,7 @@ class ClipSettings:
     # constant and let a classifier learn "middle" instead of "change". half_len here gives the paper's
     # equations exactly.
     change_point: int | None = None  # t, frames before the change, 1 to 2 * half_len - 1; None draws it
-    # Choice: 2, because one frame has no motion, so no speed and hardly an action of its own.
+    # Choice: 2, because one frame has no motion, hence no speed.
     min_segment: int = 2  # frames, 1 to half_len; a drawn t lies in [min_segment, 2 * half_len - min_segment]
     # Choice: consecutive frames at a fixed stride from a random start, as features are extracted later (8
     # consecutive frames per snippet); the paper's "uniform frame sampling" leaves the rate open.
@@ -117,10 +117,10 @@ class ClipPlan:
 def first_video_weights(*, half_len: int, epsilon: int, change_point: int | None = None) -> np.ndarray:
     """Blend weights of the first video in a two-video clip, Eq. (1); Eq. (2) with ``epsilon`` 0.
 
-    Returns [2 * half_len] float32 in [0, 1]; the second video has one minus these. ``half_len`` (tau) and
-    ``epsilon`` are in frames, 0 <= epsilon <= half_len; 0 is a hard cut. half_len=4, epsilon=1 gives 1 1 1 .5
-    0 0 0 0. ``change_point`` is a t in place of Eq. (1)'s tau, 1..2 * half_len - 1 (None: tau). Near an end
-    epsilon shrinks to the distance to it (``transition_epsilon``), so that the transition is always complete.
+    Returns [2 * half_len] float32 in [0, 1]; the second video has one minus these. ``half_len`` (tau) and ``epsilon``
+    are in frames, 0 <= epsilon <= half_len; 0 is a hard cut. half_len=4, epsilon=1 gives 1 1 1 .5 0 0 0 0.
+    ``change_point`` is a t in place of Eq. (1)'s tau, 1..2 * half_len - 1 (None: tau). Near an end of the clip epsilon
+    is reduced (``transition_epsilon``), so that the transition is always complete.
     """
     t = half_len if change_point is None else change_point
     epsilon = transition_epsilon(half_len=half_len, epsilon=epsilon, change_point=t)
@@ -148,8 +148,8 @@ def speed_offsets(*, half_len: int, change_point: int, gamma: float) -> np.ndarr
 
 def fit_stride(extent: float, *, stride_frames: int, frames: int) -> int:
     """The largest stride up to ``stride_frames`` at which ``extent`` steps fit in ``frames``, at least 1."""
-    # Choice: a short video gives up its stride first, repeats frames only then (place_offsets), and is never
-    # left out or wrapped around: each of those would add or hide a boundary.
+    # Choice: for a short video first the stride is reduced, then frames are repeated (place_offsets). Leaving videos
+    # out or wrapping around would add or hide a boundary.
     while stride_frames > 1 and int(extent * stride_frames + 0.5) >= frames:
         stride_frames -= 1
     return stride_frames
@@ -160,10 +160,9 @@ def place_offsets(
 ) -> np.ndarray:
     """Frame numbers within a video of ``frames`` frames, int64 in [0, frames), same length as ``offsets``.
 
-    ``offsets`` are rising float64 steps from 0, ``stride_frames`` source frames each. If they fit, the start
-    is drawn uniformly from all that do; the nearest frame is taken. If not (a short video), they are
-    stretched over the whole video, so that their proportions, hence gamma, stay as far as whole frames allow,
-    and frames repeat.
+    ``offsets`` are rising float64 steps from 0, ``stride_frames`` source frames each. If they fit, the start is drawn
+    uniformly from all that do; the nearest frame is taken. If not (a short video), they are stretched over the whole
+    video and frames repeat; proportions, hence gamma, are kept up to rounding.
     """
     # Choice: halves round up. With gamma .5 that gives even steps (1 2 3 4 5 5 6 6 for t = 4), where rounding
     # half to even gives 1 2 3 4 4 5 6 6.
@@ -171,7 +170,7 @@ def place_offsets(
     last = int(extent * stride_frames + 0.5)
     if last < frames:
         start = int(generator.integers(frames - last))
-        return np.floor(offsets * stride_frames + 0.5).astype(np.int64) + start  # rounded as ``last`` was
+        return np.floor(offsets * stride_frames + 0.5).astype(np.int64) + start  # same rounding as for ``last``
     return np.floor(offsets * ((frames - 1) / extent) + 0.5).astype(np.int64)
 
 
@@ -181,7 +180,7 @@ def plan_clip(catalog: Catalog, settings: ClipSettings, seed: int, index: int) -
     Every aligned block of len(kinds) + plain_clips indices has each kind once and that many plain clips, in an
     order drawn per block, so every batch is balanced. No frame lies outside its video; see ``fit_stride`` and
     ``place_offsets`` for short ones.
-    Raises ValueError when the catalog cannot serve a kind (one class only; no class with two videos).
+    Raises ValueError when the catalog has no videos for a kind (one class only; no class with two videos).
     """
     if index < 0 or seed < 0:
         raise ValueError(f"seed and index must be 0 or more, not {seed} and {index}")
@@ -248,7 +247,7 @@ def _place_of(places: int, seed: int, index: int) -> int:
         return 0
     block, position = divmod(index, places)
     key = np.array((seed, block), dtype=np.uint64)
-    # The counter's top word keeps this apart from the clips' own streams, which start at counter 0.
+    # The counter's top word separates this stream from the clips' streams, which start at counter 0.
     generator = np.random.Generator(np.random.Philox(key=key, counter=(0, 0, 0, 1)))
     return int(generator.permutation(places)[position])
 
@@ -281,7 +280,7 @@ def _two_of_a_class(catalog: Catalog, generator: np.random.Generator) -> tuple[i
 
 @lru_cache(maxsize=4096)
 def _two_video_layout(half_len: int, epsilon: int, t: int) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
-    """Weights and either video's steps, Eq. (1) and (2): t + epsilon and 2 * tau - t + epsilon frames."""
+    """Weights and the steps of both videos, Eq. (1) and (2): t + epsilon and 2 * tau - t + epsilon frames."""
     weights = first_video_weights(half_len=half_len, epsilon=epsilon, change_point=t)
     epsilon = transition_epsilon(half_len=half_len, epsilon=epsilon, change_point=t)
     return _frozen(weights), tuple(

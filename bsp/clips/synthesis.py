@@ -24,8 +24,8 @@ def decode(
     """The planned frames of each video, uint8 [frames, H, W, 3], one pass over each file.
 
     ``time_limit_s`` is per file; ``cache`` may hold videos that were read before. Raises the VideoErrors of
-    ``video.read_frames``, and VideoOpenError for a file whose size is no longer that of the catalog: its frames would
-    be others than the planned ones, without an error.
+    ``video.read_frames``, and VideoOpenError for a file whose size differs from the catalog's: its frames would
+    silently be other ones.
     """
     cache = cache or FrameCache(0)
     for video in plan.videos:
@@ -49,7 +49,7 @@ def _check_unchanged(catalog: Catalog, video: int) -> None:
     path = catalog.path(video)
     try:
         size = os.stat(path).st_size
-    except OSError:  # the reader says why
+    except OSError:  # the reader raises the error
         return
     if size != catalog.sizes[video]:
         raise VideoOpenError(
@@ -69,7 +69,7 @@ def synthesise(plan: ClipPlan, frames: Sequence[np.ndarray]) -> np.ndarray:
             f"clip {plan.index} needs {[len(planned) for planned in plan.frames]} uint8 frames; got {found}"
         )
     first = frames[0]
-    if len(frames) == 1:  # Eq. (3) and same speed: the frame numbers say it all
+    if len(frames) == 1:  # Eq. (3) and same speed: given by the frame numbers
         return first
     # Choice: the first video decides the size, so that its frames are never resampled twice.
     second = fit_frames(frames[1], first.shape[1], first.shape[2])
@@ -81,7 +81,7 @@ def synthesise(plan: ClipPlan, frames: Sequence[np.ndarray]) -> np.ndarray:
     if start < stop:
         weight = plan.weights[start:stop, None, None, None]
         blend = weight * first[start:] + (np.float32(1) - weight) * second[: stop - start]
-        clip[start:stop] = blend + np.float32(0.5)  # to the nearest, halves up; the cast drops the fraction
+        clip[start:stop] = blend + np.float32(0.5)  # the cast then rounds to nearest, halves up
     return clip
 
 

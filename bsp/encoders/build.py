@@ -1,4 +1,4 @@
-"""From settings to an encoder, and what it costs: the one place that knows which encoders there are."""
+"""Builds an encoder from its settings and counts its operations; the only list of encoders."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ ENCODERS: dict[type[Any], Callable[..., Encoder]] = {
 def build_encoder(settings: Architecture, seed: int, *, zero_residual: bool = False) -> Encoder:
     """A freshly initialised encoder: the same weights for the same seed, global random state untouched.
 
-    With ``zero_residual`` (of ``Architecture``) its blocks begin as their shortcuts. TypeError for settings that no
-    encoder belongs to.
+    With ``zero_residual`` (of ``Architecture``) its blocks begin as their shortcuts. TypeError for settings of an
+    unknown class.
     """
     if type(settings) not in ENCODERS:
         known = ", ".join(kind.__name__ for kind in ENCODERS)

@@ -1,8 +1,8 @@
 """Load published TSM weights, or any torchvision-style ResNet, into the encoder.
 
-The names differ only in prefixes ("module.base_model.") and in the ".net" that TSM's release puts behind
-the shifted conv1 of every block. A file that does not fit is refused with the reason and nothing is loaded:
-a half-loaded network trains and extracts without complaint and is wrong.
+The names differ only in prefixes ("module.base_model.") and in the ".net" that TSM's release puts behind the shifted
+conv1 of every block. A file that does not fit is refused with the reason and nothing is loaded: a partly loaded network
+would run without an error and be wrong.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from bsp.errors import FileError
 from bsp.files.pickle_machine import Ignored
 from bsp.files.weights import read_weights
 
-# Of data parallel, torch.compile, TSM's wrapper, our own pretext model, MMAction, MoCo, and common names of a network.
+# Prefixes of data parallel, torch.compile, TSM's wrapper, PretextModel, MMAction, MoCo, and common attribute names.
 _PREFIXES = (
     "module.", "_orig_mod.", "base_model.", "encoder.", "encoder_q.", "backbone.", "model.", "net.", "network.",
     "resnet.",
 )  # fmt: skip
-# Where checkpoints keep the weights, in this order: beside "model" may lie its moving average.
+# Keys under which checkpoints store the weights, in this order: "model" may come with its moving average.
 _NESTED = (
     "state_dict", "model_state_dict", "model_state", "model", "net", "network", "module", "encoder", "backbone",
     "weights", "params",
 )  # fmt: skip
-_LARGEST = 1e8  # Choice: what trained ResNets hold stays below 1e5; with a flipped bit of the exponent it does not
+_LARGEST = 1e8  # Choice: values of trained ResNets stay below 1e5; a flipped exponent bit exceeds this
 _BACKBONE = re.compile(r"(conv1|bn1|layer\d+)\.")
 _DEPTHS: dict[tuple[tuple[int, ...], str], int] = {
     ((2, 2, 2, 2), "basic"): 18,
@@ -55,7 +55,7 @@ class LoadReport:
     missing: tuple[str, ...]  # encoder entries not in the file; only num_batches_tracked may be
 
     def __str__(self) -> str:
-        """One line per group, and below it examples of what is worth reading."""
+        """One line per group, with examples below it."""
         arrows = tuple(f"{theirs} -> {ours}" for theirs, ours in self.renamed)
         groups = (
             ("matched", "entries of the encoder filled from the file", len(self.matched), ()),
@@ -78,12 +78,12 @@ Source = str | os.PathLike[str] | Mapping[str, Any]  # a file, or a state dict (
 def checkpoint_settings(source: Source) -> EncoderSettings:
     """Depth and width of the ResNet in a checkpoint, read from the names and shapes of its weights.
 
-    What this accepts, :func:`load_checkpoint` loads into an encoder of that depth and width. Raises FileError, naming
-    the file and the reason, as that does, and for a ResNet that the encoder cannot be.
+    :func:`load_checkpoint` then loads it into an encoder of that depth and width. Raises FileError, naming the file and
+    the reason, as load_checkpoint, and for an unsupported ResNet.
     """
     name, found, origin = _open(source)
     depth, width = _architecture(found, name)
-    # A file without ".net" may be a plain ResNet, or one of our own: it fits an encoder with or without the shift.
+    # A file without ".net" may be a plain ResNet or our own: it fits an encoder with or without the shift.
     settings = EncoderSettings(depth=depth, width=width, shift=bool(_shifted(origin)))
     with torch.device("meta"):  # names and shapes only
         target = TSMResNet(settings).state_dict()
@@ -92,7 +92,7 @@ def checkpoint_settings(source: Source) -> EncoderSettings:
 
 
 def choose_settings(source: Source, offered: Iterable[Architecture]) -> EncoderSettings:
-    """Those of ``offered`` that the checkpoint fits. FileError if it fits none, saying what it is; else as above."""
+    """Those of ``offered`` that the checkpoint fits. FileError as :func:`checkpoint_settings`, and if it fits none."""
     found, names = checkpoint_settings(source), []
     for settings in offered:
         if isinstance(settings, EncoderSettings) and (settings.depth, settings.width) == (found.depth, found.width):
@@ -202,7 +202,7 @@ def _canonical(weights: dict[str, Tensor], name: str) -> tuple[dict[str, Tensor]
 
 
 def _architecture(found: Mapping[str, Tensor], name: str) -> tuple[int, int]:
-    """(depth, width) that a set of canonical names and shapes belongs to; ValueError where no encoder is like it."""
+    """(depth, width) of a set of canonical names and shapes; ValueError if no encoder has them."""
     if not any(_BACKBONE.match(key) for key in found):
         raise FileError(f"{name}: no ResNet in it; its tensors are {sorted(found)[:8]}")
     if any(re.match(r"layer\d+\.\d+\.net\.", key) for key in found):
@@ -242,7 +242,7 @@ def _refuse_misfit(
     if unknown:
         raise FileError(f"{name}: {len(unknown)} entries that the encoder does not have: {unknown[:4]}")
     first = {k for k in target if re.fullmatch(r"layer\d+\.\d+\.conv1\.weight", k)}
-    # Without any ".net" the file is a plain ResNet (ImageNet weights, TSN): a fine start for either encoder.
+    # Without any ".net" the file is a plain ResNet (ImageNet weights, TSN): it can initialise either encoder.
     if shifted and not settings.shift:
         raise FileError(f"{name}: trained with temporal shift, but the encoder has shift=False")
     if shifted and shifted != first:

@@ -1,9 +1,9 @@
-"""What a video encoder is to the rest of the program, whichever network is inside.
+"""Interface of video encoders.
 
 Section 4.1 of the paper takes a network that was trained on short clips, and keeps one vector per snippet of a long
-video. Everything else (clip length, pixels, cost, file names) is asked of two things: the settings, small and frozen,
-which are part of every recipe, and the module that is built from them. To add an encoder, write both in one file and
-name them in build.py's ``ENCODERS``; tests/examples/toy_encoder.py is a complete example.
+video. Clip length, normalisation, cost and file names come from two objects: the settings, small and frozen, which are
+part of every recipe, and the module built from them. To add an encoder, write both in one file and name them in
+build.py's ``ENCODERS``; tests/examples/toy_encoder.py is a complete example.
 Letters: B clips, T frames of a clip, T' vectors that come out of it, H W image, D feature width.
 """
 
@@ -18,20 +18,20 @@ from bsp.clips.normalisation import MEAN, RGB, STD
 
 
 class Architecture(Protocol):
-    """Settings of an encoder: a frozen dataclass whose class says which network it is.
+    """Settings of an encoder: a frozen dataclass whose class identifies the network.
 
-    Its fields enter the hashes of recipes, properties and class attributes do not.
+    Fields enter recipe hashes; properties and class attributes do not.
     """
 
     @property
     @abstractmethod
     def name(self) -> str:
-        """Readable and short, such as "tsm_r18w64"; part of the names of files and runs."""
+        """Short name such as "tsm_r18w64"; part of the names of files and runs."""
 
     @property
     @abstractmethod
     def feature_width(self) -> int:
-        """D, the numbers of a feature vector."""
+        """D, the length of a feature vector."""
 
     @property
     @abstractmethod
@@ -40,40 +40,40 @@ class Architecture(Protocol):
 
     @property
     def size_px(self) -> int | None:
-        """Side of the square image that it takes; None = any."""
+        """Side of the square input image, pixels; None = any."""
         return None
 
     @property
     def mean(self) -> RGB:
-        """Subtracted from its pixels, RGB in [0, 1] ..."""
+        """Mean subtracted from the pixels, RGB in [0, 1]."""
         return MEAN
 
     @property
     def std(self) -> RGB:
-        """... which are then divided by this."""
+        """Standard deviation that the pixels are divided by, RGB."""
         return STD
 
     @property
     def zero_residual(self) -> bool:
-        """Whether it learns from random weights only if its blocks begin as their shortcuts."""
+        """Whether training from random weights needs blocks that begin as their shortcuts."""
         return False
 
     def for_clips(self, frames: int) -> Self:
-        """The same network for training clips of ``frames`` frames. ValueError if it has no such form."""
+        """Settings of the same network for clips of ``frames`` frames. ValueError if it does not support them."""
         if frames != self.clip_frames:
             raise ValueError(f"{self.name} takes clips of {self.clip_frames} frames, not {frames}")
         return self
 
     def for_snippets(self) -> Self:
-        """The network, with the same weights, that makes features of videos; its ``clip_frames`` is their snippet."""
+        """Settings of the same network for feature extraction, where ``clip_frames`` is the snippet length."""
         return self
 
 
 class Encoder(nn.Module):
-    """A network that turns clips into features; whoever makes one subclasses this and writes ``forward``.
+    """Base class of encoders, clips to features; a subclass writes ``forward``.
 
     forward: float [B, T, 3, H, W], normalised by ``mean`` and ``std``, T = ``clip_frames`` -> [B, T', D]. T' is T for
-    TSM and less for networks that join frames; the mean over T' is the feature of the clip.
+    TSM and less for networks that pool over time; the mean over T' is the feature of the clip.
     """
 
     def __init__(self, settings: Architecture):
@@ -83,7 +83,7 @@ class Encoder(nn.Module):
         self.size_px, self.mean, self.std = settings.size_px, settings.mean, settings.std
 
     def check_clip(self, clip_BTCHW: Tensor) -> None:
-        """ValueError, with the shape, for what is no batch of clips of this encoder."""
+        """ValueError, with the shape, unless the input is a batch of clips of this encoder."""
         batch, size = clip_BTCHW.shape[:1], clip_BTCHW.shape[3:]
         wanted = (*batch, self.clip_frames, 3, *((self.size_px,) * 2 if self.size_px else size))
         if clip_BTCHW.ndim != 5 or clip_BTCHW.shape != wanted:

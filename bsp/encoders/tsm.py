@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from bsp.encoders.contract import Architecture, Encoder
 
-SNIPPET_FRAMES = 8  # T of Section 4.1, of TSM's features however long the clips of its training were
+SNIPPET_FRAMES = 8  # T of Section 4.1: snippet length for features, whatever the length of training clips
 _BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
 
 
@@ -66,25 +66,25 @@ class EncoderSettings(Architecture):
 
     @property
     def clip_frames(self) -> int:
-        """T of the clips that it is trained on."""
+        """T, frames of a training clip."""
         return self.frames
 
     @property
     def zero_residual(self) -> bool:
-        """Choice: from random weights a bottleneck network did not leave chance otherwise (docs/findings.md)."""
+        """Choice: True for bottleneck networks, which stay at chance without it (docs/findings.md)."""
         return self.expansion > 1
 
     def for_clips(self, frames: int) -> EncoderSettings:
-        """Any length will do: the shift has no weights."""
+        """Any length works: the shift has no weights."""
         return replace(self, frames=frames)
 
     def for_snippets(self) -> EncoderSettings:
-        """Snippets are 8 frames, whatever the length of the clips was."""
+        """Snippets are 8 frames, whatever the length of training clips."""
         return replace(self, frames=SNIPPET_FRAMES)
 
 
 def shift_reference(x_NCHW: Tensor, frames: int, fold: int) -> Tensor:
-    """The shift written out plainly, as the reference that :func:`temporal_shift` is tested against.
+    """Reference implementation that :func:`temporal_shift` is tested against.
 
     Channels [0, fold) take frame t+1, channels [fold, 2*fold) take frame t-1, the rest stays. Zeros enter
     at the clip's ends; nothing crosses from one clip to the next. Same shape and dtype as the input.
@@ -98,10 +98,11 @@ def shift_reference(x_NCHW: Tensor, frames: int, fold: int) -> Tensor:
 
 
 def _move(x_NCHW: Tensor, frames: int, fold: int, step: int) -> Tensor:
-    """Group one takes frame t+step, group two frame t-step (step 1 or -1); a new tensor, same layout."""
+    """Channel group one takes frame t+step, group two frame t-step (step 1 or -1); a new tensor, same layout."""
     out_NCHW = x_NCHW.clone(memory_format=torch.preserve_format)
     x, out = x_NCHW.unflatten(0, (-1, frames)), out_NCHW.unflatten(0, (-1, frames))
-    later, sooner = (slice(0, fold), slice(fold, 2 * fold))[::step]
+    one, two = slice(0, fold), slice(fold, 2 * fold)
+    later, sooner = (one, two) if step == 1 else (two, one)
     out[:, :-1, later] = x[:, 1:, later]
     out[:, -1, later] = 0
     out[:, 1:, sooner] = x[:, :-1, sooner]
@@ -110,7 +111,7 @@ def _move(x_NCHW: Tensor, frames: int, fold: int, step: int) -> Tensor:
 
 
 def _joined_shift(x_NCHW: Tensor, frames: int, fold: int) -> Tensor:
-    """The shift as one expression without writes, which a compiler turns into a single copy."""
+    """The shift as one expression without in-place writes, which torch.compile turns into a single copy."""
     x = x_NCHW.unflatten(0, (-1, frames))
     later = functional.pad(x[:, 1:, :fold], (0, 0, 0, 0, 0, 0, 0, 1))
     sooner = functional.pad(x[:, :-1, fold : 2 * fold], (0, 0, 0, 0, 0, 0, 1, 0))
@@ -134,9 +135,9 @@ class _Shift(torch.autograd.Function):
 def temporal_shift(x_NCHW: Tensor, frames: int, fold: int) -> Tensor:
     """What :func:`shift_reference` computes, faster, and never writing into its input.
 
-    x_NCHW is [B * frames, C, H, W], clip-major, in any memory format (kept). fold is in channels,
-    0 <= 2 * fold <= C; 0 shifts nothing. One whole copy plus four strided ones: concatenating slices, masks,
-    and fusing it with the shortcut's gradient were all slower on a CPU.
+    x_NCHW is [B * frames, C, H, W], clip-major, in any memory format (kept). fold is in channels, 0 <= 2 * fold <= C; 0
+    shifts nothing. One full copy plus four strided ones: concatenated slices, masks, and fusion with the shortcut's
+    gradient were slower on a CPU.
     """
     if fold == 0:
         return x_NCHW

@@ -1,8 +1,8 @@
-"""Features to and from other projects: our store on one side, their folders and files on the other.
+"""Export of stored features to other projects' layouts, and import from them.
 
-Their files (bsp/features/interchange_files.py) hold arrays [T, C] and no word about frame rate or stride. An import
-adds what a reader needs to find the time of a row, and says honestly what nobody knows: ``size_px`` is 0, ``mean`` and
-``std`` are empty, ``code_version`` is 0, and ``encoder_hash`` is "imported:" and the sha256 of the files.
+Their files (bsp/features/interchange_files.py) hold arrays [T, C] without frame rate or stride. An import adds the
+times of rows and marks unknown fields: ``size_px`` is 0, ``mean`` and ``std`` are empty, ``code_version`` is 0, and
+``encoder_hash`` is "imported:" and the sha256 of the files.
 Letters: S or T rows (snippets or cells), D or C width.
 """
 
@@ -37,13 +37,13 @@ from bsp.io import atomic_path
 __all__ = ["LAYOUTS", "Timing", "Transfer", "export_features", "import_features", "uniform_record", "video_durations"]
 
 MAX_MISFIT_SHARE = 0.05  # of the videos whose rows do not fit their length: those are left out; above it, refused
-# Choice: lengths in annotations and files differ a little, and extractors treat the last rows in different ways.
+# Choice: lengths in annotations and files differ slightly, and extractors treat the last rows differently.
 _TOLERANCE_SHARE, _TOLERANCE_ROWS = 0.1, 3
 
 
 @dataclass(frozen=True, kw_only=True)
 class Timing:
-    """When the rows of an array are: one every ``stride_frames`` frames."""
+    """Times of the rows of an array: one row every ``stride_frames`` frames."""
 
     fps: float  # of the videos, frames per second, above 0
     stride_frames: int  # from one row's first frame to the next one's, at least 1
@@ -60,7 +60,7 @@ class Timing:
 
 @dataclass(frozen=True, kw_only=True)
 class Transfer:
-    """What was written."""
+    """Summary of an export or import."""
 
     videos: int
     rows: int  # of all videos together
@@ -123,7 +123,7 @@ def export_features(
         for video_id in ids:
             feat_SD, info = read_features(folder, video_id)
             if info.times_s is not None:
-                # Choice: at even times, as no layout can say when a row is; their readers assume even ones.
+                # Choice: at even times, as the layouts have no times and their readers assume even ones.
                 feat_TD = even_rows(feat_SD, info, cells)
                 resampled.append(prefix + video_id)
             else:
@@ -145,13 +145,13 @@ def import_features(
     prefix: str = "",
     channel_first: bool = False,
 ) -> Transfer:
-    """Read another project's features into our store at ``folder``, which appears complete or not at all.
+    """Import another project's features into a store at ``folder``, which appears complete or not at all.
 
     timing: frame rate and stride. None spreads the rows of every video evenly over its duration, which is right for
         features resized to a fixed number (100 cells); the record then counts cells as frames.
     durations: seconds by video id. Videos without one are left out and named. With ``timing`` the number of rows
         must fit them: a video that does not is left out and named, and more than MAX_MISFIT_SHARE are refused.
-    prefix: what every name begins with and our ids do not ("v_" for ActivityNet).
+    prefix: removed from every name to get the video id ("v_" for ActivityNet).
     channel_first: the arrays are [C, T].
     Raises ValueError for a damaged array, values that are not finite, a name without the prefix, different widths or a
     stride that does not fit; TooManyBroken where too many do not fit.
@@ -242,7 +242,7 @@ def _different_width(array: NamedArray, feat_SD: np.ndarray, width: int, channel
 
 
 def _misfit(rows: int, duration_s: float | None, timing: Timing | None) -> str:
-    """Why so many rows cannot be of a video of this length; "" if they can or nothing is known."""
+    """Why the number of rows does not fit the video's length; "" if it fits or the length is unknown."""
     if timing is None or duration_s is None:
         return ""
     frames = duration_s * timing.fps - timing.offset_frames
@@ -259,11 +259,11 @@ def _record(
     video_id: str, feat_SD: np.ndarray, duration_s: float | None, timing: Timing | None, encoder_hash: str
 ) -> FeatureInfo:
     rows = len(feat_SD)
-    if timing is None:  # a cell counts as a frame, so that times follow as for any other features
+    if timing is None:  # a cell counts as a frame, so that times are computed as for other features
         assert duration_s is not None  # import_features asked for one of them
         timing = Timing(fps=rows / duration_s, stride_frames=1, snippet_frames=1)
         frames = rows
-    elif duration_s is None:  # what the rows look at; frames after the last one are unknown
+    elif duration_s is None:  # frames covered by the rows; later frames are unknown
         frames = timing.offset_frames + (rows - 1) * timing.stride_frames + timing.snippet_frames
     else:
         frames = max(1, round(duration_s * timing.fps))

@@ -1,6 +1,6 @@
-"""How other projects keep the snippet features of a data set: arrays with names, in a folder or in one HDF5 file.
+"""Other projects' layouts of snippet features: named arrays in a folder or in one HDF5 file.
 
-No array there says how it was made; what they mean is bsp/features/interchange.py's part. Learnt from the loaders of
+The arrays carry no metadata; bsp/features/interchange.py adds it. Learnt from the loaders of
 frostinassiky/gtad, sming256/OpenTAD, microsoft/VideoX (2D-TAN) and JonghwanMun/LGI4temporalgrounding:
 
     gtad     one HDF5 file, a data set per video (its THUMOS-14 and ActivityNet loaders; the latter also takes a folder
@@ -42,20 +42,20 @@ LAYOUTS: tuple[Layout, ...] = tuple(_IN_FOLDER)
 
 @dataclass(frozen=True, kw_only=True)
 class NamedArray:
-    """One video's array, not read yet."""
+    """Reference to one video's array, not read yet."""
 
-    name: str  # as its project writes it, perhaps with a prefix
+    name: str  # in the other project, maybe with a prefix
     file: Path
     key: str | None  # of the data set inside an HDF5 file; None = the file is the array
-    hdf5: HDF5Reader | None = None  # what reads that file
+    hdf5: HDF5Reader | None = None  # the reader of that file
 
     def __str__(self) -> str:
         return str(self.file) if self.key is None else f"{self.file}:{self.key}"
 
     def read(self, *, channel_first: bool = False) -> np.ndarray:
-        """float32 [T, C]; ``channel_first`` says that it is kept as [C, T].
+        """The array, float32 [T, C]; with ``channel_first`` it is stored as [C, T].
 
-        FileError, naming the file, for what is no two-dimensional array of numbers with at least one row.
+        FileError, naming the file, unless it is a two-dimensional array of numbers with at least one row.
         """
         if self.key is not None:
             array = self._from_hdf5(self.key)
@@ -65,7 +65,7 @@ class NamedArray:
             array = read_npy(self.file)
         if array.ndim < 2 or sum(side > 1 for side in array.shape[1:]) > 1:
             raise FileError(f"{self}: an array {list(array.shape)}, not [rows, width]; pool it to one vector per row")
-        with np.errstate(over="ignore"):  # beyond float32: infinite, which an import refuses by name
+        with np.errstate(over="ignore"):  # out of float32's range: becomes infinite, which an import refuses
             feat_TC = array.reshape(len(array), -1).astype(np.float32)
         return np.ascontiguousarray(feat_TC.T) if channel_first else feat_TC
 
@@ -114,7 +114,7 @@ def files_sha256(arrays: Sequence[NamedArray]) -> str:
 def write_arrays(path: Path, layout: Layout, arrays: Iterable[tuple[str, np.ndarray]]) -> None:
     """Write named arrays [T, C] in a layout; for gtad the end of the path, .h5 or not, decides between its two forms.
 
-    What is written appears complete or not at all. FileExistsError if there is something at ``path``.
+    The result appears complete or not at all. FileExistsError if ``path`` exists and is not an empty folder.
     """
     one_file = layout == "2dtan" or (layout == "gtad" and path.suffix in _HDF5)
     refuse_existing(path)
@@ -135,7 +135,7 @@ def refuse_existing(path: Path) -> None:
 
 
 def _read_csv(path: Path) -> np.ndarray:
-    """The rows below the first line, which other projects skip (pandas takes it for the names of the columns)."""
+    """The rows below the first line, which holds column names (other projects skip it)."""
     first, _, rest = read_text(path).partition("\n")
     delimiter = delimiter_of(first)
     names = [name.strip() for name in first.split(delimiter)]
@@ -158,7 +158,7 @@ def _read_csv(path: Path) -> np.ndarray:
 
 
 def _is_number(field: str) -> bool:
-    """Also nan and inf, which no column is called."""
+    """Whether the text is a number, including nan and inf."""
     try:
         float(field)
     except ValueError:

@@ -1,8 +1,8 @@
-"""A linear probe on frozen snippet features: how well can action boundaries be read off them?
+"""A linear probe on frozen snippet features: how well do they predict action boundaries?
 
-The cheap score of a boundary-sensitive encoder: a logistic regression that sees a snippet and its two neighbours
-says whether the snippet holds the start or end of an action; the score is its average precision on videos that it
-was not fitted on. Letters: S snippets of a video, N snippets of all videos, D feature width, T frames of a snippet.
+A cheap score of a boundary-sensitive encoder: logistic regression on a snippet and its two neighbours predicts whether
+the snippet holds the start or end of an action; the score is average precision on held-out videos. Letters: S snippets
+of a video, N snippets of all videos, D feature width, T frames of a snippet.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _HALVES = (slice(0, None, 2), slice(1, None, 2))  # of the videos: to fit on, he
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeVideo:
-    """A stretch of consecutive snippets of one untrimmed video, decoded, and which of them hold a boundary."""
+    """Consecutive decoded snippets of one untrimmed video, and which of them hold a boundary."""
 
     video_id: str
     first: int  # number of the first snippet, 0-based
@@ -84,7 +84,7 @@ def snippet_features(encoder: Encoder, frames_STHWC: np.ndarray, device: torch.d
 
 
 def with_neighbours(feat_SD: np.ndarray) -> np.ndarray:
-    """[S, 3 D]: each snippet between its neighbours; the ends repeat themselves."""
+    """[S, 3 D]: previous, own and next feature of each snippet; the first and last snippet are repeated."""
     padded = np.concatenate([feat_SD[:1], feat_SD, feat_SD[-1:]])
     return np.concatenate([padded[:-2], padded[1:-1], padded[2:]], axis=1)
 

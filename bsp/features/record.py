@@ -1,7 +1,7 @@
 """The record beside a video's features: how they were made, when each snippet is, and a hash over all of that.
 
-Nothing in a record is believed unless its hash fits. Records written before there was one are still read; what they do
-not say has its default. ``snippets_at`` and ``seconds_at`` are the only place where seconds become snippets and back.
+A record is refused unless its hash fits. Older records without a hash are read; fields that they lack get defaults.
+Only ``snippets_at`` and ``seconds_at`` convert between seconds and snippets.
 Letters: S snippets, D feature width.
 """
 
@@ -34,12 +34,12 @@ class FeatureInfo:
     """How one video's features were made: the sidecar record. The hashes and npy_bytes are set on writing."""
 
     video_id: str
-    frames: int  # of the video, all of them, also those after the last whole snippet
+    frames: int  # all frames of the video, also those after the last whole snippet
     fps: float  # of the video, frames per second; the average where times_s is given
-    snippet_frames: int  # frames that one feature looks at
+    snippet_frames: int  # frames per snippet
     stride_frames: int  # from one snippet's first frame to the next one's
     offset_frames: int  # first frame of the first snippet, 0-based
-    size_px: int  # side of the square centre crop that the encoder saw
+    size_px: int  # side of the square centre crop given to the encoder
     mean: tuple[float, ...]  # RGB in [0, 1], subtracted
     std: tuple[float, ...]  # RGB in [0, 1], divided by
     feature_width: int  # D
@@ -48,12 +48,12 @@ class FeatureInfo:
     code_version: int  # CODE_VERSION of the extraction
     sha256: str = ""  # of the features as little-endian float32 in C order; "" = not written yet
     npy_bytes: int = 0  # size of the .npy file; 0 = not written yet
-    # From here on: not in older records.
+    # Older records lack the fields below.
     reader: str = ""  # which of video.READERS read the frames; "" = not known
-    damaged_frames: int = 0  # of those that the snippets look at, as the decoder flags them
+    damaged_frames: int = 0  # frames of the snippets that the decoder flagged as damaged
     precision: str = "float32"  # of the encoder's arithmetic
-    # Only where frame k is not shown at k / fps: seconds (to the microsecond, from where a player begins to count) at
-    # which each snippet begins, and the last one ends: S + 1 rising numbers; and when the whole video ends.
+    # Only if frame k is not shown at k / fps: start of each snippet and end of the last one, S + 1 rising seconds
+    # rounded to microseconds, 0 = where players begin to count; and the end of the video.
     times_s: tuple[float, ...] | None = None
     end_s: float | None = None
     record_sha256: str = ""  # record_hash() of all the others; "" = not written yet, or an older record
@@ -68,9 +68,9 @@ class FeatureInfo:
 
     @classmethod
     def from_dict(cls, record: Any) -> FeatureInfo:
-        """The record back from JSON.
+        """The record from its JSON object.
 
-        ValueError if a field is absent, unknown or of a wrong kind, or the record is not what its hash says.
+        ValueError if a field is absent, unknown or of a wrong kind, or the hash does not fit.
         """
         known = {field.name for field in fields(cls)}
         needed = {field.name for field in fields(cls) if field.default is MISSING} | {"sha256", "npy_bytes"}
@@ -117,7 +117,7 @@ def sealed(info: FeatureInfo) -> FeatureInfo:
 
 
 def read_record(content: bytes, name: str, video_id: str) -> FeatureInfo:
-    """The record in a sidecar's ``content``; ``name`` stands in the ValueError, also for that of another video."""
+    """The record in a sidecar's ``content``. ValueError, beginning with ``name``, if damaged or of another video."""
     try:
         info = FeatureInfo.from_dict(parse_json(content, "record"))
     except ValueError as error:
@@ -126,14 +126,14 @@ def read_record(content: bytes, name: str, video_id: str) -> FeatureInfo:
 
 
 def of_video(info: FeatureInfo, name: str, video_id: str) -> FeatureInfo:
-    """The record; ValueError unless it is of this video, whichever way accents are spelt."""
+    """The record; ValueError unless it is of this video; composed and decomposed accents are equal."""
     if unicodedata.normalize("NFC", info.video_id) != unicodedata.normalize("NFC", video_id):
         raise ValueError(f"{name}: is the record of {info.video_id!r}, not of {video_id!r}; extract it again")
     return info
 
 
 def to_attributes(info: FeatureInfo) -> dict[str, Any]:
-    """The record as HDF5 attributes: without what is None, and the times in parts that an attribute can hold."""
+    """The record as HDF5 attributes: without None fields, and times split into parts that fit an attribute."""
     record = {name: value for name, value in asdict(info).items() if value is not None}
     times = record.pop("times_s", ())
     parts = {f"times_s.{at}": times[at : at + _ATTRIBUTE_NUMBERS] for at in range(0, len(times), _ATTRIBUTE_NUMBERS)}
@@ -161,9 +161,9 @@ def snippet_times(video: VideoInfo, snippets: int, stride_frames: int) -> dict[s
 
 
 def snippets_at(info: FeatureInfo, times_s: np.ndarray | float, *, centres: bool = False) -> np.ndarray:
-    """Where ``times_s`` (seconds, any shape) lie among the snippets, float64: k is where snippet k begins.
+    """Positions of ``times_s`` (seconds, any shape) in snippets, float64: k is the start of snippet k.
 
-    centres: k is the middle of snippet k instead. Below 0 and above S outside.
+    centres: k is the middle of snippet k instead. Times outside the snippets give values below 0 or above S.
     """
     shift = info.snippet_frames / 2 if centres else 0
     if info.times_s is None:
@@ -173,7 +173,7 @@ def snippets_at(info: FeatureInfo, times_s: np.ndarray | float, *, centres: bool
 
 
 def seconds_at(info: FeatureInfo, places: np.ndarray | float, *, centres: bool = False) -> np.ndarray:
-    """Seconds of ``places`` among the snippets, float64; the inverse of :func:`snippets_at`."""
+    """Seconds of ``places`` (positions in snippets), float64; the inverse of :func:`snippets_at`."""
     shift = info.snippet_frames / 2 if centres else 0
     if info.times_s is None:
         return (np.asarray(places, float) * info.stride_frames + (info.offset_frames + shift)) / info.fps
@@ -182,7 +182,7 @@ def seconds_at(info: FeatureInfo, places: np.ndarray | float, *, centres: bool =
 
 
 def video_end_s(info: FeatureInfo) -> float:
-    """When the video ends, seconds: frames / fps, or what the frames' times say."""
+    """End of the video, seconds: frames / fps, or ``end_s``."""
     return info.frames / info.fps if info.end_s is None else info.end_s
 
 

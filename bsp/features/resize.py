@@ -1,4 +1,4 @@
-"""Features of a video on another number of cells, as heads with a fixed input and other projects take them.
+"""Resizing of a video's features to a fixed number of cells, for heads with a fixed input and for other projects.
 
 Letters: S snippets of a video, C feature width.
 """

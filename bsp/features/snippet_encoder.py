@@ -1,9 +1,8 @@
-"""Snippets of many videos to features, in batches of one size: how a GPU is kept busy.
+"""Encodes snippets of many videos in batches of one size, to keep a GPU busy.
 
-A batch takes snippets as they come, whatever video they are of, and the last one is filled up with zeros: every
-forward pass has the same shape, and no operation of an encoder in evaluation mode looks across a batch, so a
-snippet's feature depends neither on its neighbours nor on how full its batch was. Pixels are copied once, into
-pinned memory; while the device computes a batch, the next one is put together and sent.
+Batches mix snippets of all videos, and the last batch is padded with zeros: every forward pass has the same shape. An
+encoder in evaluation mode treats batch entries independently, so a feature does not depend on the rest of its batch.
+Pixels are copied once, into pinned memory; the next batch is filled and sent while the device computes.
 
 Letters: N, B snippets, T frames of a snippet, H W image, D feature width.
 """
@@ -26,7 +25,7 @@ _IN_FLIGHT = 2  # batches that the device may have queued while the next one is 
 
 
 class SnippetEncoder:
-    """``add`` snippets, ``flush`` at the end; both give what is finished, as (key, number, float32 [D])."""
+    """``add`` snippets, ``flush`` at the end; both return finished features as (key, number, float32 [D])."""
 
     def __init__(
         self, encoder: Encoder, device: torch.device, precision: Precision, batch_snippets: int = BATCH_SNIPPETS
@@ -41,12 +40,12 @@ class SnippetEncoder:
         self.queued: deque[tuple[list[tuple[Hashable, int]], torch.Tensor, torch.cuda.Event | None]] = deque()
 
     def add(self, key: Hashable, first: int, snippet_NTHWC: np.ndarray) -> list[tuple[Hashable, int, np.ndarray]]:
-        """Take the snippets number ``first``, ``first`` + 1, ... of video ``key``."""
+        """Add snippets number ``first``, ``first`` + 1, ... of video ``key``."""
         at = 0
         while at < len(snippet_NTHWC):
             if self.pixels is None:
                 shape = (self.size, *snippet_NTHWC.shape[1:])
-                # PyTorch keeps pinned memory and hands it out again only when its copy to the device was made.
+                # PyTorch reuses pinned memory only after its copy to the device is done.
                 self.pixels = torch.empty(shape, dtype=torch.uint8, pin_memory=self.on_gpu)
             place = len(self.names)
             taken = min(self.size - place, len(snippet_NTHWC) - at)
@@ -58,7 +57,7 @@ class SnippetEncoder:
         return list(self._finished(_IN_FLIGHT))
 
     def flush(self) -> list[tuple[Hashable, int, np.ndarray]]:
-        """Compute what waits for a full batch, and wait for everything."""
+        """Compute the incomplete batch and return all remaining features."""
         if self.pixels is not None:
             self.pixels[len(self.names) :] = 0
             self._launch(self.pixels)

@@ -1,9 +1,9 @@
 """Snippet features of untrimmed videos and the store that keeps them.
 
-Section 4.1 of the paper: "we firstly sample every 8 consecutive frames as a snippet", feed it to the frozen
-encoder "and save the features before the fully connected layer". 8 is what TSM takes: the encoder says how many frames
-its snippets have; they do not overlap. A video becomes float32 [S, D] plus a record of how it was made; a reader
-refuses what does not match. Two forms with the same keys: ``<id>.npy`` with ``<id>.json`` beside it (written last: it
+Section 4.1 of the paper: "we firstly sample every 8 consecutive frames as a snippet", feed it to the frozen encoder
+"and save the features before the fully connected layer". TSM takes 8 frames; other encoders define their own snippet
+length. Snippets do not overlap. A video becomes float32 [S, D] plus a record of how it was made; readers refuse
+features that do not match. Two forms with the same keys: ``<id>.npy`` with ``<id>.json`` beside it (written last: it
 means "complete"), and one ``.h5`` of [S, D] data sets.
 Letters: S snippets, D feature width, T frames per snippet, H W image.
 """
@@ -42,9 +42,9 @@ from bsp.files.text import safe_name
 from bsp.io import atomic_path, write_text
 from bsp.video.read import iter_frames, probe, too_damaged
 
-Precision = Literal["float32", "bfloat16"]  # that the encoder computes in; features are float32 in any case
+Precision = Literal["float32", "bfloat16"]  # of the encoder's arithmetic; features are stored as float32
 SHARED_FIELDS = ("stride_frames", "feature_width", "encoder_hash", "precision", "size_px")  # by all of a folder
-CODE_VERSION = 1  # raise it with every change that alters features: old ones are then refused
+CODE_VERSION = 1  # raise it with every change that alters features; older features are then refused
 
 _REMEDIES = {
     "stride_frames": "extract again with that stride, or set the head's",
@@ -65,7 +65,7 @@ def snippet_count(frames: int, snippet_frames: int) -> int:
 
 
 def encoder_hash(encoder: nn.Module) -> str:
-    """sha256 (hex) of all that decides the features: weights, batch-norm statistics, and the settings.
+    """sha256 (hex) of weights, batch-norm statistics and settings, which decide the features.
 
     The same on any device and in any memory format.
     """
@@ -80,7 +80,7 @@ def encoder_hash(encoder: nn.Module) -> str:
 
 
 class VideoSnippets:
-    """The cropped snippets of one video, uint8 [T, size, size, 3] each, in order and in one pass over the file.
+    """Iterates over the cropped snippets of one video, uint8 [T, size, size, 3], in one pass over the file.
 
     ``count`` is their number S, known before the first is decoded; :meth:`info` is the video's record, known after
     the last. Raises VideoError when made or while read, for an unreadable video.
@@ -165,10 +165,10 @@ def extract_features(
 ) -> tuple[np.ndarray, FeatureInfo]:
     """Features float32 [S, D] of one video and their record, in one pass over the file.
 
-    Memory holds ``batch_snippets`` cropped snippets, however long the video. Every forward pass takes exactly
-    that many (the last one the rest), so the result depends on the video and this number only, not on what
-    else runs. ``encoder`` is put in evaluation mode; its clips are the snippets. ``weights_hash``
-    is its :func:`encoder_hash`, computed if None. Raises VideoError for an unreadable video.
+    Memory holds ``batch_snippets`` cropped snippets, however long the video. Every forward pass takes exactly that many
+    (the last one the rest), so the result depends on the video and this number only. ``encoder`` is put in evaluation
+    mode; its clips are the snippets. ``weights_hash`` is its :func:`encoder_hash`, computed if None. Raises VideoError
+    for an unreadable video.
     """
     if batch_snippets < 1:
         raise ValueError(f"batch_snippets must be at least 1, not {batch_snippets}")
@@ -194,7 +194,7 @@ def extract_features(
 def _snippets(chunks: Iterable[np.ndarray], length: int, size_px: int, seen: list[int]) -> Iterator[np.ndarray]:
     """Cropped snippets uint8 [T, size, size, 3]; ``seen`` collects the lengths of the chunks.
 
-    Chunks are T = ``length`` frames long but for the last; see :func:`snippet_count` for what becomes of that.
+    Chunks have T = ``length`` frames, except the last; see :func:`snippet_count`.
     """
     for chunk_THWC in chunks:
         short = length - len(chunk_THWC)
@@ -207,7 +207,7 @@ def _snippets(chunks: Iterable[np.ndarray], length: int, size_px: int, seen: lis
 
 
 def batches_of(snippets: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
-    """Stacks of ``size`` snippets, the last one the rest."""
+    """Stacks of ``size`` snippets; the last may be smaller."""
     batch: list[np.ndarray] = []
     for snippet in snippets:
         batch.append(snippet)
@@ -235,7 +235,7 @@ def write_features(
         )
     if not np.isfinite(feat_SD).all():
         raise ValueError(f"{video_id}: features are not finite; the encoder's weights are damaged or diverged")
-    sidecar.unlink(missing_ok=True)  # from here on, until the new one is there, the video is incomplete
+    sidecar.unlink(missing_ok=True)  # the video is incomplete until the new sidecar is written
     with atomic_path(npy) as partial, open(partial, "wb") as file:
         np.save(file, feat_SD)
     info = replace(info, sha256=hashlib.sha256(feat_SD.tobytes()).hexdigest(), npy_bytes=npy.stat().st_size)
@@ -245,7 +245,7 @@ def write_features(
 
 
 def is_complete(folder: str | os.PathLike[str], video_id: str) -> bool:
-    """Whether the video's features are there whole: the sidecar, and an .npy of the size it states."""
+    """Whether the sidecar exists and the .npy has the size stated in it."""
     npy, _ = _paths(folder, video_id)
     try:
         return npy.stat().st_size == read_feature_info(folder, video_id).npy_bytes
@@ -309,7 +309,7 @@ def read_features_h5(
 ) -> tuple[np.ndarray, FeatureInfo]:
     """As :func:`read_features`, from a file that :func:`pack_h5` wrote. KeyError for an unknown id.
 
-    A ``reader`` that serves many calls saves the start of a process for each.
+    Passing one ``reader`` to many calls avoids starting a process for each.
     """
     name = f"{os.fspath(h5_path)}:{video_id}"
     feat_SD, attributes = (reader or HDF5Reader()).read(h5_path, video_id, attributes=True)
@@ -325,7 +325,7 @@ def read_features_h5(
 
 def _paths(folder: str | os.PathLike[str], video_id: str) -> tuple[Path, Path]:
     npy, sidecar = (Path(folder) / f"{safe_name(video_id, f'{folder}: video id')}{end}" for end in (".npy", ".json"))
-    if not video_id.isascii() and not npy.exists():  # copies by way of macOS have their accents decomposed
+    if not video_id.isascii() and not npy.exists():  # files copied from macOS have decomposed accents
         apart = [path.with_name(unicodedata.normalize("NFD", path.name)) for path in (npy, sidecar)]
         if apart[0].exists():
             return apart[0], apart[1]

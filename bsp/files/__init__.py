@@ -1,1 +1,1 @@
-"""Other people's files, read within bounds: text, NumPy, HDF5, pickles and weights; errors name file and place."""
+"""Readers of untrusted files with bounded resources: text, NumPy, HDF5, pickles and weights."""

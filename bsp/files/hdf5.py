@@ -1,8 +1,8 @@
-"""HDF5 files that others made: their names and arrays, read in a process of its own.
+"""Untrusted HDF5 files: names and arrays, read in a child process.
 
-An HDF5 file can name other files whose bytes are to become its numbers, declare terabytes in a kilobyte, and, when it
-is damaged, end the process that reads it. bsp/files/hdf5_child.py refuses all that lies outside the file, checks sizes
-before it reads, and has bounded memory and time; if it dies, that is an error about the file.
+An HDF5 file can refer to bytes of other files, declare terabytes in a kilobyte, and, if damaged, crash its reader.
+bsp/files/hdf5_child.py refuses references outside the file, checks sizes first, and has bounded memory and time; if it
+dies, a FileError names the file.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _CHILD = Path(__file__).with_name("hdf5_child.py")
 
 
 class HDF5Reader:
-    """Answers from one process, which starts at the first question and ends with this object. For one thread."""
+    """Client of one child process, which starts at the first read and ends with this object. Not thread-safe."""
 
     def __init__(self) -> None:
         self._child: subprocess.Popen[bytes] | None = None
@@ -39,7 +39,7 @@ class HDF5Reader:
         self.close()
 
     def close(self) -> None:
-        """End the process; the next question starts another one."""
+        """End the child process; the next read starts another one."""
         child, self._child = self._child, None
         if child is not None:
             child.kill()
@@ -49,16 +49,16 @@ class HDF5Reader:
             child.wait()
 
     def names(self, path: str | os.PathLike[str]) -> list[str]:
-        """What the file's root holds, sorted. FileError if it is no HDF5 file; FileNotFoundError."""
+        """Names in the file's root, sorted. FileError if it is no HDF5 file; FileNotFoundError."""
         return self._ask(path, str(path), name=None)[0]["names"]
 
     def read(
         self, path: str | os.PathLike[str], name: str, *, attributes: bool = False
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """The array of numbers called ``name`` (or the only one in a group of that name), and its attributes if asked.
+        """The data set ``name`` (or the only one in a group of that name), and on request its attributes.
 
-        Raises FileError, naming file, data set and remedy, for everything else; KeyError, with what there is instead,
-        if there is no such array; FileNotFoundError.
+        Raises FileError, naming file, data set and remedy, if it is not an array of numbers or cannot be read;
+        KeyError, listing the names there are, if it does not exist; FileNotFoundError.
         """
         where = f"{os.fspath(path)}:{name}"
         said, array = self._ask(path, where, name=name, attributes=attributes)
@@ -81,13 +81,13 @@ class HDF5Reader:
             answers = cast(BufferedReader, child.stdout)
             said = json.loads(answers.readline())
             array = _read_array(said, answers) if "shape" in said else None
-        except (OSError, ValueError):  # the process ended before or within its answer
+        except (OSError, ValueError):  # the child process ended before or during its response
             code = child.wait()
             self.close()
             endless = code in (-signal.SIGALRM, -signal.SIGPROF)
             what = "found no end" if endless else f"ended the reader (status {code})"
             raise FileError(f"{where}: reading it as HDF5 {what}; it is damaged, copy or make it again") from None
-        except BaseException:  # half an answer must not be taken for that to the next question
+        except BaseException:  # the rest of this response must not be read as the next one
             self.close()
             raise
         if "error" in said:
@@ -96,7 +96,7 @@ class HDF5Reader:
 
 
 def _read_array(said: dict[str, Any], answers: BufferedReader) -> np.ndarray:
-    """The array that follows its description."""
+    """Read the array that follows its JSON description."""
     array: np.ndarray = np.empty(said["shape"], said["dtype"])
     view = array.data.cast("B")
     while view:
@@ -108,7 +108,7 @@ def _read_array(said: dict[str, Any], answers: BufferedReader) -> np.ndarray:
 
 
 def _start() -> subprocess.Popen[bytes]:
-    # -P: beside the script lie modules of ours whose names others use too. No plug-ins: a file could ask for one.
+    # -P: modules beside the script must not shadow others. No HDF5 plug-ins: a file could load one.
     settings = {"HDF5_PLUGIN_PRELOAD": "::", "OPENBLAS_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8"}
     return subprocess.Popen(
         [sys.executable, "-P", str(_CHILD)],

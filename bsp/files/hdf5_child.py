@@ -1,8 +1,8 @@
 """The program that bsp/files/hdf5.py starts: answers questions about HDF5 files on its standard input, one JSON line
 each, with a JSON line and the bytes of an array.
 
-It reads what lies in the file itself and nothing else. It limits its own memory and time, because a damaged file can
-lead the HDF5 library round in circles or make it unpack without end.
+It reads no other file. It limits its own memory and time, because a damaged file can send the HDF5 library into an
+endless loop or make it unpack without end.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import numpy as np
 
 MEMORY_BYTES = 3 * 2**30  # of this process, with its libraries
 SECONDS = 120  # per question
-CPU_SECONDS = 3  # of it for what describes an array: the library goes round in circles in damaged lists
+CPU_SECONDS = 3  # of CPU for the description of an array: damaged lists are endless loops
 MAX_ARRAY_BYTES = 2**30  # one video: 10 hours of 2,048 numbers, one row every 8 frames at 30 frames per second
 _MOST_PACKED = 1100  # gzip makes zeros 1,032 times smaller
 _MAX_CHUNK_BYTES = 64 * 2**20
@@ -30,11 +30,11 @@ _MAX_ATTRIBUTE_BYTES = 64 * 2**10
 
 
 class Refused(Exception):
-    """The file holds what is not read here; the text says what."""
+    """The file holds something unsupported; the message says what."""
 
 
 def linked(group: h5py.Group, name: str) -> h5py.Group | h5py.Dataset | None:
-    """What a name in a group stands for, if it lies in this file; None if there is no such name."""
+    """The object of a name in a group; None if there is none. Refused if it lies outside this file."""
     found = group
     for part in name.split("/"):
         if not isinstance(found, h5py.Group) or not part or not found.id.links.exists(part.encode()):
@@ -46,7 +46,7 @@ def linked(group: h5py.Group, name: str) -> h5py.Group | h5py.Dataset | None:
 
 
 def check(data: h5py.Dataset, file_bytes: int) -> None:
-    """Refused unless the array is made of numbers that all lie in the file."""
+    """Raises Refused unless the data set is an array of numbers stored in this file."""
     made = data.id.get_create_plist()
     if made.get_external_count() or made.get_layout() == h5py.h5d.VIRTUAL:
         raise Refused("its numbers lie in other files, which are not opened; store them in this one")
@@ -66,7 +66,7 @@ def check(data: h5py.Dataset, file_bytes: int) -> None:
     if packed:
         pieces: list[int] = []
         data.id.chunk_iter(lambda piece: pieces.append(piece.size))
-        if max(pieces) > chunk + chunk // 100 + 1024:  # what cannot be packed hardly grows
+        if max(pieces) > chunk + chunk // 100 + 1024:  # incompressible data hardly grows
             raise Refused(f"a piece of {max(pieces):,} packed bytes for {chunk:,}; copy or make it again")
 
 
@@ -84,7 +84,7 @@ def attributes_of(data: h5py.Dataset) -> dict[str, Any]:
 
 
 def answer(question: dict[str, Any]) -> tuple[dict[str, Any], np.ndarray | None]:
-    """(answer for JSON, array that follows it or None) to a question: a path, and the name of a data set or None."""
+    """(JSON response, array that follows it or None) to a request: a path, and the name of a data set or None."""
     found = os.stat(question["path"])
     if not stat.S_ISREG(found.st_mode):
         raise Refused("not a regular file")
@@ -106,19 +106,19 @@ def answer(question: dict[str, Any]) -> tuple[dict[str, Any], np.ndarray | None]
 
 
 def main() -> None:
-    """Answer the questions on the standard input, one JSON object a line, within bounds of memory and time."""
+    """Serve requests from standard input, one JSON object per line, within bounds of memory and time."""
     _, already = resource.getrlimit(resource.RLIMIT_AS)
     most = MEMORY_BYTES if already == resource.RLIM_INFINITY else min(MEMORY_BYTES, already)
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     for line in sys.stdin.buffer:
-        signal.alarm(SECONDS)  # both end the process, wherever it is
+        signal.alarm(SECONDS)  # both end the process at any point
         signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)
         array = None
         try:
             said, array = answer(json.loads(line))
             head = json.dumps(said)
-        except Exception as error:  # the library's own are of a dozen kinds
+        except Exception as error:  # the library raises a dozen kinds
             array, head = None, json.dumps({"error": str(error)[:300] or type(error).__name__})
         signal.alarm(0)
         signal.setitimer(signal.ITIMER_PROF, 0)

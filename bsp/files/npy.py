@@ -1,7 +1,7 @@
-"""NumPy's ``.npy`` files, of others or our own: what the file says of itself is checked before anything is reserved.
+"""Safe reader of ``.npy`` files: the header is checked before memory is allocated.
 
-``numpy.load`` also opens zip archives, asks for as much memory as the header names, and follows a header of nested
-brackets. Nothing is unpickled here, and the numbers must fill the file exactly.
+``numpy.load`` also opens zip archives, allocates what the header declares, and parses deeply nested headers. Nothing is
+unpickled here, and the numbers must fill the file exactly.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _LONGEST_HEADER = 4096  # bytes; that of an array of numbers has about 100
 def read_npy(path: str | os.PathLike[str]) -> np.ndarray:
     """The array of integers or floats of up to 8 bytes (1 to 8 dimensions, at least one number) in a .npy file.
 
-    Raises FileNotFoundError, and FileError for whatever else is wrong with the file.
+    Raises FileNotFoundError, and FileError for a damaged or unsupported file.
     """
     path = Path(path)
     try:
@@ -47,7 +47,7 @@ def read_npy(path: str | os.PathLike[str]) -> np.ndarray:
 
 
 class _Wrong(Exception):
-    """What is wrong; the caller knows the file."""
+    """Internal error without file name; the caller adds it."""
 
 
 def _regular_size(file: BinaryIO) -> int:
@@ -58,7 +58,7 @@ def _regular_size(file: BinaryIO) -> int:
 
 
 def _header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype]:
-    """(shape, in Fortran's order, item type) of the array that begins behind the header."""
+    """(shape, whether in Fortran order, item type) from the header."""
     start = file.read(8)
     if start[:4] == b"PK\x03\x04":
         raise _Wrong("a zip archive such as .npz; unpack it")
@@ -70,7 +70,7 @@ def _header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype]:
         raise _Wrong(f"version {'.'.join(map(str, start[6:8]))} of the format, which arrays of numbers do not need")
     try:
         shape, fortran, dtype = reader(file, max_header_size=_LONGEST_HEADER)
-    except Exception as error:  # the header is Python's notation: damaged, it ends in any of a dozen exceptions
+    except Exception as error:  # the header is a Python literal: damage can raise many kinds of exceptions
         raise _Wrong(f"a damaged header, {type(error).__name__}: {str(error)[:200]}") from None
     if dtype.kind not in "fiu" or dtype.itemsize > 8 or dtype.subdtype is not None:
         raise _Wrong(f"items of the type {str(dtype)[:60]}")

@@ -1,11 +1,10 @@
-"""A pickle is a program for a small stack machine. This is such a machine that runs nothing else and uses bounded
-time and memory.
+"""A safe interpreter of pickles, which are programs for a small stack machine, in bounded time and memory.
 
-Python's own reader imports what a pickle names and calls it; it also reserves memory for whatever number stands in
-the file, and it follows nested objects on the C stack, so that a file of 300 kB can end the process. Here a name is
-only looked up in a table of the caller's, every instruction counts against a budget, and what comes out is a tree:
-no container holds itself, none is deeper than ``DEEPEST``, and shared ones do not unfold to more than the budget.
-Protocols 0 to 5 are read, text of Python 2 as Latin-1.
+Python's own reader imports and calls the names in a pickle, allocates memory for any declared size, and recurses on the
+C stack, so that a file of 300 kB can crash the process. Here names are looked up in the caller's table, every
+instruction counts against a budget, and the result is a tree: no container holds itself, none is deeper than
+``DEEPEST``, and shared ones do not unfold to more than the budget. Protocols 0 to 5 are read, text of Python 2 as
+Latin-1.
 """
 
 from __future__ import annotations
@@ -24,33 +23,34 @@ _LONGEST_NUMBER = 64  # characters or bytes; torch's magic number has 10 bytes
 
 @dataclass(frozen=True, eq=False)
 class Name:
-    """What a name in the pickle stands for: ``make(machine, *arguments)`` is called where the pickle calls it."""
+    """Replacement of a name in the pickle: a call of the name calls ``make(machine, *arguments)``."""
 
     title: str
     make: Callable[..., Any]
 
 
 class StandIn:
-    """An object that may be given a state afterwards."""
+    """A created object that a pickle may set the state of."""
 
     def set_state(self, machine: Machine, state: Any) -> None:
-        """Take the state that the pickle gives the object; Refused unless a subclass knows it."""
+        """Set the state from the pickle; Refused unless a subclass supports it."""
         raise Refused(f"an object of the type {type(self).__name__}")
 
 
 class Ignored(StandIn):
-    """Something that nobody needs: takes every state and every item, and holds nothing."""
+    """An unneeded object: accepts every state and item, stores nothing."""
 
     def set_state(self, machine: Machine, state: Any) -> None:
-        """Nothing is kept."""
+        """Ignore the state."""
 
 
 class Machine:
     """Reads the pickles that lie one after the other in ``data``.
 
-    find: (module, name) to what it stands for; raises Refused for what it does not know.
-    persistent: what a persistent id stands for.
-    :meth:`load` raises Refused for what is not wanted, and any other Exception for damaged bytes.
+    find: (module, name) -> its replacement; raises Refused for an unknown name.
+    persistent: persistent id -> object.
+
+    :meth:`load` raises Refused for unsupported content, and any other Exception for damaged bytes.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Machine:
         self._memo: dict[int, Any] = {}
 
     def load(self) -> Any:
-        """The value of the pickle that begins at ``at``, which moves behind it."""
+        """The value of the pickle that begins at ``at``; ``at`` is then its end."""
         self.stack, self._marked, self._memo = [], [], {}
         data, operations, before = self.data, _OPERATIONS, self.steps
         while True:
@@ -95,7 +95,7 @@ class Machine:
     # --- bytes ------------------------------------------------------------------------------------------------
 
     def take(self, count: int) -> bytes:
-        """The next ``count`` bytes; ValueError where the file ends before."""
+        """The next ``count`` bytes; ValueError if the file ends before."""
         start, stop = self.at, self.at + count
         if count < 0 or stop > len(self.data):
             raise ValueError(f"{count} bytes are wanted at {start} of {len(self.data)}")
@@ -122,7 +122,7 @@ class Machine:
         return items
 
     def mark(self) -> None:
-        """Set a mark; Refused above four times as many as containers may be deep."""
+        """Set a mark; Refused above 4 * DEEPEST marks."""
         if len(self._marked) > 4 * DEEPEST:
             raise Refused(f"more than {4 * DEEPEST} open marks")
         self._marked.append(self.stack)
@@ -162,19 +162,19 @@ class Machine:
     # --- objects ----------------------------------------------------------------------------------------------
 
     def name(self, module: Any, name: Any) -> None:
-        """Push what ``module.name`` stands for in the caller's table, which refuses all others."""
+        """Push the replacement of ``module.name``; the caller's table refuses unknown names."""
         if not (isinstance(module, str) and isinstance(name, str)):
             raise TypeError("a name that is no text")
         self.stack.append(self._find(module, name))
 
     def call(self, function: Any, arguments: Any) -> None:
-        """Push the result of a name's function; TypeError for what is no name."""
+        """Push the result of calling a :class:`Name`; TypeError for other objects."""
         if not isinstance(function, Name) or not isinstance(arguments, tuple | list):
             raise TypeError("a call of what is no function")
         self.stack.append(function.make(self, *arguments))
 
     def build(self) -> None:
-        """Give the object below the top of the stack the state on top."""
+        """Set the state (top of the stack) of the object below it."""
         state, target = self.stack.pop(), self.stack[-1]
         if isinstance(target, StandIn):
             target.set_state(self, state)
@@ -182,21 +182,21 @@ class Machine:
             raise TypeError(f"a state for a {type(target).__name__}")
 
     def persistent(self, identity: Any) -> None:
-        """Push an object that is stored outside the pickle, if the caller knows any; else Refused."""
+        """Push an object stored outside the pickle; Refused if the caller supports none."""
         if self._persistent is None:
             raise Refused("an object that is stored elsewhere")
         self.stack.append(self._persistent(identity))
 
     def put(self, place: int) -> None:
-        """Remember the top of the stack under a number."""
+        """Memoize the top of the stack under a number."""
         self._memo[place] = self.stack[-1]
 
     def memoize(self) -> None:
-        """Remember the top of the stack under the next number."""
+        """Memoize the top of the stack under the next number."""
         self.put(len(self._memo))
 
     def get(self, place: int) -> None:
-        """Push what was remembered under a number; KeyError."""
+        """Push the memo of a number; KeyError."""
         self.stack.append(self._memo[place])
 
 
@@ -228,7 +228,7 @@ def _string_line(machine: Machine) -> str:
 
 def _unicode_line(machine: Machine) -> str:
     text = machine.line().decode("raw-unicode-escape")
-    text.encode()  # half a character of UTF-16 is no text
+    text.encode()  # a lone surrogate is no text
     return text
 
 
@@ -287,7 +287,7 @@ def _stack_name(machine: Machine) -> None:
 
 
 def _items_of(method: Callable[[Machine, list[Any]], None], count: int | None) -> Callable[[Machine], None]:
-    """Takes ``count`` items, or all since the mark, from above the container that gets them."""
+    """Pop ``count`` items, or all since the mark; the container that gets them is then on top."""
 
     def operation(machine: Machine) -> None:
         if count is None:
@@ -393,7 +393,7 @@ _BY_NAME: dict[str, Callable[[Machine], None]] = {
 }
 
 
-# Extension codes and buffers outside the file stay out: no plain file has them.
+# Extension codes and out-of-band buffers are not supported: no plain file has them.
 _OPERATIONS: list[Callable[[Machine], None] | None] = [None] * 256
 for _opcode in opcodes:
     _OPERATIONS[ord(_opcode.code)] = _BY_NAME.get(_opcode.name)

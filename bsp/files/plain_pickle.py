@@ -1,8 +1,8 @@
-"""Pickles that other people made, read without letting them run anything.
+"""Untrusted pickles of plain data, read without running code from them.
 
-A pickle is a program: it names functions, which Python's own reader imports and calls. bsp/files/pickle_machine.py does
-neither; this module tells it the handful of names that plain data and NumPy arrays need, as functions of our own, and
-refuses every other name. Protocols 0 to 5 are read, also as written by Python 2 and by NumPy 1 and 2.
+A pickle names functions, which Python's own reader imports and calls. bsp/files/pickle_machine.py does neither; this
+module provides replacements for the few names that plain data and NumPy arrays need, and refuses every other name.
+Protocols 0 to 5 are read, also as written by Python 2 and by NumPy 1 and 2.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ def read_plain_pickle(path: str | Path) -> Any:
     """The content of a pickle of dicts, lists, tuples, sets, text, bytes, booleans, numbers and None.
 
     NumPy arrays come as (nested) lists, NumPy scalars as Python numbers, text of Python 2 decoded as Latin-1; keys of
-    dicts and items of sets are text, bytes or numbers. Raises AnnotationError with the file and, for a pickle that
-    holds anything else or more than the budget of files/pickle_machine.py, the name of that.
+    dicts and items of sets are text, bytes or numbers. Raises AnnotationError with the file, and the name of anything
+    else in it; also above the budget of files/pickle_machine.py.
     """
     content = read_bytes(path, max_bytes=MAX_BYTES)
     try:
@@ -38,12 +38,12 @@ def read_plain_pickle(path: str | Path) -> Any:
             f"{path}: this pickle wants to use {error}, which is no plain data; it was not read. Convert the file to"
             " JSON where you trust it"
         ) from None
-    except Exception as error:  # damaged bytes can end in any exception that the machine or a constructor raises
+    except Exception as error:  # damaged bytes can raise any exception of the machine or a constructor
         raise AnnotationError(f"{path}: damaged pickle ({type(error).__name__}: {error}); download it again") from None
 
 
 def plain_name(module: str, name: str) -> Name:
-    """What stands for a name that plain data need; Refused for any other one."""
+    """Replacement of a name that plain data need; Refused for any other."""
     module = {"__builtin__": "builtins"}.get(module, module).replace("numpy.core.", "numpy._core.")
     try:
         return _ALLOWED[module, name]
@@ -52,7 +52,7 @@ def plain_name(module: str, name: str) -> Name:
 
 
 class _DType(StandIn):
-    """Stands for numpy.dtype: an item type of fixed size without fields."""
+    """Replacement of numpy.dtype: an item type of fixed size without fields."""
 
     def __init__(self, machine: Machine, code: str, align: bool = False, copy: bool = False):
         if not re.fullmatch(r"b1|[iu][1248]|f[248]|[SU]\d{1,4}|O8?", code):
@@ -69,7 +69,7 @@ class _DType(StandIn):
         return self.code[0] == "O"
 
     def items(self, machine: Machine, data: Any) -> np.ndarray:
-        """The bytes (as Python 2 stored them: Latin-1 text) as a flat array."""
+        """The bytes (from Python 2: Latin-1 text) as a flat array."""
         if self.is_object:
             raise Refused("a NumPy scalar of type object")
         machine.spend(len(data) // 8)
@@ -79,7 +79,7 @@ class _DType(StandIn):
 
 
 class _Array(list[Any], StandIn):
-    """Stands for numpy.ndarray; becomes the nested list of its items."""
+    """Replacement of numpy.ndarray; converted to a nested list."""
 
     def set_state(self, machine: Machine, state: tuple[Any, ...]) -> None:
         _, shape, dtype, fortran, data = state

@@ -1,7 +1,7 @@
-"""What may come out of a file that others made: a tree of plain data, of bounded size and depth.
+"""Check of data from untrusted files: a tree of plain data, of bounded size and depth.
 
-Programs walk through what they are given. A container that holds itself has no end, one that is deep ends the process
-on the C stack, a few that hold each other twice unfold to more than any memory, and keys can be chosen to collide.
+Otherwise a container that holds itself would never end, deep nesting would overflow the C stack, a few shared
+containers could unfold beyond any memory, and keys could be chosen to collide.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class Refused(Exception):
 
 
 def check_key(key: Any) -> None:
-    """Refused, unless a dict may have this key: other kinds and longer integers can be made to collide."""
+    """Raises Refused for an unsafe dict key: other types and longer integers can be made to collide."""
     if not (isinstance(key, str | bytes | float | bool | None) or (type(key) is int and -(2**63) <= key < 2**64)):
         raise Refused(f"a {type(key).__name__} as the key of a dict or in a set")
 
@@ -27,7 +27,7 @@ def check_key(key: Any) -> None:
 def check_tree(root: Any, most: int = STEPS) -> None:
     """Refused for a container that holds itself, for more than DEEPEST inside one another, and for shared ones that
     unfold to more than ``most`` objects."""
-    sizes: dict[int, int] = {}  # of what is done, unfolded
+    sizes: dict[int, int] = {}  # unfolded sizes of finished containers, by id
     path = {id(root)}
     frames = [[root, _children(root), 1]]
     while frames:
@@ -58,5 +58,5 @@ def check_tree(root: Any, most: int = STEPS) -> None:
 
 def _children(value: Any) -> Iterator[Any]:
     if isinstance(value, dict):
-        return iter(value.values())  # keys are none: see check_key
+        return iter(value.values())  # keys are no containers: see check_key
     return iter(value) if isinstance(value, _CONTAINERS) else iter(())

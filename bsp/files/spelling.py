@@ -1,5 +1,5 @@
 """Names in two files that mean the same and are spelt differently: video ids with and without ``v_``, labels with
-underscores. Nothing here decides what is equal; it finds what to tell the user when nothing was.
+underscores. Used for hints to the user only, never to decide what is equal.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def _bare_id(name: str) -> str:
     return _CLIP_TIMES.sub("", _bare(name).removeprefix("v_")).casefold()
 
 
-# What two spellings of a name may differ in, the simplest first, and what makes them equal.
+# (difference between two spellings, function that removes it), simplest first.
 _ID_RULES: tuple[tuple[str, Callable[[str], str]], ...] = (
     ('one side has "v_" in front', lambda name: name.removeprefix("v_")),
     ("one side has a folder or file ending", _bare),

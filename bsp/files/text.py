@@ -1,8 +1,8 @@
-"""The one way to open other people's text: bytes to text, JSON and CSV rows, labels, ids, and which files to pass over.
+"""Reading of text files from others: decoding, JSON, CSV rows, labels, ids, and hidden files.
 
-People's programs write byte-order marks, UTF-16, Windows line ends, semicolons, blanks around labels, decomposed
-accents, and leave ``._name`` beside ``name``. All readers of text in this project come through here, so that each of
-them takes the same files. What cannot be read is an AnnotationError that names the file, the place and the remedy.
+Other programs write byte-order marks, UTF-16, Windows line ends, semicolons, blanks around labels, decomposed accents,
+and leave ``._name`` beside ``name``. All readers of text in this project use this module and so accept the same files.
+Errors are AnnotationErrors that name file, place and remedy.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from bsp.errors import AnnotationError
 _AT_ONCE = 16 * 2**20  # bytes
 MAX_TEXT_BYTES = 4 * 2**30  # after unpacking; the largest published result file is below 1 GB
 DELIMITERS = ",;\t"
-VIDEO_EXTENSIONS = (  # in order of preference, should a video be there twice
+VIDEO_EXTENSIONS = (  # in order of preference, if a video exists twice
     ".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".flv", ".mpg", ".mpeg", ".wmv", ".3gp", ".ts", ".ogv",
 )  # fmt: skip
 _FROM_WINDOWS = "if it comes from an older Windows program: iconv -f WINDOWS-1252 -t UTF-8 IN > OUT"
@@ -41,14 +41,14 @@ _MARKS = (  # the longer ones first: UTF-32's little-endian mark begins with UTF
 
 
 def is_hidden(name: str | os.PathLike[str]) -> bool:
-    """Whether a file or folder name is none of the user's data: ``.x``, macOS's ``._x``, its ``__MACOSX`` folder."""
+    """Whether a file or folder is hidden: ``.x``, macOS's ``._x`` and its ``__MACOSX`` folder."""
     name = os.path.basename(os.fspath(name))
     return name.startswith(".") or name == "__MACOSX"
 
 
 @lru_cache(2**16)
 def clean_label(text: str) -> str:
-    """A label as all comparisons take it: composed accents (NFC), no outer blanks, inner runs of blanks as one.
+    """Normalised label: composed accents (NFC), no outer blanks, inner runs of blanks as one.
 
     ValueError if nothing is left.
     """
@@ -60,9 +60,9 @@ def clean_label(text: str) -> str:
 
 @lru_cache(2**16)
 def clean_id(text: str) -> str:
-    """A video's id as everything compares it: composed accents (NFC), no outer blanks, no ``.mp4`` or the like.
+    """Normalised video id: composed accents (NFC), no outer blanks, no video extension.
 
-    ValueError if nothing is left. A ``v_`` stays: some ids begin so.
+    ValueError if nothing is left. A ``v_`` stays: some ids begin with it.
     """
     name = unicodedata.normalize("NFC", text.strip())
     stem, extension = os.path.splitext(name)
@@ -73,7 +73,7 @@ def clean_id(text: str) -> str:
 
 
 def safe_name(name: str, where: str | os.PathLike[str]) -> str:
-    """The name, if it can be one file's name in a folder that we choose; ``where`` it stands begins the error.
+    """The name, if it is safe as a file name; ``where`` begins the error message.
 
     AnnotationError for an absolute name, ``..``, a separator of any system, a control character, a hidden name (which
     no listing would find) and one of more than 250 bytes, which leaves room for an ending.
@@ -130,7 +130,7 @@ def open_bytes(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def open_utf8(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
-    """As :func:`open_bytes`, the bytes of UTF-8 without mark whatever the encoding: for texts too large at once.
+    """As :func:`open_bytes`, converted to UTF-8 without byte-order mark, for texts too large for memory.
 
     UTF-8 itself is not checked here; a broken UTF-16 is an AnnotationError.
     """
@@ -152,7 +152,7 @@ def read_bytes(path: str | os.PathLike[str], *, max_bytes: int = MAX_TEXT_BYTES)
         raise AnnotationError(f"{path!r}: a file's name has no zero byte")
     with open_bytes(path) as file:
         parts, left = [], max_bytes + 1
-        while part := file.read(min(left, _AT_ONCE)):  # all at once would reserve max_bytes for every file
+        while part := file.read(min(left, _AT_ONCE)):  # read(max_bytes) would allocate that much for every file
             parts.append(part)
             left -= len(part)
     content = b"".join(parts)
@@ -216,18 +216,18 @@ def parse_json(content: bytes, name: str | os.PathLike[str]) -> Any:
     encoding, skip = split_mark(content)
     content = content[skip:] if encoding == "utf-8" else decode(content, name).encode()
     try:
-        # The parser under pydantic: faster than json.loads, and bounds the depth itself. A key that stands twice would
-        # otherwise lose the first one's value without a word.
+        # jiter, pydantic's parser: faster than json.loads, limits the depth. A repeated key would otherwise silently
+        # lose its first value.
         return jiter.from_json(content, catch_duplicate_keys=True)
     except ValueError as error:
-        decode_as("utf-8", content, name)  # raises where that is the matter, with the remedy
+        decode_as("utf-8", content, name)  # raises, with the remedy, if the encoding is the problem
         if "surrogate" in str(error):
             return _with_surrogates(content, name)
         raise AnnotationError(f"{name}: malformed JSON, {error}") from None
 
 
 def _with_surrogates(content: bytes, name: str | os.PathLike[str]) -> Any:
-    """JSON in which Python has written a name that is no UTF-8 (as file names may be), which jiter refuses."""
+    """JSON with lone surrogates, which jiter refuses: Python writes file names that are not UTF-8 so."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
@@ -243,14 +243,14 @@ def _with_surrogates(content: bytes, name: str | os.PathLike[str]) -> Any:
 
 
 def delimiter_of(line: str) -> str:
-    """The one of comma, semicolon and tab that a line has most of; the comma if it has none."""
+    """The most frequent of comma, semicolon and tab in a line; comma if there is none."""
     return max(DELIMITERS, key=line.count)
 
 
 def read_csv(path: str | os.PathLike[str]) -> Iterator[tuple[int, list[str]]]:
     """Rows of a plain or gzipped CSV file: (line from 1, fields without outer blanks); empty lines are left out.
 
-    Its first line says what separates the fields, see :func:`delimiter_of`. Raises AnnotationError for text that is
+    The first line determines the delimiter, see :func:`delimiter_of`. Raises AnnotationError for text that is
     no CSV (an open quote, a field above 128 kB).
     """
     text = read_text(path)
@@ -270,7 +270,7 @@ def read_table(
 ) -> Iterator[tuple[int, dict[str, str]]]:
     """Rows of a CSV file whose first line names its columns: (line from 1, field by column).
 
-    Empty columns after the last named one, which spreadsheets leave, are passed over. AnnotationError with file, line
+    Empty columns after the last named one, which spreadsheets leave, are ignored. AnnotationError with file, line
     and ``remedy`` for an absent or repeated column and for a row that has not one field per column.
     """
     rows = read_csv(path)

@@ -1,11 +1,9 @@
-"""Weight files of others: PyTorch's zip archives and the format before it, and safetensors.
+"""Untrusted weight files: PyTorch's zip archives, its older format, and safetensors.
 
-PyTorch's formats are pickles with the numbers beside them. bsp/files/pickle_machine.py reads the pickle: tensors and
-plain data come out, whatever else was saved beside the weights (arguments, optimisers, functions) is left out, and
-nothing is imported or called. Sizes are checked before anything is reserved. PyTorch itself does not look at the
-checksums
-(CRC-32) that its archives hold; here a flipped bit is noticed. The older format and safetensors hold none, but many
-names do: ``resnet18-f37072fd.pth`` begins its SHA-256.
+PyTorch's formats are pickles plus raw numbers. bsp/files/pickle_machine.py reads the pickle: tensors and plain data are
+kept, other objects (arguments, optimisers, functions) are dropped, and nothing is imported or called. Sizes are checked
+before memory is allocated. Unlike PyTorch, the archives' checksums (CRC-32) are verified. The older format and
+safetensors have none, but many file names do: ``resnet18-f37072fd.pth`` holds the beginning of its SHA-256.
 """
 
 from __future__ import annotations
@@ -39,9 +37,9 @@ _AS_STATE_DICT = "save its state_dict() alone: torch.save(model.state_dict(), OU
 
 
 def read_weights(path: str | os.PathLike[str]) -> Any:
-    """What a .pt, .pth or .safetensors file holds: (nested) dicts and lists of tensors on the CPU and plain data.
+    """Content of a .pt, .pth or .safetensors file: (nested) dicts and lists of CPU tensors and plain data.
 
-    The kind is recognised by the content. Raises FileNotFoundError, and FileError with the remedy for a file that is
+    The format is recognised by the content. Raises FileNotFoundError, and FileError with the remedy for a file that is
     damaged, too large, a TorchScript program or no weights at all.
     """
     path = Path(path)
@@ -68,7 +66,7 @@ def parse_weights(content: bytes, path: str | os.PathLike[str]) -> Any:
         raise FileError(f"{path}: not weights that can be used: it holds {error}; {_AS_STATE_DICT}") from None
     except zipfile.BadZipFile as error:
         raise FileError(f"{path}: a damaged archive ({error}); download it again") from None
-    except Exception as error:  # damaged bytes can end in any exception of the machine, the archive or the tensors
+    except Exception as error:  # damaged bytes can raise any exception of the machine, the archive or the tensors
         brief = f"{type(error).__name__}: {error}".strip().splitlines()[0][:200]
         raise FileError(
             f"{path}: neither PyTorch's format nor safetensors, or damaged ({brief}); download it again, or"
@@ -77,7 +75,7 @@ def parse_weights(content: bytes, path: str | os.PathLike[str]) -> Any:
 
 
 def _check_name(path: Path, content: bytes) -> None:
-    """As torch.hub: the end of a published file's name is the beginning of its SHA-256. All digits may be a date."""
+    """Check the SHA-256 prefix at the end of a file name, as torch.hub. A suffix of digits only may be a date."""
     found = re.search(r"-([0-9a-f]{8,64})\.[a-z.]+$", path.name)
     if not found or found[1].isdigit():
         return
@@ -132,7 +130,7 @@ def _from_zip(content: bytes) -> Any:
 
 
 def _from_old_format(content: bytes) -> Any:
-    """Three small pickles, that of the content, one of the keys of the storages, and these one after the other."""
+    """The older format: three small pickles, the content, the storage keys, then the storages one after another."""
     kinds: dict[str, Name] = {}
 
     def note(kind: Name, key: str, count: int) -> Ignored:
@@ -145,7 +143,7 @@ def _from_old_format(content: bytes) -> Any:
     if not machine.load()["little_endian"]:
         raise Refused("numbers in big-endian order")
     start = machine.at
-    machine.load()  # to learn what kind of number each storage holds
+    machine.load()  # to learn the number type of each storage
     kept: dict[str, Tensor] = {}
     for key in machine.load():
         count = int.from_bytes(machine.take(8), "little")
@@ -162,7 +160,7 @@ def _from_old_format(content: bytes) -> Any:
 
 
 def _storages(storage: Callable[[Name, str, int], Any]) -> Callable[[Any], Any]:
-    """What a persistent id stands for: ("storage", kind, key, device, count of numbers) and, of old, a view of it."""
+    """Resolver of persistent ids: ("storage", kind, key, device, count) and, in the older format, a view of it."""
 
     def persistent(identity: Any) -> Any:
         word, kind, key, _, count, *view = identity
@@ -237,7 +235,7 @@ _NAMES = {
 
 
 def _name(module: str, name: str) -> Name:
-    """Tensors and plain data become what they are, every other object a stand-in that holds nothing."""
+    """Replacement of a name: tensors and plain data are kept, every other object becomes an empty stand-in."""
     if (module, name) in _NAMES:
         return _NAMES[module, name]
     try:

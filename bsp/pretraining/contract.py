@@ -1,7 +1,7 @@
-"""What a pretext task is to the rest of the program: clips with a label, a head on the features, a loss.
+"""Interface of pretext tasks: labelled clips, a head on the features, a loss.
 
 To add one, write a frozen dataclass that is a :class:`Pretext` in a file of its own, and name it in pretexts.py's
-``PRETEXTS``: rows of tables can then train an encoder on it, alone, as a second stream, or beside action classes.
+``PRETEXTS``: rows of tables can then train an encoder on it alone, as a second stream, or jointly with action classes.
 tests/examples/toy_pretext.py is a complete example. Letters: B clips, T frames of a clip, T' vectors of a clip that
 come out of the encoder, H W image, D feature width, K classes.
 """
@@ -29,12 +29,12 @@ Loss = Callable[[Any, Mapping[str, Tensor]], Scored]
 
 
 class Pretext(Protocol):
-    """A pretext task: a frozen dataclass whose class says which; its fields enter the hashes of recipes."""
+    """A pretext task: a frozen dataclass whose class identifies it; its fields enter recipe hashes."""
 
     @property
     @abstractmethod
     def name(self) -> str:
-        """Readable and short, such as "dc+ss_cls"; part of the names of files and runs."""
+        """Short name such as "dc+ss_cls"; part of the names of files and runs."""
 
     @property
     def teachers(self) -> int:
@@ -51,26 +51,26 @@ class Pretext(Protocol):
 
     @abstractmethod
     def head(self, encoder: Encoder, seed: int) -> nn.Module:
-        """From the encoder's features [B, T', D] to what :meth:`loss` takes; global random state is not touched."""
+        """A module from the encoder's features [B, T', D] to the input of :meth:`loss`; random state is unchanged."""
 
     @abstractmethod
     def loss(self, output: Tensor, targets: Mapping[str, Tensor], chosen_B: Tensor | None = None) -> Scored:
-        """Loss and statistics; ``chosen_B`` (bool [B], None = all) says which clips of the batch count.
+        """Loss and statistics of the clips in ``chosen_B`` (bool [B], None = all).
 
-        The statistics are shown by their names while it trains, and drawn as curves.
+        Statistics are logged by name and drawn as curves.
         """
 
     def model(self, encoder: Encoder, seed: int, teacher_widths: Sequence[int] = ()) -> PretrainingModel:
-        """The network that is trained: ``encoder`` and what it needs on top, drawn from ``seed``."""
+        """The trained network: ``encoder`` and the head, drawn from ``seed``."""
         return PretextModel(encoder, self, seed)
 
     def objective(self, teachers: Sequence[Encoder] = ()) -> Loss:
-        """:meth:`loss` in the form that the training loop takes."""
+        """:meth:`loss` as the objective of the training loop."""
         return self.loss
 
 
 class PretrainingModel(nn.Module):
-    """What the training loop trains: anything with an encoder in it, which is what is kept."""
+    """Any trainable network that contains an encoder; only the encoder is kept."""
 
     def __init__(self, encoder: Encoder):
         super().__init__()
@@ -85,7 +85,7 @@ class PretextModel(PretrainingModel):
         self.head = pretext.head(encoder, seed)
 
     def forward(self, clip_BTCHW: Tensor) -> Tensor:
-        """Clips, float [B, T, 3, H, W], normalised -> what the head says."""
+        """Clips, float [B, T, 3, H, W], normalised -> the head's output."""
         output: Tensor = self.head(self.encoder(clip_BTCHW))
         return output
 
@@ -99,10 +99,10 @@ class LinearHead(nn.Linear):
     """
 
     def __init__(self, width: int, outputs: int, seed: int, *, dropout: float = 0.0, frames: int | None = None):
-        with torch.random.fork_rng(devices=[]):  # the constructor draws weights that are overwritten below
+        with torch.random.fork_rng(devices=[]):  # the constructor draws weights, overwritten below
             super().__init__(width, outputs)
         self.dropout, self.frames = nn.Dropout(dropout), frames
-        # Not the encoder's stream: the same seed would repeat its first weights.
+        # A separate random stream: the encoder's seed would repeat its first weights.
         generator = torch.Generator().manual_seed(seed + 0x48454144)
         nn.init.normal_(self.weight, 0.0, 0.001, generator=generator)
         nn.init.zeros_(self.bias)
@@ -130,6 +130,6 @@ def cross_entropy(logits_BK: Tensor, label_B: Tensor, chosen_B: Tensor | None = 
     if chosen_B is None:
         return functional.cross_entropy(logits_BK, label_B), right_B.float().mean()
     count = chosen_B.sum()
-    target_B = torch.where(chosen_B, label_B, 0)  # labels of the other task may be out of range
+    target_B = torch.where(chosen_B, label_B, 0)  # labels of another task may be out of range
     each_B = functional.cross_entropy(logits_BK, target_B, reduction="none")
     return (each_B * chosen_B).sum() / count.clamp_min(1), (right_B & chosen_B).sum() / count

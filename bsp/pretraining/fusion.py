@@ -27,9 +27,9 @@ from bsp.pretraining.pretext import short_names
 
 @dataclass(frozen=True, kw_only=True)
 class FusionSettings(Pretext):
-    """A single encoder for both tasks. ``matching_weight`` 0 is two-head, above 0 feature distillation.
+    """One encoder for both tasks: two-head (``matching_weight`` 0) or feature distillation (above 0).
 
-    Choice: the paper gives no weights. Both cross-entropies count the same.
+    Choice: the paper gives no weights; both cross-entropies have weight 1.
     """
 
     kinds: tuple[BoundaryKind, ...]  # boundary types of synthetic clips, 2 or more; position = label; or () and pretext
@@ -37,7 +37,7 @@ class FusionSettings(Pretext):
     action_weight: float = 1.0  # of the action cross-entropy on plain clips; 0 = off
     boundary_weight: float = 1.0  # of the boundary cross-entropy on synthetic clips; 0 = off
     matching_weight: float = 0.0  # of the two feature-matching losses together; 0 = off: no teachers
-    # What takes the place of telling ``kinds`` apart, beside the actions; None = nothing.
+    # Replaces classification of ``kinds`` as the second task; None = off.
     pretext: Pretext | None = field(default=None, metadata={"later": True})
 
     def __post_init__(self) -> None:
@@ -53,12 +53,12 @@ class FusionSettings(Pretext):
 
     @property
     def distils(self) -> bool:
-        """Whether teachers are matched."""
+        """Whether features of teachers are matched."""
         return self.matching_weight > 0
 
     @property
     def teachers(self) -> int:
-        """Two if it distils: of actions, and of the other task."""
+        """Two with distillation (action task, other task), else 0."""
         return 2 if self.distils else 0
 
     @property
@@ -68,7 +68,7 @@ class FusionSettings(Pretext):
         return f"{'distilled' if self.distils else 'two-head'}_action+{other}"
 
     def plan(self, catalog: Catalog, clips: ClipSettings, seed: int, index: int) -> ClipPlan:
-        """Plain clips and synthetic ones as ``clips`` mixes them; with ``pretext`` in turns, half and half."""
+        """Plain and synthetic clips as mixed by ``clips``; with ``pretext`` they alternate."""
         if self.pretext is None:
             return plan_clip(catalog, clips, seed, index)
         if index % 2 == 0:
@@ -77,7 +77,7 @@ class FusionSettings(Pretext):
         return replace(plan, index=index, kind=plan.label if plan.kind is None else plan.kind)  # None = plain
 
     def synthesise(self, plan: ClipPlan, frames: Sequence[np.ndarray]) -> np.ndarray:
-        """As the task of the clip does."""
+        """The clip, by its own task."""
         if plan.kind is None or self.pretext is None:
             return Pretext.synthesise(self, plan, frames)
         return self.pretext.synthesise(plan, frames)
@@ -87,15 +87,15 @@ class FusionSettings(Pretext):
         raise NotImplementedError("two tasks share an encoder: use model()")
 
     def model(self, encoder: Encoder, seed: int, teacher_widths: Sequence[int] = ()) -> PretrainingModel:
-        """The network with both classifiers."""
+        """The network with both heads."""
         return FusionModel(encoder, self, seed, teacher_widths)
 
     def loss(self, output: Any, targets: Mapping[str, Tensor], chosen_B: Tensor | None = None) -> Scored:
-        """Without teachers."""
+        """Loss without teachers."""
         return fusion_loss(self, output, targets)
 
     def objective(self, teachers: Sequence[Encoder] = ()) -> Loss:
-        """The loss with these teachers."""
+        """The objective with these teachers."""
         return fusion_objective(self, teachers)
 
 
@@ -133,13 +133,13 @@ class FusionModel(PretrainingModel):
             nn.init.zeros_(layer.bias)
 
     def forward(self, clip_BTCHW: Tensor) -> dict[str, Tensor | list[Tensor]]:
-        """Clips, float [B, T, 3, H, W], normalised -> what both heads and the projections say, by name."""
+        """Clips, float [B, T, 3, H, W], normalised -> outputs of both heads and the projections, by name."""
         feat_BTD = self.encoder(clip_BTCHW)
         feat_BD = feat_BTD.mean(dim=1)
         return {
             "action": self.action_head(feat_BD),
             "boundary": self.boundary_head(feat_BD if self.settings.pretext is None else feat_BTD),
-            # Choice: pointwise in time: each frame's feature is projected and matched by itself.
+            # Choice: pointwise in time: each frame's feature is projected and matched separately.
             "matched": [project(feat_BTD) for project in self.projections],
         }
 
@@ -190,7 +190,7 @@ def fusion_loss(
 def matching_loss(got_BTD: Tensor, wanted_BTD: Tensor) -> Tensor:
     """||f(x) - h(f_s(x))||^2 of Section 3.4, relative to how much the teacher's features vary in the batch.
 
-    1 is what the teacher's mean feature would give, 0 a perfect copy.
+    1 corresponds to predicting the teacher's mean feature, 0 to a perfect copy.
     """
     # Choice: divided by the features' variance (the paper gives the plain squared norm and no weight), so that
     # one weight suits any width and any teacher, and neither teacher outweighs the other.

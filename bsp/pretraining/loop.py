@@ -1,9 +1,9 @@
 """The pre-training loop: clips in, encoder weights out (Section 3.3). Plain PyTorch, one process or several.
 
-The loop reads one long numbered stream of clips. Step s uses clips [s*B, (s+1)*B), so "where are we" is one
-number, and stopping and continuing equals never stopping. Where the clips come from (a Ray Data stream, a
-list in a test) is the caller's business, and so is where checkpoints go. On a GPU the network computes in
-bfloat16 where autocast says so, nothing in a step waits for the device, and records are the only meeting points.
+The loop reads one long numbered stream of clips. Step s uses clips [s*B, (s+1)*B), so the step number is the whole
+position, and a resumed run equals an uninterrupted one. The caller provides the clips (a Ray Data stream, a list in a
+test) and saves checkpoints. On a GPU autocast uses bfloat16, steps do not wait for the device, and only records
+synchronise with it.
 
 Letters: B clips of a batch, T frames, H W image.
 """
@@ -42,7 +42,7 @@ class TrainSettings:
     warmup_steps: int = 0  # linear from 0; 0 = off
     clip_gradient: float = 20.0  # total L2 norm (TSM's recipe); 0 = off
     log_every_steps: int = 20  # one record of the history per so many steps
-    checkpoint_every_steps: int = 100  # work lost at most when a worker dies
+    checkpoint_every_steps: int = 100  # at most so many steps are lost when a worker dies
     max_skipped_share: float = 0.05  # of all clips; above it the run stops with the list
     threads: int = 1  # torch threads per worker on a CPU; part of the recipe, as sums depend on it
 
@@ -62,7 +62,7 @@ class TrainSettings:
     def rate_at(self, step: int) -> float:
         """Learning rate of step 0 .. steps-1: linear warm-up, then half a cosine down to zero.
 
-        Choice: cosine; the paper does not give its schedule.
+        Choice: cosine; the paper gives no schedule.
         """
         if step < self.warmup_steps:
             return self.learning_rate * (step + 1) / self.warmup_steps
@@ -88,7 +88,7 @@ def make_optimiser(model: nn.Module, settings: TrainSettings) -> torch.optim.Opt
     """SGD with momentum, weight decay on convolution and linear weights only (TSM's recipe)."""
     groups = parameter_groups(model, settings.learning_rate, settings.weight_decay)
     on_gpu = any(parameter.is_cuda for parameter in model.parameters())
-    # One kernel instead of several per tensor; on a CPU the default stays, whose bits results depend on.
+    # Fused: one kernel instead of several per tensor. Not on a CPU, where it would change the bits of results.
     return torch.optim.SGD(groups, lr=settings.learning_rate, momentum=settings.momentum, fused=on_gpu or None)
 
 
@@ -97,15 +97,15 @@ def prepare_device(device: torch.device, threads: int) -> None:
     if device.type == "cpu":
         torch.set_num_threads(threads)
         return
-    if device.index is not None:  # "cuda" alone is the GPU that is current anyway
+    if device.index is not None:  # "cuda" without index is the current GPU
         torch.cuda.set_device(device)
-    torch.backends.cudnn.benchmark = True  # sizes are fixed, so the search for the fastest kernels pays
-    torch.set_float32_matmul_precision("high")  # TF32 for what autocast leaves in float32
+    torch.backends.cudnn.benchmark = True  # sizes are fixed, so searching the fastest kernels is worth it
+    torch.set_float32_matmul_precision("high")  # TF32 for operations that autocast leaves in float32
     torch.backends.cudnn.allow_tf32 = True
 
 
 def training_state(model: nn.Module, optimiser: torch.optim.Optimizer, step: int, skipped: list[str]) -> dict[str, Any]:
-    """All that decides the rest of the run; the schedule is a function of ``step``, the stream of it too."""
+    """Checkpoint of a run; schedule and clip stream are functions of ``step``."""
     state = {
         "model": model.state_dict(),
         "optimiser": optimiser.state_dict(),
@@ -119,9 +119,9 @@ def training_state(model: nn.Module, optimiser: torch.optim.Optimizer, step: int
 
 
 def restore(state: dict[str, Any], model: nn.Module, optimiser: torch.optim.Optimizer) -> tuple[int, list[str]]:
-    """Put a :func:`training_state` back. Returns the next step and the clips skipped so far."""
+    """Load a :func:`training_state`. Returns the next step and the clips skipped so far."""
     model.load_state_dict(state["model"])
-    fused = [group["fused"] for group in optimiser.param_groups]  # of this device, not of the one that saved
+    fused = [group["fused"] for group in optimiser.param_groups]  # depends on this device, not on the one that saved
     optimiser.load_state_dict(state["optimiser"])
     for group, value in zip(optimiser.param_groups, fused, strict=True):
         group["fused"] = value
@@ -147,12 +147,11 @@ def train_steps(
 
     ``batches`` are this process's: dicts of arrays "clip" uint8 [B/processes, T, H, W, 3], "label" int64,
     "change_point" float32, "plain" bool, "damaged" int64 (may be absent: frames that the decoder flags; records then
-    have no damaged_share), and "error" (empty, or why a clip could not be made: such a clip weighs
-    nothing, is named in ``skipped``, and above ``max_skipped_share`` of the stream :class:`TooManyBroken` is
-    raised). ``workers`` says which share of each step that is; all processes give the same weights, and
-    ``skipped`` and records are those of all of them whenever a record or a checkpoint is due.
-    A record is made every ``log_every_steps``: loss and its statistics, clips_per_s, data_wait_share,
-    learning_rate, on a GPU max_memory_mb. The caller saves, reports and stops.
+    have no damaged_share), and "error" (empty, or why a clip could not be made: such a clip weighs nothing, is named in
+    ``skipped``, and above ``max_skipped_share`` of the stream :class:`TooManyBroken` is raised). ``workers`` gives this
+    process's share of each step. All processes have the same weights; at a record or checkpoint ``skipped`` and records
+    are merged over all processes. A record is made every ``log_every_steps``: loss and its statistics, clips_per_s,
+    data_wait_share, learning_rate, on a GPU max_memory_mb. The caller saves, reports and stops.
     """
     workers = workers or Workers()
     skipped = skipped if skipped is not None else []
@@ -223,7 +222,7 @@ class _Window:
             self.idle.begin_step()
 
     def add(self, stats: dict[str, Tensor]) -> None:
-        """Of one virtual worker's part; the parts of a step in the order of their ranks."""
+        """Add one virtual worker's part of a step, in the order of ranks."""
         for name, value in stats.items():
             self.stats.setdefault(name, []).append(value.detach())
 
@@ -246,7 +245,7 @@ class _Window:
             record[name] = sum(values) / len(values)
         elapsed = max(time.perf_counter() - self.began, 1e-9)
         record["clips_per_s"] = self.clips / elapsed
-        # A GPU that still computes while the program waits loses nothing: there, only its idle time counts.
+        # On a GPU only its idle time counts: waiting while it computes loses nothing.
         record["data_wait_share"] = (self.idle.take_s() if self.idle else self.feed.waited_s) / elapsed
         record["learning_rate"] = settings.rate_at(step - 1)
         if self.device.type == "cuda":
@@ -257,7 +256,7 @@ class _Window:
 def _good_parts(
     batch: dict[str, Any], step: int, workers: Workers, missing: list[Missing]
 ) -> list[dict[str, np.ndarray]]:
-    """What the network is trained on, by virtual worker; clips with an error are left out and added to ``missing``."""
+    """Batches by virtual worker without the clips with an error, which are added to ``missing``."""
     parts = []
     for virtual_rank, part in zip(workers.here, workers.cut(batch), strict=True):
         names = ("clip", "label", "change_point", "plain", "damaged")
@@ -271,7 +270,7 @@ def _good_parts(
 
 
 def _count_skipped(missing: list[Missing], skipped: list[str], workers: Workers, settings: TrainSettings) -> None:
-    """Move what all processes missed into ``skipped``, in the order of the stream; TooManyBroken above the cap."""
+    """Move missing clips of all processes into ``skipped``, in stream order; TooManyBroken above the cap."""
     everyone = sorted(row for rows in workers.gather(missing) for row in rows)
     missing.clear()
     skipped.extend(name for _, _, name in everyone)

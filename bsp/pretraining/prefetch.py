@@ -1,6 +1,6 @@
-"""From arrays in host memory to tensors on the training device, without making the device wait.
+"""Transfer of batches from host memory to the training device without making the device wait.
 
-Pixels travel as uint8 and are normalised on the device.
+Pixels are sent as uint8 and normalised on the device.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from torch import Tensor
 
 
 def empty_for(device: torch.device) -> Callable[[tuple[int, ...], np.dtype], np.ndarray]:
-    """(shape, dtype) -> memory for a batch that goes to ``device``: pinned for a GPU, which is then sent as it is."""
+    """(shape, dtype) -> buffer for a batch that goes to ``device``; pinned for a GPU, which saves a copy."""
     if device.type != "cuda":
         return np.empty
-    # PyTorch's allocator of pinned memory keeps what is given back: pinning costs more than filling.
+    # PyTorch's allocator reuses freed pinned memory: pinning takes longer than filling.
     return lambda shape, dtype: torch.empty(shape, dtype=_torch_dtype(dtype), pin_memory=True).numpy()
 
 
@@ -56,12 +56,12 @@ class Prefetcher:
         computing.wait_stream(self.stream)
         for batch in sent:
             for tensor in batch.values():
-                tensor.record_stream(computing)  # else its memory could be given to the next copy too early
+                tensor.record_stream(computing)  # else its memory could be reused by the next copy too early
         return sent
 
 
 def _pinned(array: np.ndarray) -> Tensor:
-    """The array in pinned memory: itself if it is there and in one piece, else a copy."""
+    """The array itself if it is pinned and contiguous, else a pinned copy."""
     if array.flags.writeable and array.flags.c_contiguous:
         tensor = torch.from_numpy(array)
         if tensor.is_pinned():
@@ -76,29 +76,29 @@ def _torch_dtype(dtype: np.dtype) -> torch.dtype:
 
 
 def _tensor(array: np.ndarray) -> Tensor:
-    # Batches that come out of the object store are read-only; torch wants memory that it may write.
+    # Batches from the object store are read-only; torch requires writable memory.
     return torch.from_numpy(np.require(array, requirements=["C", "W"]))
 
 
 class IdleClock:
-    """Seconds that a GPU stood idle between steps, by events in its queue; reading them is the caller's only wait."""
+    """Measures a GPU's idle seconds between steps with CUDA events, without waiting during a step."""
 
     def __init__(self) -> None:
         self.last: torch.cuda.Event | None = None
         self.gaps: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
 
     def begin_step(self) -> None:
-        """Mark on the device that a step's work begins."""
+        """Record the start of a step on the device."""
         began = _mark()
         if self.last is not None:
             self.gaps.append((self.last, began))
 
     def end_step(self) -> None:
-        """Mark on the device that it has ended."""
+        """Record the end of a step on the device."""
         self.last = _mark()
 
     def take_s(self) -> float:
-        """Sum since the last call; the steps in question must have been waited for."""
+        """Idle seconds since the last call; the device must have finished these steps."""
         total_ms = sum(before.elapsed_time(after) for before, after in self.gaps)
         self.gaps = []
         return total_ms / 1e3

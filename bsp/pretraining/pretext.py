@@ -25,7 +25,7 @@ Task = Literal["classification", "regression", "action"]
 
 @dataclass(frozen=True, kw_only=True)
 class PretextSettings(Pretext):
-    """What the encoder is trained to tell: boundary types, change points, or action classes."""
+    """The pretext task: classify boundary types, regress change points, or classify actions."""
 
     task: Task  # classification of boundary types | regression of the change point | action classes
     kinds: tuple[BoundaryKind, ...] = ()  # boundary types among the clips; position = label; () for "action"

@@ -1,4 +1,4 @@
-"""Which pretext tasks there are, by the name that a row of a table calls them."""
+"""Registry of pretext tasks by the name used in table rows."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PRETEXTS: dict[str, Callable[[tuple[BoundaryKind, ...], int], Pretext]] = {
 
 
 def make_pretext(name: str, kinds: tuple[BoundaryKind, ...], num_actions: int) -> Pretext:
-    """The pretext called ``name``. ValueError for an unknown one, naming those that there are."""
+    """The pretext called ``name``. ValueError for an unknown one, listing the known names."""
     if name not in PRETEXTS:
         raise ValueError(f"no pretext is called {name!r}; there are {', '.join(PRETEXTS)}")
     return PRETEXTS[name](kinds, num_actions)

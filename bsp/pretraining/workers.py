@@ -1,8 +1,8 @@
-"""Virtual workers: data-parallel training whose number of processes may change on the way.
+"""Virtual workers: data-parallel training whose number of processes may change during a run.
 
-A recipe says how many *virtual* workers V share each step. Batch norm normalises one worker's clips at a time,
-so V belongs to the result. On how many processes W they run does not: W divides V, and a process trains its
-V / W virtual workers one after another. Three things keep the result independent of W:
+A recipe says how many *virtual* workers V share each step. Batch norm normalises one worker's clips at a time, so the
+result depends on V. It does not depend on the number of processes W, which divides V: a process trains its V / W
+virtual workers one after another, and
 
 - the gradient of a step is the mean over the virtual workers, on CPUs added in the order of their ranks (on GPUs by
   DistributedDataParallel, where the last bits depend on W);
@@ -28,7 +28,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 @dataclass(frozen=True, kw_only=True)
 class Workers:
-    """Where this process stands; the default is one process with one virtual worker."""
+    """Place of this process; default: one process with one virtual worker."""
 
     virtual: int = 1  # V, of the recipe; at least 1
     processes: int = 1  # W, divides V; with more than one, torch.distributed must be set up
@@ -62,7 +62,7 @@ class Workers:
         return [{name: array[k * each : (k + 1) * each] for name, array in batch.items()} for k in range(parts)]
 
     def gather(self, value: Any) -> list[Any]:
-        """``value`` of every process, by rank; a meeting point of all processes."""
+        """``value`` of every process, by rank; synchronises all processes."""
         if self.processes == 1:
             return [value]
         values: list[Any] = [None] * self.processes
@@ -78,7 +78,7 @@ class Workers:
 
 @contextmanager
 def running_statistics(norms: list[_BatchNorm], *, kept: bool) -> Iterator[None]:
-    """Within, batch norms in training mode update their running statistics only if ``kept``; outputs are the same."""
+    """Batch norms in training mode update running statistics only if ``kept``; outputs are unchanged."""
     if kept:
         yield
         return
@@ -98,14 +98,14 @@ class MeanGradient:
 
     If ``workers.ordered`` the parts travel to all processes and are added in the order of the virtual ranks, so that
     the sum has the same bits for every number of processes; a step sends V * P numbers. Otherwise each process adds up
-    its own parts, and DistributedDataParallel averages the sums while the last backward pass still runs, in whatever
-    order the devices like.
+    its own parts, and DistributedDataParallel averages the sums while the last backward pass still runs, in an order
+    that may vary.
     """
 
     def __init__(self, model: nn.Module, workers: Workers):
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.workers = workers
-        self.network = model  # what to call; the names of the weights are those of the model
+        self.network = model  # the callable; weight names are those of ``model``
         self.parts: list[Tensor] = []
         if workers.processes > 1 and not workers.ordered:
             # Around a model that is compiled in place, as PyTorch's documentation has it: Dynamo then cuts the network
@@ -118,7 +118,7 @@ class MeanGradient:
         """Around forward and backward pass of one virtual worker; those of a process come in the order of its ranks."""
         averaging: AbstractContextManager[None] = nullcontext()
         if isinstance(self.network, DistributedDataParallel) and virtual_rank != self.workers.here[-1]:
-            averaging = self.network.no_sync()  # only with the last part
+            averaging = self.network.no_sync()  # synchronise with the last part only
         with averaging:
             yield
         if self.workers.virtual > 1 and self.workers.ordered:
