@@ -70,11 +70,10 @@ def load_activitynet(
 ) -> LocalizationDataset:
     """Read an annotation file (plain or gzipped) and find its videos, ``v_<id>.<ext>`` or ``<id>.<ext>``.
 
-    video_folder: None looks for no file; then every path is None and nothing is missing.
-    subsets: which to keep, exact names; the testing subset has no annotations, and need not have the key.
-    max_missing_share: 0..1; missing videos are counted, logged and listed, and above this share of all that
-        were looked for TooManyBroken names them.
-    blocked: video ids to leave out, also with "v_" before them.
+    video_folder: None skips the search; every path is then None and nothing is missing. subsets: which to keep, exact
+    names; the testing subset has no annotations, and need not have the key. max_missing_share: 0..1; missing videos are
+    logged and listed; above this share TooManyBroken is raised. blocked: video ids to leave out, also with "v_" before
+    them.
     Raises AnnotationError for malformed JSON (file, line and column), a wrong or missing field (its place and
     value) or an unknown subset; FileNotFoundError when the folder does not exist.
     """
@@ -131,9 +130,9 @@ def localization_dataset(
     max_missing_share: float,
     blocked: Collection[str] = (),
 ) -> LocalizationDataset:
-    """The data set of an annotation document in the ActivityNet layout; ``name`` stands in its errors.
+    """The data set of an annotation document in the ActivityNet layout; ``name`` is used in error messages.
 
-    The rest as in :func:`load_activitynet`.
+    Other arguments as in :func:`load_activitynet`.
     """
     if not 0 <= max_missing_share <= 1:
         raise ValueError(f"max_missing_share must be in 0..1, not {max_missing_share}")
@@ -169,7 +168,7 @@ def _untrimmed_video(video_id: str, record: VideoRecord, path: str | None, name:
 
 
 def load_activitynet_folder(folder: Path) -> LocalizationDataset:
-    """The annotation file in ``folder``, the videos in it or in its ``videos``. ValueError if there is no one file."""
+    """Load the annotation file of ``folder``; videos are in it or its ``videos``. ValueError unless there is one."""
     return load_activitynet(one_json(folder, "--activitynet", "activity*net*"), videos_folder(folder))
 
 
@@ -179,7 +178,7 @@ def load_hacs_folder(folder: Path) -> LocalizationDataset:
 
 
 def one_json(folder: Path, option: str, pattern: str) -> Path:
-    """The annotation file in ``folder``: the one that is called like the data set, else the only ``*.json``."""
+    """The annotation file in ``folder``: the one whose name matches ``pattern``, else the only ``*.json``."""
     if not folder.is_dir():
         raise ValueError(f"{option} {folder}: no such folder")
     files = sorted(p for p in folder.iterdir() if p.name.endswith((".json", ".json.gz")) and not is_hidden(p))
@@ -194,20 +193,20 @@ def one_json(folder: Path, option: str, pattern: str) -> Path:
 
 
 def folder_inside(folder: Path, name: str) -> Path:
-    """``folder/name`` if there is such a folder (of annotations), else the folder itself."""
+    """``folder/name`` if it exists, else ``folder``."""
     return folder / name if (folder / name).is_dir() else folder
 
 
 def videos_folder(folder: str | Path) -> Path:
-    """Where a data set's videos lie: ``folder/videos`` if there is such a folder, else the folder itself."""
+    """Folder of a data set's videos: ``folder/videos`` if it exists, else ``folder``."""
     return folder_inside(Path(folder), "videos")
 
 
 def find_videos(folder: str | Path, video_ids: Collection[str]) -> dict[str, str]:
-    """Paths of the videos that are in the folder (not below it), found in one listing of it.
+    """Paths of the videos directly in the folder, by one listing of it.
 
     A video is ``v_<id>.<ext>``, ``<id>.<ext>`` or, of an id with "v_", the name without it; accents of names on disk
-    may be decomposed. AnnotationError for two ids that would be one file.
+    may be decomposed. AnnotationError if two ids match one file.
     """
     if not os.path.isdir(folder):
         raise FileNotFoundError(f"{folder}: no such folder of videos")
@@ -221,7 +220,7 @@ def find_videos(folder: str | Path, video_ids: Collection[str]) -> dict[str, str
                 continue
             if stem not in by_stem or (rank, entry.name) < by_stem[stem]:
                 by_stem[stem] = (rank, entry.name)
-    # An id may itself begin with "v_", so all names are looked up instead of cutting a prefix off.
+    # An id may itself begin with "v_", so all possible names are looked up.
     found: dict[str, str] = {}
     owner: dict[str, str] = {}
     for video_id in video_ids:

@@ -1,8 +1,8 @@
 """Charades-STA: sentences and their moments in Charades videos, in the official text and CSV files.
 
-A moment line is ``<video id> <start seconds> <end seconds>##<sentence>``. Times are seconds as annotated: some
-moments end after the video, and four training lines run backwards. 2D-TAN cuts them at the video's end and drops
-what is empty then (``clamped``), LGI takes them as written.
+A moment line is ``<video id> <start seconds> <end seconds>##<sentence>``. Times are seconds as annotated: some moments
+end after the video, and four training lines run backwards. 2D-TAN clips them to the video and drops empty ones
+(``clamped``), LGI uses them as written.
 """
 
 from __future__ import annotations
@@ -66,9 +66,9 @@ def load_charades_sta(folder: str | Path, video_folder: str | Path | None = None
 
     folder holds charades_sta_train.txt and charades_sta_test.txt, and either Charades_v1_train.csv and
         Charades_v1_test.csv or charades_durations.json; all may be gzipped (with ".gz" at the end of the name).
-    video_folder: by default folder/videos, or the folder itself where that does not exist.
-    Training moments are cut by ``clamped``, those that it drops are named and logged; test moments stay as written,
-    because the two protocols of the metric treat them differently.
+    video_folder: by default folder/videos, or the folder itself where that does not exist. Training moments are clipped
+    by ``clamped``, dropped ones are logged; test moments stay as written, because the two protocols of the metric treat
+    them differently.
     Raises AnnotationError for a missing or malformed file, a moment of an unknown video or a video in both splits;
     FileNotFoundError when a given video folder does not exist.
     """
@@ -102,7 +102,7 @@ def load_charades_sta(folder: str | Path, video_folder: str | Path | None = None
 
 
 def load_charades_folder(folder: Path) -> GroundingDataset:
-    """The official files in ``folder`` and its videos. ValueError when most of the videos are not there."""
+    """Load the official files in ``folder`` and find its videos. ValueError when most videos are missing."""
     data = load_charades_sta(folder)
     if len(data.missing) > MAX_MISSING_SHARE * len(data.videos):
         raise ValueError(
@@ -115,7 +115,7 @@ def load_charades_folder(folder: Path) -> GroundingDataset:
 def read_moments(path: str | Path) -> list[Moment]:
     """All lines of a moment file (also gzipped), as written; empty lines at its end are allowed.
 
-    Raises AnnotationError with file, line (from 1), text and remedy for anything that is no moment.
+    Raises AnnotationError with file, line (from 1), text and remedy for an invalid line.
     """
     lines = read_text(path).split("\n")
     while lines and not lines[-1].strip():
@@ -138,7 +138,7 @@ def read_durations(path: str | Path) -> dict[str, float]:
 def clamped(
     moments: Iterable[Moment], durations: Mapping[str, float], *, name: str = "moments"
 ) -> tuple[list[Moment], list[str]]:
-    """2D-TAN's rule: no moment ends after its video; those with start >= end then are dropped.
+    """2D-TAN's rule: ends are clipped to the video's duration; moments with start >= end are then dropped.
 
     Returns the moments kept, and "<name>:<line from 1>: why" for each one dropped; ``name`` is the file's.
     Raises AnnotationError for a moment of a video without a duration.
@@ -190,7 +190,7 @@ def _seconds(field: Any) -> float | None:
 
 
 def durations_from_document(document: Mapping[str, Any], path: str | Path) -> dict[str, float]:
-    """As :func:`read_durations`, of a JSON object that was read from ``path``."""
+    """As :func:`read_durations`, from the JSON object of ``path``."""
     tables: dict[str, Any] = {"": document}
     if any(isinstance(value, dict) for value in document.values()):
         tables = {f"{key}.": value for key, value in document.items()}
@@ -238,7 +238,7 @@ def _check_videos_known(moments: Iterable[Moment], durations: Mapping[str, float
 
 
 def _find(folder: Path, *names: str) -> Path:
-    """The first of the files that is there, plain or gzipped."""
+    """The first of the files that exists, plain or gzipped."""
     for name in names:
         for candidate in (folder / name, folder / f"{name}.gz"):
             if candidate.is_file():
@@ -247,7 +247,7 @@ def _find(folder: Path, *names: str) -> Path:
 
 
 def _durations_of(folder: Path) -> dict[str, float]:
-    """The tables of both splits together; the CSV files win over the JSON."""
+    """Durations of both splits; the CSV files are preferred to the JSON."""
     durations: dict[str, float] = {}
     for subset in SUBSETS:
         path = _find(folder, f"Charades_v1_{subset}.csv", "charades_durations.json")

@@ -1,7 +1,7 @@
-"""Video-level class scores from files that others published: they give G-TAD's class-agnostic proposals their names.
+"""Published video-level class scores, which assign classes to G-TAD's class-agnostic proposals.
 
-Two layouts are known: the JSON of the CUHK entry of the ActivityNet challenge 2017, which is also the one that
-this project writes, and UntrimmedNet's array for the THUMOS14 test videos. Nothing is unpickled.
+Two layouts are supported: the JSON of the CUHK entry of the ActivityNet challenge 2017, which this project also writes,
+and UntrimmedNet's array for the THUMOS14 test videos. Nothing is unpickled.
 """
 
 from __future__ import annotations

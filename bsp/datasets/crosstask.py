@@ -2,8 +2,8 @@
 
 A release folder holds tasks_primary.txt (blocks of id, title, URL, number of steps, step names), videos.csv (task,
 YouTube id, URL) and annotations/<task>_<video>.csv (step number from 1, start, end in seconds). Only the 18 primary
-tasks have annotations. Rows may overlap and need not be in order. Durations are not in the release: they come from
-the videos, or from the record of their features.
+tasks have annotations. Rows may overlap and need not be in order. Durations are not in the release; they are read from
+the videos or their feature records.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class CrossTaskVideo:
     path: str | None
     subset: Subset
     task_id: str
-    steps: tuple[Step, ...]  # by start, end, number; the file may have another order
+    steps: tuple[Step, ...]  # sorted by start, end, number
     url: str
 
 
@@ -77,7 +77,7 @@ def load_crosstask(
 ) -> CrossTaskDataset:
     """Read the release and find its videos, ``<id>.<ext>`` or ``v_<id>.<ext>``; ``held_out_videos`` makes the subsets.
 
-    video_folder: None looks for no file; then every path is None and nothing is missing.
+    video_folder: None skips the search; every path is then None and nothing is missing.
     max_missing_share: 0..1; missing videos are logged and listed, above this share TooManyBroken names them.
     Raises AnnotationError (file, line, value) for anything malformed, for a video of a primary task without its
     annotation file, an annotation file of no listed video, or a video in two primary tasks; FileNotFoundError when
@@ -155,7 +155,7 @@ def read_tasks(path: str | Path) -> tuple[Task, ...]:
 def read_steps(path: str | Path, count: int) -> tuple[Step, ...]:
     """The steps of one annotation file, by start, end and number; ``count`` is the task's number of steps.
 
-    Raises AnnotationError with file and line for a row that is no step, and for a file without one.
+    Raises AnnotationError with file and line for an invalid row, and for a file without steps.
     """
     steps = []
     for number, row in _rows(path, columns=3):
@@ -183,7 +183,7 @@ def _read_video_list(path: Path) -> list[tuple[str, str, str]]:
 
 
 def _check_no_other_files(folder: Path, expected: set[str]) -> None:
-    """AnnotationError if the folder holds a CSV file that belongs to none of the listed videos."""
+    """AnnotationError if the folder has a CSV file of no listed video."""
     if not folder.is_dir():
         raise AnnotationError(f"{folder}: no such folder; {_REMEDY}")
     names = [path.name for path in folder.glob("*.csv") if not is_hidden(path)]

@@ -1,7 +1,7 @@
-"""The data sets of localisation by name, a record each. A new one is a file with a loader and its record, and a line.
+"""Registry of localisation data sets, one record each. A new one needs a file with a loader, and its record here.
 
-Their videos and annotations are loaded from a folder that the user gives, or from the rendered folder of the embedded
-data set in the same layout.
+Videos and annotations are loaded from a folder given by the user, or from the embedded data set rendered in the same
+layout.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ class VideoFile(Protocol):
 
     @property
     def video_id(self) -> str:
-        """Unique in the data set; names its features."""
+        """Unique in the data set; also names the features."""
 
     @property
     def path(self) -> str | None:
-        """None: no file was found."""
+        """Path of the file; None if none was found."""
 
 
 class Annotated(Protocol):
-    """What a loader gives."""
+    """Interface of a loader's result."""
 
     @property
     def videos(self) -> Sequence[VideoFile]:
@@ -45,10 +45,10 @@ class Annotated(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Embedded:
-    """Where and how the embedded data set is rendered; None: not in this profile."""
+    """Folders and settings of the embedded data sets; settings are None if a profile lacks them."""
 
     root: Path  # folder of the rendered trimmed and untrimmed videos
-    out: Path  # folder for further worlds
+    out: Path  # folder for the other embedded data sets
     grounding: GroundingWorldSettings | None
     stories: StorySettings | None
     progress: bool
@@ -58,21 +58,21 @@ Data = TypeVar("Data", bound=Annotated)
 
 
 def all_but_paths(data: Annotated) -> Any:
-    """Every field of the videos, which must be dataclasses, but where their files lie."""
+    """All fields of the videos (dataclasses) except ``path``."""
     return [{k: v for k, v in asdict(video).items() if k != "path"} for video in data.videos]
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataSet(Generic[Data]):
-    """One published layout."""
+    """A data set in its published layout."""
 
-    name: str  # also of the option that gives its folder: ``--charades DIR``
+    name: str  # also the name of its option: ``--charades DIR``
     title: str
-    load: Callable[[Path], Data]  # from DIR; errors name the folder and what was looked for
-    # All that its annotations say, for JSON: results are made again when it changes.
+    load: Callable[[Path], Data]  # from DIR; errors name the folder and the expected files
+    # The annotations for JSON; results are recomputed when they change.
     labels: Callable[[Data], Any] = all_but_paths
     subsets: tuple[str, str] = ("training", "validation")  # to train heads on, to score them on
-    embedded: Callable[[Embedded], Path] | None = None  # renders its twin and returns the folder; None: it has none
+    embedded: Callable[[Embedded], Path] | None = None  # renders the embedded version, returns its folder
 
 
 def _instances(data: LocalizationDataset) -> Any:

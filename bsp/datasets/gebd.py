@@ -1,7 +1,7 @@
 """Generic event boundary detection: Kinetics-GEBD and TAPOS in their published annotation files.
 
-A clip of some ten seconds has the boundaries of several annotators, and a number for how well they agree. Files are
-pickles, read without running anything in them, or JSON of the same content. The videos are looked for by name only.
+A clip of about ten seconds has boundaries by several annotators and their agreement. Files are pickles, read without
+running code from them, or JSON of the same content. Videos are found by file name and not opened.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from bsp.errors import AnnotationError
 from bsp.files.plain_pickle import read_plain_pickle
 from bsp.files.text import is_hidden, read_json, safe_name
 
-SUBSETS = {"training": "train", "validation": "val"}  # and how file names call them
+SUBSETS = {"training": "train", "validation": "val"}  # and their names in file names
 SUFFIXES = (".pkl", ".json", ".json.gz")
 
 
@@ -41,7 +41,7 @@ class GEBDVideo:
 
     @property
     def most_consistent_s(self) -> tuple[float, ...]:
-        """Boundaries of the annotator with the highest consistency, the first of equals: what heads learn from."""
+        """Boundaries of the annotator with the highest consistency (the first of equals), used for training."""
         return self.boundaries_s[self.consistency.index(max(self.consistency))]
 
 
@@ -63,9 +63,9 @@ def load_gebd(
 ) -> GEBDDataset:
     """Read one annotation file (.pkl, .json, .json.gz) of any layout of gebd_records.py and find its videos.
 
-    video_folder: None looks for no file. Otherwise a clip is ``ID_start_end.<ext>`` (by its annotated path) in the
+    video_folder: None skips the search. Otherwise a clip is ``ID_start_end.<ext>`` (by its annotated path) in the
         folder or in a folder of its class there, or ``<id>.<ext>`` in the folder.
-    subset: "training" or "validation"; only TAPOS' file has both, of the others it is just noted.
+    subset: "training" or "validation"; selects instances of TAPOS' file, which has both; otherwise only recorded.
     max_missing_share: 0..1; missing videos are counted, logged and listed, above this share TooManyBroken.
     Raises AnnotationError for a malformed file, FileNotFoundError when the folder does not exist.
     """
@@ -96,9 +96,9 @@ def load_gebd(
 def load_gebd_folder(folder: str | Path, *, max_missing_share: float = 0.5, find_files: bool = True) -> GEBDDataset:
     """Both subsets of Kinetics-GEBD: ``k400_*train*`` and ``k400_*val*`` in a folder, videos as ``videos_folder``.
 
-    Of processed (``k400_mr345_*``) and raw files the processed ones are taken. Without ``find_files`` no video is
-    looked for: features are enough. Raises as :func:`load_gebd`, and
-    AnnotationError when a file is absent, when several would do, and for a clip in both subsets.
+    Processed files (``k400_mr345_*``) are preferred to raw ones. ``find_files=False`` skips the search for videos.
+    Raises as :func:`load_gebd`, and AnnotationError when a file is missing or ambiguous, and for a clip in both
+    subsets.
     """
     folder = Path(folder)
     videos = videos_folder(folder) if find_files else None
@@ -137,10 +137,10 @@ def _annotation_file(folder: Path, word: str) -> Path:
 
 
 def _find(folder: Path, records: Mapping[str, ProcessedRecord]) -> dict[str, str]:
-    """Paths of the clips that are there: by annotated path in the folder of the class or directly, or by id."""
+    """Paths of existing clips: by annotated path in the class folder or directly, or by id."""
     found = find_videos(folder, records)
     annotated = {clip: PurePosixPath(record.get("path_video", "")) for clip, record in records.items()}
-    # TAPOS files of others name the whole video there, of which the clip is a part: that is not the clip's file.
+    # Some TAPOS files give the path of the whole video, which is not the clip's file.
     annotated = {clip: path for clip, path in annotated.items() if path.stem.startswith(clip)}
     by_class: dict[str, dict[str, str]] = {}
     for clip, path in annotated.items():

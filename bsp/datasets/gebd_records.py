@@ -1,6 +1,6 @@
-"""Generic event boundaries: the published layouts of annotations, and how raw ones become boundaries.
+"""Generic event boundaries: published annotation layouts, and boundaries from raw annotations.
 
-Three layouts are read, and all become that of the processed Kinetics-GEBD files, which the metric takes:
+Three layouts are read and converted to that of the processed Kinetics-GEBD files, the input of the metric:
 - processed: per clip a list of boundary seconds for every annotator;
 - raw: per clip and annotator a list of changes, each a range or a moment with a label;
 - TAPOS: per video its instances with the frames of all sub-action borders, one annotation.
@@ -20,7 +20,7 @@ from typing_extensions import TypedDict
 from bsp.datasets.results_json import Number, validated, with_clean_ids
 from bsp.errors import AnnotationError
 
-MIN_CHANGE_S = 0.3  # the published minimum duration of what lies between two changes, on either side of each
+MIN_CHANGE_S = 0.3  # s, published minimum duration between two changes
 MIN_ANNOTATORS = 3  # clips with fewer are left out
 
 Positive = Annotated[float, Field(gt=0, le=1e9)]
@@ -35,7 +35,7 @@ class ProcessedRecord(TypedDict):
     fps: Positive
     video_duration: Positive  # seconds
     path_frame: NotRequired[str]
-    f1_consis: list[Number]  # how well each annotator agrees with the others
+    f1_consis: list[Number]  # F1 of each annotator against the others
     f1_consis_avg: Number
     substages_myframeidx: list[list[Number]]  # 0-based frames of the same boundaries
     substages_timestamps: Annotated[list[list[Number]], Field(min_length=1)]  # seconds, per annotator
@@ -69,7 +69,7 @@ class TaposInstance(TypedDict):
     substages: Annotated[list[Number], Field(min_length=2)]  # frames of all borders, also the first and the last
 
 
-# FailFast: one complaint is enough, a wrong file of twenty thousand clips would make as many.
+# FailFast: one error is enough; a wrong file would otherwise give one per clip.
 _PROCESSED = TypeAdapter(Annotated[dict[str, ProcessedRecord], FailFast()])
 _RAW = TypeAdapter(Annotated[dict[str, RawRecord], FailFast()])
 _TAPOS = TypeAdapter(Annotated[dict[str, dict[str, TaposInstance]], FailFast()])
@@ -81,7 +81,7 @@ def read_records(document: Any, *, subset: str, name: str) -> tuple[dict[str, Pr
     """Clips of a document in any of the three layouts, and "<id>: why" for each one left out.
 
     subset: only TAPOS' file says to which subset an instance belongs; "training" and "validation" are its "train"
-    and "val". ``name`` is what an AnnotationError calls the document.
+    and "val". ``name`` begins error messages.
     """
     if not isinstance(document, Mapping) or not document:
         raise AnnotationError(f"{name}: expected an object of clips by id, found {str(document)[:60]!r}")
@@ -122,8 +122,8 @@ def boundaries_of(changes: Iterable[Change], duration_s: float, name: str = "cha
     4. Of two events, and of two point shot changes, within 2 m the later one is left out.
     5. An event within 2 m of a point shot change is left out.
 
-    Choice: the rules as they are meant. The published notebook takes elements out of lists while it walks through
-    them, does not sort the gradual ranges and overlooks the last shot change in rule 5, which keeps a few more.
+    Choice: the rules as documented. The published notebook removes elements from lists while iterating, does not sort
+    the gradual ranges and skips the last shot change in rule 5, which keeps a few more boundaries.
     """
     events: list[float] = []
     shots: list[float] = []
@@ -223,7 +223,7 @@ def _from_tapos(document: Any, subset: str, name: str) -> dict[str, ProcessedRec
 
 
 def _entries(annotators: Any) -> Iterable[Any]:
-    """What all annotators of a clip wrote, whatever it is."""
+    """The unchecked entries of all annotators of a clip."""
     lists = annotators if isinstance(annotators, list | tuple) else ()
     return (entry for entries in lists if isinstance(entries, list | tuple) for entry in entries)
 

@@ -46,13 +46,12 @@ def load_kinetics_csv(
 ) -> Catalog:
     """The videos of an official Kinetics CSV that are on the disk, in the order of the CSV.
 
-    A clip is ``<id>_<start 6 digits>_<end 6 digits>.<ext>``, or ``<id>.<ext>``, of which the time stamps then
-    cut their range. It lies in ``video_root`` or in a folder there named like its class (blanks or "_", with
-    or without quotes and parentheses). Classes are numbered alphabetically over the CSV, or as in
-    ``class_names`` (to number a small list like a big one). Missing videos (they vanish from YouTube) may be
-    ``max_missing_share`` of the rows, broken ones ``max_skipped_share`` of those found; both are listed in
-    ``Catalog.skipped``. Raises AnnotationError for a malformed CSV or an unsuitable folder, TooManyBroken
-    above a cap. The rest is as in ``build_catalog``.
+    A clip is ``<id>_<start 6 digits>_<end 6 digits>.<ext>``, or ``<id>.<ext>``, of which the row's time range is used.
+    It lies in ``video_root`` or in a folder there named like its class (blanks or "_", with or without quotes and
+    parentheses). Classes are numbered alphabetically over the CSV, or as in ``class_names`` (to number a subset like
+    the full list). At most ``max_missing_share`` of the rows may lack a video, ``max_skipped_share`` of the found ones
+    be broken; both are listed in ``Catalog.skipped``. Raises AnnotationError for a malformed CSV or an unsuitable
+    folder, TooManyBroken above a cap. The rest is as in ``build_catalog``.
     """
     rows = read_kinetics_csv(csv_path)
     names = tuple(sorted({row.label for row in rows}) if class_names is None else map(clean_label, class_names))
@@ -102,9 +101,9 @@ def load_class_folders(
 ) -> Catalog:
     """All videos in ``<video_root>/<class name>/``, sorted by path; the rest is as in ``build_catalog``.
 
-    Classes are the folders that hold videos, in alphabetical order, or ``class_names``, which must name them
-    all (give the training set's to a validation set, whose folders may be fewer). Raises AnnotationError for
-    a folder that does not look like this, TooManyBroken above the cap.
+    Classes are the folders that hold videos, in alphabetical order, or ``class_names``, which must name them all (give
+    the training set's to a validation set, whose folders may be fewer). Raises AnnotationError for another folder
+    structure, TooManyBroken above the cap.
     """
     found = sorted(_walk(video_root), key=lambda entry: entry[2])
     loose = [path for folder, _, path in found if not folder]
@@ -162,7 +161,7 @@ def read_kinetics_csv(csv_path: str | Path) -> list[KineticsRow]:
     for line, fields in read_table(csv_path, REQUIRED_COLUMNS, remedy=remedy):
         row = _parse_row(csv_path, line, fields)
         clip = (row.youtube_id, row.start_s, row.end_s)
-        if clip in seen:  # would serve as two different videos of one class
+        if clip in seen:  # else it would count as two videos of a class
             raise AnnotationError(
                 f"{csv_path}: line {line}: {row.youtube_id} {row.start_s:g}-{row.end_s:g} s is "
                 f"listed twice, first in line {seen[clip]}; keep one"
@@ -197,7 +196,7 @@ def _seconds(csv_path: str | Path, line: int, name: str, text: str) -> float:
 
 
 def class_folder_key(folder: str) -> str:
-    """One spelling for a class in the CSV and its folder: lower case, "_" for blanks, no quotes, no parentheses."""
+    """Normalised class name, to match the CSV and folders: lower case, "_" for blanks, no quotes, no parentheses."""
     return re.sub(r"[\"'()]", "", clean_label(folder).replace(" ", "_")).casefold() if folder else ""
 
 

@@ -1,8 +1,8 @@
-"""Annotated times as labels to learn from: cut at the video's ends, left out where nothing remains, and counted.
+"""Annotated times for training labels: clipped to the video, dropped if empty, and counted.
 
 Published annotations hold instances that are empty, run backwards or leave their video (docs/datasets.md has the
-numbers). Every head that makes labels from instances passes them through here. The metrics must not: they take the
-ground truth as it is written. Letters: G instances of a video, K of them kept.
+numbers). All heads that make labels use this module. The metrics must not: they use the ground truth as written.
+Letters: G instances of a video, K of them kept.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ import numpy as np
 from bsp.errors import AnnotationError
 
 logger = logging.getLogger(__name__)
-_SHOWN = 3  # examples in the line that tells of them
-# Choice: above this share dropped, the times are taken for wrong; ActivityNet's published ones lose 10 of 15,410.
+_SHOWN = 3  # examples in a log line
+# Choice: with a larger share dropped the times are considered wrong; ActivityNet loses 10 of 15,410.
 MAX_DROPPED_SHARE = 0.5
-# Choice: a length of the annotations differs from that of the features above both; published ones are rounded, and
-# features may end before the last frames or have a nominal frame rate.
+# Choice: an annotated length differs from that of the features if the difference exceeds both; published lengths are
+# rounded, and features may omit the last frames or have a nominal frame rate.
 OTHER_LENGTH_SHARE, OTHER_LENGTH_S = 0.1, 1.0
 
 
 def cut_to_extent(times_G2: Sequence[Sequence[float]] | np.ndarray, extent: float) -> tuple[np.ndarray, np.ndarray]:
     """Intervals cut to [0, extent], float64 [K, 2], and which have a part left, bool [G]; any unit.
 
-    Choice: one that runs backwards is left out and not turned round, as nobody knows which of its times is wrong.
+    Choice: a reversed interval is dropped, not swapped, as either time may be wrong.
     """
     times_G2 = np.clip(np.asarray(times_G2, np.float64).reshape(-1, 2), 0.0, extent)
     kept_G = times_G2[:, 0] < times_G2[:, 1]
@@ -35,7 +35,7 @@ def cut_to_extent(times_G2: Sequence[Sequence[float]] | np.ndarray, extent: floa
 
 
 def why_nothing_is_left(start_s: float, end_s: float, duration_s: float) -> str:
-    """In words, what is wrong with an interval of which ``cut_to_extent`` leaves nothing."""
+    """Why ``cut_to_extent`` leaves nothing of an interval, for messages."""
     if start_s >= end_s:
         return "is empty or runs backwards"
     if start_s >= duration_s or end_s <= 0:
@@ -67,10 +67,10 @@ def length_remark(lengths: Iterable[tuple[str, float, float]]) -> str | None:
 
 @dataclass
 class LabelTimes:
-    """Counts, over the videos of a subset, what becomes of their instances."""
+    """Counts of clipped and dropped instances over the videos of a subset."""
 
     instances: int = 0  # all of them
-    cut: list[str] = field(default_factory=list)  # those that leave their video, as "video: start to end s"
+    cut: list[str] = field(default_factory=list)  # those that exceed their video, as "video: start to end s"
     dropped: list[str] = field(default_factory=list)  # those of which nothing is left, as "video: start to end s why"
 
     def inside(
@@ -82,7 +82,7 @@ class LabelTimes:
         places: np.ndarray | None = None,
         extent: float | None = None,
     ) -> np.ndarray:
-        """What can be learnt of a video's instances, float64 [K, 2]; ``times_s`` [G, 2] are their seconds as annotated.
+        """A video's instances clipped to it, float64 [K, 2]; ``times_s`` [G, 2] are their seconds as annotated.
 
         places: the same [G, 2] in the unit of the labels (cells, fractions), which end at ``extent``; by default
             seconds, which end with the video.
@@ -99,7 +99,7 @@ class LabelTimes:
         return kept_K2
 
     def moments_inside(self, video_id: str, times_s: Sequence[float], duration_s: float) -> list[float]:
-        """Of single moments (boundaries) those within the video, [0, duration_s], in their order."""
+        """The boundaries (single times, s) within [0, duration_s], in their order."""
         self.instances += len(times_s)
         self.dropped += [
             f"{video_id}: {time_s:g} s is outside its {duration_s:g} s"
@@ -130,5 +130,5 @@ class LabelTimes:
             )
 
     def facts(self) -> dict[str, int | list[str]]:
-        """For a record: how many there are, how many were cut, and which were dropped (the first hundred)."""
+        """JSON record: number of instances, number clipped, and the dropped ones (first hundred)."""
         return {"instances": self.instances, "cut": len(self.cut), "dropped": self.dropped[:100]}

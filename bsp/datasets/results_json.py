@@ -1,9 +1,9 @@
 """Read the official JSON files of temporal localisation: ground truth, detections, proposals.
 
-One place checks what the ActivityNet, THUMOS14 and HACS files promise and turns them into columns (NumPy
-arrays), which is what the metrics work on. Times and scores may be numbers or numbers written as text
-(THUMOS14 and HACS do that); "version", "taxonomy" and "external_data" may be missing, and the annotations of testing
-videos. Labels and ids are compared as bsp/files/text.py cleans them. Letters: G ground-truth instances, P predictions.
+Checks the ActivityNet, THUMOS14 and HACS layouts and converts files to columns (NumPy arrays) for the metrics. Times
+and scores may be numbers or numbers written as text (THUMOS14 and HACS do that); "version", "taxonomy" and
+"external_data" may be missing, and the annotations of testing videos. Labels and ids are normalised by
+bsp/files/text.py. Letters: G ground-truth instances, P predictions.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class VideoRecord(TypedDict):
 
 
 def _with_annotations(record: Any) -> Any:
-    """Testing videos are published without their annotations: with an empty list, none, or without the key."""
+    """Testing videos have no annotations: an empty list, null, or no key."""
     absent = isinstance(record, Mapping) and record.get("annotations") is None
     is_testing = absent and str(record.get("subset")).strip().casefold() in ("testing", "test")
     return {**record, "annotations": []} if is_testing else record
@@ -70,7 +70,7 @@ class ProposalRecord(TypedDict):
     segment: Seconds
 
 
-# FailFast: one complaint per video is enough, a wrong file of a million rows would make a million of them.
+# FailFast: one error per video is enough; a wrong file would otherwise give one per row.
 class DetectionFile(TypedDict):
     """Detections of each video by id."""
 
@@ -115,8 +115,8 @@ class Predictions:
 def check_ground_truth(document: Any, name: str = "ground truth") -> dict[str, VideoRecord]:
     """The checked "database" of an official annotation file, with times as floats.
 
-    ``name`` stands in the message of the AnnotationError that names field and value of what is wrong. Also refused:
-    two ids that are one when cleaned, and labels or subsets that differ only in case.
+    Raises AnnotationError with ``name``, field and value; also for two ids that are equal when normalised, and for
+    labels or subsets that differ only in case.
     """
     database = with_clean_ids(validated(_GROUND_TRUTH, document, name)["database"], f"{name}: database")
     refuse_alike(((r["subset"], f"{name}: database.{video}.subset") for video, r in database.items()), "the subset")
@@ -155,7 +155,7 @@ Record = TypeVar("Record")
 
 
 def with_clean_ids(records: Mapping[str, Record], where: str) -> dict[str, Record]:
-    """The records by cleaned id; AnnotationError (``where`` they stand) for an empty one and for two that are one."""
+    """The records by normalised id; AnnotationError (beginning with ``where``) for empty or duplicate ids."""
     raw_of: dict[str, str] = {}
     for raw in records:
         try:
@@ -270,7 +270,7 @@ def _segment_column(rows: Sequence[AnnotationRecord] | Sequence[ProposalRecord])
 
 
 def validated(adapter: TypeAdapter[Any], document: Any, name: str) -> Any:
-    """The document as the adapter's type; AnnotationError with ``name``, and place and value of what is wrong."""
+    """The document validated by the adapter; AnnotationError with ``name``, place and value."""
     try:
         return adapter.validate_python(document)
     except ValidationError as error:
@@ -281,7 +281,7 @@ def validated(adapter: TypeAdapter[Any], document: Any, name: str) -> Any:
 
 
 def _describe(problem: Any) -> str:
-    """One pydantic complaint as "database.v1.annotations[0].label: field is missing"."""
+    """One pydantic error as "database.v1.annotations[0].label: field is missing"."""
     where = ""
     for part in problem["loc"]:
         where += f"[{part}]" if isinstance(part, int) else f".{part}" if where else str(part)

@@ -1,8 +1,8 @@
 """THUMOS14: untrimmed videos of 20 sports, in the files of the G-TAD release.
 
 The official "validation" videos are the training set, "test" the test set. One CSV row is one instance, in seconds.
-The class "Ambiguous" is no class: in training its segments are class-agnostic positives, in the test they are no
-truth (a detection there is a false positive, as in all Python evaluators).
+"Ambiguous" is not an action class: in training its segments are class-agnostic positives, in the test they are not
+ground truth (a detection there is a false positive, as in all Python evaluators).
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ def load_thumos14(
 ) -> LocalizationDataset:
     """Read the annotation files in ``folder`` and find the videos of both splits in one ``video_folder``.
 
-    The files, plain or gzipped, are recognised by how their names end: ``val_Annotation.csv``,
-    ``test_Annotation.csv``, and if there ``test_groundtruth.csv`` (durations) and ``thumos_gt.json`` (what is
-    evaluated; else the test CSV without Ambiguous). Class names are those of the two CSVs, Ambiguous left out.
+    The files, plain or gzipped, are recognised by the end of their names: ``val_Annotation.csv``,
+    ``test_Annotation.csv``, and optionally ``test_groundtruth.csv`` (durations) and ``thumos_gt.json`` (ground truth;
+    default: the test CSV without Ambiguous). Class names are those of the two CSVs, Ambiguous left out.
 
     Test videos that are not in the evaluation file (in the release 270, 1292 and 1496) are left out of the data set, as
-    are Ambiguous rows of test videos; ``dropped`` names both. A ``duration_s`` that no file says (all training videos
-    in the release) is the end of the last instance, a lower bound: take the duration from the video or its features.
+    are Ambiguous rows of test videos; ``dropped`` names both. An unknown ``duration_s`` (all training videos in the
+    release) is set to the end of the last instance, a lower bound: use the duration of the video or its features.
     ``ground_truth`` is the evaluation file as read (subset "test").
 
-    video_folder: None looks for no file. max_missing_share: as in load_activitynet.
+    video_folder: None skips the search. max_missing_share: as in load_activitynet.
     Raises AnnotationError for a missing or malformed file, naming file, line, value and remedy.
     """
     folder = Path(folder)
@@ -131,7 +131,7 @@ def _read_durations(path: Path) -> dict[str, float]:
 
 
 def _without_ambiguous(test: dict[str, list[Row]]) -> dict[str, Any]:
-    """The evaluation document when there is no file of it: test videos with at least one instance of a class."""
+    """The ground truth without thumos_gt.json: test videos with at least one instance of an action class."""
     records = {video_id: _record(rows, TEST, None) for video_id, rows in test.items()}
     return {"database": {video_id: record for video_id, record in records.items() if record["annotations"]}}
 
@@ -169,7 +169,7 @@ def _number(text: str, where: str) -> float:
 
 
 def _find(folder: Path, ending: str) -> Path:
-    """That file; AnnotationError if there is none."""
+    """The file with this ending; AnnotationError if there is none."""
     found = _find_if_there(folder, ending)
     if found is None:
         raise AnnotationError(
@@ -179,7 +179,7 @@ def _find(folder: Path, ending: str) -> Path:
 
 
 def _find_if_there(folder: Path, ending: str) -> Path | None:
-    """The file whose name ends so, or so and ".gz"; the plain one if both are there."""
+    """The file whose name ends with ``ending`` or ``ending``.gz, preferring the plain one; None if there is none."""
     if not folder.is_dir():
         raise AnnotationError(f"{folder}: no such folder of THUMOS14 annotations")
     for suffix in ("", ".gz"):

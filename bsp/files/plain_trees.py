@@ -25,8 +25,7 @@ def check_key(key: Any) -> None:
 
 
 def check_tree(root: Any, most: int = STEPS) -> None:
-    """Refused for a container that holds itself, for more than DEEPEST inside one another, and for shared ones that
-    unfold to more than ``most`` objects."""
+    """Raise Refused for a container that holds itself, nesting above DEEPEST, or more than ``most`` unfolded objects."""
     sizes: dict[int, int] = {}  # unfolded sizes of finished containers, by id
     path = {id(root)}
     frames = [[root, _children(root), 1]]

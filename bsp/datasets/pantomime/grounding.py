@@ -8,7 +8,7 @@ out_dir)`` writes to ``out_dir/<fingerprint>/`` in parallel, keeps what is alrea
     videos/<id>.mp4
     truth.json   what the annotations do not say: exact frames, cuts, actors, kinds of sentences
 
-It is a proving ground for programs, not evidence about real videos. From a shell (half a minute on 2 cores):
+For testing programs, not evidence about real videos. From a shell (half a minute on 2 cores):
 
     python -m bsp.datasets.pantomime.grounding --out data/grounding --preview
 """
@@ -134,7 +134,7 @@ def render_grounding(
 ) -> Path:
     """Write the data set to ``out_dir/<fingerprint>/`` and return that folder; at once if it is complete.
 
-    Processes, resuming, locking and errors as in :func:`bsp.datasets.pantomime.render.render`.
+    Arguments, resuming, locking and errors as in :func:`bsp.datasets.pantomime.render.render`.
     """
     return render_set(_GROUNDING, settings, out_dir, workers=workers, progress=progress)
 

@@ -1,8 +1,8 @@
-"""What happens in each Pantomime video for grounding, decided before a pixel is drawn; and plan -> frames.
+"""Plans of Pantomime videos for grounding (what happens when), and their rendering to frames.
 
-A video cuts between two figures told apart by their build and by a hat. Each does several of the actions, some
-of them twice. A plan is a pure function of (settings, split, number); numbers of videos do not enter.
-Times are in frames, 0-based, half-open.
+A video cuts between two figures that differ in build and hat. Each performs several actions, some of them twice. A plan
+is a pure function of (settings, split, number), independent of the number of videos. Times are in frames, 0-based,
+half-open.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from bsp.datasets.pantomime.world import Person, draw_look, draw_shot
 
 CODE_VERSION = 1  # raise it with every change of what is rendered or written
 SPLITS = ("train", "test")
-# Choice: shapes tell the actors, not colours. Features learnt from actions keep shapes and forget colours: a
-# linear classifier tells these three from a snippet's features, four colours of clothes no better than chance.
+# Choice: actors differ in shape, not colour. Features learnt from actions keep shape but not colour: a linear
+# classifier separates these three by a snippet's features, but four colours of clothes only at chance.
 ACTORS: dict[str, dict[str, Any]] = {
     "child": {"height": (0.48, 0.56), "thickness": (0.026, 0.045), "hat": 0.0},
     "giant": {"height": (0.72, 0.80), "thickness": (0.052, 0.062), "hat": 0.0},
     "wizard": {"height": (0.72, 0.80), "thickness": (0.022, 0.028), "hat": 1.0},
 }
-# Hues of clothes, for the eye: different for the two actors; no sentence names them.
+# Hues of clothes: different for the two actors; sentences do not mention them.
 COLOURS = {"red": (255, 60, 60), "green": (40, 200, 60), "blue": (60, 110, 255), "yellow": (230, 190, 0)}
 _KEY = 100  # first word of all random keys here; the other Pantomime sets use small ones
 _PLAN, _LOOK, _SHOT, _POSE = range(4)  # purposes of random streams
@@ -40,7 +40,7 @@ _IDLE_S = 0.75  # shortest idle motion between moments that do not adjoin
 _CUT_APART_S = 0.5  # from a cut that is no moment's end to the next cut, end of a moment or of the video
 _BETWEEN_SHARE = 0.6  # share of changes of the actor that happen between two moments, where there is room
 _RETURN_SHARE = 0.35  # share of cuts that come back to an earlier place of the actor
-# Choice: much of a video is idle and short moments are common, so that no one span of time fits many sentences.
+# Choice: videos are mostly idle and moments short, so that no fixed span of time fits many sentences.
 _IDLE_SHARE = 0.45  # at least this share of a video's free room stays idle
 _SHORT = 1.2  # Beta(1, this) draws a moment's length between the limits; 1 = uniform, more = shorter
 _ID_LETTERS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -48,7 +48,7 @@ _ID_LETTERS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 @dataclass(frozen=True, kw_only=True)
 class GroundingWorldSettings:
-    """Everything that decides the bytes of the data set."""
+    """All settings that determine the bytes of the data set."""
 
     seed: int = 0  # >= 0
     size_px: int = 64  # frame width and height, even, 32..512
@@ -182,7 +182,7 @@ def _video_id(settings: GroundingWorldSettings, split: str, number: int) -> str:
 
 
 def _draw_cast(settings: GroundingWorldSettings, rng: np.random.Generator) -> list[tuple[int, str]]:
-    """Who does what, in order: drawn until there is something to tell apart by actor, and by order.
+    """Draw (actor, action) in order, until some moments differ only by actor and some only by order.
 
     One actor does an action twice (none more often) with something that happens once in between; another
     action, or the same, is done by both actors, by one of them once; one actor does different actions.
@@ -205,7 +205,7 @@ def _draw_cast(settings: GroundingWorldSettings, rng: np.random.Generator) -> li
 def _draw_spans(
     settings: GroundingWorldSettings, cast: list[tuple[int, str]], rng: np.random.Generator
 ) -> list[tuple[int, int]]:
-    """Frame ranges of the moments; what repeats itself does not adjoin itself."""
+    """Frame ranges of the moments; repetitions of a moment do not adjoin."""
     count, frames = len(cast), settings.frames
     idle = math.ceil(_IDLE_S * settings.fps)
     least, most = (round(seconds * settings.fps) for seconds in settings.moment_seconds)
@@ -227,7 +227,7 @@ def _draw_spans(
 def _draw_shots(
     settings: GroundingWorldSettings, moments: tuple[Moment, ...], rng: np.random.Generator
 ) -> tuple[Shot, ...]:
-    """Cuts where the actor changes, at a share of the moments' ends and elsewhere; then who is seen, and where."""
+    """Cuts where the actor changes, at a share of the moments' ends and elsewhere; actor and place of each shot."""
     frames, apart = settings.frames, math.ceil(_CUT_APART_S * settings.fps)
     cuts: set[int] = set()
     for one, two in pairwise(moments):
@@ -244,7 +244,7 @@ def _draw_shots(
             cuts.add(frame)
             taken.append(frame)
     shots: list[Shot] = []
-    owners: list[int] = []  # looks -> the actor whose places they are
+    owners: list[int] = []  # actor of each look
     for first, end in pairwise((0, *sorted(cuts), frames)):
         seen = {moment.actor for moment in moments if moment.first < end and moment.end > first}
         assert len(seen) <= 1
@@ -273,12 +273,13 @@ def plan_pose(settings: GroundingWorldSettings, plan: GroundingPlan) -> np.ndarr
         phase = running_phase(rng, frames=plan.frames, fps=settings.fps, tempo=tempo, cuts=plan.cuts)
         weight_T = np.zeros(plan.frames, np.float32)
         weight_T[moment.first : moment.end] = 1
-        for frame, turn in ((moment.first, 1), (moment.end, -1)):
+        for frame in (moment.first, moment.end):
             half = halves.get(frame, 0)
-            if frame in followed and turn == -1:  # the next action blends in over this one
+            if frame == moment.end and frame in followed:  # the next action blends in over this one
                 weight_T[frame : frame + half] = 1
             elif half:
-                weight_T[frame - half : frame + half] = blend_ramp(half)[::turn]
+                ramp = blend_ramp(half)
+                weight_T[frame - half : frame + half] = ramp if frame == moment.first else ramp[::-1]
         pose_TP = blend_poses(pose_TP, action_pose(moment.action, phase, rng), weight_T)
     return pose_TP
 

@@ -43,8 +43,8 @@ def _pose(phase: np.ndarray, **channels: np.ndarray | float) -> np.ndarray:
 def _swing(phase: np.ndarray) -> np.ndarray:
     """Rounded triangle wave in [-1, 1], 0 and rising at phase 0; phase in cycles.
 
-    Choice: nearly constant speed between the turning points (a sine spends its cycle changing speed), so
-    that a change of playback speed inside a clip shows.
+    Choice: nearly constant speed between the turning points (a sine spends its cycle changing speed), so that a change
+    of playback speed inside a clip is visible.
     """
     return np.arcsin(0.96 * np.sin(2 * np.pi * phase)) / np.arcsin(0.96)
 
@@ -160,8 +160,7 @@ ACTIONS: dict[str, Callable[[np.ndarray, float], np.ndarray]] = {
 }
 ACTION_NAMES = tuple(ACTIONS)
 
-# Stances that an idle figure takes up. Several are poses out of an action, held still, so that the pose alone
-# does not say that something happens.
+# Idle stances. Several are poses of an action, held still, so that a single pose does not reveal an action.
 _STANCES: tuple[dict[str, float], ...] = (
     {},
     {},

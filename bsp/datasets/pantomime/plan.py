@@ -1,7 +1,7 @@
-"""What happens in each Pantomime video, decided before a pixel is drawn: settings, plans, and plan -> frames.
+"""Plans of Pantomime videos (what happens when), and their rendering to frames.
 
-A plan is a pure function of (settings, split, class, number); numbers of videos do not enter, so a larger
-data set of the same seed begins with the videos of a smaller one. Times are in frames, 0-based, half-open.
+A plan is a pure function of (settings, split, class, number), independent of the number of videos, so a larger data set
+of the same seed begins with the videos of a smaller one. Times are in frames, 0-based, half-open.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ CODE_VERSION = 3  # raise it with every change of what is rendered: cached data 
 SPLITS = ("trimmed_train", "trimmed_val", "untrimmed_train", "untrimmed_val")  # order enters the random keys
 _ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 _PLAN, _LOOK, _SHOT, _POSE = range(4)  # purposes of random streams
-# Choice: a further cut keeps about one snippet away from boundaries and other cuts, so that each can be told.
+# Choice: other cuts are about one snippet away from boundaries and each other, so that they can be separated.
 _CUT_APART_S = 0.75
-# Choice: share of cuts that come back to an earlier look, so that the scene is no cue either.
+# Choice: share of cuts that return to an earlier look, so that the scene is no cue either.
 _RETURN_SHARE = 0.35
 
 
@@ -59,7 +59,7 @@ def check_whole_snippets(settings: Any, name: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class PantomimeSettings:
-    """Everything that decides the bytes of a Pantomime data set."""
+    """All settings that determine the bytes of a Pantomime data set."""
 
     seed: int = 0  # >= 0
     size_px: int = 64  # frame width and height, even, 32..512

@@ -1,4 +1,4 @@
-"""Contact sheets of a rendered Pantomime data set, for a person to look at; read back from the mp4 files."""
+"""Contact sheets of a rendered Pantomime data set, for visual inspection; read from the mp4 files."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def write_grounding_preview(folder: Path, *, count: int = 6) -> Path:
     """Write ``preview.png`` beside the manifest of a grounding data set; returns the path.
 
     Film strips, two frames per second, over bars of the actions in the colour of the actor's clothes; red lines
-    are the cuts; below, the sentences with what they mean in seconds.
+    are the cuts; below, the sentences and the start of their moments in seconds.
     """
     truth = json.loads((folder / "truth.json").read_text("utf-8"))
     chosen = list(truth["videos"].items())[:count]
@@ -100,12 +100,12 @@ def write_grounding_preview(folder: Path, *, count: int = 6) -> Path:
             for cut in video["cuts"]:
                 x = start_x + cut["frame"] * per_frame
                 axis.vlines(x, top + height - 8, top + height + 10, color="magenta", linewidth=2.5)
-        said = [
-            f"{told['text']} ({told['kind']}: {video['moments'][told['moment']]['first'] / truth['fps']:.1f} s)"
-            for told in video["sentences"]
-        ]
+        captions = []
+        for sentence in video["sentences"]:
+            start_s = video["moments"][sentence["moment"]]["first"] / truth["fps"]
+            captions.append(f"{sentence['text']} ({sentence['kind']}: {start_s:.1f} s)")
         axis.set(xlim=(0, strip.shape[1]), ylim=(rows * (height + 14), 0), xticks=[], yticks=[])
-        axis.set_xlabel("   ".join(said), fontsize=10)
+        axis.set_xlabel("   ".join(captions), fontsize=10)
         axis.set_ylabel(video_id, rotation=0, ha="right", va="center", fontsize=13)
     figure.suptitle("Pantomime grounding (synthetic): two frames per second; bars = moments, magenta = cuts")
     return _save(figure, folder / "preview.png")

@@ -7,7 +7,7 @@
     untrimmed/videos/v_<id>.mp4   untrimmed/activitynet.json
     untrimmed/truth.json   what the annotations do not say: exact frames, cuts, shots
 
-It is a proving ground for programs, not evidence about real videos. From a shell (about 1 min on 2 cores):
+For testing programs, not evidence about real videos. From a shell (about 1 min on 2 cores):
 
     python -m bsp.datasets.pantomime.render --out data/pantomime --preview
 """
@@ -41,13 +41,13 @@ from bsp.video.write import write_mp4
 __all__ = ["CODE_VERSION", "PantomimeSettings", "VideoSet", "is_complete", "plan_all", "render", "render_set"]
 
 _LOG = logging.getLogger(__name__)
-_BYTES_PER_PIXEL = 0.12  # generous: measured 0.07 at 64 px with the default noise
+_BYTES_PER_PIXEL = 0.12  # upper bound: measured 0.07 at 64 px with the default noise
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @dataclass(frozen=True, kw_only=True)
 class VideoSet:
-    """How one kind of data set is drawn; what :func:`render_set` needs. Module-level functions: they are pickled.
+    """Functions that define one kind of data set for :func:`render_set`; module-level, so that they can be pickled.
 
     Settings have ``fps``, ``size_px`` and ``fingerprint()``; plans have ``frames`` and ``split``.
     """
@@ -111,10 +111,10 @@ def render(
 ) -> Path:
     """Write the data set to ``out_dir/<fingerprint>/`` and return that folder; at once if it is complete.
 
-    ``workers`` processes (default: all cores; 1 = in this process) draw one video each; the bytes do not
-    depend on their number. The next call continues an interrupted one and redraws a file that went missing.
-    Two callers wait for each other (file lock beside the folder). Raises OSError that names the folder, and
-    the bytes needed where the disk is full; RuntimeError where processes die; ValueError for bad ``workers``.
+    ``workers`` processes (default: all cores; 1 = in this process) draw one video each; the bytes do not depend on
+    their number. The next call continues an interrupted one and redraws missing files. A file lock beside the folder
+    serialises callers. Raises OSError that names the folder, and the bytes needed where the disk is full; RuntimeError
+    if a process dies; ValueError for bad ``workers``.
     """
     return render_set(_PANTOMIME, settings, out_dir, workers=workers, progress=progress)
 
@@ -216,7 +216,7 @@ def _sizes_on_record(folder: Path) -> dict[str, int]:
 
 
 def _is_whole(path: Path, frames: int, size: int | None) -> bool:
-    """Whether a video from an earlier call can stay: its recorded size, else its header's count of frames."""
+    """Whether a video from an earlier call is complete, by its recorded size, else its number of frames."""
     if not path.is_file():
         return False
     if size is not None:
@@ -235,7 +235,7 @@ def _bytes_needed(settings: Any, plans: Iterable[Any]) -> int:
 
 
 def _explained(error: OSError, kind: VideoSet, settings: Any, folder: Path) -> OSError:
-    """The same error with the folder, and what to do, in its message."""
+    """The same error with folder and remedy in its message."""
     reason = error.strerror or str(error)
     if error.errno in _FULL:
         needed = _bytes_needed(settings, kind.plan_all(settings))

@@ -1,7 +1,7 @@
 """Sentences for the moments of a Pantomime grounding video: a small grammar over actor, action and order.
 
 Every sentence is true of exactly one moment of its video, and another moment of the video shares its action
-(and even its actor) so that a part of the words does not suffice. Three kinds:
+(and even its actor) so that part of the words is not enough. Three kinds:
 
     plain   the giant waves                           that actor does that action once; the other actor too
     again   the giant waves for the second time       the same actor does it twice
@@ -17,10 +17,10 @@ from itertools import product
 import numpy as np
 
 KINDS = ("plain", "again", "order")
-# Choice: at most 10 words, as in Charades-STA; heads for it (LGI) read no further.
+# Choice: at most 10 words, as in Charades-STA; LGI reads no more.
 MAX_WORDS = 10
-# Choice: where both are there, this share of order sentences is about an action that the actor does twice, so
-# that the order decides and not the actor.
+# Choice: where possible, this share of order sentences is about an action that the actor does twice, so that order and
+# not the actor identifies the moment.
 _ORDER_NEEDED_SHARE = 0.75
 
 _ARTICLES = ("the {}", "a {}", "{}")
@@ -55,8 +55,8 @@ class Sentence:
 
     text: str  # lower case, at most MAX_WORDS words, with a final period
     kind: str  # one of KINDS
-    needs: str  # "actor" or "order": what tells its moment from all others with the same action
-    moment: int  # the one it is true of
+    needs: str  # "actor" or "order": what distinguishes its moment from others with the same action
+    moment: int  # the moment described
     time: str  # "" (plain) or a key of _TIMES
     reference: int | None  # the moment that comes after it ("before") or before it ("after")
 
@@ -89,7 +89,7 @@ def write_sentences(moments: Sequence[tuple[str, str]], count: int, rng: np.rand
 
 
 def _meanings(moments: Sequence[tuple[str, str]]) -> list[Meaning]:
-    """All that can be said of exactly one moment and has a moment that shares a part of it."""
+    """All meanings that fit exactly one moment, while another moment shares a part of it."""
     found: list[Meaning] = []
     for moment, (actor, action) in enumerate(moments):
         same = [k for k, other in enumerate(moments) if other == (actor, action)]
@@ -108,32 +108,32 @@ def _meanings(moments: Sequence[tuple[str, str]]) -> list[Meaning]:
 
 
 def _draw(meanings: list[Meaning], count: int, rng: np.random.Generator) -> Meaning:
-    """One of what can be said about a video of ``count`` moments.
+    """Draw one of the ``meanings`` of a video of ``count`` moments.
 
-    The number of things to say of a moment does not make it more likely; its place does.
+    A moment's probability depends on its place, not on its number of meanings.
     """
     needing = [meaning for meaning in meanings if meaning[1] == "order"]
     if 0 < len(needing) < len(meanings):
         rest = [meaning for meaning in meanings if meaning[1] != "order"]
         meanings = needing if rng.random() < _ORDER_NEEDED_SHARE else rest
-    told = sorted({(moment, time) for _, _, moment, time, _ in meanings})
+    choices = sorted({(moment, time) for _, _, moment, time, _ in meanings})
     # Choice: "first" and "before" prefer late moments, "second" and "after" early ones; otherwise these words
     # alone would say when. Plain sentences prefer the ends of the video, which the others leave out.
     late, early = ("first", "before"), ("second", "after")
     weight = np.array(
         [
             k + 1.0 if time in late else count - k if time in early else 0.5 + abs(k - (count - 1) / 2)
-            for k, time in told
+            for k, time in choices
         ]
     )
     weight = weight**2 / (weight**2).sum()
-    moment, time = told[int(rng.choice(len(told), p=weight))]
+    moment, time = choices[int(rng.choice(len(choices), p=weight))]
     meanings = [meaning for meaning in meanings if meaning[2:4] == (moment, time)]
     return meanings[int(rng.integers(len(meanings)))]
 
 
 def _texts(moments: Sequence[tuple[str, str]], meaning: Meaning) -> list[str]:
-    """All ways to say it in at most MAX_WORDS words."""
+    """All wordings of a meaning with at most MAX_WORDS words."""
     _, _, moment, time, reference = meaning
     parts: list[Sequence[str]] = [_clauses(*moments[moment])]
     if time:

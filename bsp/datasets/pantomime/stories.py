@@ -10,7 +10,7 @@
     clips/videos/<id>_<start6>_<end6>.mp4   clips/k400_mr345_{train,val}_min_change_duration0.3.json
     truth.json   what the annotations do not say: exact frames, cuts, kinds of boundaries
 
-It is a proving ground for programs, not evidence about real videos. From a shell (a minute on 2 cores):
+For testing programs, not evidence about real videos. From a shell (a minute on 2 cores):
 
     python -m bsp.datasets.pantomime.stories --out data/stories --preview
 """
@@ -68,7 +68,7 @@ def render_stories(
 ) -> Path:
     """Write the data set to ``out_dir/<fingerprint>/`` and return that folder; at once if it is complete.
 
-    Processes, resuming, locking and errors as in :func:`bsp.datasets.pantomime.render.render`.
+    Arguments, resuming, locking and errors as in :func:`bsp.datasets.pantomime.render.render`.
     """
     return render_set(_STORIES, settings, out_dir, workers=workers, progress=progress)
 

@@ -30,22 +30,22 @@ from bsp.datasets.pantomime.stories_plan import (
 )
 
 THUMOS, CROSSTASK = "games/thumos14", "tasks/crosstask_release"
-_SITE = "https://example.org/pantomime"  # the layouts ask for addresses; nothing is there
+_SITE = "https://example.org/pantomime"  # placeholder: the layouts have URLs
 _OVERLAP_S = (0.1, 0.6)  # how far the rows of two steps without a pause overlap in half of the cases
 _UNSORTED_SHARE = 0.1  # of the files of steps
 RATERS = 5
 DISTANCES = tuple(k / 20 for k in range(1, 11))  # share of the clip's length: 0.05, 0.10, ..., 0.50
 _END_S, _APART_S = 0.3, 0.6  # the release drops what is nearer to an end of the clip, or to an earlier boundary
-# Choice: chances that an attentive annotator misses a boundary, by what one sees: a cut is the plainest, a change
-# of speed the subtlest.
+# Choice: probability that an attentive annotator misses a boundary, by its kind: cuts are easiest, speed changes
+# hardest.
 _MISSED = {"cut": 0.05, "action": 0.08, "speed": 0.4}
-_CARE = (0.0, 0.25)  # an annotator's share of boundaries missed for want of attention, drawn per clip
+_CARE = (0.0, 0.25)  # an annotator's share of boundaries missed by inattention, drawn per clip
 _JITTER_S = (0.05, 0.25)  # an annotator's standard deviation of times, drawn per clip
 _EXTRA = 0.4  # boundaries on average that an annotator sees where nothing happens
 
 
 def clip_name(settings: StorySettings, plan: StoryPlan) -> str:
-    """Kinetics' kind of name: id and the whole seconds between which the clip claims to lie in its source."""
+    """Name as in Kinetics: id, and whole start and end seconds in a supposed source video."""
     end_s = plan.start_s + math.ceil(plan.frames / settings.fps)
     return f"{plan.video_id}_{plan.start_s:06d}_{end_s:06d}"
 
@@ -107,7 +107,7 @@ def _thumos_videos(settings: StorySettings, plans: list[StoryPlan]) -> str:
 
 
 def _thumos_truth(settings: StorySettings, subsets: dict[str, list[StoryPlan]]) -> dict[str, Any]:
-    """``thumos_gt.json``, what detections are compared with: no Ambiguous instances, times as text."""
+    """``thumos_gt.json``, the ground truth of detections: no Ambiguous instances, times as text."""
     database = {
         plan.video_id: {
             "subset": subset,
@@ -187,7 +187,7 @@ def step_rows(settings: StorySettings, plan: StoryPlan) -> list[tuple[int, float
 
 
 def boundary_kinds(plan: StoryPlan) -> dict[int, str]:
-    """What one sees at each generic boundary (frame): "cut", else "action" (begins, ends), else "speed"."""
+    """Kind of each generic boundary (frame): "cut", else "action" (begins or ends), else "speed"."""
     kinds = dict.fromkeys(plan.boundaries, "speed")
     edges = {frame for acts in performances(plan) for frame in (acts[0].first, acts[-1].end)}
     kinds |= dict.fromkeys(edges & kinds.keys(), "action")
@@ -196,7 +196,7 @@ def boundary_kinds(plan: StoryPlan) -> dict[int, str]:
 
 
 def rate(settings: StorySettings, plan: StoryPlan) -> list[list[float]]:
-    """Boundaries in seconds, sorted, per annotator; times as the release's processing leaves them.
+    """Boundaries of each annotator, sorted seconds, after the release's processing.
 
     No boundary is nearer than 0.3 s to an end of the clip, none within 0.6 s after another one.
     """
@@ -222,7 +222,7 @@ def consistency(raters: Sequence[Sequence[float]], length_s: float) -> list[floa
 
     Choice: F1 of the benchmark's own rule (nearest unused time, within a share of the clip's length), averaged over
     its ten distances and over the other annotators. The paper says that F1 between annotators is averaged over
-    several tolerances; the release holds the results only, not the program.
+    several tolerances; its program is not released.
     """
     return [
         float(np.mean([
@@ -235,7 +235,7 @@ def consistency(raters: Sequence[Sequence[float]], length_s: float) -> list[floa
 
 
 def _f1(found: Sequence[float], truth: Sequence[float], within_s: float) -> float:
-    """F1 of ``found`` against ``truth``: in the order of ``truth``, each takes the nearest one left."""
+    """F1 of ``found`` against ``truth``: each of ``truth``, in order, takes the nearest unused one."""
     left = list(found)
     matched = 0
     for time_s in truth:
@@ -268,7 +268,7 @@ def _gebd(settings: StorySettings, plan: StoryPlan) -> dict[str, Any]:
 
 
 def _truth(plan: StoryPlan) -> dict[str, Any]:
-    """What the renderer knows beyond the annotations, in frames; for tests, figures and analysis."""
+    """Exact ground truth in frames, beyond the annotations; for tests, figures and analysis."""
 
     def where(cut: int) -> str:
         if cut in plan.boundaries:

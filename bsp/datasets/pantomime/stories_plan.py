@@ -1,8 +1,8 @@
-"""What happens in each video of Pantomime's stories, decided before a pixel is drawn; and plan -> frames.
+"""Plans of Pantomime's story videos (what happens when), and their rendering to frames.
 
-Three kinds of stories: *games* (one action again and again among idle motion), *tasks* (steps in order) and
-*clips* (a few events in a row). A plan is a pure function of (settings, split, number); numbers of videos do not
-enter, so a larger data set begins with the videos of a smaller one. Times are in frames, 0-based, half-open.
+Three kinds of stories: *games* (one action repeated between idle motion), *tasks* (steps in order) and *clips* (a
+few events in a row). A plan is a pure function of (settings, split, number), independent of the number of videos, so a
+larger data set begins with the videos of a smaller one. Times are in frames, 0-based, half-open.
 Letters: T frames, P pose channels, N acts.
 """
 
@@ -28,15 +28,15 @@ _PLAN, _LOOK, _SHOT, _POSE, NOTES = range(5)  # purposes of random streams
 _CUT_APART_S = 0.75  # from a cut that is no edge of an act to the next cut, edge or end of the video
 _RETURN_SHARE = 0.35  # share of cuts that come back to an earlier place and person
 _IDLE_SHARE = 0.4  # at least this share of the room that a game or task leaves free stays idle
-# Choice: some games hold one faint performance, half way between the action and standing idle, for the class
-# "Ambiguous" of THUMOS-14: a person could not say whether the action takes place.
+# Choice: some games have one faint performance, half way between the action and idling, for the class "Ambiguous" of
+# THUMOS-14.
 _FAINT_SHARE, _FAINT_S, _FAINT_WEIGHT = 0.25, (1.0, 2.0), 0.5
 _SKIPPED_SHARE, _REPEATED_SHARE, _MOST_REPEATS = 0.15, 0.2, 2  # of a task's steps
 _ADJOINING_SHARE = 0.3  # of neighbouring steps, without idle motion between them
 _EVENTS, _EVENT_S = (2, 4), 2.0  # fewest and most events of a clip; the shortest, s
 _IDLE_EVENT_SHARE, _SPEED_SHARE = 0.25, 0.35  # of a clip's events: idle motion; the same action at another speed
 _PACES = (0.5, 1.0, 2.0)  # speeds of an action, relative to the clip's tempo
-# Choice: every cut is a boundary of a clip, and the easiest; clips have fewer, about a third of their boundaries.
+# Choice: every cut is a boundary of a clip, and the easiest kind; so about a third of a clip's boundaries are cuts.
 _CLIP_CUTS = 0.4  # times as many cuts of both sorts as in games and tasks
 
 
@@ -68,14 +68,14 @@ RELATED_TASK = Task(number=90104, title="Cool Down After a Match", steps=(
 
 @dataclass(frozen=True, kw_only=True)
 class StorySettings:
-    """Everything that decides the bytes of the data set."""
+    """All settings that determine the bytes of the data set."""
 
     seed: int = 0  # >= 0
     size_px: int = 64  # frame width and height, even, 32..512
     fps: int = 12  # frames/s, 6..60
     games_train: int = 90  # training videos, >= 0; the ten actions in turn
     games_test: int = 60  # test videos, >= 0
-    tasks: int = 30  # videos of each of the four tasks, >= 0; who reads them splits them
+    tasks: int = 30  # videos of each of the four tasks, >= 0; loaders split them
     clips_train: int = 200  # training clips, >= 0
     clips_val: int = 100  # validation clips, >= 0
     game_seconds: tuple[float, float] = (30.0, 60.0)  # shortest and longest game, s
@@ -131,7 +131,7 @@ class Act:
     first: int
     end: int
     tempo: float  # cycles/s
-    faint: bool = False  # done by halves: nobody can say whether it is the action
+    faint: bool = False  # performed half way: ambiguous
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,10 +140,10 @@ class StoryPlan:
 
     split: str  # one of SPLITS
     number: int  # among the videos of this split
-    video_id: str  # THUMOS-14's kind of name for games, 11 characters for others
+    video_id: str  # as in THUMOS-14 for games, 11 characters for others
     frames: int
     task: int  # position in TASKS, -1 where it is no task
-    start_s: int  # clips: where the clip claims to begin in its source, s; others 0
+    start_s: int  # clips: start in a supposed source video, s; others 0
     acts: tuple[Act, ...]  # in order, none overlap; idle motion elsewhere
     shots: tuple[tuple[int, int, int], ...]
 
@@ -160,7 +160,7 @@ class StoryPlan:
 
 
 def rng_of(settings: StorySettings, split: str, number: int, *purpose: int) -> np.random.Generator:
-    """The random numbers of one purpose for one video."""
+    """Random generator of one purpose for one video."""
     key = (_KEY, SPLITS.index(split), number, *purpose)
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(settings.seed, spawn_key=key)))
 
@@ -194,7 +194,7 @@ def plan_video(settings: StorySettings, split: str, number: int) -> StoryPlan:
 def _draw_game(
     settings: StorySettings, action: str, frames: int, tempo: float, rng: np.random.Generator
 ) -> tuple[Act, ...]:
-    """One action several times, with at least 1 s of idle motion around each; perhaps once by halves."""
+    """One action several times, with at least 1 s of idle motion around each; maybe one faint."""
     count = int(rng.integers(settings.instances[0], settings.instances[1] + 1))
     limits_s = [settings.act_seconds] * count
     faint = -1
@@ -222,7 +222,7 @@ def _draw_task(
     adjoining = [
         k
         for k, (one, two) in enumerate(pairwise(steps), start=1)
-        if rng.random() < _ADJOINING_SHARE and one != two  # what repeats itself is told apart by a pause
+        if rng.random() < _ADJOINING_SHARE and one != two  # repetitions are separated by a pause
     ]
     spans = _draw_spans(settings, frames, [settings.act_seconds] * len(steps), adjoining, rng)
     return tuple(
@@ -302,7 +302,7 @@ def _draw_shots(frames: int, cuts: tuple[int, ...], rng: np.random.Generator) ->
 
 
 def performances(plan: StoryPlan) -> list[list[Act]]:
-    """The acts, with neighbours of one action that adjoin (a change of speed) together."""
+    """The acts, grouped: adjoining acts of one action (a change of speed) form one performance."""
     parts: list[list[Act]] = []
     for act in plan.acts:
         if parts and (parts[-1][-1].end, parts[-1][-1].action) == (act.first, act.action):
@@ -331,12 +331,13 @@ def plan_pose(settings: StorySettings, plan: StoryPlan) -> np.ndarray:
         phase = running_phase(rng, frames=plan.frames, fps=settings.fps, tempo=tempo_T, cuts=plan.cuts)
         weight_T = np.zeros(plan.frames, np.float32)
         weight_T[first:end] = 1
-        for frame, turn in ((first, 1), (end, -1)):
+        for frame in (first, end):
             half = halves.get(frame, 0)
-            if turn == -1 and frame in followed:  # the next action blends in over this one
+            if frame == end and frame in followed:  # the next action blends in over this one
                 weight_T[frame : frame + half] = 1
             elif half:
-                weight_T[frame - half : frame + half] = blend_ramp(half)[::turn]
+                ramp = blend_ramp(half)
+                weight_T[frame - half : frame + half] = ramp if frame == first else ramp[::-1]
         if acts[0].faint:
             weight_T *= _FAINT_WEIGHT
         pose_TP = blend_poses(pose_TP, action_pose(acts[0].action, phase, rng), weight_T)

@@ -32,7 +32,7 @@ DARK_FIGURE_LUMA, LIGHT_GROUND_LUMA = (12.0, 62.0), (125.0, 225.0)
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Look:
-    """A place and a person: what stays the same while a shot lasts (and when an edit comes back to it)."""
+    """A place and a person; constant during a shot, and may be used by several shots."""
 
     texture_HW3: np.ndarray  # float32 [3 * size, 3 * size, 3], 0-255; periodic with 2 * size
     height: float  # figure's height, share of the frame
@@ -47,7 +47,7 @@ class Look:
 
 @dataclass(frozen=True, kw_only=True)
 class Person:
-    """What makes a figure recognisable, in any place."""
+    """Appearance of a person, independent of the place."""
 
     clothes: tuple[float, float, float]  # RGB, 0-255; lighter in dark places and darker in light ones
     height: tuple[float, float]  # lowest and highest, share of the frame
