@@ -1,4 +1,4 @@
-"""Registry of localisation data sets, one record each. A new one needs a file with a loader, and its record here.
+"""Localisation data sets by name, one record each. A new one needs a file with a loader, and its record here.
 
 Videos and annotations are loaded from a folder given by the user, or from the embedded data set rendered in the same
 layout.

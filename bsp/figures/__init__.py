@@ -1,1 +1,1 @@
-"""The pictures of Figures 2, 4 and 5, and of searches."""
+"""Drawings of Figures 2, 4 and 5, and of hyperparameter searches."""

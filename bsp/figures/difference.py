@@ -29,13 +29,13 @@ class Pairs:
     video: np.ndarray  # int64 [P], position of the video
     pair: np.ndarray  # int64 [P], number of the first of the two snippets
     boundary: np.ndarray  # bool [P]
-    left_out: int  # how many pairs are not here
+    left_out: int  # number of pairs left out
 
 
 def neighbour_differences(feat_SD: np.ndarray) -> np.ndarray:
     """Absolute differences of neighbouring snippets' features of length 1, float64 [S - 1, D] in 0..1.
 
-    Features that are all 0 stay so.
+    Features that are all 0 are unchanged.
     """
     # Choice: "normalized" is read as Euclidean length 1 per snippet, so that two encoders share one scale.
     length_S1 = np.linalg.norm(feat_SD.astype(np.float64), axis=1, keepdims=True)
@@ -46,15 +46,15 @@ def neighbour_differences(feat_SD: np.ndarray) -> np.ndarray:
 def pair_kinds(boundaries: Sequence[float], snippets: int, stride: int) -> np.ndarray:
     """int8 [S - 1]: BOUNDARY if one lies in the first snippet only, PLAIN if in neither, otherwise LEFT_OUT.
 
-    ``boundaries`` are in frames from the first snippet's start (a change between frames b - 1 and b is at b), may
-    be fractions, and count only inside the video. One on the edge of two snippets belongs to the earlier one: it
-    is what the two differ by. ``stride`` is in frames.
+    ``boundaries`` are in frames from the first snippet's start (a change between frames b - 1 and b is at b), may be
+    fractions, and count only inside the video. One on the edge of two snippets belongs to the earlier snippet.
+    ``stride`` is in frames.
     """
     holds = np.zeros(snippets, bool)
     inside = [b for b in boundaries if 0 < b < snippets * stride]
     holds[[int(np.ceil(b / stride)) - 1 for b in inside]] = True
     first, second = holds[:-1], holds[1:]
-    # Choice: a pair whose second snippet has a boundary is neither: half of it shows in the difference.
+    # Choice: a pair whose second snippet has a boundary is left out: the difference partly reflects it.
     return np.where(second, LEFT_OUT, np.where(first, BOUNDARY, PLAIN)).astype(np.int8)
 
 
@@ -176,7 +176,7 @@ def draw_differences(
     height_to_width = pictures[0].frames.shape[1] / pictures[0].frames.shape[2]
     strip_in = half * frame_in
     encoders = list(values)
-    # Choice: the scale ends at the 99.5th percentile, so that a single entry does not pale all others.
+    # Choice: the scale ends at the 99.5th percentile, so that single outliers do not determine the scale.
     top_value = float(np.percentile(np.concatenate([d for p in pictures for d in p.differences.values()]), 99.5))
     rows, columns = as_matrix(next(iter(pictures[0].differences.values()))).shape
     block_in = max(2 * (frame_in * height_to_width + 0.22), matrix_in * rows / columns + 0.3) + 0.45

@@ -1,4 +1,4 @@
-"""Figure 5: where boundary-sensitive features help most and hurt most, as film strips over a time axis.
+"""Figure 5: the videos where boundary-sensitive features help and hurt most, as film strips over a time axis.
 
 Both cases are chosen by a rule from all videos: the largest gain and the largest loss in how well the first few
 detections cover the annotated instances. Letters: G instances, K segments, V videos.
@@ -22,7 +22,7 @@ from bsp.metrics.detection import segment_tiou
 from bsp.video.read import probe, read_frames
 from bsp.video.times import frame_seconds, frames_at
 
-# Choice: three, because more lines cannot be told apart and the videos hold one to three actions.
+# Choice: three, because more lines are unreadable and the videos hold one to three actions.
 TOP_SEGMENTS = 3
 _LABEL_IN, _STRIP_IN, _COLUMN_IN, _LANE_IN = 1.3, 9.0, 1.5, 0.24
 _STRIP_FRAMES, _COLUMN_CHARACTERS = 14, 22
@@ -134,7 +134,7 @@ def _draw_lanes(axes: Axes, case: Case, lanes: float, colours: dict[str, str]) -
 
 
 def _name_lanes(figure: Figure, case: Case, top_in: float, colours: dict[str, str]) -> None:
-    """On the left whose lanes they are, on the right each segment's score and its best tIoU with an instance."""
+    """Write the methods' names on the left, each segment's score and best tIoU with an instance on the right."""
     right = style.MARGIN_IN + _LABEL_IN + _STRIP_IN + 0.15
     tops = _lane_tops(case)
 

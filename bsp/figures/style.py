@@ -1,4 +1,4 @@
-"""What the pictures of Figures 2, 4 and 5 share: colours, places in inches, film strips, captions, files.
+"""Shared drawing code of Figures 2, 4 and 5: colours, layout in inches, film strips, captions, files.
 
 Every figure is laid out in inches from its top left corner, so that nothing overlaps whatever its height, and
 carries a caption that says how its content was chosen. Nothing here opens a window or keeps global state.
@@ -18,7 +18,7 @@ from matplotlib.textpath import TextPath
 
 from bsp.video.read import fit_frames
 
-# One meaning each, in all figures; the colours stay apart for the colour-blind (Okabe and Ito's palette).
+# One meaning each, in all figures; distinguishable for the colour-blind (Okabe and Ito's palette).
 TRUTH, VANILLA, BSP, CHANGE, OTHER = "#009E73", "#0072B2", "#D55E00", "#CC0066", "#9A9A9A"
 TITLE_PT, TEXT_PT, SMALL_PT = 13, 10, 8.5
 MARGIN_IN = 0.25
@@ -46,7 +46,7 @@ def add_axes(figure: Figure, left_in: float, top_in: float, width_in: float, hei
 def add_text(figure: Figure, left_in: float, top_in: float, text: str, **style: Any) -> None:
     """Text at a place in inches, by default centred on that height and starting there."""
     width, height = figure.get_size_inches()
-    # Names of videos and classes are no formulas, whatever dollars are in them.
+    # Dollar signs in names of videos and classes do not start formulas.
     style = {"fontsize": TEXT_PT, "va": "center", "ha": "left", "parse_math": False, **style}
     figure.text(left_in / width, 1 - top_in / height, text, **style)
 

@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from bsp.figures.style import BSP, OTHER, SMALL_PT, VANILLA, add_axes, add_text, new_figure
 
 _COLOURS = colormaps["viridis"]
-_SPREAD = 0.16  # width over which the trials at one value are set apart, in distances between values
+_SPREAD = 0.16  # width over which trials at one value are spread, relative to the distance between values
 _INK = "#444444"
 
 
@@ -141,7 +141,7 @@ def _limits(scores: Sequence[float | None]) -> tuple[float, float]:
 
 
 def _apart(count: int, width: float) -> list[float]:
-    """Where trials at the same place are drawn, beside it."""
+    """Offsets that separate trials drawn at the same place."""
     return [width * (number / max(1, count - 1) - 0.5) for number in range(count)]
 
 

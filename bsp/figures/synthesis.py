@@ -76,7 +76,7 @@ def first_of_each_kind(catalog: Catalog, settings: ClipSettings, seed: int) -> l
 
 
 def speed_change(catalog: Catalog, plan: ClipPlan, settings: ClipSettings) -> tuple[float, int]:
-    """(gamma, stride in frames) of a diff-speed plan, which records neither: the first of the settings' that fit."""
+    """(gamma, stride in frames) of a diff-speed plan, not stored in it: the settings' first gamma that fits."""
     (planned,), (video,) = plan.frames, plan.videos
     if plan.change_point is None:
         raise ValueError(f"clip {plan.index} has no change")

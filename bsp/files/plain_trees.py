@@ -25,7 +25,7 @@ def check_key(key: Any) -> None:
 
 
 def check_tree(root: Any, most: int = STEPS) -> None:
-    """Raise Refused for a container that holds itself, nesting above DEEPEST, or more than ``most`` unfolded objects."""
+    """Raise Refused for a container that holds itself, is nested above DEEPEST, or unfolds to over ``most`` objects."""
     sizes: dict[int, int] = {}  # unfolded sizes of finished containers, by id
     path = {id(root)}
     frames = [[root, _children(root), 1]]

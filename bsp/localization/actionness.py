@@ -1,9 +1,9 @@
-"""Step localisation on CrossTask: a linear classifier tells which moments belong to a step of the task.
+"""Step localisation on CrossTask: a linear classifier predicts which moments belong to a step of the task.
 
 Section 4.1 of the paper: supervised, on frozen snippet features, one binary decision per segment of 0.2 s
-(``bsp.metrics.actionness`` has the grid and its labels). Features are interpolated at the segments' centres. That and
-a linear classifier commute, so scoring interpolates the snippets' scores. Letters: S snippets and N segments of a
-video, D feature width, B segments in a mini-batch.
+(``bsp.metrics.actionness`` has the grid and its labels). Features are interpolated at the segments' centres; as the
+classifier is linear, scoring interpolates the snippets' scores instead. Letters: S snippets and N segments of a video,
+D feature width, B segments in a mini-batch.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class ActionnessSettings:
 
 @dataclass(frozen=True, eq=False)
 class LinearActionness:
-    """The trained classifier, for features as they are: the standardisation is folded in."""
+    """The trained classifier on raw features: the standardisation is folded into its weights."""
 
     weight_D: np.ndarray  # float64
     bias: float
@@ -65,10 +65,10 @@ def video_seconds(info: FeatureInfo) -> float:
 
 
 def segment_positions(info: FeatureInfo, segments: int, segment_s: float = SEGMENT_S) -> np.ndarray:
-    """Where the segments' centres lie among the snippets' centres, in snippets: float64 [N] in [0, S - 1].
+    """Positions of the segments' centres, in snippets (k: centre of snippet k): float64 [N] in [0, S - 1].
 
-    Choice: features are interpolated linearly between the two nearest snippets; before the first snippet's centre and
-    after the last one's the features of that snippet hold.
+    Choice: features are interpolated linearly between the two nearest snippets, and constant before the first and after
+    the last snippet's centre.
     """
     centres_s = (np.arange(segments) + 0.5) * segment_s
     return np.clip(snippets_at(info, centres_s, centres=True), 0, info.snippets - 1)

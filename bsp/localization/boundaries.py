@@ -1,9 +1,9 @@
 """Generic event boundaries on frozen snippet features: peaks of their difference, and a light supervised head.
 
-Candidates are the gaps between neighbouring snippets. Peaks need no labels but for one threshold; the difference is
-what Figure 4 of the paper looks at. The head is StanLei52/GEBD's pairwise classifier (PC) without its backbone: one
-linear layer on what is before and after a gap. Letters: S snippets and N = S - 1 gaps of a clip (N of all clips in
-training), D feature width, K snippets on either side, B gaps of a mini-batch.
+Candidates are the gaps between neighbouring snippets. Peaks of the difference (as in Figure 4 of the paper) need labels
+for one threshold only. The head is StanLei52/GEBD's pairwise classifier (PC) without its backbone: one linear layer on
+the features before and after a gap. Letters: S snippets and N = S - 1 gaps of a clip (N of all clips in training), D
+feature width, K snippets on either side, B gaps of a mini-batch.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from bsp.localization.epochs import mean_and_std, train_linear
 from bsp.metrics.boundaries import ClipBoundaries, pooled_scores
 
 Measure = Literal["l1", "l2", "cosine"]
-DISTANCE = 0.05  # of the clip's length: thresholds are chosen by F1 at this one, the task's headline
+DISTANCE = 0.05  # of the clip's length: thresholds are chosen by F1 at this distance, the headline metric
 THRESHOLDS = 50  # tried: quantiles of all training peaks
 _ROWS_AT_ONCE = 1 << 13
 
@@ -31,8 +31,8 @@ _ROWS_AT_ONCE = 1 << 13
 class PeakSettings:
     """Unsupervised: boundaries are the local maxima of the difference between neighbouring snippets' features.
 
-    Choice: of the measures the cosine found most on Pantomime's training clips. The smoothing made no difference
-    there (12 fps); it is meant for the shorter snippets of real clips, untested.
+    Choice: cosine was the best measure on Pantomime's training clips. Smoothing had no effect there (12 fps); it is
+    meant for the shorter snippets of real clips, untested.
     """
 
     measure: Measure = "cosine"  # of standardised features
@@ -49,8 +49,8 @@ class PeakSettings:
 class BoundaryHeadSettings:
     """The linear head's training.
 
-    Choice: Adam and standardised inputs; PC trains its backbone by SGD instead. The learning rate and the penalty were
-    picked by scores on Pantomime's validation clips, which are therefore not untouched by these defaults.
+    Choice: Adam and standardised inputs; PC trains its backbone by SGD instead. Learning rate and weight decay were
+    tuned on Pantomime's validation clips, whose scores are therefore optimistic.
     """
 
     context_s: float = 0.5  # K on either side of a gap, in seconds, > 0, at least 1 snippet; PC: 5 frames at stride 3
@@ -76,12 +76,12 @@ class BoundaryHeadSettings:
 
 
 def gap_times_s(info: FeatureInfo) -> np.ndarray:
-    """The moment of each gap, float64 [S - 1], seconds: halfway between the centres of the snippets around it."""
+    """Time of each gap, float64 [S - 1], seconds: the middle between the centres of its two snippets."""
     return seconds_at(info, np.arange(info.snippets - 1) + 0.5, centres=True)
 
 
 def _step_s(time_N: np.ndarray) -> float:
-    """Seconds from gap to gap (at least two): the median where they are not even in time."""
+    """Median seconds between gaps (at least two)."""
     steps = np.diff(time_N)
     return float(steps[0] if np.allclose(steps, steps[0], rtol=1e-6) else np.median(steps))
 
@@ -117,7 +117,7 @@ def local_maxima(values: np.ndarray) -> np.ndarray:
 
 
 def centres_of_runs(scores: np.ndarray, threshold: float) -> np.ndarray:
-    """The published rule: each run of scores >= threshold gives its middle position (the earlier of two), int64."""
+    """The published rule: the middle position (the earlier of two) of each run of scores >= threshold, int64."""
     edges = np.diff(np.concatenate([[0], scores >= threshold, [0]]).astype(np.int8))
     return (np.flatnonzero(edges == 1) + np.flatnonzero(edges == -1) - 1) // 2
 
@@ -129,7 +129,7 @@ class PeakDetector:
     settings: PeakSettings
     mean_D: np.ndarray  # of the training snippets; float64
     std_D: np.ndarray  # above 0
-    threshold: float  # peaks as high as this one or higher are boundaries
+    threshold: float  # peaks >= threshold are boundaries
 
     def boundaries_s(self, feat_SD: np.ndarray, time_N: np.ndarray) -> np.ndarray:
         """Which times of the gaps are boundaries, seconds, ascending."""
@@ -144,11 +144,11 @@ def fit_peaks(
     durations_s: Sequence[float],
     settings: PeakSettings,
 ) -> tuple[PeakDetector, float]:
-    """Choose the threshold with the highest F1 at 0.05 on training clips; returns that F1, too (0..1).
+    """Choose the threshold with the highest F1 at 0.05 on training clips; returns the detector and that F1 (0..1).
 
     Per clip: ``features`` float32 [S, D], ``times_s`` of its gaps, boundaries of every annotator, and duration.
-    Choice: features are standardised by the training snippets first, so that no channel and no stream outweighs
-    others; all clips count, as the consistency limit is a rule of evaluation. The lowest of equally good thresholds.
+    Choice: features are standardised by the training snippets, so that no channel or stream dominates; all clips count,
+    as the consistency limit is a rule of evaluation; of equally good thresholds the lowest.
     """
     _check(features, times_s)
     mean_D, std_D = (
@@ -175,7 +175,7 @@ def fit_peaks(
 def _peaks(
     feat_SD: np.ndarray, time_N: np.ndarray, settings: PeakSettings, mean_D: np.ndarray, std_D: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Positions of all peaks of a clip among its gaps, and how high they are."""
+    """Positions of a clip's peaks among its gaps, int64, and their heights, float64."""
     curve = feature_difference((feat_SD - mean_D) / std_D, settings.measure)
     if settings.smoothing_s and len(curve) > 1:
         curve = gaussian_filter1d(curve, settings.smoothing_s / _step_s(time_N), mode="nearest")
@@ -232,14 +232,14 @@ def train_boundary_head(
     if positive in (0, len(label_N)):
         raise ValueError(f"{positive} of {len(label_N)} training gaps are boundaries; both kinds are needed")
     feat_SD = torch.from_numpy(np.concatenate(features))  # of all clips; stays in the main memory
-    # Choice: one K for all clips, from the middle one of their strides, so that a row of inputs has one meaning.
+    # Choice: one K for all clips, from the median stride, so that inputs are comparable.
     stride_s = float(np.median([_step_s(time_N) for time_N in times_s if len(time_N) > 1] or [np.inf]))
     context = max(1, round(settings.context_s / stride_s))
     before_NK, after_NK = _sides(features, context)
     parts = torch.arange(len(label_N)).split(_ROWS_AT_ONCE)
     statistics = mean_and_std(lambda: (_inputs(feat_SD, before_NK[part], after_NK[part]) for part in parts))
     mean, std = (values.float() for values in statistics)
-    # PC draws as many gaps of either kind for a batch; weights do the same without chance.
+    # PC samples balanced batches; class weights have the same effect without randomness.
     share = positive / len(label_N)
     weight, bias = train_linear(
         lambda batch_B: _inputs(feat_SD, before_NK[batch_B], after_NK[batch_B]), label_N, mean, std,

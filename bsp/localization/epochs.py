@@ -1,4 +1,4 @@
-"""What the training loops of heads share: what is done after an epoch, and the whole loop of the linear ones."""
+"""Shared parts of the heads' training loops: checks after an epoch, the best epoch, and the loop of linear heads."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class BestEpoch:
             self._score, self._state = score, copy.deepcopy(model.state_dict())
 
     def restore(self, model: nn.Module) -> None:
-        """Put the kept weights back; without any, the model stays as it is."""
+        """Load the kept weights; without any, the model is unchanged."""
         if self._state is not None:
             model.load_state_dict(self._state)
 
@@ -43,8 +43,7 @@ class BestEpoch:
 def mean_and_std(blocks: Callable[[], Iterable[Tensor]]) -> tuple[Tensor, Tensor]:
     """Of every channel over the rows of all blocks [rows, D], float64 [D].
 
-    A channel that never changes gets the deviation 1. ``blocks`` is called twice, so that one block at a time is in
-    the memory.
+    A constant channel gets deviation 1. ``blocks`` is called twice, so that only one block is in memory.
     """
     rows = 0
     total = square = torch.zeros((), dtype=torch.float64)
@@ -76,8 +75,8 @@ def train_linear(
 ) -> tuple[Tensor, float]:
     """Logistic regression from zero: weights of the standardised inputs, float32 [D] on the CPU, and the bias.
 
-    inputs: of a batch of rows, int64 [B] -> float32 [B, D] on the CPU; mean_D, std_D: float32, see ``mean_and_std``.
-    label_N: float32, 0 or 1, of all N rows; weight_N: of their losses; generator: decides the order of rows.
+    inputs: indices of rows, int64 [B] -> float32 [B, D] on the CPU; mean_D, std_D: float32, see ``mean_and_std``.
+    label_N: float32, 0 or 1; weight_N: loss weights; generator: determines the order of rows.
     learning_rate: of Adam, falls linearly towards 0; weight_decay: L2 on the weights, not on the bias.
     on_epoch gets "epoch" (from 0) and "loss", the mean over rows. RuntimeError when it stops being finite.
     """

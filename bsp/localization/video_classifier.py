@@ -1,8 +1,8 @@
-"""A video-level action classifier on snippet features, which gives proposals their class names.
+"""A video-level action classifier on snippet features, which assigns classes to proposals.
 
-The paper attaches the class scores of a published classifier (CUHK 2017), which nobody can download any more;
-this is the stand-in: logistic regression on pooled features. All rows of one comparison share its scores, so
-that rows differ by their proposals only. Letters: V videos, S snippets, D feature width, K classes.
+The paper uses scores of a published classifier (CUHK 2017) that is no longer available; this replaces it by logistic
+regression on pooled features. All rows of one comparison share its scores, so that rows differ by their proposals only.
+Letters: V videos, S snippets, D feature width, K classes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 def pool_features(features: Sequence[np.ndarray]) -> np.ndarray:
     """Mean and maximum over the snippets, concatenated: float64 [V, 2 * D] from V arrays [S, D].
 
-    Choice: the maximum beside the mean, as an action that fills a tenth of the video hardly moves the mean.
+    Choice: maximum besides mean, as an action that fills a tenth of the video hardly changes the mean.
     """
     for i, feat_SD in enumerate(features):
         if feat_SD.ndim != 2 or len(feat_SD) == 0 or not np.isfinite(feat_SD).all():
@@ -53,7 +53,7 @@ def fit_video_classifier(
     """Fits on V arrays [S, D] and their labels int [V] in [0, num_classes).
 
     ``strength`` is scikit-learn's C, above 0 (smaller = more regularised). Deterministic: the solver (L-BFGS)
-    starts from zero and draws nothing; ``seed`` is handed to it all the same. ValueError on labels that don't
+    starts from zero and draws nothing; ``seed`` is passed for completeness. ValueError on labels that don't
     fit.
     """
     labels = np.asarray(labels)

@@ -1,1 +1,1 @@
-"""Metrics of the published protocols, and remarks on what is odd about files to be scored."""
+"""Metrics of the published protocols, and remarks on probable mistakes in scored files."""

@@ -1,8 +1,8 @@
 """Step localisation as actionness: average precision of "some step is going on" over segments of 0.2 s.
 
-The metric of the paper's Table 3 (CrossTask): test videos are cut into segments of 0.2 s, and which step or task it
-is does not count. Average precision is the sum over distinct scores, highest first, of (recall gained) * precision,
-without interpolation; equal scores count as one. Letters: N segments of a video.
+The metric of the paper's Table 3 (CrossTask): test videos are cut into segments of 0.2 s, ignoring which step or task
+it is. Average precision is the sum over distinct scores, highest first, of (recall gained) * precision, without
+interpolation; equal scores are one threshold. Letters: N segments of a video.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ _PREDICTIONS = TypeAdapter(PredictionFile)
 def segment_count(duration_s: float, segment_s: float = SEGMENT_S) -> int:
     """Number of whole segments in a video, floor(duration / length), 0 or more.
 
-    Numbers count as the decimals that they are written as, so 0.6 s hold 3 segments (in float arithmetic 2).
+    Computed in decimal arithmetic, so 0.6 s hold 3 segments (in float arithmetic 2).
     """
     return math.floor(_exact(duration_s) / _exact(segment_s))
 
@@ -116,7 +116,7 @@ def evaluate_actionness(
         logger.warning("%s: %s have no scores and rank last: %s", names[1], count, shown)
     known = [score for video_id in truth_videos for score in scores.get(video_id, ())]
     lowest = min(known, default=0.0)
-    last = min(lowest - 1, math.nextafter(lowest, -math.inf))  # also where 1 is lost in rounding
+    last = min(lowest - 1, math.nextafter(lowest, -math.inf))  # below ``lowest`` also for huge scores
 
     videos: list[tuple[np.ndarray, np.ndarray]] = []
     of_task: dict[str, list[tuple[np.ndarray, np.ndarray]]] = defaultdict(list)
@@ -174,5 +174,5 @@ def _mean_of_those_with_positives(parts: Sequence[tuple[np.ndarray, np.ndarray]]
 
 
 def _exact(number: float) -> Fraction:
-    """The decimal that the number is written as."""
+    """The number as the decimal that it is written as."""
     return Fraction(repr(float(number)))

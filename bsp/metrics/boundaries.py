@@ -1,4 +1,4 @@
-"""Generic event boundary detection: F1 at relative distance, in the three official variants. They differ:
+"""Generic event boundary detection: F1 at relative distance, in the three official variants:
 
                  times                tolerance, times r  clips without prediction  annotators
     challenge    seconds              video_duration      all boundaries missed     the best for each clip and r
@@ -33,10 +33,10 @@ _CELLS_AT_ONCE = 1_000_000  # of the padded table of detections
 
 @dataclass(frozen=True, kw_only=True)
 class ClipBoundaries:
-    """One clip as the matching sees it: annotated and detected times in one unit, whichever."""
+    """Annotated and detected times of one clip in the same unit."""
 
     truth: Sequence[Sequence[float]]  # per annotator, at least one
-    found: Sequence[float]  # in any order; only those within the clip
+    found: Sequence[float]  # within the clip, in any order
     extent: float  # length of the clip
 
 
@@ -158,7 +158,7 @@ def pooled_scores(clips: Sequence[ClipBoundaries], distances: Sequence[float]) -
 def _true_positives(truth_RG: np.ndarray, found_RP: np.ndarray, tolerance_R: np.ndarray) -> np.ndarray:
     """Greedy matching [R], boundaries in their stored order: each takes the nearest unused detection, if near enough.
 
-    nan stands for absent; of equally near detections the first is taken.
+    nan is padding; of equally near detections the first is taken.
     """
     found_RP, rows = found_RP.copy(), np.arange(len(found_RP))
     hits_R = np.zeros(len(found_RP))

@@ -70,7 +70,7 @@ def evaluate_detection(
     order = best_first(found.scores)
     if top_k is not None:
         order = order[rank_in_group(found.video[order]) < top_k]
-    # Choice: a class that the subset does not have is ignored and counted (the official code stops there).
+    # Choice: predictions of a class not in the subset are ignored and counted (the official code fails).
     label = found.label
     assert label is not None  # only proposals have none
     known = order[label[order] >= 0]
@@ -116,9 +116,9 @@ def match_detections(
 ) -> np.ndarray:
     """Which predictions are true positives, at each threshold; bool [P, T].
 
-    group: integers; a prediction may only match instances of its own group (a class in a video).
-    Predictions come best first within each group. A prediction takes, of the instances that nobody took
-    before at this threshold and whose tIoU is at least the threshold, the one of highest tIoU.
+    group: integers; a prediction may only match instances of its own group (a class in a video). Predictions come best
+    first within each group. A prediction takes the instance of highest tIoU among those unmatched at this threshold
+    with tIoU >= threshold.
     """
     hits_PT = np.zeros((len(group_P), len(tious_T)), bool)
     taken_GT = np.zeros((len(group_G), len(tious_T)), bool)
@@ -128,8 +128,8 @@ def match_detections(
     order = np.lexsort((-instance, -overlap, prediction))
     prediction, instance, overlap = prediction[order], instance[order], overlap[order]
     preference = rank_in_group(prediction)
-    # Groups do not compete with each other, so step (r, k) lets the r-th candidate of every group try its
-    # k-th instance at once. Predictions that reach the lowest threshold nowhere are no candidates.
+    # Groups are independent, so step (r, k) matches the r-th candidate of every group with its k-th instance at once.
+    # Predictions below the lowest threshold everywhere are no candidates.
     candidates = prediction[preference == 0]
     turn = np.zeros(len(group_P), np.int64)
     turn[candidates] = rank_in_group(group_P[candidates])

@@ -1,6 +1,6 @@
-"""Remarks (remarks.py) on pairs of files in the official formats; each function takes what its metric takes.
+"""Remarks (remarks.py) on pairs of files in the official formats; arguments as for the metrics.
 
-They are for files that the metric has accepted, and return sentences; none for ordinary results.
+For files that the metric has accepted; return sentences, none for ordinary results.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def detection_remarks(
     labels: bool = True,
     is_zero: bool,
 ) -> list[str]:
-    """On detections, or (``labels=False``) proposals, in the ActivityNet layout. ``is_zero``: the score is 0."""
+    """Remarks on detections, or (``labels=False``) proposals, in ActivityNet's layout. ``is_zero``: the score is 0."""
     database, results = _by_clean_id(ground_truth["database"]), _by_clean_id(predictions["results"])
     truth = {
         video: database[video]["annotations"]
@@ -67,7 +67,7 @@ def detection_remarks(
 def grounding_remarks(
     ground_truth: list[dict[str, Any]], predictions: list[dict[str, Any]], *, is_zero: bool
 ) -> list[str]:
-    """On moments. ``is_zero``: the mean IoU is 0."""
+    """Remarks on moments. ``is_zero``: the mean IoU is 0."""
     queries, rows = (
         {(clean_id(row["video"]), clean_label(row["sentence"])): row for row in side}
         for side in (ground_truth, predictions)
@@ -78,8 +78,8 @@ def grounding_remarks(
     sentences: dict[str, list[str]] = {}
     for video, sentence in queries:
         sentences.setdefault(video, []).append(sentence)
-    told = (name_remark([said], sentences[video], labels=True) for video, said in strange if video in videos)
-    remarks.append(next((remark for remark in islice(told, MAX_VIDEOS) if remark), ""))
+    found = (name_remark([text], sentences[video], labels=True) for video, text in strange if video in videos)
+    remarks.append(next((remark for remark in islice(found, MAX_VIDEOS) if remark), ""))
     if strange and len(strange) == len(rows) and not any(remarks):
         (video, sentence), (of, words) = strange[0], next(iter(queries))
         remarks.append(f"No predicted row has a query: predicted {video!r}, {sentence!r}, annotated {of!r}, {words!r}")
@@ -100,7 +100,7 @@ def grounding_remarks(
 def boundary_remarks(
     ground_truth: dict[str, Any], predictions: dict[str, Any], *, variant: str, is_zero: bool
 ) -> list[str]:
-    """On event boundaries; the ground truth in the processed layout. ``is_zero``: every F1 is 0."""
+    """Remarks on event boundaries; the ground truth in the processed layout. ``is_zero``: every F1 is 0."""
     ground_truth, predictions = _by_clean_id(ground_truth), _by_clean_id(predictions)
     remarks = [id_remark(predictions, ground_truth)]
     in_frames = variant != "challenge"
@@ -118,13 +118,13 @@ def boundary_remarks(
 
 
 def actionness_remarks(ground_truth: dict[str, Any], predictions: dict[str, Any]) -> list[str]:
-    """On actionness: its scores have no unit, so only ids can be wrong."""
+    """Remarks on actionness: scores have no unit, so only ids are checked."""
     remark = id_remark(_by_clean_id(predictions["scores"]), _by_clean_id(ground_truth["videos"]))
     return [f"{remark}."] if remark else []
 
 
 def id_remark(predicted: Collection[str], known: Collection[str]) -> str:
-    """On predicted ids that the ground truth does not have; "" if that looks ordinary."""
+    """Remark on predicted ids that are not in the ground truth; "" if ordinary."""
     strange = [video for video in predicted if video not in known]
     remark = name_remark(strange, known)
     if not remark and strange and len(strange) == len(predicted):
@@ -151,7 +151,7 @@ def _best(rows: Iterable[dict[str, Any]]) -> np.ndarray:
 
 
 def _number(value: Any) -> float | None:
-    """A length as the annotation files write it: a number, text, or absent."""
+    """A length from an annotation file: number, text, or absent."""
     try:
         return float(value) if value is not None and float(value) > 0 else None
     except (TypeError, ValueError):

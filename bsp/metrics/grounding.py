@@ -1,6 +1,6 @@
 """Video grounding: recall of the annotated moment among the first n predicted ones, and mean IoU.
 
-The metric of the paper's Tables 2 and 5, by the two protocols that the numbers there come from. They differ:
+The metric of the paper's Tables 2 and 5, by the two protocols used for the published numbers:
 
               ground truth                           a moment is found when   first moments
     2dtan     cut at the video's end, empty dropped  IoU > threshold          by score, after NMS where given
@@ -51,7 +51,7 @@ class PredictionRow(TypedDict):
     moments: Annotated[list[tuple[Number, Number, Number]], FailFast()]  # start_s, end_s, score
 
 
-# FailFast: one complaint is enough, a wrong file of a million rows would make a million of them.
+# FailFast: one error is enough; a wrong file would otherwise give one per row.
 _GROUND_TRUTH = TypeAdapter(Annotated[list[GroundTruthRow], FailFast()])
 _PREDICTIONS = TypeAdapter(Annotated[list[PredictionRow], FailFast()])
 
@@ -77,7 +77,7 @@ def evaluate_grounding(
     protocol: "2dtan" or "lgi", see the top of this file.
     nms: IoU threshold in 0..1 of a greedy non-maximum suppression before the first five are taken: a moment
         survives when its IoU with every survivor before it is at most the threshold (published for 2D-TAN on
-        Charades-STA: 0.45). None does none.
+        Charades-STA: 0.45). None: no suppression.
     names: what error messages call the two inputs, for example their file names.
 
     A row of predictions belongs to the queries with the same video and sentence (exact text, but for white space at
@@ -189,7 +189,7 @@ def _survivors(moments_RK2: np.ndarray, threshold: float, count: int) -> np.ndar
         kept_RN2[some_R, n] = moments_RK2[rows, best_R][some_R]
         start_R1, end_R1, length_R1 = (values[rows, best_R][:, None] for values in (start_RK, end_RK, length_RK))
         overlap_RK = np.maximum(0, np.minimum(end_RK, end_R1) - np.maximum(start_RK, start_R1))
-        # Not the hull, as in 2D-TAN's code. 0 / 0 of two empty moments is nan, which is not <= threshold: dropped.
+        # True union instead of hull, as in 2D-TAN's code. 0 / 0 of two empty moments is nan, not <= threshold: dropped.
         with np.errstate(divide="ignore", invalid="ignore"):
             alive_RK &= overlap_RK / (length_RK + length_R1 - overlap_RK) <= threshold
         alive_RK[rows, best_R] = False  # also with a threshold of 1
@@ -212,18 +212,18 @@ def _match(truth: list[GroundTruthRow], found: list[PredictionRow], names: tuple
     queries, rows = _by_query(truth), _by_query(found)
     row_Q = np.full(len(truth), -1, np.int64)
     unknown = 0
-    for key, mine in rows.items():
-        theirs = queries.get(key)
-        if theirs is None:
-            unknown += len(mine)
+    for key, of_rows in rows.items():
+        of_key = queries.get(key)
+        if of_key is None:
+            unknown += len(of_rows)
             continue
-        if len(mine) not in (1, len(theirs)):
+        if len(of_rows) not in (1, len(of_key)):
             raise AnnotationError(
-                f"{names[1]}: video {key[0]!r}, sentence {key[1]!r}: {len(mine)} rows (the last is row {mine[-1]},"
-                f" counted from 0) for {len(theirs)} queries in {names[0]};"
-                f" give one row{f' for all, or {len(theirs)} in the same order' if len(theirs) > 1 else ''}"
+                f"{names[1]}: video {key[0]!r}, sentence {key[1]!r}: {len(of_rows)} rows (the last is row"
+                f" {of_rows[-1]}, counted from 0) for {len(of_key)} queries in {names[0]};"
+                f" give one row{f' for all, or {len(of_key)} in the same order' if len(of_key) > 1 else ''}"
             )
-        row_Q[theirs] = mine
+        row_Q[of_key] = of_rows
     return row_Q, unknown
 
 

@@ -1,10 +1,9 @@
-"""Why a score is low though nothing is malformed: names that differ in spelling, times in another unit or order.
+"""Probable reasons of a low score of valid files: other spelling of names, times in another unit or order.
 
-A prediction file with such a slip is valid, and scores 0. The functions here look at both sides and say so in one
-sentence each, with an example of both and the likely cause; ordinary results, good or bad, give none. A unit is only
-named when the times are impossible as they are written (beyond their videos, or all below 1) and would find a fifth
-of the annotations in that unit; half of them where nobody knows how long the videos are. Letters: P predictions,
-G annotations of a video.
+The functions compare predictions with annotations and return one sentence with examples and the likely cause, or "" for
+ordinary results, good or bad. A unit is only suggested if the times are impossible as written (beyond their videos, or
+all below 1) and would match a fifth of the annotations in that unit, or half of them if the videos' lengths are
+unknown. Letters: P predictions, G annotations of a video.
 """
 
 from __future__ import annotations
@@ -18,20 +17,21 @@ from bsp.metrics.detection import segment_tiou
 
 MAX_VIDEOS, MAX_PREDICTIONS = 300, 20  # looked at: of the videos, and of each video's predictions the best
 FOUND_AT = 0.5  # tIoU
-LEAST_FOUND, TIMES_MORE = 0.2, 3  # another unit must find this share of the annotations, and so many times more
-MOST_FOUND = 0.5  # this share where lengths are unknown: times after the last annotation may be within the video
-USUAL_RATES = (30.0, 25.0, 24.0, 50.0, 60.0, 15.0, 12.0, 10.0)  # frames per second, tried where nobody knows
+# Least share of annotations matched in another unit, and least factor over the share matched as written.
+LEAST_FOUND, TIMES_MORE = 0.2, 3
+MOST_FOUND = 0.5  # least share if lengths are unknown: times after the last annotation may be within the video
+USUAL_RATES = (30.0, 25.0, 24.0, 50.0, 60.0, 15.0, 12.0, 10.0)  # frames per second, tried if unknown
 
 
 @dataclass(frozen=True)
 class VideoTimes:
-    """What is annotated and predicted in one video: intervals [G, 2], [P, 2], or moments [G], [P]; best first."""
+    """Annotations and predictions of one video: intervals [G, 2], [P, 2], or moments [G], [P]; best first."""
 
     name: str
     truth: np.ndarray
     found: np.ndarray
-    length: float | None = None  # of the video in the unit of the truth; None if nobody knows
-    rate: float | None = None  # frames per second; None if nobody knows
+    length: float | None = None  # of the video in the unit of the truth; None if unknown
+    rate: float | None = None  # frames per second; None if unknown
     in_frames: bool = False  # the truth is in frames, not seconds
 
     @property
@@ -44,9 +44,9 @@ Change = Callable[[np.ndarray, VideoTimes], np.ndarray]
 
 
 def time_remark(videos: Sequence[VideoTimes], *, is_zero: bool) -> str:
-    """What is probably wrong with the predicted times, with an example; "" if they look ordinary.
+    """Probable mistake in the predicted times, with an example; "" if they look ordinary.
 
-    is_zero: the score is 0; then at least an example is given of what did not match.
+    is_zero: the score is 0; then at least an example of unmatched times is given.
     """
     videos = [video for video in videos if len(video.truth) and len(video.found)][:MAX_VIDEOS]
     if not videos:
@@ -67,7 +67,7 @@ def time_remark(videos: Sequence[VideoTimes], *, is_zero: bool) -> str:
 
 
 def _units(videos: Sequence[VideoTimes], is_zero: bool) -> Iterable[tuple[str, bool, Change]]:
-    """(what the times would be, whether that can be, how they become the truth's unit)."""
+    """(unit, whether the times are possible in it, function that converts them to the truth's unit)."""
     ends = np.array([video.found.max() for video in videos])
     extents = np.array([video.length or video.truth.max() for video in videos])
     too_late = bool(np.median(ends / np.maximum(extents, 1e-9)) > 1.5)
@@ -96,7 +96,7 @@ def _divided_by(rate: float) -> Change:
 
 
 def _share_found(videos: Sequence[VideoTimes], change: Change) -> float:
-    """Of the annotations in videos with predictions, which share the predictions find; 0..1."""
+    """Share of the annotations, in videos with predictions, that the predictions match; 0..1."""
     found = total = 0
     for video in videos:
         times = change(np.asarray(video.found, float), video)
@@ -110,9 +110,9 @@ def _share_found(videos: Sequence[VideoTimes], change: Change) -> float:
 
 
 def _example(video: VideoTimes) -> str:
-    def told(times: np.ndarray) -> str:
+    def first_of(times: np.ndarray) -> str:
         first = np.asarray(times, float)[0]
         return " to ".join(f"{time:g}" for time in np.atleast_1d(first))
 
     length = f", which is {video.length:g} {video.unit} long" if video.length else ""
-    return f"{video.name!r}{length}: predicted {told(video.found)}, annotated {told(video.truth)} {video.unit}"
+    return f"{video.name!r}{length}: predicted {first_of(video.found)}, annotated {first_of(video.truth)} {video.unit}"

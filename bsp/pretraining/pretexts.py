@@ -1,4 +1,4 @@
-"""Registry of pretext tasks by the name used in table rows."""
+"""Pretext tasks by the name used in table rows."""
 
 from __future__ import annotations
 

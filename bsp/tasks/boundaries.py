@@ -1,7 +1,7 @@
 """Generic event boundary detection (Kinetics-GEBD): peaks or a light head, scored by the challenge's F1.
 
-Both learn from the training clips only: the peaks one threshold, the head its weights. Boundaries are written as the
-challenge takes them, seconds per clip.
+Both use the training clips only: peaks to choose a threshold, the head to learn weights. Boundaries are written in the
+challenge's format, seconds per clip.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from bsp.metrics.boundaries import evaluate_boundaries
 from bsp.tasks.head import HeadInputs, Scored, Split, read_split
 
 BOUNDARIES = "boundaries.json"
-MAX_OTHER_LENGTH_SHARE = 0.05  # of the clips with features: the files of others are not the annotated clips
+MAX_OTHER_LENGTH_SHARE = 0.05  # of the clips with features: a larger share of wrong lengths means wrong files
 _LENGTH_TOLERANCE_S = 1.0  # by which a clip's file may be longer or shorter than annotated
 
 
@@ -37,7 +37,7 @@ Inputs = HeadInputs[GEBDDataset, PeakSettings | BoundaryHeadSettings]
 
 @dataclass(frozen=True)
 class Boundaries:
-    """A trained detector, the clips that it is going to be scored on, and facts about its training."""
+    """A trained detector, its test clips, and facts about training."""
 
     detector: PeakDetector | BoundaryHead
     test: Split[GEBDVideo]

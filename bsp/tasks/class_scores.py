@@ -1,4 +1,4 @@
-"""Video-level class scores, one set for all rows of a comparison: from a classifier of ours on the features."""
+"""Video-level class scores, one set for all rows of a comparison: from a classifier trained on the features."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def classify_videos(
 ) -> tuple[dict[str, np.ndarray], float]:
     """Train a linear classifier on the videos of the first of ``subsets``, score those of the second.
 
-    Probabilities float64 [K] by video, and the share of those with a label whose best class it is.
+    Returns probabilities float64 [K] by video, and the accuracy on videos with a label.
     """
     training, test = (read_untrimmed(features, data, subset) for subset in subsets)
     number = {name: label for label, name in enumerate(data.class_names)}

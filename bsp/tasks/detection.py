@@ -32,10 +32,10 @@ Inputs = HeadInputs[LocalizationDataset, GTADSettings]
 
 @dataclass(frozen=True)
 class Detector(Generic[Network, S]):
-    """A trained network, and what it is going to be scored on."""
+    """A trained network and its test data."""
 
     network: Network
-    settings: S  # with the width of the features
+    settings: S  # with the features' width filled in
     test: Split[UntrimmedVideo]
     class_scores: dict[str, np.ndarray]  # float64 [K] by test video
     facts: dict[str, Any] = field(default_factory=dict)
@@ -43,7 +43,7 @@ class Detector(Generic[Network, S]):
 
 
 def read_untrimmed(features: Features, data: LocalizationDataset, subset: str) -> Split[UntrimmedVideo]:
-    """Features of one subset. AnnotationError if no video has any, or none of those that have is annotated."""
+    """Features of one subset. AnnotationError if no video has features, or none of those has an instance."""
     split = read_split(features, data.videos, subset)
     require_instances(split.videos, subset, "the videos with features")
     return split
@@ -61,9 +61,9 @@ def times_of(video: UntrimmedVideo) -> np.ndarray:
 
 
 def covered_segments(split: Split[UntrimmedVideo], times: LabelTimes) -> list[np.ndarray]:
-    """Instances as fractions of what the features cover (gtad.md's corrected duration): [K, 2] per video.
+    """Instances as fractions of the features' extent ("corrected duration" in gtad.md): [K, 2] per video.
 
-    ``times`` cuts them, and counts.
+    ``times`` clips and counts them.
     """
     segments = []
     for video, info in zip(split.videos, split.infos, strict=True):
@@ -127,7 +127,7 @@ def score_detector(inputs: Inputs, trained: Detector[GTAD, GTADSettings]) -> Sco
 def score_detections(
     data: LocalizationDataset, detections: dict[str, Any], subset: str, trained: Detector[Any, Any], **metric: Any
 ) -> Scored:
-    """mAP of detections, and what may be wrong with the two sides of it (classes spelt in another way; also logged).
+    """mAP of detections, and remarks on probable mistakes (such as other spelling of classes; also logged).
 
     ``metric``: keywords of :func:`bsp.metrics.detection.evaluate_detection`.
     """

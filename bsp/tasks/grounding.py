@@ -1,7 +1,7 @@
-"""Video grounding (Charades-STA): 2D-TAN or LGI finds the moment of a sentence, scored by each one's own protocol.
+"""Video grounding (Charades-STA): 2D-TAN or LGI finds the moment of a sentence; each is scored by its own protocol.
 
 The published codes choose the epoch on the test set, as Charades-STA has no validation set. Here one in ten training
-videos is held out for that.
+videos is held out for it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ GroundingInputs = HeadInputs[GroundingDataset, TAN2DSettings | LGISettings]
 
 @dataclass(frozen=True)
 class Queries:
-    """Moments of one subset as queries, and the features that they point into."""
+    """Moments of one subset as queries, and the features of their videos."""
 
     moments: list[Moment]
     queries: list[Query]  # one per moment
@@ -41,7 +41,7 @@ class Queries:
 
 @dataclass(frozen=True)
 class Grounder:
-    """A trained network, the test sentences, and what it learnt from."""
+    """A trained network, the test sentences, and facts about training."""
 
     network: TAN2D | LGI
     test: Queries
@@ -154,7 +154,7 @@ def _of_videos(queries: Queries, videos: list[int]) -> Queries:
 
 
 def _protocol(settings: TAN2DSettings | LGISettings) -> Literal["2dtan", "lgi"]:
-    """Whose rules make words of sentences, and score."""
+    """Name of the tokenisation rule and of the protocol."""
     return "2dtan" if isinstance(settings, TAN2DSettings) else "lgi"
 
 

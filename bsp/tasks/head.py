@@ -1,7 +1,7 @@
-"""What a head is: two functions, ``train`` and ``score``, and what they are given.
+"""Interface of heads: two functions, ``train`` and ``score``, and their inputs.
 
-A head is trained on the features of one subset and predicts and scores on another. It sees arrays, annotations and
-settings; where they come from and where its results go is for others. ``work/heads.py`` lists the heads there are.
+A head is trained on the features of one subset and predicts and scores on another. It gets arrays, annotations and
+settings, and returns documents and scores. tasks/heads.py lists the heads.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ ClassScores = Callable[[Sequence[str], Collection[str]], dict[str, np.ndarray]]
 
 
 class Video(Protocol):
-    """What all annotated videos have."""
+    """Interface of annotated videos."""
 
     @property
     def video_id(self) -> str:
@@ -44,22 +44,22 @@ Trained = TypeVar("Trained")
 class Features:
     """The features of all videos, read one video at a time."""
 
-    read: Callable[[str], tuple[np.ndarray, FeatureInfo] | None]  # id -> float32 [S, D] and their record; None: none
+    read: Callable[[str], tuple[np.ndarray, FeatureInfo] | None]  # float32 [S, D] and their record by id; or None
     place: str = "the given features"  # for messages
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sentences:
-    """How sentences become inputs; only for heads that read some."""
+    """Settings of sentence inputs; for grounding heads only."""
 
-    vectors: WordVectors | None = None  # None: word embeddings are learnt ...
-    width: int = 300  # ... and have this width
+    vectors: WordVectors | None = None  # None: word embeddings are learnt
+    width: int = 300  # width of learnt embeddings
     blind: Blind = ""  # baselines that get no sentence, or no video
     held_out_every: int = 10  # one in so many training videos chooses the epoch instead of training; 0 = off
 
 
 def no_class_scores(class_names: Sequence[str], video_ids: Collection[str]) -> NoReturn:
-    """The class scores of a head that needs none. ValueError for one that asks."""
+    """Default for heads without class scores: raises ValueError."""
     raise ValueError(f"this head needs class scores of {len(video_ids)} videos; its record must say so")
 
 
@@ -69,7 +69,7 @@ def _ignore(entry: dict[str, Any]) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class HeadInputs(Generic[Data, Settings]):
-    """All that a head is given."""
+    """Inputs of a head."""
 
     features: Features
     data: Data  # annotated videos, as a loader of bsp/datasets gives them
@@ -85,17 +85,17 @@ class HeadInputs(Generic[Data, Settings]):
 
 @dataclass(frozen=True, kw_only=True)
 class Scored:
-    """What a head found, and how good it is."""
+    """Predictions of a head and their scores."""
 
     predictions: dict[str, Any]  # by file name: a JSON document in a published format
     scores: dict[str, float]  # in percent: the columns of a table
-    report: dict[str, Any] = field(default_factory=dict)  # all that the metrics say, by name
-    facts: dict[str, Any] = field(default_factory=dict)  # what else is worth knowing: counts, remarks
+    report: dict[str, Any] = field(default_factory=dict)  # full results of the metrics, by name
+    facts: dict[str, Any] = field(default_factory=dict)  # counts, remarks
 
 
 @dataclass(frozen=True, kw_only=True)
 class Head(Generic[Data, Settings, Trained]):
-    """One way to localise. ``score`` gets what ``train`` returns."""
+    """A localisation head. ``score`` gets the result of ``train``."""
 
     title: str  # for progress and messages
     data: type[Data]  # the annotations it reads
@@ -106,7 +106,7 @@ class Head(Generic[Data, Settings, Trained]):
     needs_sentences: bool = False
 
     def check(self, data: object, settings: object) -> None:
-        """TypeError for annotations or settings of another kind than it takes."""
+        """TypeError for annotations or settings of another type than the head's."""
         for given, wanted in ((data, self.data), (settings, self.settings)):
             if not isinstance(given, wanted):
                 raise TypeError(f"{self.title} takes a {wanted.__name__}, not {type(given).__name__}")

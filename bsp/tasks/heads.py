@@ -1,4 +1,4 @@
-"""The heads by name. A new one is a file like those imported here, and a line."""
+"""The heads by name. A new one needs a file like those imported here, and a line."""
 
 from __future__ import annotations
 

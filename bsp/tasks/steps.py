@@ -1,7 +1,7 @@
 """Step localisation (CrossTask): the linear classifier of actionness, scored by framewise average precision.
 
 CrossTask gives no durations, so they come from the features' records. Ground truth and predictions are written in the
-format of metrics/actionness.py, which anyone can evaluate again.
+format of metrics/actionness.py and can be evaluated again.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ WindowDetector = Detector[WindowGTAD, WindowSettings]
 
 
 def cell_segments(split: Split[UntrimmedVideo], times: LabelTimes) -> list[np.ndarray]:
-    """Instances in cells, [K, 2] per video. ``times`` cuts them at the features' ends, and counts."""
+    """Instances in cells, [K, 2] per video. ``times`` clips them to the features and counts them."""
     segments = []
     for video, info in zip(split.videos, split.infos, strict=True):
         seconds = times_of(video)

@@ -41,14 +41,14 @@ def build_lgi(settings: LGISettings, table: np.ndarray, trainable_words: bool, s
 
 
 def largest_offset(rows: int, segments: int) -> int:
-    """Largest first row that training may draw: the largest integer strictly below rows / segments - 0.5, or 0."""
+    """Largest random offset of the sampled rows: the largest integer below rows / segments - 0.5, or 0."""
     return max(0, (2 * rows - segments - 1) // (2 * segments))
 
 
 def sampled_rows(rows: int, segments: int, offset: int = 0) -> np.ndarray:
-    """Which rows of a video become its segments, int64 [min(rows, segments)], rising.
+    """Indices of a video's rows used as segments, int64 [min(rows, segments)], rising.
 
-    All of them when there are at most ``segments``; else round(offset + k * rows / segments), half to even.
+    All rows if there are at most ``segments``; else round(offset + k * rows / segments), half to even.
     """
     if rows <= segments:
         return np.arange(rows)
@@ -63,8 +63,8 @@ def guided_segments(start: float, end: float, rows: int, segments: int) -> np.nd
     real = min(rows, segments)
     first = min(round(start * real), real - 1)
     last = max(round(end * real), first + 1)
-    # Choice: last is cut to the last real segment. Published, it may name a padded one, whose attention is
-    # exactly 0: a constant log(1e-8) = -18.4 in the mean, and real segments that count less
+    # Choice: last is clipped to the last real segment. As published it may be padding, whose attention is 0: this adds
+    # a constant log(1e-8) = -18.4 to the mean and lowers the weight of real segments
     last = min(last, real - 1)
     index = np.arange(segments)
     return (first <= index) & (index <= last)
@@ -116,7 +116,7 @@ def _batch(
     device: torch.device,
     generator: np.random.Generator | None = None,
 ) -> Batch:
-    """Queries and their videos as tensors; with a generator the sampled rows start at a random one."""
+    """Queries and their videos as tensors; with a generator the sampled rows get a random offset."""
     segments = settings.segments
     rows_BTD = np.zeros((len(queries), segments, settings.feature_width), np.float32)
     mask_BT, inside_BT = np.zeros((2, len(queries), segments), bool)
@@ -198,11 +198,11 @@ def train_lgi(
 ) -> LGI:
     """Trains a head from scratch and returns it in eval mode.
 
-    ``features``: per video float32 [S, D], read when a batch needs them, so any sequence that loads on access
-    will do; ``queries`` name their videos by position; ``table``: float32 [V, W], a row per word, row 0 for
-    padding. With ``validation`` (features, queries) the epoch of the highest mean IoU is kept (the first of
-    equal ones), else the last. ``on_epoch`` gets epoch (from 0), the means over batches of loss, regression,
-    guidance and distinct (unweighted terms) and, with validation, "validation_miou".
+    ``features``: per video float32 [S, D], read batch by batch, so a lazy sequence works; ``queries`` name their videos
+    by position; ``table``: float32 [V, W], a row per word, row 0 for padding. With ``validation`` (features, queries)
+    the epoch of the highest mean IoU is kept (the first of equal ones), else the last. ``on_epoch`` gets epoch (from
+    0), the means over batches of loss, regression, guidance and distinct (unweighted terms) and, with validation,
+    "validation_miou".
 
     On a CPU the same seed and number of threads give the same bits. ValueError on features or queries that
     don't fit; RuntimeError when the loss stops being finite.
@@ -220,8 +220,7 @@ def train_lgi(
         record = {"epoch": epoch, **_train_epoch(model, optimiser, features, queries, generator, device)}
         require_finite(record, settings.learning_rate)
         if validation is not None:
-            # Choice: mean IoU chooses the epoch, on queries that the caller holds out (published: R@1 at IoU 0.5
-            # on the test split, which tunes on the test)
+            # Choice: the epoch is chosen by mean IoU on held-out queries (published: R@1 at IoU 0.5 on the test split)
             record["validation_miou"] = mean_iou(ground_lgi(model, *validation, device=device), validation[1])
             best.offer(model, record["validation_miou"])
         if on_epoch is not None:

@@ -70,7 +70,7 @@ class LGISettings:
 
 
 class LGIOutputs(NamedTuple):
-    """What the network says of a batch of queries."""
+    """Outputs of the network for a batch of queries."""
 
     moments_B2: Tensor  # start and end, fractions of the duration; end may be below start
     segment_weights_BT: Tensor  # temporal attention, sums to 1 over the real segments, 0 on padding
@@ -118,7 +118,7 @@ class SentenceEncoder(nn.Module):
 
 
 class SequentialQueryAttention(nn.Module):
-    """SQAN: N phrases out of a sentence, one after the other; each step sees the phrase before it.
+    """SQAN: N phrases of a sentence, one after the other; each step gets the previous phrase.
 
     Words [B, L, H], sentence [B, H], mask [B, L] (true at real words) -> phrases [B, N, H], word weights [B, N, L].
     """
@@ -204,13 +204,13 @@ class LGI(nn.Module):
         self.phrase_attention = AdditiveAttention(hidden, attention)
         self.blocks = nn.ModuleList(NonLocalBlock(hidden, settings.heads) for _ in range(settings.blocks))
         self.segment_attention = AdditiveAttention(hidden, attention)
-        # Choice: with bias, PyTorch's default (whether the published one has it is not known to us)
+        # Choice: with bias, PyTorch's default (unknown for the published network)
         self.pooled = nn.Linear(hidden, hidden)
         inner, last = nn.Linear(hidden, hidden), nn.Linear(hidden, 2)  # in this order: their weights are drawn
         self.regressor = nn.Sequential(inner, nn.ReLU(), last)
         if settings.output == "relu":
             # Choice: the last biases start at 0.5. With PyTorch's default, near 0, an output is negative for every
-            # query at more than half of the seeds; the last ReLU then passes no gradient and it may stay 0 for good
+            # query at more than half of the seeds; the last ReLU then has no gradient and the output may stay 0
             nn.init.constant_(last.bias, 0.5)
 
     def _segments(self, rows_BTD: Tensor, mask_BT: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
-"""Queries of video grounding: which video, which words, and where the moment is; shared by 2D-TAN and LGI.
+"""Queries of video grounding (video, words, moment), shared by 2D-TAN and LGI.
 
-Times are fractions of the video's duration, so that heads need no seconds. Letters: B queries of a batch,
+Times are fractions of the video's duration. Letters: B queries of a batch,
 L words, Q queries, K moments.
 """
 
@@ -53,7 +53,7 @@ def query_batches(
 
 
 def interval_iou(moments_K2: np.ndarray, start: float, end: float) -> np.ndarray:
-    """IoU float64 [K] of intervals with [start, end], by the hull as the grounding references do; 0 if reversed."""
+    """IoU float64 [K] of intervals with [start, end], with the hull as union, as in the references; 0 if reversed."""
     moments_K2 = np.asarray(moments_K2, float)
     overlap = np.minimum(moments_K2[:, 1], end) - np.maximum(moments_K2[:, 0], start)
     hull = np.maximum(moments_K2[:, 1], end) - np.minimum(moments_K2[:, 0], start)

@@ -1,9 +1,8 @@
 """2D-TAN, the first grounding head of the paper's Section 4.1, in plain PyTorch (Zhang et al., AAAI 2020).
 
-A sentence is looked for among all candidate moments of a video at once, on a two-dimensional map
-(grounding/tan2d_map.py).
-The head is used at its published settings; only the features change. This file is the network; training and
-inference are train_tan2d and ground_tan2d at the end.
+All candidate moments of a video are scored for a sentence at once, on a two-dimensional map (grounding/tan2d_map.py).
+The head is used at its published settings; only the features change. This file has the network, train_tan2d and
+ground_tan2d.
 
 Letters: V videos, S snippets, D feature width, M frames after resampling, N clips, H hidden width, B queries,
 L words, W word width, C candidates, K moments kept.
@@ -102,7 +101,7 @@ class TAN2DSettings:
 
 
 class TAN2D(nn.Module):
-    """The head. Made by :func:`build_tan2d`. Its output are the logits of all candidates (``candidate_cells``)."""
+    """The head, made by :func:`build_tan2d`; outputs logits of all candidates (``candidate_cells``)."""
 
     cells_C2: Tensor  # int64 [C, 2], first and last cell of each candidate
     at_C: Tensor  # int64 [C], place of each candidate in the flattened map
@@ -129,7 +128,7 @@ class TAN2D(nn.Module):
             self.register_buffer(f"weight{layer}", weight, persistent=False)
 
     def forward(self, frames_VMD: Tensor, video_B: Tensor, tokens_BL: Tensor, lengths_B: Tensor) -> Tensor:
-        """Logits float [B, C] of resampled videos [V, M, D] and queries; ``video_B`` says which video a query is of."""
+        """Logits float [B, C] of resampled videos [V, M, D] and queries; ``video_B`` is the video of each query."""
         settings = self.settings
         hidden_VMH = self.frames_in(frames_VMD).relu()
         clips_VNH = hidden_VMH.unflatten(1, (settings.cells, settings.pool)).mean(2)
@@ -164,7 +163,7 @@ def build_tan2d(settings: TAN2DSettings, table: np.ndarray, trainable_words: boo
 
 
 class _Frames:
-    """The videos' resampled features, each video's made once as long as they fit into CACHE_BYTES."""
+    """Resampled features of videos, cached up to CACHE_BYTES."""
 
     def __init__(self, features: Sequence[np.ndarray], settings: TAN2DSettings):
         self.features, self.settings = features, settings
@@ -209,7 +208,7 @@ def _checked(model: TAN2D, features: Sequence[np.ndarray], queries: Sequence[Que
 
 
 def _logits(model: TAN2D, frames: _Frames, queries: Sequence[Query]) -> Tensor:
-    """Logits [B, C] of some queries; what only depends on a video is computed once per video."""
+    """Logits [B, C] of some queries; video features are computed once per video."""
     device = model.score.bias.device
     videos, video_B = np.unique([query.video for query in queries], return_inverse=True)
     frames_VMD = torch.stack([frames[int(video)] for video in videos]).to(device)
@@ -231,11 +230,10 @@ def train_tan2d(
 ) -> TAN2D:
     """Trains a head from scratch and returns it in eval mode.
 
-    ``features``: per video float32 [S, D], read when a batch needs them, so any sequence that loads on access will
-    do; ``queries`` name videos by position in it. ``table`` and ``trainable_words`` as in :func:`build_tan2d`. With
-    ``validation`` (features, queries) the epoch of the highest mean IoU of the first moment is kept (the first of
-    equals), else the last. ``on_epoch`` gets epoch (from 0), loss (mean over batches) and, with validation,
-    validation_miou.
+    ``features``: per video float32 [S, D], read batch by batch, so a lazy sequence works; ``queries`` name videos by
+    position in it. ``table`` and ``trainable_words`` as in :func:`build_tan2d`. With ``validation`` (features, queries)
+    the epoch of the highest mean IoU of the first moment is kept (the first of equals), else the last. ``on_epoch``
+    gets epoch (from 0), loss (mean over batches) and, with validation, validation_miou.
 
     On a CPU the same seed and number of threads give the same bits. ValueError on features or queries that don't
     fit; RuntimeError when the loss stops being finite.
@@ -249,7 +247,7 @@ def train_tan2d(
     held_out = _Frames(validation[0], settings) if validation is not None else None
     moments_Q2 = torch.tensor([(query.start, query.end) for query in queries], dtype=torch.float32)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    # Choice: no reduce-on-plateau; the published schedule needs a validation loss, which Charades-STA has not
+    # Choice: no reduce-on-plateau; the published schedule needs a validation set, which Charades-STA lacks
     optimiser = torch.optim.Adam(parameters, lr=settings.learning_rate, fused=True)
     generator = np.random.default_rng([seed, 1])
     best = BestEpoch()
@@ -266,7 +264,7 @@ def train_tan2d(
                 iou_min=settings.iou_min,
                 iou_max=settings.iou_max,
             )
-            # one mean over the candidates of the whole batch; cells without a candidate are not among them
+            # mean over all candidates of the batch; cells without a candidate do not count
             loss = F.binary_cross_entropy_with_logits(logits_BC, target_BC)
             optimiser.zero_grad()
             loss.backward()
@@ -307,7 +305,7 @@ def ground_tan2d(
 ) -> list[np.ndarray]:
     """Moments of every query, best first: float64 [K, 3] of start, end (fractions of the duration) and score.
 
-    After NMS, K <= ``moments`` of the settings. Starts and ends of the queries are not read.
+    After NMS, K <= ``moments`` of the settings. Starts and ends of the queries are ignored.
     """
     model = model.to(device)
     _checked(model, features, queries)

@@ -1,8 +1,8 @@
-"""The two-dimensional map of 2D-TAN: its candidates, their features, and what is read off their scores.
+"""The two-dimensional map of 2D-TAN: candidates, their features, targets, and decoding of scores.
 
-Cell (i, j) of the map, i <= j, is the candidate moment from the start of clip i to the end of clip j (Zhang et
-al., AAAI 2020). Existing candidates are kept as a list, diagonal after diagonal, so that nothing is computed for
-cells that do not exist. All times are fractions of the duration.
+Cell (i, j) of the map, i <= j, is the candidate moment from the start of clip i to the end of clip j (Zhang et al.,
+AAAI 2020). Candidates are stored as a list, diagonal after diagonal, so that cells without candidate cost nothing. All
+times are fractions of the duration.
 
 Letters: S snippets, D feature width, M frames after resampling, N clips, H hidden width, V videos, Q queries,
 C candidates, K moments kept.
@@ -27,7 +27,7 @@ def frame_bounds(snippets: int, frames: int) -> np.ndarray:
 def resample(feat_SD: np.ndarray, frames: int) -> np.ndarray:
     """Exactly ``frames`` rows, float32 [M, D]: means over b_k .. b_{k+1} - 1, or row b_k where that is empty.
 
-    The clamp of the limits has a side effect that is kept: the last row is never part of a mean.
+    As published, the clamped limits exclude the last row from all means.
     """
     bounds = frame_bounds(len(feat_SD), frames)
     first, last = bounds[:-1], np.maximum(bounds[1:], bounds[:-1] + 1)
@@ -39,7 +39,7 @@ def resample(feat_SD: np.ndarray, frames: int) -> np.ndarray:
 def diagonals(cells: int, scales: Sequence[int]) -> list[tuple[int, int, int]]:
     """The diagonals that exist, shortest first: (length in clips, stride of the starts, number of candidates).
 
-    Group g of ``scales`` has so many lengths, 2**g clips apart (g from 0), at starts that are multiples of 2**g.
+    Group g of ``scales`` is a number of lengths, 2**g clips apart (g from 0); starts are multiples of 2**g.
     """
     found, length = [], 0
     for group, levels in enumerate(scales):
@@ -118,7 +118,7 @@ def conv_plan(mask_NN: Tensor, kernel: int, layers: int) -> list[tuple[int, Tens
 
 
 def overlap_targets(moments_Q2: Tensor, cells_C2: Tensor, cells: int, *, iou_min: float, iou_max: float) -> Tensor:
-    """What the scores should be, float [Q, C] in [0, 1]: (IoU - iou_min) / (iou_max - iou_min), clipped.
+    """Target scores, float [Q, C] in [0, 1]: (IoU - iou_min) / (iou_max - iou_min), clipped.
 
     IoU of candidates and annotated moments (start, end); the union is taken as the hull.
     """
@@ -134,7 +134,7 @@ def overlap_targets(moments_Q2: Tensor, cells_C2: Tensor, cells: int, *, iou_min
 def decode(scores_NN: np.ndarray, *, nms: float, moments: int) -> np.ndarray:
     """Moments of one query, best first: float64 [K, 3] of start, end, score, after greedy NMS, K <= ``moments``.
 
-    All cells on and above the diagonal take part, also those a sparse map lacks, whose score is 0 and which come
+    All cells on and above the diagonal take part, also those without candidate in a sparse map, with score 0, ranked
     last. A moment stays when its IoU with every one kept is <= ``nms``.
     """
     cells = len(scores_NN)

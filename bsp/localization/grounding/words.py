@@ -1,7 +1,7 @@
-"""The text side of video grounding: tokens, GloVe vectors, the words of a data set, and the sentence encoder.
+"""Text for video grounding: tokens, GloVe vectors, the vocabulary of a data set, and the sentence encoder.
 
 The paper (section 4.1) lower-cases and tokenises a sentence, takes GloVe vectors of its words and reads them with
-a three-layer LSTM, as 2D-TAN does; LGI cuts words differently and learns its table. Both rules are here.
+a three-layer LSTM, as 2D-TAN does; LGI tokenises differently and learns its word table. Both are implemented.
 Letters: B sentences, L words of a sentence, V vectors or rows of a table, W width of a word vector.
 """
 
@@ -32,7 +32,7 @@ Rule = Literal["2dtan", "lgi"]
 RULES: tuple[Rule, ...] = ("2dtan", "lgi")
 
 UNKNOWN_ROW = 1  # row 0 is the padding
-FIRST_WORD_ROW = 4  # rows 2 and 3 are LGI's start and end, which nothing uses
+FIRST_WORD_ROW = 4  # rows 2 and 3 are LGI's unused start and end tokens
 
 _BYTES_AT_ONCE = 4 << 20  # of a GloVe file
 _CACHE_FORMAT = 1
@@ -69,10 +69,10 @@ class WordVectors:
 def load_glove(path: str | Path, *, cache_dir: str | Path | None = None) -> WordVectors:
     """Read a file in GloVe's text format (also gzipped): a word and its numbers per line, single spaces, no header.
 
-    The first line decides the width; a word may contain spaces (glove.840B has some), as the last W fields are
-    the vector. Of a repeated word the first vector stays.
-    cache_dir: a folder for a binary copy, which loads many times faster. It belongs to the file's name, size and
-    time of change, holds checksums of itself and of the file, and is made again when it is damaged.
+    The first line determines the width; a word may contain spaces (glove.840B has some), as the last W fields are the
+    vector. Of a repeated word the first vector stays. cache_dir: a folder for a binary copy, which loads many times
+    faster. It is keyed by the file's name, size and time of change, holds checksums of itself and of the file, and is
+    rebuilt if damaged.
     Raises AnnotationError with file, line and what is wrong, also for a word2vec header; FileNotFoundError.
     """
     path = Path(path)
@@ -101,20 +101,20 @@ def load_glove(path: str | Path, *, cache_dir: str | Path | None = None) -> Word
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Words:
-    """The words that a head knows, and their table. The word ``words[i]`` has row ``FIRST_WORD_ROW + i``."""
+    """A head's vocabulary and its table of vectors. The word ``words[i]`` has row ``FIRST_WORD_ROW + i``."""
 
     rule: Rule
     words: tuple[str, ...]  # sorted by code point
     table: np.ndarray  # float32 [4 + words, W]: row 0 padding (zeros), 1 unknown words, 2 and 3 unused
-    trainable: bool  # whether the head learns the table (row 0 has to stay zero then)
-    source: str  # where the vectors come from, for people
+    trainable: bool  # whether the head learns the table (row 0 must stay zero)
+    source: str  # where the vectors come from, for messages
 
     def encode(self, sentence: str) -> np.ndarray:
         """Rows of the table, int64 [L], one per word; 1 for an unknown word. ValueError if there is no word."""
         return np.array([self._rows.get(word, UNKNOWN_ROW) for word in tokenise(sentence, self.rule)], np.int64)
 
     def known(self, sentence: str) -> int:
-        """How many words of the sentence have a row of their own (repeated ones count each time)."""
+        """Number of words of the sentence in the vocabulary (repeated ones count each time)."""
         return int((self.encode(sentence) != UNKNOWN_ROW).sum())
 
     @cached_property
@@ -131,12 +131,12 @@ def build_words(
     seed: int,
     other_sentences: Iterable[str] = (),
 ) -> Words:
-    """The words of a data set and their vectors.
+    """Vocabulary of a data set and its vectors.
 
     With ``glove``: the words of both lists that it has, as wide as it is (``width`` and ``seed`` are not used);
     not to be trained; the vector of unknown words is zero, as in 2D-TAN.
     Without: the words of ``train_sentences`` only, drawn from N(0, 1) with ``seed``, the unknown word too; to be
-    trained, as in LGI. ``other_sentences`` (of the test split) never add a word then, as nothing would train it.
+    trained, as in LGI. ``other_sentences`` (of the test split) are not used then, as their words would not be trained.
     Raises ValueError for an empty list or a sentence without a word, AnnotationError if GloVe has none of the words.
     """
     train = {word for sentence in train_sentences for word in tokenise(sentence, rule)}
@@ -146,7 +146,7 @@ def build_words(
         if width < 1:
             raise ValueError(f"width must be at least 1, not {width}")
         words = tuple(sorted(train))
-        # Choice: the padding row is zero, so that a head that forgets to mask it adds nothing.
+        # Choice: the padding row is zero, so that unmasked padding adds nothing.
         table = np.random.default_rng(seed).standard_normal((FIRST_WORD_ROW + len(words), width), np.float32)
         table[0] = 0
         source = f"learnt from scratch, {width}-d (no GloVe file given)"
@@ -168,9 +168,9 @@ def build_words(
 
 
 class SentenceLSTM(nn.Module):
-    """One-directional LSTM over the words of a sentence; its top layer's output at the last real word is the code.
+    """One-directional LSTM over the words of a sentence; the sentence is the top layer's output at the last real word.
 
-    Padding is on the right and is read too, without packing: what comes after a word cannot change its output.
+    Padding on the right is processed too, without packing: it cannot change the outputs of earlier words.
     No dropout (2D-TAN).
     """
 
@@ -248,7 +248,7 @@ def _width(lines: list[str], path: Path) -> int:
 def _parse_lines(lines: list[str], before: int, width: int, path: Path) -> tuple[list[str], np.ndarray]:
     """Words and float32 [lines, width]; ``before`` is the 0-based number of the first line in the file."""
     words, rests = [], []
-    # Choice: every broken line is an error (common loaders skip it or misread it without a word).
+    # Choice: every malformed line is an error (common loaders silently skip or misread it).
     for number, line in enumerate(lines, before):
         word, _, rest = line.partition(" ")  # only U+0020 separates: some words are other white space
         if rest.count(" ") != width - 1:
@@ -259,7 +259,7 @@ def _parse_lines(lines: list[str], before: int, width: int, path: Path) -> tuple
         words.append(word)
         rests.append(rest)
     try:
-        with np.errstate(over="ignore"):  # becomes infinite, which is noticed below
+        with np.errstate(over="ignore"):  # overflow gives infinity, which is checked below
             block = np.loadtxt(rests, np.float32, delimiter=" ", comments=None, ndmin=2)
         good = block.shape == (len(lines), width) and bool(np.isfinite(block).all())
     except ValueError:
@@ -270,7 +270,7 @@ def _parse_lines(lines: list[str], before: int, width: int, path: Path) -> tuple
 
 
 def _split_odd_line(line: str, number: int, width: int, path: Path) -> tuple[str, str]:
-    """Word and numbers of a line that has not just one field more than numbers: a word with spaces, or an error."""
+    """Word and numbers of a line with another number of fields: a word with spaces, or an error."""
     word, *values = line.rsplit(" ", width)
     last = word.rpartition(" ")[2]
     if line and (len(values) < width or (_is_finite(last) and any(c.isdecimal() for c in last))):
@@ -311,7 +311,7 @@ def _checksum(words: Iterable[str], vectors: np.ndarray) -> str:
 
 
 def _read_cache(stem: Path, identity: dict[str, str | int]) -> WordVectors | None:
-    """The cached vectors, or None if there are none or they are damaged (which the log then says)."""
+    """The cached vectors, or None if absent or damaged (logged)."""
     try:
         story = parse_json(stem.with_suffix(".json").read_bytes(), stem.with_suffix(".json"))
         vectors = read_npy(stem.with_suffix(".npy"))
@@ -329,7 +329,7 @@ def _read_cache(stem: Path, identity: dict[str, str | int]) -> WordVectors | Non
 
 
 def _write_cache(stem: Path, identity: dict[str, str | int], glove: WordVectors) -> None:
-    """Write both files whole or not at all, the one with the checksum last. A full disk is no reason to stop."""
+    """Write both files atomically, the one with the checksum last. Errors, such as a full disk, are only logged."""
     story = {"identity": identity, "sha256": glove.sha256, "checksum": _checksum(glove.words, glove.vectors)}
     story["words"] = glove.words
     try:

@@ -19,7 +19,7 @@ from bsp.localization.gtad.sgalign import anchor_grid
 def boundary_peaks(scores: np.ndarray) -> np.ndarray:
     """Cells kept as a boundary, bool [T]: strictly above both neighbours, or above half of the largest score.
 
-    The first and the last cell are left out; the caller says which of them always counts.
+    False for the first and last cell; the caller adds these.
     """
     kept = np.zeros(len(scores), dtype=bool)
     inner = scores[1:-1]
@@ -32,8 +32,8 @@ def candidates(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Gated candidates of a video: (segments [N, 2] fractions, scores [N]), float64, duration by duration.
 
-    ``anchors`` [2, valid anchors], ``start`` and ``end`` [T]. Cell 0 is always a start and cell T - 1 always
-    an end; a segment is [s / T, e / T] with e = s + d + 1 < T, so none reaches 1.
+    ``anchors`` [2, valid anchors], ``start`` and ``end`` [T]. Cell 0 always is a start, cell T - 1 an end; a segment is
+    [s / T, e / T] with e = s + d + 1 < T, so none reaches 1.
     """
     cells = len(start)
     is_start, is_end = boundary_peaks(start), boundary_peaks(end)
@@ -50,10 +50,9 @@ def soft_nms(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Gaussian Soft-NMS: (segments [M, 2], scores [M]) in the order they were taken, scores decayed.
 
-    The best candidate is taken, every other's score is multiplied by exp(-u^2 / sigma) where it overlaps by
-    tIoU u > 0, and so on. Stops at ``max_proposals``, when no score is above 0, or when ONE candidate is
-    left, which is never output (a quirk of the release: n candidates give at most n - 1). A single candidate
-    is kept as it is.
+    Repeatedly takes the best candidate and multiplies the score of every candidate with tIoU u > 0 by exp(-u^2 /
+    sigma). Stops at ``max_proposals``, when no score is above 0, or when ONE candidate is left, which is never output
+    (a quirk of the release: n candidates give at most n - 1). A single candidate is kept as it is.
     """
     if len(scores) <= 1:
         return segments.copy(), scores.copy()

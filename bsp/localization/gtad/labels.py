@@ -30,7 +30,7 @@ class Labels(NamedTuple):
 
 
 class Outputs(NamedTuple):
-    """What the head gives for a batch; float32 in (0, 1)."""
+    """Outputs of the head for a batch; float32 in (0, 1)."""
 
     anchors: Tensor  # [B, 2, N] channel 0 regression confidence, channel 1 classification confidence
     start: Tensor  # [B, T]
@@ -38,10 +38,9 @@ class Outputs(NamedTuple):
 
 
 class Weights(NamedTuple):
-    """How much each entry counts in the loss of a batch.
+    """Weight of each entry in the loss of a batch.
 
-    They depend on the labels and the draws only, so the loss of a batch is the sum over its videos and can be
-    taken a few videos at a time.
+    They depend on labels and draws only, so the loss of a batch is a sum over videos and can be computed in parts.
     """
 
     start_positive: Tensor  # [B, T] weight of -ln(p)
@@ -91,7 +90,7 @@ def boundary_labels(times: np.ndarray, cells: int, margin: float = 0.5) -> np.nd
 
 
 def make_labels(segments: np.ndarray, cells: int, max_duration: int) -> Labels:
-    """Labels of one video from its segments [G, 2] in fractions; what lies outside [0, 1] is cut off.
+    """Labels of one video from its segments [G, 2] in fractions; clipped to [0, 1].
 
     Computed in float64 and rounded to float32 at the end, so that exact ties with a limit stay ties.
     """
@@ -123,7 +122,7 @@ def _regression_weights(tiou: Tensor, draws: Tensor) -> Tensor:
     middle = (tiou > LOW) & ~high
     low = (tiou > 0) & (tiou <= LOW)
     n_high, n_middle, n_low = (int(group.sum()) for group in (high, middle, low))
-    if n_high == 0:  # Choice: nothing to balance against, so the plain mean over both other groups
+    if n_high == 0:  # Choice: without a high group, the plain mean over both other groups
         kept = tiou > 0
     else:
         kept = high | middle & (draws < n_high / max(n_middle, 1)) | low & (draws < n_high / max(n_low, 1))
@@ -147,8 +146,8 @@ def _log_loss(p: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
 def weighted_loss(outputs: Outputs, labels: Labels, weights: Weights) -> dict[str, Tensor]:
     """The loss's terms, scalars: "loss" (to minimise), "loss_node", "loss_regression", "loss_classification".
 
-    The total is node (start + end) + 10 * regression + classification. All arguments may be a few videos of
-    the batch that ``weights`` were made for; the terms of all parts add up to the batch's.
+    The total is node (start + end) + 10 * regression + classification. Arguments may be a part of the batch that
+    ``weights`` were computed for; terms of all parts add up to the batch's.
     """
     node = _log_loss(outputs.start, weights.start_positive, weights.start_negative)
     node = node + _log_loss(outputs.end, weights.end_positive, weights.end_negative)

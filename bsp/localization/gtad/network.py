@@ -1,8 +1,8 @@
 """G-TAD, the temporal localisation head of the paper's Section 4, in plain PyTorch (Xu et al., CVPR 2020).
 
-The head is used at its ActivityNet settings; only the features change. This file is the network; training and
-inference are train_gtad and propose at the end. No batch norm, no dropout; outputs only for valid anchors.
-gtad/windows.py is the variant for long videos, which shares the network and the training loop.
+The head is used at its ActivityNet settings; only the features change. This file has the network, train_gtad and
+propose. No batch norm, no dropout; outputs only for valid anchors. gtad/windows.py is the variant for long videos,
+which shares the network and the training loop.
 
 Letters: B videos, C input width, T time cells, D longest duration (cells), K = 3 neighbours, N valid anchors.
 """
@@ -30,7 +30,7 @@ __all__ = ["GTAD", "GTADSettings", "attach_classes", "build_gtad", "fit", "propo
 
 HIDDEN, BLOCK, CARDINALITY, NEIGHBOURS = 256, 128, 32, 3
 ALIGNED, MAP = 512, 128  # widths of the localisation stack
-CELLS_AT_ONCE = 400  # of a batch on a CPU: four videos of 100 cells; larger tables leave the memory pool
+CELLS_AT_ONCE = 400  # computed at once on a CPU: four videos of 100 cells; larger tables exceed the memory pool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +73,7 @@ class GTADSettings:
 
 
 def nearest_cells(feat_BTC: Tensor) -> Tensor:
-    """Each cell's K = 3 nearest cells in feature space, int64 [B, T, K]; itself is always among them.
+    """Each cell's K = 3 nearest cells in feature space, int64 [B, T, K]; always including the cell itself.
 
     Squared Euclidean distance. No gradient goes through the choice.
     """
@@ -85,7 +85,7 @@ def nearest_cells(feat_BTC: Tensor) -> Tensor:
 
 
 def take_cells(feat_BTC: Tensor, index_BTK: Tensor) -> Tensor:
-    """Rows [B, T, K, C] of the cells named. As an embedding, whose gradient is summed in a fixed order."""
+    """Rows [B, T, K, C] of the given cells, by an embedding, whose gradient is summed in a fixed order."""
     batch, cells, width = feat_BTC.shape
     first = torch.arange(batch, device=feat_BTC.device)[:, None, None] * cells
     return F.embedding(index_BTK + first, feat_BTC.reshape(-1, width))
@@ -166,7 +166,7 @@ class GTAD(nn.Module):
         return Outputs(anchors, start.sigmoid(), end.sigmoid())
 
     def _confidences(self, x: Tensor) -> Tensor:
-        """The rest of the localisation stack on one video's anchors, a matrix product per layer."""
+        """The remaining layers of the localisation stack on one video's anchors, a matrix product each."""
         *layers, last = cast(list[nn.Linear], list(self.stack))
         for layer in layers:
             x = linear_rows(x, layer.weight, layer.bias).relu_()
@@ -269,11 +269,10 @@ def train_gtad(
 ) -> GTAD:
     """Trains a head from scratch and returns it in eval mode.
 
-    ``features``: per video float32 [S, C], read when a batch needs them, so any sequence that loads on access
-    will do; ``segments``: per video [G, 2], fractions 0..1 of the features' extent (G may be 0). With
-    ``validation`` (features, segments) the epoch of the lowest validation loss is kept, else the last.
-    ``on_epoch`` gets epoch (from 0), learning_rate, the mean loss terms over batches and, with validation,
-    "validation_loss" and its terms.
+    ``features``: per video float32 [S, C], read batch by batch, so a lazy sequence works; ``segments``: per video [G,
+    2], fractions 0..1 of the features' extent (G may be 0). With ``validation`` (features, segments) the epoch of the
+    lowest validation loss is kept, else the last. ``on_epoch`` gets epoch (from 0), learning_rate, the mean loss terms
+    over batches and, with validation, "validation_loss" and its terms.
 
     On a CPU the same seed and number of threads give the same bits. ValueError on features that don't fit;
     RuntimeError when the loss stops being finite.
@@ -305,7 +304,7 @@ def fit(
         model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
     )
     schedule = torch.optim.lr_scheduler.StepLR(optimiser, settings.decay_epoch, settings.decay)
-    # Choice: three streams of numbers (weights; order and draws; validation): validating changes nothing
+    # Choice: three streams of numbers (weights; order and draws; validation): validation does not change training
     generator = torch.Generator().manual_seed(seed + 1)
     held_out_generator = torch.Generator().manual_seed(seed + 2)
     best = BestEpoch()

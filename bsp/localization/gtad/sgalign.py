@@ -1,10 +1,10 @@
 """SGAlign: one vector per candidate segment ("anchor") of G-TAD, and the first layer that reads it.
 
-Part of the localisation head that the paper uses unchanged (Section 4, "temporal action localisation"; the
-head is G-TAD, Xu et al., CVPR 2020). An anchor is sampled from the features as averages of linear
-interpolations, and a 1x1 convolution follows: both are linear, so :class:`AlignedLinear` applies the
-convolution's weights to the T cells first and a constant sparse matrix afterwards, which never builds the 369
-MB map per video. :func:`align_features` is the plain form and the reference of its test.
+Part of the localisation head that the paper uses unchanged (Section 4, "temporal action localisation"; the head is
+G-TAD, Xu et al., CVPR 2020). An anchor is sampled from the features as averages of linear interpolations, and a 1x1
+convolution follows: both are linear, so :class:`AlignedLinear` applies the convolution's weights to the T cells first
+and a constant sparse matrix afterwards, which avoids the 369 MB map per video. :func:`align_features` is the direct
+implementation, used as reference in tests.
 
 Letters: B videos, C channels, T cells, D longest duration in cells, P samples per anchor (inner + context), N
 valid anchors, W width of the first layer.
@@ -36,7 +36,7 @@ def anchor_grid(cells: int, max_duration: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def sample_points(begin: float, end: float, outputs: int) -> np.ndarray:
-    """Where the samples of one extent read the features: float64 [outputs, n], in cells (cell k is at k).
+    """Sample points of one extent: float64 [outputs, n], in cells (cell k is at k).
 
     Each of the ``outputs`` bins averages its n points; an extent shorter than one cell counts as one cell.
     """
@@ -62,13 +62,13 @@ def interpolation(points: np.ndarray, cells: int) -> tuple[np.ndarray, np.ndarra
 
 
 def extent(duration: int, start: int) -> tuple[float, float]:
-    """What an anchor reads, in cells: [s, s + d] and half a length L = d + 1 on each side."""
+    """Extent that an anchor samples, in cells: [s, s + d] and half a length L = d + 1 on each side."""
     half = (duration + 1) / 2
     return start - half, start + duration + half
 
 
 def align_features(feat_BCT: Tensor, context_BCT: Tensor, max_duration: int, inner: int, context: int) -> Tensor:
-    """The plain form: vectors of all anchors as a map [B, C * (inner + context), D, T], row d, column s.
+    """Direct implementation: vectors of all anchors as a map [B, C * (inner + context), D, T], row d, column s.
 
     ``feat_BCT`` gives the inner samples, ``context_BCT`` (neighbour means) the context samples; a vector is
     ordered channel-major, each channel's inner samples before its context samples. Invalid cells read the
@@ -95,7 +95,7 @@ def sampling_matrix(
     """The constant matrix [N, T * P] of all valid anchors as sorted triplets (row, column, weight).
 
     Column t * P + p stands for cell t as read by sample p (inner samples first); rows are in anchor_grid
-    order. With ``outside`` a row N follows: what the invalid cells of the map read, the extent [0, 0].
+    order. With ``outside`` a row N follows for invalid cells of the map, with extent [0, 0].
     """
     per_anchor = inner + context
     rows, columns, weights = [], [], []
@@ -162,9 +162,8 @@ def _multiply(table: Tensor, index: Tensor, offsets: Tensor, weight: Tensor) -> 
 def linear_rows(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x [..., K] times weight [O, K] plus bias, as F.linear.
 
-    On a CPU, when the rows divide by a number of 16..32, it runs as a 1x1 convolution of so many channels-
-    last images: that reaches oneDNN instead of MKL, which on AMD processors is twice as fast (from 16 images
-    on, as torch takes smaller batches elsewhere when it has a single thread).
+    On a CPU, if the number of rows is divisible by n in 16..32, computed as a 1x1 convolution of n channels-last
+    images: this uses oneDNN instead of MKL, twice as fast on AMD (single-threaded torch uses it from 16 images on).
     """
     rows = x.numel() // x.shape[-1]
     images = next((n for n in range(ROWS, 2 * ROWS + 1) if rows % n == 0), 0)

@@ -1,8 +1,8 @@
-"""G-TAD on long videos, as its THUMOS14 release uses it: windows that slide over the snippets (Xu et al., CVPR 2020).
+"""G-TAD on sliding windows of long videos, as in its THUMOS14 release (Xu et al., CVPR 2020).
 
-A video is not resized: one cell is one snippet, cell k of a video covers [k, k + 1), and times are in cells. What
-differs from gtad/network.py besides: 3x3 convolutions on the map of anchors, narrower boundary labels, proposals
-without gating, and Soft-NMS in every window and again over all windows of a video.
+A video is not resized: one cell is one snippet, cell k of a video covers [k, k + 1), and times are in cells. Other
+differences from gtad/network.py: 3x3 convolutions on the map of anchors, narrower boundary labels, proposals without
+gating, and Soft-NMS in every window and again over all windows of a video.
 
 Letters: S snippets of a video, C input width, T cells of a window, D longest duration in cells, N valid anchors.
 """
@@ -36,7 +36,7 @@ class WindowSettings(GTADSettings):
     max_duration: int = 64  # D, longest proposal, cells, 1..cells
     inner_samples: int = 16  # samples of an anchor's features, at least 1
     context_samples: int = 16  # samples of its neighbours' features, at least 1
-    learning_rate: float = 4e-5  # Adam, above 0; some raise it tenfold for other features than the release's
+    learning_rate: float = 4e-5  # Adam, above 0; some use ten times this for other features
     batch_size: int = 8  # windows
     soft_nms_sigma: float = 0.46  # above 0; smaller suppresses more
     max_proposals: int = 200  # kept per window, and per video
@@ -59,14 +59,14 @@ class WindowSettings(GTADSettings):
 
 
 class WindowGTAD(GTAD):
-    """The head with 3x3 convolutions on the map [D, T], where invalid cells hold what the extent [0, 0] reads."""
+    """The head with 3x3 convolutions on the map [D, T], where invalid cells hold the vector of extent [0, 0]."""
 
     row: Tensor  # int64 [max_duration * cells]
     place: Tensor  # int64 [anchors]
 
     def __init__(self, settings: WindowSettings):
         super().__init__(settings, outside=True)
-        for layer in (1, 2):  # the release's: the layer before them, 512 -> 128, stays 1x1
+        for layer in (1, 2):  # as released: the layer before them, 512 -> 128, stays 1x1
             self.stack[layer] = nn.utils.skip_init(nn.Conv2d, MAP, MAP, 3, padding=1)
         duration, start = anchor_grid(settings.cells, settings.max_duration)
         place = torch.from_numpy(duration * settings.cells + start)
@@ -116,8 +116,8 @@ def take_window(feat_SC: np.ndarray, start: int, cells: int) -> np.ndarray:
 def window_labels(segments_G2: np.ndarray, cells: int, max_duration: int) -> Labels:
     """Labels of a window from the segments that overlap it, in cells from its start, maybe reaching out of it.
 
-    The map's tIoU is with what lies inside. A boundary's zone is three cells, [t - 1.5, t + 1.5], and a boundary
-    outside stays outside; the label is the overlap of cell [i, i + 1] with it.
+    tIoU is computed with the part inside the window. A boundary's zone is three cells, [t - 1.5, t + 1.5], also outside
+    the window; the label is the overlap of cell [i, i + 1] with it.
     """
     segments = np.asarray(segments_G2, dtype=np.float64).reshape(-1, 2) / cells
     parts = (
@@ -133,7 +133,7 @@ def training_windows(
 ) -> list[tuple[int, int, np.ndarray]]:
     """(video, first cell, segments [G, 2] in cells from there) of every window that is trained on.
 
-    A window is used if more than ``min_inside`` of some instance lies in it; it then has all that overlap it.
+    A window is used if more than ``min_inside`` of some instance lies in it; it then gets all overlapping instances.
     ValueError for segments that are not finite or don't end after their start.
     """
     if len(features) != len(segments):
@@ -189,8 +189,8 @@ def train_windows(
 def window_candidates(anchors: np.ndarray, settings: WindowSettings, snippets: int) -> tuple[np.ndarray, np.ndarray]:
     """Proposals of a window before Soft-NMS, (segments [N, 2] in its cells, scores [N]), duration by duration.
 
-    ``anchors`` [2, valid anchors]; nothing is gated. Candidates end before the window's last cell does and not after
-    ``snippets``, the cells that are no padding.
+    ``anchors`` [2, valid anchors]; no gating. Candidates end before the end of the window's last cell and not after
+    ``snippets``, the number of cells without padding.
     """
     duration, first = anchor_grid(settings.cells, settings.max_duration)
     last = first + duration + 1
