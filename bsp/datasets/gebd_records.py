@@ -148,8 +148,8 @@ def boundaries_of(changes: Iterable[Change], duration_s: float, name: str = "cha
     def is_free(time_s: float) -> bool:
         return not any(start - MIN_CHANGE_S <= time_s <= end + MIN_CHANGE_S for start, end in gradual)
 
-    shots = _apart(time_s for time_s in shots if is_free(time_s))
-    events = _apart(time_s for time_s in events if is_free(time_s))
+    shots = _thinned(time_s for time_s in shots if is_free(time_s))
+    events = _thinned(time_s for time_s in events if is_free(time_s))
     events = [time_s for time_s in events if all(abs(time_s - shot) > 2 * MIN_CHANGE_S for shot in shots)]
     return sorted(events + shots + [(start + end) / 2 for start, end in gradual])
 
@@ -239,7 +239,7 @@ def _merged(ranges: list[tuple[float, float]]) -> list[tuple[float, float]]:
     return out
 
 
-def _apart(times: Iterable[float]) -> list[float]:
+def _thinned(times: Iterable[float]) -> list[float]:
     """The times that are more than 2 m after the one kept before."""
     kept: list[float] = []
     for time_s in sorted(times):

@@ -56,7 +56,7 @@ def draw_parallel(trials: Sequence[SweepTrial], axes: Axes, path: Path, *, title
         if name in axes:
             heights = np.linspace(0, 1, len(axes[name])) if len(axes[name]) > 1 else [0.5]
             marks = dict(zip(axes[name], heights, strict=True))
-            for trial, line, apart in zip(trials, lines, _apart(len(trials), _SPREAD), strict=True):
+            for trial, line, apart in zip(trials, lines, _offsets(len(trials), _SPREAD), strict=True):
                 line.append((place, marks[trial.values[name]] + apart / len(marks)))
         else:
             low, high = _limits(scores[name])
@@ -101,7 +101,7 @@ def draw_responses(trials: Sequence[SweepTrial], axes: Axes, path: Path, *, titl
             plot = add_axes(figure, 0.75 + column * step_in, top_in, step_in - 0.45, 1.85)
             known: dict[str, list[float]] = {value: [] for value in values}
             found = scores.get(what, [None] * len(trials))
-            for trial, score, apart in zip(trials, found, _apart(len(trials), 0.3), strict=True):
+            for trial, score, apart in zip(trials, found, _offsets(len(trials), 0.3), strict=True):
                 if score is not None:
                     known[trial.values[name]].append(score)
                     face = colour if trial.score is not None else "white"
@@ -140,7 +140,7 @@ def _limits(scores: Sequence[float | None]) -> tuple[float, float]:
     return (low, high) if high > low else (low - 1.0, high + 1.0)
 
 
-def _apart(count: int, width: float) -> list[float]:
+def _offsets(count: int, width: float) -> list[float]:
     """Offsets that separate trials drawn at the same place."""
     return [width * (number / max(1, count - 1) - 0.5) for number in range(count)]
 

@@ -61,10 +61,10 @@ class HDF5Reader:
         KeyError, listing the names there are, if it does not exist; FileNotFoundError.
         """
         where = f"{os.fspath(path)}:{name}"
-        said, array = self._ask(path, where, name=name, attributes=attributes)
-        if "inside" in said:
-            raise KeyError(f"{where}: expected one data set of this name, found {said['inside']}")
-        return array, said["attributes"]
+        reply, array = self._ask(path, where, name=name, attributes=attributes)
+        if "inside" in reply:
+            raise KeyError(f"{where}: expected one data set of this name, found {reply['inside']}")
+        return array, reply["attributes"]
 
     def _ask(self, path: str | os.PathLike[str], where: str, **question: Any) -> tuple[dict[str, Any], Any]:
         if not os.path.exists(path):
@@ -79,8 +79,8 @@ class HDF5Reader:
             child.stdin.write(line)
             child.stdin.flush()
             answers = cast(BufferedReader, child.stdout)
-            said = json.loads(answers.readline())
-            array = _read_array(said, answers) if "shape" in said else None
+            reply = json.loads(answers.readline())
+            array = _read_array(reply, answers) if "shape" in reply else None
         except (OSError, ValueError):  # the child process ended before or during its response
             code = child.wait()
             self.close()
@@ -90,14 +90,14 @@ class HDF5Reader:
         except BaseException:  # the rest of this response must not be read as the next one
             self.close()
             raise
-        if "error" in said:
-            raise FileError(f"{where}: cannot be read as HDF5 ({said['error']})")
-        return said, array
+        if "error" in reply:
+            raise FileError(f"{where}: cannot be read as HDF5 ({reply['error']})")
+        return reply, array
 
 
-def _read_array(said: dict[str, Any], answers: BufferedReader) -> np.ndarray:
+def _read_array(reply: dict[str, Any], answers: BufferedReader) -> np.ndarray:
     """Read the array that follows its JSON description."""
-    array: np.ndarray = np.empty(said["shape"], said["dtype"])
+    array: np.ndarray = np.empty(reply["shape"], reply["dtype"])
     view = array.data.cast("B")
     while view:
         count = answers.readinto(view)

@@ -116,8 +116,8 @@ def main() -> None:
         signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)
         array = None
         try:
-            said, array = answer(json.loads(line))
-            head = json.dumps(said)
+            reply, array = answer(json.loads(line))
+            head = json.dumps(reply)
         except Exception as error:  # the library raises a dozen kinds
             array, head = None, json.dumps({"error": str(error)[:300] or type(error).__name__})
         signal.alarm(0)

@@ -46,10 +46,10 @@ def name_remark(unknown: Iterable[str], known: Collection[str], *, labels: bool 
     """
     unknown = list(dict.fromkeys(unknown))
     for difference, rule in _LABEL_RULES if labels else _ID_RULES:
-        ours = {rule(name): name for name in known}
-        hit = next((name for name in unknown if rule(name) in ours), None)
+        known_by_key = {rule(name): name for name in known}
+        hit = next((name for name in unknown if rule(name) in known_by_key), None)
         if hit is not None:
-            return f"{hit!r} is probably {ours[rule(hit)]!r} ({difference})"
+            return f"{hit!r} is probably {known_by_key[rule(hit)]!r} ({difference})"
     if labels and unknown and all(name.strip().isdecimal() for name in unknown):
         return f"{unknown[0]!r} is a number where a name such as {next(iter(known), '')!r} is expected"
     return ""

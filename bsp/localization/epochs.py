@@ -70,7 +70,7 @@ def train_linear(
     learning_rate: float,
     weight_decay: float,
     weight_N: Tensor | None = None,
-    on_epoch: Callable[[dict[str, Any]], None] | None = None,
+    on_epoch: Callable[[dict[str, float]], None] | None = None,
     device: str | torch.device = "cpu",
 ) -> tuple[Tensor, float]:
     """Logistic regression from zero: weights of the standardised inputs, float32 [D] on the CPU, and the bias.

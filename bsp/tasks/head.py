@@ -63,7 +63,7 @@ def no_class_scores(class_names: Sequence[str], video_ids: Collection[str]) -> N
     raise ValueError(f"this head needs class scores of {len(video_ids)} videos; its record must say so")
 
 
-def _ignore(entry: dict[str, Any]) -> None:
+def _ignore(entry: dict[str, float]) -> None:
     pass
 
 
@@ -77,7 +77,7 @@ class HeadInputs(Generic[Data, Settings]):
     subsets: tuple[str, str] = ("training", "validation")  # to train on, to predict and score on
     seed: int = 0
     device: str = "cpu"
-    on_epoch: Callable[[dict[str, Any]], None] = _ignore  # gets "epoch" and "loss", and what else a head records
+    on_epoch: Callable[[dict[str, float]], None] = _ignore  # gets "epoch" and "loss", and what else a head records
     # Names of K classes and ids of videos -> float64 [K] by id. AnnotationError if a class or a video is not there.
     class_scores: ClassScores = no_class_scores
     sentences: Sentences = Sentences()
@@ -123,7 +123,7 @@ def run_head(
     head.check(inputs.data, inputs.settings)
     history: list[dict[str, Any]] = []
 
-    def on_epoch(entry: dict[str, Any]) -> None:
+    def on_epoch(entry: dict[str, float]) -> None:
         history.append(entry)
         inputs.on_epoch(entry)
 

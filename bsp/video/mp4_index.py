@@ -131,10 +131,10 @@ def _parse(moov: bytes) -> Mp4Index:
         numbers(b"stco") if b"stco" in tables else numbers(b"co64", kind=">u8"), numbers(b"stsc", 3), sizes
     )
     keys = numbers(b"stss") - 1 if b"stss" in tables else np.arange(len(sizes))
-    steps = _spelled_out(numbers(b"stts", 2), len(sizes))
+    steps = _decode_runs(numbers(b"stts", 2), len(sizes))
     ticks = np.cumsum(steps) - steps
     if b"ctts" in tables:
-        ticks += _spelled_out(numbers(b"ctts", 2, kind=">i4"), len(sizes))
+        ticks += _decode_runs(numbers(b"ctts", 2, kind=">i4"), len(sizes))
     display = np.empty(len(sizes), np.int64)
     display[np.argsort(ticks, kind="stable")] = np.arange(len(sizes))
     if not len(sizes) or not len(keys) or keys[0] != 0 or (np.diff(keys) <= 0).any() or keys[-1] >= len(sizes):
@@ -164,7 +164,7 @@ def _sizes(moov: bytes, at: int, end: int) -> np.ndarray:
     return np.frombuffer(moov[at + 12 : end], ">u4", count).astype(np.int64)
 
 
-def _spelled_out(runs: np.ndarray, packets: int) -> np.ndarray:
+def _decode_runs(runs: np.ndarray, packets: int) -> np.ndarray:
     """Run-length decoding: one value per packet, from rows (number of packets, their value)."""
     counts, values = runs.T
     if counts.min() < 0 or counts.sum() != packets:

@@ -73,12 +73,12 @@ def _decoded_ticks(
     if None not in pts and (np.diff(pts) > 0).all():
         ticks_T = np.array(pts, np.int64)
     elif is_avi and reader.codec_name != "mpeg4":
-        told = [tick for tick in dts if tick is not None]
-        if len(told) < 2 or dts[: len(told)] != told or (np.diff(told) <= 0).any():
+        known = [tick for tick in dts if tick is not None]
+        if len(known) < 2 or dts[: len(known)] != known or (np.diff(known) <= 0).any():
             return None
-        # Choice: the last frames, given out at the end of the file, have no time: they follow each other as most do.
-        step = round(float(np.median(np.diff(told))))
-        ticks_T = np.append(told, told[-1] + step * np.arange(1, len(dts) - len(told) + 1)).astype(np.int64)
+        # Choice: the last frames, flushed at the end of the file, have no time: they follow at the median distance.
+        step = round(float(np.median(np.diff(known))))
+        ticks_T = np.append(known, known[-1] + step * np.arange(1, len(dts) - len(known) + 1)).astype(np.int64)
     else:
         return None
     if is_avi and table.dts is not None and not table.odd:
@@ -120,15 +120,15 @@ def _from_start(reader: PyavReader, ticks_T: np.ndarray) -> np.ndarray:
     return ticks_T - start_tick(reader, int(ticks_T[0]))
 
 
-def rate_of(times_T: np.ndarray, told_fps: float) -> tuple[float, bool]:
+def rate_of(times_T: np.ndarray, container_fps: float) -> tuple[float, bool]:
     """(frames per second, whether frame k is shown at k / fps within UNIFORM_FRAMES) of frames shown at ``times_T``.
 
-    ``told_fps`` is the container's figure, 0 = unknown. The rate is 0 for a single frame of unknown rate.
+    ``container_fps`` is the container's figure, 0 = unknown. The rate is 0 for a single frame of unknown rate.
     """
     index_T = np.arange(len(times_T))
     seen_fps = (len(times_T) - 1) / (times_T[-1] - times_T[0]) if len(times_T) > 1 else 0.0
     # Choice: the container's figure (e.g. 30000/1001) where it fits the time stamps, else the average that these show.
-    for fps in (told_fps, float(seen_fps)):
+    for fps in (container_fps, float(seen_fps)):
         if fps > 0 and (np.abs((times_T - times_T[0]) * fps - index_T) <= UNIFORM_FRAMES).all():
             return fps, bool((np.abs(times_T * fps - index_T) <= UNIFORM_FRAMES).all())
     return float(seen_fps), False

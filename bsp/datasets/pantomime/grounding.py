@@ -85,9 +85,9 @@ def _video_table(settings: GroundingWorldSettings, plans: list[GroundingPlan]) -
             f"c{settings.actions.index(m.action):03d} {m.first / settings.fps:.2f} {m.end / settings.fps:.2f}"
             for m in plan.moments
         )
-        said = ";".join(sentence.text for sentence in plan.sentences)
+        sentences = ";".join(sentence.text for sentence in plan.sentences)
         length = f"{plan.frames / settings.fps:.2f}"
-        rows.writerow((plan.video_id, "PANT", "Stage", 7, 7, "Yes", f"{story}.", "", said, actions, length))
+        rows.writerow((plan.video_id, "PANT", "Stage", 7, 7, "Yes", f"{story}.", "", sentences, actions, length))
     return text.getvalue()
 
 

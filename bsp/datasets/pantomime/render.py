@@ -134,7 +134,7 @@ def render_set(
             if not is_complete(folder):
                 _render(kind, settings, folder, workers=workers or os.cpu_count() or 1, progress=progress)
     except OSError as error:
-        raise _explained(error, kind, settings, folder) from error
+        raise _with_remedy(error, kind, settings, folder) from error
     return folder
 
 
@@ -234,7 +234,7 @@ def _bytes_needed(settings: Any, plans: Iterable[Any]) -> int:
     return sum(4096 + int(_BYTES_PER_PIXEL * plan.frames * settings.size_px**2) for plan in plans)
 
 
-def _explained(error: OSError, kind: VideoSet, settings: Any, folder: Path) -> OSError:
+def _with_remedy(error: OSError, kind: VideoSet, settings: Any, folder: Path) -> OSError:
     """The same error with folder and remedy in its message."""
     reason = error.strerror or str(error)
     if error.errno in _FULL:
