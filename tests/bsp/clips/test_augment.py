@@ -125,7 +125,7 @@ def test_a_seed_fixes_the_draw_and_another_changes_it():
 def test_the_input_is_left_alone():
     clip = noise((4, 48, 60, 3))
     before = clip.copy()
-    clip.flags.writeable = False  # as it comes from an object store
+    clip.flags.writeable = False  # read-only, as from an object store
     for seed in range(5):
         augment_clip(clip, AugmentSettings(size_px=32, brightness=0.4), seed)
         centre_clip(clip, 40)
@@ -147,10 +147,10 @@ def test_a_crop_is_a_piece_of_the_image_scaled():
     clip = smooth(64, 96, frames=2)
     config = AugmentSettings(size_px=32, flip=0)
     for seed in range(10):
-        ours = augment_clip(clip, config, seed)
+        augmented = augment_clip(clip, config, seed)
         box = draw_crop(96, 64, config, np.random.Generator(np.random.Philox(key=seed)))
         left, top, width, height = box
-        for frame, result in zip(clip, ours):
+        for frame, result in zip(clip, augmented):
             piece = Image.fromarray(frame).crop((left, top, left + width, top + height))
             expected = np.asarray(piece.resize((32, 32), Image.Resampling.BILINEAR)).astype(int)
             assert np.abs(result - expected).max() <= 1
@@ -167,9 +167,9 @@ def test_each_colour_change_is_that_of_pillow(factor):
     }
     for name, enhanced in expected.items():
         factors = {"brightness": 1.0, "contrast": 1.0, "saturation": 1.0, name: factor}
-        ours = jitter_colour(image[None], **factors)[0].astype(int)
+        augmented = jitter_colour(image[None], **factors)[0].astype(int)
         # Pillow rounds the grey level (and its mean) to integers and truncates; hence 2.
-        assert np.abs(ours - np.asarray(enhanced).astype(int)).max() <= 2
+        assert np.abs(augmented - np.asarray(enhanced).astype(int)).max() <= 2
 
 
 def test_colour_changes_by_hand():
@@ -204,8 +204,8 @@ def test_centre_clip_cuts_224_out_of_256():
 def test_centre_clip_scales_the_shorter_side_first():
     clip = smooth(512, 600, frames=1)
     scaled = np.asarray(Image.fromarray(clip[0]).resize((300, 256), Image.Resampling.BILINEAR)).astype(int)
-    ours = centre_clip(clip, 224)[0]
-    assert np.abs(ours - scaled[16:240, 38:262]).max() <= 1
+    augmented = centre_clip(clip, 224)[0]
+    assert np.abs(augmented - scaled[16:240, 38:262]).max() <= 1
 
 
 def test_centre_clip_keeps_the_border_of_small_videos():

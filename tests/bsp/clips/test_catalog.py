@@ -152,7 +152,7 @@ def test_time_stamps_cut_a_range_of_the_file(folder):
 
 
 def spoil(folder):
-    """Seven files that are no usable video, and the words by which each must be explained."""
+    """Seven files that are no usable video, and the words that each error message must contain."""
     good = (folder / "one" / "b.mp4").read_bytes()
     (folder / "empty.mp4").write_bytes(b"")
     (folder / "text.mp4").write_text("this is not a video " * 50)
@@ -310,7 +310,7 @@ def test_a_cache_of_anything_else_is_no_error(folder, tmp_path, probed):
 
 
 def crash_or_probe(path: str):
-    """Stands in for the reader, found by its name in the other process."""
+    """Replacement of the reader, importable by name in the worker process."""
     if path.endswith("b.mp4"):
         os._exit(3)
     return probe(path)
@@ -363,14 +363,14 @@ def test_an_interrupted_call_leaves_no_process():
     before = set(psutil.Process().children())
     calls = apart.in_order(eval, [("1",)] + [("__import__('time').sleep(600)",)] * 5, 2)
     assert next(calls) == 1
-    ours = set(psutil.Process().children()) - before
-    assert ours
+    children = set(psutil.Process().children()) - before
+    assert children
     calls.close()  # what an exception in the loop over it does
-    assert not any(process.is_running() for process in ours)
+    assert not any(process.is_running() for process in children)
 
 
 def test_every_file_of_a_long_list_gets_its_own_answer(tmp_path):
-    # More than the files that one thread is asked about at a time; each third one is there, and empty.
+    # More files than one batch of pending calls; every third one exists and is empty.
     paths = [f"{number}.mp4" for number in range(600)]
     for path in paths[::3]:
         (tmp_path / path).touch()

@@ -46,7 +46,7 @@ def test_reads_the_official_layout():
     ]
     first = data.videos[0]
     assert (first.duration_s, first.subset, first.path) == (60.5, "training", None)
-    # An instance that ends after its video, and a reversed one, stay as they are.
+    # An instance that ends after its video, and a reversed one, are unchanged.
     assert first.instances == (Instance("Juggling", 1.25, 20.0), Instance("Juggling", 30.0, 61.75))
     assert data.videos[1].instances == (Instance("Archery", 5.0, 2.0),)
     assert data.class_names == ("Archery", "Juggling", "Welding")
@@ -206,7 +206,7 @@ def test_a_link_to_a_video_counts(tmp_path):
     elsewhere = touch(tmp_path / "more", "x.mp4")
     (folder / "v_validvideo2.mp4").symlink_to(elsewhere / "x.mp4")
     assert load_activitynet(SMALL, folder, subsets=("validation",)).missing == ()
-    shutil.rmtree(elsewhere)  # a dangling link is still found by name; opening it is for the reader to report
+    shutil.rmtree(elsewhere)  # a dangling link is still found by name; the reader reports it
     assert load_activitynet(SMALL, folder, subsets=("validation",)).missing == ()
 
 

@@ -105,7 +105,7 @@ def test_clips_are_found_wherever_they_usually_lie(tmp_path, csv_path):
     root = tmp_path / "videos"
     write_video(root / "0wR5jVB-WPk_000417_000427.mp4", 11)  # directly in the folder
     write_video(root / "punching_person_boxing" / "-a_b1234567.mp4", 40)  # uncut: 2-5 s of 4 s
-    write_video(root / "massaging person's head" / "3caPS4FHFF8_000036_000046.MP4", 13)  # the name as it is
+    write_video(root / "massaging person's head" / "3caPS4FHFF8_000036_000046.MP4", 13)  # the unchanged class name
     write_video(root / "abseiling" / "zzzzzzzzzzz_000000_000010.mkv", 14)
     write_video(root / "abseiling" / "zzzzzzzzzzz.mp4", 99)  # the cut file is preferred
     write_video(root / "abseiling" / "unlisted_000000_000010.mp4", 15)

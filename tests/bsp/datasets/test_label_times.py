@@ -1,4 +1,4 @@
-"""Instances as labels: cut at the video's ends, dropped where nothing remains, counted, and told in one line."""
+"""Instances as labels: cut at the video's ends, dropped where nothing remains, counted, and logged in one line."""
 
 import logging
 
@@ -33,7 +33,7 @@ def test_counted_and_told_in_one_line(caplog):
     ]
     with caplog.at_level(logging.WARNING):
         times.report("training instances")
-        LabelTimes(instances=3).report("nothing odd, nothing said")
+        LabelTimes(instances=3).report("nothing odd, no message")
     (line,) = caplog.messages
     assert line.startswith("labels of 8 training instances: 5 dropped (v: 30 to 20 s is empty or runs backwards; ")
     assert line.endswith("; ...), 2 cut at their video's end (v: -2 to 3 s of 60 s; v: 50 to 200 s of 60 s)")
@@ -41,7 +41,7 @@ def test_counted_and_told_in_one_line(caplog):
 
 
 def test_in_the_labels_own_unit():
-    """Features of 50 of 60 s, in 10 cells: what reaches into the last 10 s is cut, but does not leave its video."""
+    """Features of 50 of 60 s, in 10 cells: instances reaching into the last 10 s are clipped but lie in their video."""
     times = LabelTimes()
     seconds = np.array([(5.0, 10.0), (40.0, 58.0), (40.0, 62.0), (52.0, 58.0)])
     assert times.inside("v", seconds, 60.0, places=seconds / 5, extent=10.0).tolist() == [[1, 2], [8, 10], [8, 10]]

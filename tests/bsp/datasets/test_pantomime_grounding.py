@@ -1,4 +1,4 @@
-"""Pantomime for grounding: Charades-STA layout, plans that give nothing away, resuming, same bytes anywhere."""
+"""Pantomime for grounding: Charades-STA layout, plans without shortcuts, resuming, same bytes anywhere."""
 
 from __future__ import annotations
 
@@ -51,14 +51,14 @@ def test_moment_files_in_the_layout_of_charades_sta(folder):
         text = (folder / f"charades_sta_{split}.txt").read_text()
         assert text.endswith("\n")
         ids = set()
-        told = []
+        annotated = []
         for line in text.splitlines():
             match = re.fullmatch(r"([A-Z0-9]{5}) (\d+\.\d{1,2}) (\d+\.\d{1,2})##([a-z]+( [a-z]+)*\.)", line, re.ASCII)
             assert match, line
             video_id, start_s, end_s = match[1], float(match[2]), float(match[3])
             assert 0 < start_s < end_s < 16.0
             ids.add(video_id)
-            told.append((video_id, start_s, end_s, match[4]))
+            annotated.append((video_id, start_s, end_s, match[4]))
         assert len(ids) == videos
         seen |= ids
         expected = [
@@ -68,7 +68,7 @@ def test_moment_files_in_the_layout_of_charades_sta(folder):
             for sentence in video["sentences"]
             for moment in [video["moments"][sentence["moment"]]]
         ]
-        assert told == expected
+        assert annotated == expected
     assert seen == set(truth["videos"])  # no video in both
 
 
@@ -145,7 +145,7 @@ def test_moments_keep_their_lengths_and_their_distance(plans):
             gap = two.first - one.end
             assert gap == 0 or gap >= 9
             if (one.actor, one.action) == (two.actor, two.action):
-                assert gap >= 9  # else nobody could tell where one ends
+                assert gap >= 9  # else the end of one is ambiguous
     adjoining = [two.first == one.end for plan in plans for one, two in zip(plan.moments, plan.moments[1:])]
     assert 0.15 < np.mean(adjoining) < 0.3
 
@@ -157,7 +157,7 @@ def test_every_video_tells_actors_and_order_apart(plans):
         assert 2 <= len(actions) <= 4
         assert any({(0, action), (1, action)} <= set(events) for action in actions)  # both actors do it
         assert any(len({action for who, action in events if who == actor}) > 1 for actor in (0, 1))
-        assert max(events.count(event) for event in events) == 2  # somebody does something twice
+        assert max(events.count(event) for event in events) == 2  # some actor does an action twice
         assert plan.actors[0] != plan.actors[1]
         assert plan.clothes[0] != plan.clothes[1]
 

@@ -10,7 +10,7 @@ import pytest
 from bsp.datasets.pantomime.grounding_plan import GroundingWorldSettings, plan_video
 from bsp.datasets.pantomime.sentences import vocabulary, write_sentences
 
-# What the words mean, written down a second time: the checker knows nothing of the grammar that made them.
+# What the words mean, defined independently: the checker does not use the grammar that wrote them.
 NOUNS = {"child": "child", "kid": "child", "giant": "giant", "titan": "giant", "wizard": "wizard", "magician": "wizard"}
 VERBS = {
     "circles both arms": "arm circles", "circles arms": "arm circles", "bows": "bow", "takes a bow": "bow",
@@ -64,11 +64,11 @@ def test_the_checker_on_a_story_by_hand():
 def test_all_that_can_be_said_of_a_story_by_hand():
     """Nothing more and nothing less: "child squats" has no rival, "giant waves before child waves" is not unique."""
     story = [("giant", "wave"), ("child", "squat"), ("giant", "wave"), ("child", "wave")]
-    said = set()
+    meanings = set()
     for seed in range(40):
-        for told in write_sentences(story, 9, np.random.default_rng(seed)):
-            said.add((told.kind, told.needs, told.moment, told.time, told.reference))
-    assert said == {
+        for sentence in write_sentences(story, 9, np.random.default_rng(seed)):
+            meanings.add((sentence.kind, sentence.needs, sentence.moment, sentence.time, sentence.reference))
+    assert meanings == {
         ("plain", "actor", 3, "", None),
         ("again", "order", 0, "first", None),
         ("again", "order", 2, "second", None),
@@ -84,12 +84,12 @@ def test_a_story_without_rivals_gets_no_sentence():
 
 def test_three_times_is_no_second_time():
     story = [("giant", "wave"), ("child", "squat"), ("giant", "wave"), ("giant", "wave")]
-    kinds = {told.kind for seed in range(20) for told in write_sentences(story, 5, np.random.default_rng(seed))}
+    kinds = {sentence.kind for seed in range(20) for sentence in write_sentences(story, 5, np.random.default_rng(seed))}
     assert kinds == {"order"}  # only the first is the one before the squat
 
 
 @pytest.fixture(scope="module")
-def told():
+def written():
     """(plan, story, sentence) of all sentences of the default data set."""
     settings = GroundingWorldSettings()
     plans = [plan_video(settings, split, k) for split in ("train", "test") for k in range(150)]
@@ -100,14 +100,14 @@ def told():
     ]
 
 
-def test_every_sentence_is_true_of_its_moment_alone(told):
-    assert len(told) > 1000
-    for _, story, sentence in told:
+def test_every_sentence_is_true_of_its_moment_alone(written):
+    assert len(written) > 1000
+    for _, story, sentence in written:
         assert true_of(sentence.text, story) == [sentence.moment], sentence
 
 
-def test_every_sentence_has_a_moment_to_be_taken_for(told):
-    for _, story, sentence in told:
+def test_every_sentence_has_a_moment_to_be_taken_for(written):
+    for _, story, sentence in written:
         actor, action = story[sentence.moment]
         rest = story[: sentence.moment] + story[sentence.moment + 1 :]
         if sentence.needs == "order":
@@ -117,22 +117,22 @@ def test_every_sentence_has_a_moment_to_be_taken_for(told):
             assert action in [what for who, what in rest if who != actor]
 
 
-def test_kinds_and_needs_are_balanced(told):
-    kinds = Counter(sentence.kind for _, _, sentence in told)
+def test_kinds_and_needs_are_balanced(written):
+    kinds = Counter(sentence.kind for _, _, sentence in written)
     assert set(kinds) == {"plain", "again", "order"}
     assert max(kinds.values()) < 1.3 * min(kinds.values())
-    times = Counter(sentence.time for _, _, sentence in told if sentence.time)
+    times = Counter(sentence.time for _, _, sentence in written if sentence.time)
     assert max(times.values()) < 1.3 * min(times.values())
-    for _, _, sentence in told:
+    for _, _, sentence in written:
         assert (sentence.time == "") == (sentence.kind == "plain")
         assert (sentence.reference is not None) == (sentence.kind == "order")
-    decided_by_order = [sentence.needs == "order" for _, _, sentence in told if sentence.kind == "order"]
+    decided_by_order = [sentence.needs == "order" for _, _, sentence in written if sentence.kind == "order"]
     assert 0.6 < np.mean(decided_by_order) < 0.9
 
 
-def test_sentences_are_short_and_of_few_words(told):
+def test_sentences_are_short_and_of_few_words(written):
     words = {split: set() for split in ("train", "test")}
-    for plan, _, sentence in told:
+    for plan, _, sentence in written:
         text = sentence.text.removesuffix(".")
         assert text == text.lower()
         assert 2 <= len(text.split()) <= 10  # the longest of Charades-STA
@@ -144,8 +144,8 @@ def test_sentences_are_short_and_of_few_words(told):
     assert known == sorted(known)
 
 
-def test_no_video_says_the_same_twice(told):
-    said = Counter((plan.video_id, sentence.kind, sentence.moment) for plan, _, sentence in told)
-    assert max(said.values()) == 1
-    per_video = Counter(plan.video_id for plan, _, _ in told)
+def test_no_video_says_the_same_twice(written):
+    meanings = Counter((plan.video_id, sentence.kind, sentence.moment) for plan, _, sentence in written)
+    assert max(meanings.values()) == 1
+    per_video = Counter(plan.video_id for plan, _, _ in written)
     assert set(per_video.values()) == {3, 4, 5}

@@ -1,4 +1,4 @@
-"""Pantomime's stories: files in four published layouts, plans that keep their promises, same bytes anywhere."""
+"""Pantomime's stories: files in four published layouts, plans that meet their settings, same bytes anywhere."""
 
 from __future__ import annotations
 

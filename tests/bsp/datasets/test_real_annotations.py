@@ -1,4 +1,4 @@
-"""Every head on annotations as they are published, with all their oddities, and made-up narrow features.
+"""Every head on annotations as published, with all their oddities, and made-up narrow features.
 
 By default on small files of the published layouts that hold each oddity of the real ones. BSP_ANNOTATIONS=FOLDER runs
 over the complete published files that lie there (an hour on one core); those that are absent are skipped.
@@ -61,7 +61,7 @@ def make_features(folder: Path, seconds: dict[str, float]) -> Path:
 
 
 def train(folder: Path, features: Path, *arguments: object) -> tuple[dict, str]:
-    """``bsp train`` in this process: (the scores that it wrote, what it said)."""
+    """``bsp train`` in this process: (its scores, its output)."""
     out = folder / "head"
     options = ["--features", features, "--out", out, "--profile", "smoke"]
     began = time.monotonic()
@@ -105,15 +105,15 @@ def test_activitynet(tmp_path, caplog):
     features = make_features(tmp_path, {video.video_id: video.duration_s for video in videos})
     scores, _ = train(tmp_path, features, "gtad", "--annotations", path)
     assert 0 <= scores["mAP_avg"] <= 100
-    told = [line for line in caplog.messages if line.startswith("labels of")]
+    messages = [line for line in caplog.messages if line.startswith("labels of")]
     if REAL:  # 9 and 3 are empty; one more lies in the last half second, which has no feature here
-        assert "labels of 15410 training instances: 10 dropped" in told[0]
-        assert "187 cut at their video's end" in told[0]
-        assert "labels of 7654 validation instances" in told[1]
-        assert ": 3 dropped" in told[1]
+        assert "labels of 15410 training instances: 10 dropped" in messages[0]
+        assert "187 cut at their video's end" in messages[0]
+        assert "labels of 7654 validation instances" in messages[1]
+        assert ": 3 dropped" in messages[1]
     else:
-        assert "labels of 24 training instances: 8 dropped (t_empty_dig: 0 to 0 s is empty" in told[0]
-        assert "2 cut at their video's end (t_beyond_dig: 30 to 40.8 s of 40 s; t_beyond_jump" in told[0]
+        assert "labels of 24 training instances: 8 dropped (t_empty_dig: 0 to 0 s is empty" in messages[0]
+        assert "2 cut at their video's end (t_beyond_dig: 30 to 40.8 s of 40 s; t_beyond_jump" in messages[0]
 
 
 @pytest.mark.long

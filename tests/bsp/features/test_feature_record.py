@@ -1,4 +1,4 @@
-"""Records of features: hashed, of the video they are asked for, and right about when each snippet is.
+"""Records of features: hashed, of the video they are asked for, with the right times of snippets.
 
 The video of most tests shows 10 frames/s for 2 s, then 30 frames/s for 2 s: 80 frames, 10 snippets of 8. Frame 20 is
 shown at 2 s, so snippet 2 (frames 16..23) lasts from 1.6 to 2.1333 s, and 3 to 9 begin at 2.1333, 2.4, 2.6667, 2.9333,

@@ -124,7 +124,7 @@ def test_a_still_video_has_equal_features(tmp_path):
 
 
 @pytest.mark.parametrize("batch_snippets", [1, 2, 16])
-def test_extraction_equals_the_plain_way(batch_snippets, tmp_path):
+def test_extraction_equals_one_forward_pass(batch_snippets, tmp_path):
     """Against decoding everything and one forward pass over all snippets."""
     from bsp.video.read import read_frames
 
@@ -156,7 +156,7 @@ def test_extraction_is_repeatable_and_leaves_training_possible(tmp_path):
 
 
 def test_memory_is_bounded_by_the_batch(tmp_path, monkeypatch):
-    """Frames are taken from the decoder snippet by snippet, never more ahead than one batch."""
+    """Frames are taken from the decoder snippet by snippet, at most one batch ahead."""
     ahead, most = 0, 0
     plain = iter_frames
 

@@ -1,4 +1,4 @@
-"""Features in other projects' layouts: written so that their loaders find them, read back with an honest record."""
+"""Features in other projects' layouts: written so that their loaders find them, read back with a truthful record."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def features_of(video_id: str) -> np.ndarray:
 
 @pytest.fixture
 def store(tmp_path):
-    """A feature folder of ours, with the other files that a stage has."""
+    """A feature folder of this project, with the other files that a stage has."""
     folder = tmp_path / "store"
     for video_id, rows in ROWS.items():
         write_features(folder, video_id, features_of(video_id), record(video_id, rows))
@@ -101,10 +101,10 @@ def folder_of(tmp_path, arrays: dict[str, np.ndarray]):
 
 
 def test_durations_decide_the_frames_and_what_is_left_out(tmp_path):
-    theirs = folder_of(tmp_path, {"v_a": np.ones((10, 2)), "v_b": np.ones((4, 2)), "v_c": np.ones((4, 2))})
+    source_folder = folder_of(tmp_path, {"v_a": np.ones((10, 2)), "v_b": np.ones((4, 2)), "v_c": np.ones((4, 2))})
     durations = {"a": 3.5, "b": 1.4, "gone": 9.0}
     report = import_features(
-        theirs, tmp_path / "o", layout="opentad", timing=EIGHT, durations=durations, prefix="v_"
+        source_folder, tmp_path / "o", layout="opentad", timing=EIGHT, durations=durations, prefix="v_"
     )  # fmt: skip
     assert (report.videos, report.left_out, report.missing) == (2, ("v_c: has no duration",), ("gone",))
     assert read_features(tmp_path / "o", "a")[1].frames == 84  # 3.5 s of 24 frames
@@ -112,43 +112,45 @@ def test_durations_decide_the_frames_and_what_is_left_out(tmp_path):
 
 
 def test_rows_are_spread_evenly_without_frame_rate_and_stride(tmp_path):
-    theirs = folder_of(tmp_path, {"a": np.ones((100, 2))})
-    import_features(theirs, tmp_path / "out", layout="opentad", durations={"a": 250.0})
+    source_folder = folder_of(tmp_path, {"a": np.ones((100, 2))})
+    import_features(source_folder, tmp_path / "out", layout="opentad", durations={"a": 250.0})
     info = read_features(tmp_path / "out", "a")[1]
     cell_s = info.stride_frames / info.fps
     assert (cell_s, info.frames, info.snippets) == (pytest.approx(2.5), 100, 100)
     assert info.frames / info.fps == pytest.approx(250)
     with pytest.raises(ValueError, match="durations of the videos are needed"):
-        import_features(theirs, tmp_path / "more", layout="opentad")
+        import_features(source_folder, tmp_path / "more", layout="opentad")
 
 
 def test_wrong_stride_is_refused_with_the_remedy(tmp_path):
-    theirs = folder_of(tmp_path, {f"x{k}": np.ones((100, 2)) for k in range(5)})
+    source_folder = folder_of(tmp_path, {f"x{k}": np.ones((100, 2)) for k in range(5)})
     durations = {f"x{k}": 120.0 for k in range(5)}  # 2880 frames: 360 rows of 8
     with pytest.raises(
         TooManyBroken, match=r"x0: 100 rows of 8 frames at 24 fps cover 33.3 s of 120.0 s \(about 360.*both out"
     ):
-        import_features(theirs, tmp_path / "out", layout="lgi", timing=EIGHT, durations=durations)
+        import_features(source_folder, tmp_path / "out", layout="lgi", timing=EIGHT, durations=durations)
     assert [p.name for p in tmp_path.iterdir()] == ["theirs"]
     timing = Timing(fps=24.0, stride_frames=29, snippet_frames=29)
-    assert import_features(theirs, tmp_path / "out", layout="lgi", timing=timing, durations=durations).videos == 5
+    assert (
+        import_features(source_folder, tmp_path / "out", layout="lgi", timing=timing, durations=durations).videos == 5
+    )
 
 
 def test_few_videos_that_do_not_fit_are_left_out_and_named(tmp_path):
-    theirs = folder_of(tmp_path, {f"x{k:02}": np.ones((30, 2)) for k in range(20)})
+    source_folder = folder_of(tmp_path, {f"x{k:02}": np.ones((30, 2)) for k in range(20)})
     durations = {f"x{k:02}": 10.0 for k in range(19)} | {"x19": 20.0}
-    report = import_features(theirs, tmp_path / "out", layout="lgi", timing=EIGHT, durations=durations)
+    report = import_features(source_folder, tmp_path / "out", layout="lgi", timing=EIGHT, durations=durations)
     assert report.videos == 19
     assert [why.split(":")[0] for why in report.left_out] == ["x19"]
 
 
 def test_arrays_of_other_shapes(tmp_path):
     rows = features_of("K3x")
-    theirs = folder_of(tmp_path, {"a": rows[:, None, None].astype(np.float64)})  # as I3D's were published
-    import_features(theirs, tmp_path / "out", layout="lgi", timing=EIGHT)
+    source_folder = folder_of(tmp_path, {"a": rows[:, None, None].astype(np.float64)})  # as I3D's were published
+    import_features(source_folder, tmp_path / "out", layout="lgi", timing=EIGHT)
     np.testing.assert_array_equal(read_features(tmp_path / "out", "a")[0], rows)
-    np.save(theirs / "a.npy", rows.T)
-    import_features(theirs, tmp_path / "turned", layout="opentad", timing=EIGHT, channel_first=True)
+    np.save(source_folder / "a.npy", rows.T)
+    import_features(source_folder, tmp_path / "turned", layout="opentad", timing=EIGHT, channel_first=True)
     np.testing.assert_array_equal(read_features(tmp_path / "turned", "a")[0], rows)
 
 
@@ -165,14 +167,14 @@ def test_other_forms_of_hdf5(tmp_path):
 
 
 def test_hash_tells_one_source_from_another(tmp_path):
-    theirs = folder_of(tmp_path, {"a": np.ones((4, 2)), "b": np.ones((4, 2))})
+    source_folder = folder_of(tmp_path, {"a": np.ones((4, 2)), "b": np.ones((4, 2))})
     expected = hashlib.sha256()
     for name in ("a.npy", "b.npy"):
-        expected.update(f"{name} {hashlib.sha256((theirs / name).read_bytes()).hexdigest()}\n".encode())
-    import_features(theirs, tmp_path / "one", layout="lgi", timing=EIGHT)
+        expected.update(f"{name} {hashlib.sha256((source_folder / name).read_bytes()).hexdigest()}\n".encode())
+    import_features(source_folder, tmp_path / "one", layout="lgi", timing=EIGHT)
     assert read_features(tmp_path / "one", "b")[1].encoder_hash == f"imported:{expected.hexdigest()}"
-    np.save(theirs / "b.npy", np.zeros((4, 2)))
-    import_features(theirs, tmp_path / "two", layout="lgi", timing=EIGHT)
+    np.save(source_folder / "b.npy", np.zeros((4, 2)))
+    import_features(source_folder, tmp_path / "two", layout="lgi", timing=EIGHT)
     assert read_features(tmp_path / "two", "a")[1].encoder_hash != f"imported:{expected.hexdigest()}"
 
 
@@ -224,17 +226,17 @@ def test_hdf5_without_the_expected_data_set(tmp_path):
 
 
 def test_different_widths_names_and_places_are_refused(tmp_path, store):
-    theirs = folder_of(tmp_path, {"a": np.ones((4, 30)), "b": np.ones((4, 20))})
+    source_folder = folder_of(tmp_path, {"a": np.ones((4, 30)), "b": np.ones((4, 20))})
     with pytest.raises(ValueError, match=r"b\.npy: rows of width 20, but 30 before.*\[C, T\], import .* channel-first"):
-        import_features(theirs, tmp_path / "out", layout="lgi", timing=EIGHT)
+        import_features(source_folder, tmp_path / "out", layout="lgi", timing=EIGHT)
     with pytest.raises(ValueError, match="2 of 2 names do not begin with 'v_', such as 'a'"):
-        import_features(theirs, tmp_path / "out", layout="lgi", timing=EIGHT, prefix="v_")
+        import_features(source_folder, tmp_path / "out", layout="lgi", timing=EIGHT, prefix="v_")
     with pytest.raises(ValueError, match=r"none of the 2 names, such as a, has a duration.*prefix"):
-        import_features(theirs, tmp_path / "out", layout="lgi", timing=EIGHT, durations={"v_a": 1.0})
+        import_features(source_folder, tmp_path / "out", layout="lgi", timing=EIGHT, durations={"v_a": 1.0})
     with pytest.raises(FileExistsError, match="store: is there already"):
-        import_features(theirs, store, layout="lgi", timing=EIGHT)
+        import_features(source_folder, store, layout="lgi", timing=EIGHT)
     with pytest.raises(FileExistsError, match="theirs: is there already"):
-        export_features(store, theirs, layout="lgi")
+        export_features(store, source_folder, layout="lgi")
 
 
 @pytest.mark.parametrize(

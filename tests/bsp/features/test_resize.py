@@ -1,4 +1,4 @@
-"""Features on another number of cells, against numpy's interpolation."""
+"""Features resized to another number of cells, against numpy's interpolation."""
 
 import numpy as np
 

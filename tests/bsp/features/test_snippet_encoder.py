@@ -1,4 +1,4 @@
-"""Batches that mix videos: every snippet's feature is what it would be alone, whatever is beside it."""
+"""Batches that mix videos: a snippet's feature does not depend on the rest of its batch."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Streams side by side: what they must share, and the record of what comes of it."""
+"""Streams side by side: what they must share, and the joined record."""
 
 import numpy as np
 import pytest

@@ -81,7 +81,7 @@ def test_thumbnails_shrink_large_frames_and_keep_small_ones():
 
 
 def catalog(frames: int = 100) -> Catalog:
-    """Six videos of two classes that nobody opens."""
+    """Six videos of two classes; the files do not exist."""
     return Catalog(
         root="/nowhere", paths=np.array([b"%d.mp4" % k for k in range(6)]), class_names=("a", "b"),
         labels=np.array([0, 0, 0, 1, 1, 1], np.int32), first_frame=np.zeros(6, np.int64),

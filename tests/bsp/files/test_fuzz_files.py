@@ -1,4 +1,4 @@
-"""300 mutated files of each kind: read, or refused by an error of ours that names the file; never anything else.
+"""300 mutated files of each kind: read, or refused by a typed error that names the file; never anything else.
 
 `make fuzz` does the same with more of them (tests/support/fuzzing.py).
 """

@@ -1,4 +1,4 @@
-"""HDF5 files of others: only numbers that lie in the file itself are read, within bounds; a dead reader is an error."""
+"""Untrusted HDF5 files: only numbers in the file itself are read, within bounds; a dead child process is an error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""NumPy's files: what the header says is compared with the file before anything is reserved."""
+"""NumPy's files: what the header says is compared with the file before memory is allocated."""
 
 from __future__ import annotations
 

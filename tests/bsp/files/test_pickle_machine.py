@@ -30,7 +30,7 @@ LONG = (10**18).to_bytes(8, "little")
         (b"\x80\x02" + b")" + b"\x85" * DEEP + b".", f"more than {DEEPEST} containers"),
         (b"\x80\x02" + b"(" * DEEP + b".", "open marks"),
         (b"\x80\x02]q\x00h\x00a.", "holds itself"),
-        # each list holds the one before twice: 2^40 lists for whoever walks through it
+        # each list holds the one before twice: 2^40 lists when unfolded
         (b"\x80\x02]q\x00" + b"".join(b"](h%ch%ceq%c" % (k, k, k + 1) for k in range(40)) + b".", "unfold to more"),
         (b"\x80\x02}\x8a\x20" + bytes(31) + b"\x01K\x01s.", "a int as the key"),  # 2^248: integers that collide
         (b"\x80\x02}(]K\x01u.", "a list as the key"),

@@ -1,4 +1,4 @@
-"""Text as people's programs write it: every reader takes a changed copy of its file for the clean one, or names it."""
+"""Text as other programs write it: every reader reads a changed copy of its file as the clean one, or names it."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ def test_training_draws_first_rows_and_grounding_starts_at_0():
     assert batch.mask_BT[:40].all()
     plain = _batch(features, queries, SMALL, device)
     assert (plain.rows_BTD[:40, :, 0] == torch.arange(0, 48, 4)).all()
-    for one in (batch, plain):  # the short video: as it is, then padding
+    for one in (batch, plain):  # the short video: its rows, then padding
         assert one.rows_BTD[40, :, 0].tolist() == [0, 1, 2, 3, 4, 5, 6, 0, 0, 0, 0, 0]
         assert one.mask_BT[40].tolist() == [True] * 7 + [False] * 5
     by_hand = [features[0][::4], features[1]]

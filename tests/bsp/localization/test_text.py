@@ -1,4 +1,4 @@
-"""Text of grounding: tokens by hand, GloVe files as found in the wild and broken ones, word tables, sentence code."""
+"""Text of grounding: tokens by hand, real and malformed GloVe files, word tables, sentence code."""
 
 from __future__ import annotations
 

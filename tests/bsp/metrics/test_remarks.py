@@ -1,4 +1,4 @@
-"""Remarks on prediction files: each kind of slip is named with an example, and ordinary results are left in peace."""
+"""Remarks on prediction files: each kind of mistake is named with an example, and ordinary results give none."""
 
 from __future__ import annotations
 
@@ -164,10 +164,14 @@ def test_detections_with_other_names():
     found = found_of(truth, rng)["results"]
     (remark,) = remarks_of(truth, {"results": {f"v_{video}": rows for video, rows in found.items()}})
     assert remark == """'v_video0000' is probably 'video0000' (one side has "v_" in front)."""
-    for label, told in (("long_jump", "'long_jump' is probably"), ("7", "'7' is a number"), ("Hop", "No predicted cl")):
+    for label, start in (
+        ("long_jump", "'long_jump' is probably"),
+        ("7", "'7' is a number"),
+        ("Hop", "No predicted cl"),
+    ):
         renamed = {video: [row | {"label": label} for row in rows] for video, rows in found.items()}
         (remark,) = remarks_of(truth, {"results": renamed})
-        assert remark.startswith(told)
+        assert remark.startswith(start)
         assert "Long jump" in remark
     truth["database"] |= {
         f"t{k}": record | {"subset": "training"} for k, record in enumerate(truth_of(rng, 3).values())

@@ -1,4 +1,4 @@
-"""Batches on their way to the device. On a CPU they pass through; what is for GPUs only is measured on one."""
+"""Transfer of batches to the device. On a CPU tensors share memory; tests of GPU behaviour need a GPU."""
 
 import numpy as np
 import pytest

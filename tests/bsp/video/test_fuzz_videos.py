@@ -1,4 +1,4 @@
-"""300 mutated videos of each kind: read, or refused by an error of ours that names the file; never anything else."""
+"""300 mutated videos of each kind: read, or refused by a typed error that names the file; never anything else."""
 
 import pytest
 

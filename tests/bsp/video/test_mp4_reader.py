@@ -134,7 +134,7 @@ def test_damaged_indices_are_refused_not_believed(tmp_path):
             data[at] = generator.integers(256)
         path.write_bytes(data)
         try:
-            index = read_index(path)  # nothing but NotIndexed may come out, and no endless memory
+            index = read_index(path)  # only NotIndexed may be raised, in bounded memory
         except NotIndexed:
             changed += 1
             continue

@@ -336,7 +336,7 @@ def wait_until(condition, seconds: float = 20.0) -> bool:
 
 
 def release(fifo: Path) -> None:
-    """Let whoever waits in open() on the pipe go on: a writer comes and goes."""
+    """Unblock readers that wait in open() on the pipe, by opening and closing a writer."""
     os.close(os.open(fifo, os.O_RDWR | os.O_NONBLOCK))
     descriptor = os.open(fifo, os.O_RDWR | os.O_NONBLOCK)
     time.sleep(0.2)
@@ -346,7 +346,7 @@ def release(fifo: Path) -> None:
 @pytest.mark.parametrize("reader", READERS)
 def test_a_read_that_hangs_in_native_code_is_given_up(tmp_path, reader, monkeypatch, sample):
     fifo = tmp_path / "never"
-    os.mkfifo(fifo)  # nobody writes: open() blocks
+    os.mkfifo(fifo)  # without a writer open() blocks
     path, _, _ = sample(OF_READER[reader])
     start = READER_CLASSES[reader]
 
@@ -360,7 +360,7 @@ def test_a_read_that_hangs_in_native_code_is_given_up(tmp_path, reader, monkeypa
         with pytest.raises(VideoTimeout, match=r"never\.mp4: .* 0\.2 s"):
             read_frames(tmp_path / "never.mp4", [0], reader=reader, time_limit_s=0.2)
         assert time_limit.hanging_reads() == 1
-        assert read_numbers(read_frames(path, [7], reader=reader)) == [7]  # others go on
+        assert read_numbers(read_frames(path, [7], reader=reader)) == [7]  # other reads still work
         monkeypatch.setattr(time_limit, "MAX_HANGING", 1)
         with pytest.raises(VideoTimeout, match=f"{path.name}: not read: 1 earlier"):
             read_frames(path, [7], reader=reader)
@@ -438,7 +438,7 @@ def test_files_and_threads_do_not_pile_up(sample, broken):
         for reader in READERS:
             path, _, _ = sample(OF_READER[reader])
             read_frames(path, [5, 90], reader=reader)
-            next(iter_frames(path, chunk_frames=4, reader=reader))  # left unfinished
+            next(iter_frames(path, chunk_frames=4, reader=reader))  # not read to the end
             with pytest.raises(VideoOpenError):
                 read_frames(broken["text"][0], [0], reader=reader)
 

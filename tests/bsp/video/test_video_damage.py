@@ -141,7 +141,7 @@ def test_damaged_frames_are_told_by_number_however_they_are_read(tmp_path, name)
     assert told(path, np.arange(FRAMES), reader) == set()
     spoil_slice(path, 17)
     reader = probe(path).reader
-    assert reader != "decord"  # which tells no damage
+    assert reader != "decord"  # it does not report damage
     expected = {k for k, (_, flag, _) in enumerate(sequential(path)) if flag}
     assert 17 in expected
     assert told(path, np.arange(FRAMES), reader) == expected
@@ -159,7 +159,7 @@ def told(path: Path, wanted: np.ndarray, reader: str) -> set[int]:
 
 
 def test_a_healthy_open_group_is_not_called_damaged(tmp_path):
-    """Frames before an open key frame cannot be decoded from there; they are not those that are given out."""
+    """Frames before an open key frame cannot be decoded from there; they are not returned."""
     open_gop = {"options": {"preset": "veryfast", "x264-params": "scenecut=0:keyint=12:open-gop=1:bframes=3:b-adapt=0"}}
     path = write_video(tmp_path / "open.mp4", numbered_frames(FRAMES), **open_gop)
     for wanted in (np.arange(FRAMES), np.arange(10, 16), np.array([35])):

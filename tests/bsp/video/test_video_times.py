@@ -229,7 +229,7 @@ def test_the_probe_of_a_search_finds_boundaries_by_time(tmp_path):
     assert np.flatnonzero(boundary_snippets([0.2, 0.9], probe(late), 3, 8)).tolist() == [1]  # 0.2 s is before the start
 
 
-# -- packets that tell little, clocks that jump --
+# -- packets without times, clocks that jump --
 
 
 def test_h264_with_dropped_frames_in_avi_has_one_answer(tmp_path):
@@ -241,7 +241,7 @@ def test_h264_with_dropped_frames_in_avi_has_one_answer(tmp_path):
     assert not info.uniform
     np.testing.assert_array_equal(video_times(info), frame_times(path))
     np.testing.assert_allclose(frame_times(path)[:-2], np.array(kept[:-2]) / 25, atol=1e-3)
-    np.testing.assert_allclose(frame_times(path)[-2:], np.array(kept[-2:]) / 25, atol=0.09)  # nothing tells
+    np.testing.assert_allclose(frame_times(path)[-2:], np.array(kept[-2:]) / 25, atol=0.09)  # no times in the file
     for codec in ("libx264", "mpeg4", "mpeg2video"):
         even = write_video(tmp_path / f"{codec}.avi", FRAMES[:30], codec=codec, options=options)
         assert (probe(even).frames, probe(even).fps, probe(even).uniform) == (30, 25.0, True)
@@ -259,7 +259,7 @@ def test_a_clock_that_jumps_is_refused(tmp_path):
         for read in (probe, frame_times):
             with pytest.raises(VideoOpenError, match=rf"its clock jumps by {seconds} s at frame 24; remux it"):
                 read(joined)
-    joined.write_bytes(one.read_bytes() * 2)  # a clock that falls tells nothing: 25 frames a second
+    joined.write_bytes(one.read_bytes() * 2)  # a falling clock is not used: 25 frames a second
     np.testing.assert_allclose(frame_times(joined), np.arange(48) / 25)
     lost_signal = [300 * k + 11_000 * (k >= 40) for k in range(80)]  # 11 s of 35 s: such a gap stays
     lost = write_video(tmp_path / "lost.ts", FRAMES, times_ms=lost_signal, options={"bf": "0"})
