@@ -261,7 +261,8 @@ def test_a_clock_that_jumps_is_refused(tmp_path):
                 read(joined)
     joined.write_bytes(one.read_bytes() * 2)  # a falling clock is not used: 25 frames a second
     np.testing.assert_allclose(frame_times(joined), np.arange(48) / 25)
-    lost_signal = [300 * k + 11_000 * (k >= 40) for k in range(80)]  # 11 s of 35 s: such a gap stays
+    # A gap of 11 s of 35 s stays.
+    lost_signal = [300 * k for k in range(40)] + [300 * k + 11_000 for k in range(40, 80)]
     lost = write_video(tmp_path / "lost.ts", FRAMES, times_ms=lost_signal, options={"bf": "0"})
     np.testing.assert_allclose(frame_times(lost), np.array(lost_signal) / 1000, atol=1e-3)
     slides = write_video(tmp_path / "slides.ts", FRAMES[:5], times_ms=[12_000 * k for k in range(5)])
