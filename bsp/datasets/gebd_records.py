@@ -77,7 +77,7 @@ _TAPOS = TypeAdapter(Annotated[dict[str, dict[str, TaposInstance]], FailFast()])
 Checked = TypeVar("Checked")
 
 
-def read_records(document: Any, *, subset: str, name: str) -> tuple[dict[str, ProcessedRecord], list[str]]:
+def read_records(document: object, *, subset: str, name: str) -> tuple[dict[str, ProcessedRecord], list[str]]:
     """Clips of a document in any of the three layouts, and "<id>: why" for each one left out.
 
     subset: only TAPOS' file says to which subset an instance belongs; "training" and "validation" are its "train"
@@ -94,7 +94,7 @@ def read_records(document: Any, *, subset: str, name: str) -> tuple[dict[str, Pr
     return check_processed(document, name), []
 
 
-def check_processed(document: Any, name: str = "ground truth") -> dict[str, ProcessedRecord]:
+def check_processed(document: object, name: str = "ground truth") -> dict[str, ProcessedRecord]:
     """The checked clips of a document in the processed layout; raises AnnotationError for a wrong field."""
     records = with_clean_ids(validated(_PROCESSED, document, name), name)
     for clip, record in records.items():
@@ -192,7 +192,7 @@ def _from_raw(document: Mapping[str, Any], name: str) -> tuple[dict[str, Process
     return records, dropped
 
 
-def _from_tapos(document: Any, subset: str, name: str) -> dict[str, ProcessedRecord]:
+def _from_tapos(document: object, subset: str, name: str) -> dict[str, ProcessedRecord]:
     """Every instance of the subset is a clip ``<video>_<shot>``; its boundaries are the inner borders."""
     wanted = {"training": "train", "validation": "val"}.get(subset, subset)
     records: dict[str, ProcessedRecord] = {}

@@ -112,7 +112,7 @@ class Predictions:
     segments: np.ndarray  # float64 [P, 2], seconds, as written
 
 
-def check_ground_truth(document: Any, name: str = "ground truth") -> dict[str, VideoRecord]:
+def check_ground_truth(document: object, name: str = "ground truth") -> dict[str, VideoRecord]:
     """The checked "database" of an official annotation file, with times as floats.
 
     Raises AnnotationError with ``name``, field and value; also for two ids that are equal when normalised, and for
@@ -129,12 +129,12 @@ def check_ground_truth(document: Any, name: str = "ground truth") -> dict[str, V
     return database
 
 
-def check_detections(document: Any, name: str = "predictions") -> dict[str, list[DetectionRecord]]:
+def check_detections(document: object, name: str = "predictions") -> dict[str, list[DetectionRecord]]:
     """The checked "results" of an official detection file; raises AnnotationError as above."""
     return with_clean_ids(validated(_DETECTIONS, document, name)["results"], f"{name}: results")
 
 
-def check_proposals(document: Any, name: str = "predictions") -> dict[str, list[ProposalRecord]]:
+def check_proposals(document: object, name: str = "predictions") -> dict[str, list[ProposalRecord]]:
     """The checked "results" of an official proposal file (labels, if any, are dropped)."""
     return with_clean_ids(validated(_PROPOSALS, document, name)["results"], f"{name}: results")
 
@@ -184,7 +184,7 @@ def require_subset(database: dict[str, VideoRecord], subset: str, name: str) -> 
 
 
 def ground_truth_columns(
-    document: Any, *, subset: str, blocked: Collection[str] = (), name: str = "ground truth"
+    document: object, *, subset: str, blocked: Collection[str] = (), name: str = "ground truth"
 ) -> GroundTruth:
     """Check an annotation file and keep the videos of ``subset`` (exact text) that are not blocked.
 
@@ -213,7 +213,7 @@ def ground_truth_columns(
 
 
 def prediction_columns(
-    document: Any,
+    document: object,
     *,
     videos: Sequence[str],
     class_names: Sequence[str] | None,
@@ -269,7 +269,7 @@ def _segment_column(rows: Sequence[AnnotationRecord] | Sequence[ProposalRecord])
     return np.fromiter(times, np.float64, 2 * len(rows)).reshape(-1, 2)
 
 
-def validated(adapter: TypeAdapter[Any], document: Any, name: str) -> Any:
+def validated(adapter: TypeAdapter[Any], document: object, name: str) -> Any:
     """The document validated by the adapter; AnnotationError with ``name``, place and value."""
     try:
         return adapter.validate_python(document)

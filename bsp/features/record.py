@@ -67,7 +67,7 @@ class FeatureInfo:
                 raise ValueError(f"{self.video_id}: times_s must be {self.snippets + 1} rising seconds")
 
     @classmethod
-    def from_dict(cls, record: Any) -> FeatureInfo:
+    def from_dict(cls, record: object) -> FeatureInfo:
         """The record from its JSON object.
 
         ValueError if a field is absent, unknown or of a wrong kind, or the hash does not fit.

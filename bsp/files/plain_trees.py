@@ -18,17 +18,17 @@ class Refused(Exception):
     """The message names what the file asked for."""
 
 
-def check_key(key: Any) -> None:
+def check_key(key: object) -> None:
     """Raises Refused for an unsafe dict key: other types and longer integers can be made to collide."""
     if not (isinstance(key, str | bytes | float | bool | None) or (type(key) is int and -(2**63) <= key < 2**64)):
         raise Refused(f"a {type(key).__name__} as the key of a dict or in a set")
 
 
-def check_tree(root: Any, most: int = STEPS) -> None:
+def check_tree(root: object, most: int = STEPS) -> None:
     """Raise Refused for a container that holds itself, is nested above DEEPEST, or unfolds to over ``most`` objects."""
     sizes: dict[int, int] = {}  # unfolded sizes of finished containers, by id
     path = {id(root)}
-    frames = [[root, _children(root), 1]]
+    frames: list[list[Any]] = [[root, _children(root), 1]]
     while frames:
         frame = frames[-1]
         for child in frame[1]:
@@ -55,7 +55,7 @@ def check_tree(root: Any, most: int = STEPS) -> None:
             raise Refused("containers that unfold to more objects than any such file holds")
 
 
-def _children(value: Any) -> Iterator[Any]:
+def _children(value: object) -> Iterator[Any]:
     if isinstance(value, dict):
         return iter(value.values())  # keys are no containers: see check_key
     return iter(value) if isinstance(value, _CONTAINERS) else iter(())

@@ -173,13 +173,13 @@ def _storages(storage: Callable[[Name, str, int], Any]) -> Callable[[Any], Any]:
     return persistent
 
 
-def _dtype(kind: Any) -> torch.dtype:
+def _dtype(kind: object) -> torch.dtype:
     if not isinstance(kind, Name) or kind.title not in _DTYPES:
         raise Refused(f"numbers of the kind {getattr(kind, 'title', kind)!r:.60}")
     return _DTYPES[kind.title]
 
 
-def _numbers(data: bytes, kind: Any, count: int) -> Tensor:
+def _numbers(data: bytes, kind: object, count: int) -> Tensor:
     dtype = _dtype(kind)
     if len(data) != count * dtype.itemsize:
         raise ValueError(f"{len(data)} bytes for {count} numbers of {dtype}")

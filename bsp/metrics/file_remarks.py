@@ -150,7 +150,7 @@ def _best(rows: Iterable[dict[str, Any]]) -> np.ndarray:
     return _segments(sorted(rows, key=lambda row: -float(row["score"]))[:MAX_PREDICTIONS])
 
 
-def _number(value: Any) -> float | None:
+def _number(value: str | float | None) -> float | None:
     """A length from an annotation file: number, text, or absent."""
     try:
         return float(value) if value is not None and float(value) > 0 else None
