@@ -14,13 +14,12 @@ from typing import Any, TextIO
 import ray
 from ray import tune
 
-from bsp.datasets.activitynet import LocalizationDataset
 from bsp_platform.plain_text import say
 from bsp_platform.plan.options import Options
 from bsp_platform.plan.sources import Sources, load_sources
 from bsp_platform.search.driver import LAST_PROBE, Asker, HalvingByFusion, WatchSearch
 from bsp_platform.search.space import Setting
-from bsp_platform.search.state import Search, SearchOptions, plan_of, rungs_of, searched_features
+from bsp_platform.search.state import Search, SearchOptions, rungs_of, searched_features, trial_plans
 from bsp_platform.search.tables import print_search, search_content, write_search
 from bsp_platform.search.tracking import SearchTracking
 from bsp_platform.storage.stages import StageStore
@@ -28,10 +27,10 @@ from bsp_platform.sweep.failures import NO_ROOM, remembered
 from bsp_platform.sweep.live import LiveView
 from bsp_platform.sweep.ray_log import RayLog
 from bsp_platform.sweep.row_runner import RowJob, run_row
+from bsp_platform.sweep.tuning import run_trials, start_job
 from bsp_platform.work.bottleneck import WaitWatch
-from bsp_platform.work.cluster.loopback import private_folder
-from bsp_platform.work.cluster.planning import plan_lines, refuse_early, start_planned
-from bsp_platform.work.cluster.start import TRIAL_RESOURCES, object_store
+from bsp_platform.work.cluster.planning import refuse_early
+from bsp_platform.work.cluster.start import object_store
 from bsp_platform.work.probe import BoundaryProbe, load_probe_videos, score_features
 
 
@@ -49,7 +48,7 @@ class TrialJob:
 def run_trial(config: dict[str, Any], job: TrialJob) -> None:
     """Tune's function: all seeds of one setting; the first one's encoder is probed while it trains."""
     setting, name = Setting.from_plain(config["setting"]), config["name"]
-    plans = [plan_of(setting, seed, job.spec, job.options, job.sources) for seed in range(job.options.seeds)]
+    plans = trial_plans(setting, job.spec, job.options, job.sources)
     searched = plans[0].searched
     probe = BoundaryProbe(videos=job.videos, recipe=searched, at_steps=rungs_of(plans[0], job.spec))
     for seed, plan in enumerate(plans):
@@ -80,8 +79,9 @@ def run_search(spec: SearchOptions, options: Options) -> int:
         tracking.open()
         troubles: list[str] = []  # besides failed trials; the table of what is finished is shown in spite of them
         if to_run:
-            with remembered(troubles, "the trials", NO_ROOM):
-                _run_missing(search, to_run, tracking, troubles)
+            ray_log = RayLog.of_run(options.results if store.bucket else store.root, spec.name)
+            with remembered(troubles, "the trials", NO_ROOM), ray_log, tracking.tracker.system_metrics(tracking.parent):
+                _run_missing(search, to_run, tracking, ray_log.console, troubles)
         results = options.results / spec.name / options.profile.name
         content = search_content(search, duration_s=time.time() - began)
         with remembered(troubles, f"the table and plots in {results}"):
@@ -111,52 +111,23 @@ def _put_aside(search: Search) -> None:
     say(f"--fresh: {moved} stages moved to {search.store.address}/replaced; delete that folder at will")
 
 
-def _run_missing(search: Search, numbers: list[int], tracking: SearchTracking, troubles: list[str]) -> None:
-    """Run the open trials and new ones; the search knows what became of them."""
-    folder = search.options.results if search.store.bucket else search.store.root
-    ray_log = RayLog.of_run(folder, search.spec.name)
-    with ray_log, tracking.tracker.system_metrics(tracking.parent):
-        _tune(search, numbers, tracking, ray_log.console, troubles)
-
-
-def _tune(search: Search, numbers: list[int], tracking: SearchTracking, console: TextIO, troubles: list[str]) -> None:
-    options, spec, sources = search.options, search.spec, search.sources
-    plan = start_planned(options)
-    for line in plan_lines(plan, options):
-        say(line, file=console)
-    resources, at_a_time = plan.resources, plan.rows
+def _run_missing(
+    search: Search, numbers: list[int], tracking: SearchTracking, console: TextIO, troubles: list[str]
+) -> None:
+    """Run the open trials and new ones; the search records how they end."""
+    options, spec, sources, profile = search.options, search.spec, search.sources, search.options.profile
+    rows, at_a_time = start_job(options, search.store, sources, {}, console)
     say(f"decoding up to {spec.probe.videos} training videos for the probe", file=console)
-    data, profile = sources.data["activitynet"], options.profile
-    assert isinstance(data, LocalizationDataset)
     frames = profile.encoder.for_snippets().clip_frames
+    data = sources.untrimmed("activitynet")
     videos = load_probe_videos(data, profile.size_of(profile.encoder), frames, spec.probe)
-    rows = RowJob(
-        storage=search.store.address,
-        resources=resources,
-        catalog=ray.put(sources.trimmed),
-        data={name: ray.put(data) for name, data in sources.data.items()},
-        glove=None,
-        class_scores={name: file.path for name, file in sources.class_scores.items()},
-        weights={file.sha256: file.path for file in sources.vanilla_weights.values()},
-        recipes={},
-    )
     job = TrialJob(rows=rows, spec=spec, options=options, sources=replace(sources, data={}), videos=ray.put(videos))
-    waits = WaitWatch(resources, lambda: object_store().spilled_mb)
+    waits = WaitWatch(rows.resources, lambda: object_store().spilled_mb)
     with LiveView([(f"trial {number:02d}", 0) for number in numbers], at_a_time, console) as view:
-        tuner = tune.Tuner(
-            tune.with_resources(tune.with_parameters(run_trial, job=job), TRIAL_RESOURCES),
-            tune_config=tune.TuneConfig(
-                search_alg=Asker(search),
-                scheduler=HalvingByFusion(search) if spec.proxy == "asha" else None,
-                num_samples=len(numbers),
-                max_concurrent_trials=at_a_time,
-            ),
-            run_config=tune.RunConfig(
-                name=time.strftime("%Y%m%d-%H%M%S"),
-                storage_path=str(private_folder() / "tune"),  # it holds pickles, which a storage must not
-                callbacks=[WatchSearch(search, tracking, view, waits)],
-                verbose=0,
-            ),
+        config = tune.TuneConfig(
+            search_alg=Asker(search),
+            scheduler=HalvingByFusion(search) if spec.proxy == "asha" else None,
+            num_samples=len(numbers),
+            max_concurrent_trials=at_a_time,
         )
-        with remembered(troubles, "Ray Tune"):  # at the end it reads files that a full disk leaves by half
-            tuner.fit()
+        run_trials(run_trial, job, config, WatchSearch(search, tracking, view, waits), troubles)

@@ -17,8 +17,6 @@ from bsp_platform.storage.manifests import as_plain, recipe_hash
 from bsp_platform.storage.stages import StageStore
 from bsp_platform.work.probe import ProbeSettings
 
-METRIC = "mAP_avg"
-
 
 @dataclass(frozen=True, kw_only=True)
 class SearchOptions:
@@ -42,9 +40,10 @@ class SearchOptions:
             import optuna  # noqa: F401  # now, before any data are read
 
 
-def plan_of(setting: Setting, seed: int, spec: SearchOptions, options: Options, sources: Sources) -> TrialPlan:
-    """The stages of a setting and seed."""
-    return plan_trial(setting, seed, options.profile, sources, options.workers, spec.clips)
+def trial_plans(setting: Setting, spec: SearchOptions, options: Options, sources: Sources) -> list[TrialPlan]:
+    """The stages of a setting for each seed."""
+    seeds = range(options.seeds)
+    return [plan_trial(setting, seed, options.profile, sources, options.workers, spec.clips) for seed in seeds]
 
 
 def searched_features(plan: TrialPlan) -> FeatureRecipe:
@@ -102,8 +101,7 @@ class Search:
 
     def plans(self, setting: Setting) -> list[TrialPlan]:
         """One per seed."""
-        seeds = range(self.options.seeds)
-        return [plan_of(setting, seed, self.spec, self.options, self.sources) for seed in seeds]
+        return trial_plans(setting, self.spec, self.options, self.sources)
 
     def scores(self, trial: Trial) -> list[dict[str, float]] | None:
         """Of all seeds, in percent; None if one is missing."""
@@ -113,5 +111,5 @@ class Search:
     def close(self, number: int, failure: str = "") -> Trial:
         """A trial has ended: finished, stopped or failed."""
         scores = self.scores(self.trial(number))
-        self.study.end(number, statistics.fmean(s[METRIC] for s in scores) if scores else None, failure)
+        self.study.end(number, statistics.fmean(s["mAP_avg"] for s in scores) if scores else None, failure)
         return self.trial(number)

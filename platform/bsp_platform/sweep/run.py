@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from typing import TextIO
 
-import ray
 from ray import tune
 from typing_extensions import override
 
@@ -25,12 +24,12 @@ from bsp_platform.storage.stages import StageStore
 from bsp_platform.sweep.failures import NO_ROOM, reason_of_trial, remembered
 from bsp_platform.sweep.live import LiveView
 from bsp_platform.sweep.ray_log import RayLog
-from bsp_platform.sweep.row_runner import RowJob, run_row
+from bsp_platform.sweep.row_runner import run_row
 from bsp_platform.sweep.tracking import SweepTracking
+from bsp_platform.sweep.tuning import run_trials, start_job
 from bsp_platform.work.bottleneck import WaitWatch
-from bsp_platform.work.cluster.loopback import private_folder
-from bsp_platform.work.cluster.planning import plan_lines, refuse_early, start_planned
-from bsp_platform.work.cluster.start import TRIAL_RESOURCES, object_store
+from bsp_platform.work.cluster.planning import refuse_early
+from bsp_platform.work.cluster.start import object_store
 
 
 def run(experiment: Experiment, options: Options) -> int:
@@ -58,12 +57,12 @@ def run(experiment: Experiment, options: Options) -> int:
         say(f"{experiment.title}: {len(recipes)} runs, {len(recipes) - len(todo)} already finished")
         _print_reused({cell: reused[cell] for cell in todo})
         tracking.open(recipes)
-        folder = options.results if store.bucket else store.root
-        ray_log = RayLog.of_run(folder, experiment.name)
+        ray_log = RayLog.of_run(options.results if store.bucket else store.root, experiment.name)
         failures: dict[Cell, str] = {}
         if todo:
-            with remembered(troubles, "the rows", NO_ROOM), tracking.tracker.system_metrics(tracking.parent):
-                _run_missing(todo, recipes, store, sources, options, tracking, ray_log, failures, troubles)
+            missing = {cell: recipes[cell] for cell in todo}
+            with remembered(troubles, "the rows", NO_ROOM), tracking.tracker.system_metrics(tracking.parent), ray_log:
+                _run_missing(missing, store, sources, options, tracking, ray_log.console, failures, troubles)
             failures |= {c: "not finished" for c in todo if c not in failures and not recipes[c].finished(store)}
         scores, seconds = {}, {}
         for cell, r in recipes.items():
@@ -147,23 +146,6 @@ def _print_reused(found: dict[Cell, dict[str, list[str]]]) -> None:
 
 
 def _run_missing(
-    todo: list[Cell],
-    recipes: dict[Cell, RowRecipes],
-    store: StageStore,
-    sources: Sources,
-    options: Options,
-    tracking: SweepTracking,
-    ray_log: RayLog,
-    failures: dict[Cell, str],
-    troubles: list[str],
-) -> None:
-    """Tune over the missing cells. Why cells failed goes into ``failures``, at once."""
-    with ray_log:
-        _tune(todo, recipes, store, sources, options, tracking, ray_log.console, failures, troubles)
-
-
-def _tune(
-    todo: list[Cell],
     recipes: dict[Cell, RowRecipes],
     store: StageStore,
     sources: Sources,
@@ -173,38 +155,22 @@ def _tune(
     failures: dict[Cell, str],
     troubles: list[str],
 ) -> None:
-    plan = start_planned(options)
-    for line in plan_lines(plan, options):
-        say(line, file=console)
-    resources, at_a_time = plan.resources, plan.rows
-    job = RowJob(
-        storage=store.address,
-        resources=resources,
-        catalog=ray.put(sources.trimmed),
-        data={name: ray.put(data) for name, data in sources.data.items()},
-        glove=ray.put(sources.glove),
-        class_scores={name: file.path for name, file in sources.class_scores.items()},
-        weights={file.sha256: file.path for file in sources.vanilla_weights.values()},
-        recipes={cell: recipes[cell] for cell in todo},
-    )
-    ordered = sorted(todo, key=lambda cell: _turn(cell, recipes[cell]))
+    """Run ``recipes`` as trials of Tune. Why a cell failed is put into ``failures`` when it fails."""
+    job, at_a_time = start_job(options, store, sources, recipes, console)
+    ordered = sorted(recipes, key=lambda cell: _start_order(cell, recipes[cell]))
     with LiveView(ordered, at_a_time, console) as view:
-        tuner = tune.Tuner(
-            tune.with_resources(tune.with_parameters(run_row, job=job), TRIAL_RESOURCES),
-            param_space={"cell": tune.grid_search([list(cell) for cell in ordered])},
-            tune_config=tune.TuneConfig(max_concurrent_trials=at_a_time, reuse_actors=True),
-            run_config=tune.RunConfig(
-                name=time.strftime("%Y%m%d-%H%M%S"),
-                storage_path=str(private_folder() / "tune"),  # it holds pickles, which a storage must not
-                callbacks=[Watch(tracking, view, WaitWatch(resources, lambda: object_store().spilled_mb), failures)],
-                verbose=0,
-            ),
+        waits = WaitWatch(job.resources, lambda: object_store().spilled_mb)
+        run_trials(
+            run_row,
+            job,
+            tune.TuneConfig(max_concurrent_trials=at_a_time, reuse_actors=True),
+            Watch(tracking, view, waits, failures),
+            troubles,
+            {"cell": tune.grid_search([list(cell) for cell in ordered])},
         )
-        with remembered(troubles, "Ray Tune"):  # at the end it reads files that a full disk leaves by half
-            tuner.fit()
 
 
-def _turn(cell: Cell, recipes: RowRecipes) -> tuple[int, int, int]:
+def _start_order(cell: Cell, recipes: RowRecipes) -> tuple[int, int, int]:
     """Sort key: the vanilla encoder whose class scores all rows wait for comes first; within a seed, rows that
     use what others train (teachers) or train nothing come last, as they would only wait."""
     for shared in recipes.class_scores():

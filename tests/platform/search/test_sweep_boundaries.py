@@ -277,8 +277,7 @@ def test_a_search_stops_by_the_probe_is_found_again_and_a_larger_one_goes_on(
 ):
     import os
 
-    from bsp_platform.search import driver
-    from bsp_platform.search import run as search_run
+    from bsp_platform.search import driver, run
 
     (tmp_path / "storage").mkdir()
     (tmp_path / "storage" / "pantomime").symlink_to(tiny_data.parent)
@@ -287,7 +286,7 @@ def test_a_search_stops_by_the_probe_is_found_again_and_a_larger_one_goes_on(
     (tmp_path / "cls.json").write_text(json.dumps({"class": list(names), "results": results}))
     monkeypatch.setattr(driver, "ASHAScheduler", FirstGoesOn)
     options, spec = search_options(tmp_path), search_of("asha", "0,1,2")
-    assert search_run.run_search(spec, options) == 0
+    assert run.run_search(spec, options) == 0
 
     folder = tmp_path / "results" / "small_search" / "tiny"
     table = json.loads((folder / "table.json").read_text())
@@ -325,19 +324,19 @@ def test_a_search_stops_by_the_probe_is_found_again_and_a_larger_one_goes_on(
 
     # The same command finds everything; Tune is not even started.
     with monkeypatch.context() as patch:
-        patch.setattr(search_run, "_tune", None)
-        assert search_run.run_search(spec, options) == 0
+        patch.setattr(run, "_run_missing", None)
+        assert run.run_search(spec, options) == 0
     again = json.loads((folder / "table.json").read_text())["trials"]
     assert again == rows
     assert len(client.search_runs([parent.info.experiment_id])) == 4
 
     # Without ASHA the search goes on from the checkpoint; the weights are those of a training that knows no probe.
     other = stopped[0]["epsilon"]
-    assert search_run.run_search(search_of("none", other), options) == 0
+    assert run.run_search(search_of("none", other), options) == 0
     (row,) = json.loads((folder / "table.json").read_text())["trials"]
     assert (row["status"], row["probes"]) == ("finished", {})  # it was past the rung already
     profile = options.profile
-    sources = search_run.load_sources(profile, {"activitynet"}, options.data, storage=store.root, progress=False)
+    sources = run.load_sources(profile, {"activitynet"}, options.data, storage=store.root, progress=False)
     (setting,) = all_settings(search_of("none", other).space, profile.clips)
     plan = plan_trial(setting, 0, profile, sources, 1)
     encoder = store.find("encoders", plan.searched)

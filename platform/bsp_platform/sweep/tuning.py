@@ -1,0 +1,65 @@
+"""A run of Ray Tune, as tables and searches share it: Ray with the planned resources, the job, and the tuner."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, TextIO
+
+import ray
+from ray import tune
+
+from bsp_platform.plain_text import say
+from bsp_platform.plan.options import Options
+from bsp_platform.plan.rows import Cell, RowRecipes
+from bsp_platform.plan.sources import Sources
+from bsp_platform.storage.stages import StageStore
+from bsp_platform.sweep.failures import remembered
+from bsp_platform.sweep.row_runner import RowJob
+from bsp_platform.work.cluster.loopback import private_folder
+from bsp_platform.work.cluster.planning import plan_lines, start_planned
+from bsp_platform.work.cluster.start import TRIAL_RESOURCES
+
+
+def start_job(
+    options: Options, store: StageStore, sources: Sources, recipes: dict[Cell, RowRecipes], console: TextIO
+) -> tuple[RowJob, int]:
+    """Start or join Ray and print the plan; the job that all trials share, and how many of them run at a time."""
+    plan = start_planned(options)
+    for line in plan_lines(plan, options):
+        say(line, file=console)
+    job = RowJob(
+        storage=store.address,
+        resources=plan.resources,
+        catalog=ray.put(sources.trimmed),
+        data={name: ray.put(data) for name, data in sources.data.items()},
+        glove=ray.put(sources.glove),
+        class_scores={name: file.path for name, file in sources.class_scores.items()},
+        weights={file.sha256: file.path for file in sources.vanilla_weights.values()},
+        recipes=recipes,
+    )
+    return job, plan.rows
+
+
+def run_trials(
+    trial: Callable[..., None],
+    job: object,
+    config: tune.TuneConfig,
+    callback: tune.Callback,
+    troubles: list[str],
+    param_space: dict[str, Any] | None = None,
+) -> None:
+    """Run ``trial(config, job)`` for all trials."""
+    tuner = tune.Tuner(
+        tune.with_resources(tune.with_parameters(trial, job=job), TRIAL_RESOURCES),
+        param_space=param_space,
+        tune_config=config,
+        run_config=tune.RunConfig(
+            name=time.strftime("%Y%m%d-%H%M%S"),
+            storage_path=str(private_folder() / "tune"),  # it holds pickles, which a storage must not
+            callbacks=[callback],
+            verbose=0,
+        ),
+    )
+    with remembered(troubles, "Ray Tune"):  # at the end it reads files, which a full disk leaves incomplete
+        tuner.fit()
