@@ -14,7 +14,7 @@ from pathlib import Path
 from bsp_platform.plain_text import say
 from bsp_platform.plan.options import Options, experiment_command
 from bsp_platform.report.report import write_report
-from bsp_platform.sweep.failures import remembered
+from bsp_platform.sweep.failures import collect_errors
 
 ROOT = Path(__file__).resolve().parents[1]
 # In this order each script finds as much as possible of what it needs.
@@ -47,7 +47,7 @@ def run_all(options: Options) -> int:
             say(f"error: {error}")
             failures[name] = str(error)
         unwritten: list[str] = []  # of the last time; a full disk must not stop the scripts that are done already
-        with remembered(unwritten, "the report"):
+        with collect_errors(unwritten, "the report"):
             write_report(options.results, options.profile.name, SCRIPTS, failures)
     for trouble in unwritten:
         say(f"FAILED {trouble}")

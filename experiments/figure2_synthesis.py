@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from bsp.figures.synthesis import draw_synthesis, first_of_each_kind, real_panel, synthesis_panel
-from bsp_platform.plain_text import forgiving_streams, printable
+from bsp_platform.plain_text import escape_unencodable, printable
 from bsp_platform.plan.options import Options, storage_place
 from bsp_platform.plan.profiles import PROFILES
 from bsp_platform.plan.sources import DataPaths, load_sources
@@ -60,13 +60,12 @@ def main(options: Options, seed: int = 0) -> int:
 @click.option("--activitynet", type=Path, help="folder of ActivityNet-1.3 (profile paper)")
 def command(profile: str, seed: int, kinetics: Path | None, activitynet: Path | None, **other) -> None:
     """Draw one clip of every boundary type."""
-    forgiving_streams()
+    escape_unencodable()
     given = {"kinetics": kinetics, "activitynet": activitynet}
     folders = {name: path for name, path in given.items() if path}
     options = Options(
-        profile=PROFILES[profile](), data=DataPaths(folders=folders), rows=(), seeds=1,
-        tracking_home=ROOT / "mlflow", workers=1, cpus=None, gpus=None, fresh=False, **other,
-    )  # fmt: skip
+        profile=PROFILES[profile](), data=DataPaths(folders=folders), tracking_home=ROOT / "mlflow", **other
+    )
     try:
         main(options, seed)
     except (ValueError, RuntimeError, OSError) as error:

@@ -35,7 +35,7 @@ from bsp.metrics.detection import evaluate_detection
 from bsp.pretraining.contract import PretextModel
 from bsp.pretraining.loop import TrainSettings, make_optimiser, train_steps
 from bsp.pretraining.pretext import PretextSettings
-from bsp_platform.plain_text import forgiving_streams
+from bsp_platform.plain_text import escape_unencodable
 from bsp_platform.plan.profiles import mini, smoke
 from bsp_platform.report.tables import hardware
 from bsp_platform.storage.files import write_json
@@ -213,7 +213,7 @@ def row_times(storage: Path) -> list[dict]:
 @click.option("--results", type=click.Path(path_type=Path), default=ROOT / "results")
 def main(storage: Path | None, results: Path) -> None:
     """Measure the parts; with --storage also say where the time of its rows went."""
-    forgiving_streams()
+    escape_unencodable()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         rates = measure(Path(folder))

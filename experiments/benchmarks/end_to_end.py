@@ -151,17 +151,10 @@ def main(work: Path, tiny: bool, device: Device, cpus: int | None) -> None:
     work = work.absolute()
     options = Options(
         profile=cut_down(tiny),
-        rows=(),
-        seeds=1,
         storage=work / "storage",
         results=work / "results",
-        tracking_uri=None,
         tracking_home=work / "mlflow",
-        data=DataPaths(),
-        workers=1,
         cpus=cpus,
-        gpus=None,
-        fresh=False,
         device=device,
     )
     refuse_early(options)

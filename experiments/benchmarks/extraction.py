@@ -30,7 +30,6 @@ from bsp_platform.plan.device import DEVICES, Device, logical_gpus
 from bsp_platform.plan.options import Options
 from bsp_platform.plan.profiles import paper
 from bsp_platform.plan.recipes import EncoderRecipe, FeatureRecipe
-from bsp_platform.plan.sources import DataPaths
 from bsp_platform.report.tables import hardware
 from bsp_platform.work.cluster.planning import Plan, make_plan, start_planned, this_machine
 from bsp_platform.work.extraction import extract_dataset
@@ -124,10 +123,7 @@ def main(work: Path, tiny: bool, device: Device, seconds: float, cpus: int | Non
     for depth in depths:
         settings = EncoderSettings(depth=depth, width=8 if tiny else 64)
         limits[settings] = encoder_rate(settings, size_px, computing, 1.0 if tiny else 3.0)
-    options = Options(
-        profile=profile, rows=(), seeds=1, storage=work, results=work, tracking_uri=None, tracking_home=work,
-        data=DataPaths(), workers=1, cpus=cpus, gpus=None, fresh=False, device=device,
-    )  # fmt: skip
+    options = Options(profile=profile, storage=work, results=work, tracking_home=work, cpus=cpus, device=device)
     plan = start_planned(options)
     print(*plan.lines(profile, device), sep="\n", flush=True)
     rows = []

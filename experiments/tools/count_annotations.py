@@ -29,7 +29,7 @@ from bsp.datasets.thumos14 import load_thumos14
 from bsp.errors import AnnotationError
 from bsp.files.text import is_hidden
 from bsp.metrics.boundaries import MIN_CONSISTENCY
-from bsp_platform.plain_text import forgiving_streams, plain_table, printable, say
+from bsp_platform.plain_text import escape_unencodable, plain_table, printable, say
 from bsp_platform.storage.files import write_json
 
 
@@ -219,7 +219,7 @@ def _some(*counts: tuple[int, str]) -> tuple[str, ...]:
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Also write the counts there.")
 def main(annotations: Path, json_path: Path | None) -> None:
     """Print the table, and write it as JSON."""
-    forgiving_streams()
+    escape_unencodable()
     logging.disable(logging.WARNING)  # what the loaders log is in the table
     with tempfile.TemporaryDirectory() as scratch:
         folder = Folder(annotations, Path(scratch))

@@ -24,7 +24,7 @@ from sklearn.preprocessing import StandardScaler
 
 from bsp.encoders.tsm import SNIPPET_FRAMES
 from bsp.tasks.detection import read_untrimmed
-from bsp_platform.plain_text import forgiving_streams, printable
+from bsp_platform.plain_text import escape_unencodable, printable
 from bsp_platform.plan.options import storage_place
 from bsp_platform.plan.profiles import PROFILES
 from bsp_platform.plan.rows import Row, row_recipes
@@ -87,7 +87,7 @@ def probe(row: Row, seed: int, profile, sources: Sources, store: StageStore, tru
 @click.option("--results", type=Path, default=ROOT / "results")
 def main(profile: str, seeds: int, storage: str | Path, results: Path) -> None:
     """Probe the features that Table 5 left in the storage."""
-    forgiving_streams()
+    escape_unencodable()
     settings, store = PROFILES[profile](), StageStore(storage)
     sources = load_sources(settings, {"activitynet"}, DataPaths(), storage=store.root)
     truth_path = Path(sources.untrimmed("activitynet").videos[0].file).parents[1] / "truth.json"

@@ -28,7 +28,7 @@ from bsp.clips.catalog import Catalog, Listed, build_catalog
 from bsp.clips.plan import PAPER_KINDS, ClipSettings, plan_clip
 from bsp.video.probe_many import _ProbeCache
 from bsp.video.read import READERS, VideoInfo
-from bsp_platform.plain_text import forgiving_streams
+from bsp_platform.plain_text import escape_unencodable
 from bsp_platform.report.tables import hardware
 from bsp_platform.storage.files import write_json
 from bsp_platform.sweep.ray_log import RayLog
@@ -341,7 +341,7 @@ def _number(value: Any) -> str:
 @scale_costs.price_options
 def main(quick: bool, cost_model: bool, results: Path, object_store_mb: int, **prices: float) -> None:
     """Simulate, or compute the cost model."""
-    forgiving_streams()
+    escape_unencodable()
     out = results / "simulate_scale"
     out.mkdir(parents=True, exist_ok=True)
     if cost_model:

@@ -1,8 +1,8 @@
-"""Text that comes from other people's names, made harmless for where we show it.
+"""Text from file names, labels and error messages, escaped for the place where it is shown.
 
-File names, labels and error messages may hold control characters (ANSI escapes that move the cursor or change the
+Such text may hold control characters (ANSI escapes that move the cursor or change the
 terminal's title, marks that turn the direction of writing), rich's markup (``[red]``), Markdown, HTML, and what
-spreadsheets take for formulas. What we print and write passes through here, once, where it is printed or written.
+spreadsheets take for formulas. It passes through here once, where it is printed or written.
 """
 
 from __future__ import annotations
@@ -22,27 +22,27 @@ if TYPE_CHECKING:
 
 _IN_ASCII = {"±": "+-", "×": "x", "–": "-", "—": "-", "…": "...", "→": "->", "≤": "<=", "≥": ">=", "µ": "u"}
 _MARKDOWN = re.compile(r"[\\`*\[\]|~$]|(?<![^\W_])_|_(?![^\W_])")  # an underscore within a word means nothing
-FALLBACK = "bsp_spelled_out"  # error handler of streams: "±" as "+-", anything else as its number
+FALLBACK = "bsp_spelled_out"  # error handler of streams: "±" as "+-", other characters as their number
 
 
 def printable(text: object, *, lines: bool = False) -> str:
-    r"""``text`` with control characters, marks of direction and lone surrogates spelt out (``\x1b``, ``\u202e``).
+    r"""``text`` with control characters, marks of direction and lone surrogates escaped (``\x1b``, ``\u202e``).
 
-    ``lines`` keeps line breaks and tabs, for messages of several lines; in a name they are spelt out as well.
+    ``lines`` keeps line breaks and tabs, for messages of several lines; in a name they are escaped as well.
     """
     kept = "\n\t\u200c\u200d" if lines else "\u200c\u200d"  # the two joiners are part of some languages' words
     return "".join(
-        char if char in kept or unicodedata.category(char) not in ("Cc", "Cf", "Cs", "Zl", "Zp") else _spelt(char)
+        char if char in kept or unicodedata.category(char) not in ("Cc", "Cf", "Cs", "Zl", "Zp") else _escaped(char)
         for char in str(text)
     )
 
 
-def _spelt(char: str) -> str:
+def _escaped(char: str) -> str:
     return char.encode("unicode_escape", "surrogatepass").decode("ascii")
 
 
 def markdown_text(text: object, *, starts_line: bool = False) -> str:
-    """On one line of Markdown exactly these characters: no markup, HTML or new cell of a table.
+    """``text`` on one line of Markdown, with its markup, HTML and cell marks escaped.
 
     ``starts_line``: it may be the first on a line, where some more characters have a meaning.
     """
@@ -102,10 +102,10 @@ class PlainFormatter(logging.Formatter):
         return printable(super().format(record), lines=True)
 
 
-def forgiving_streams() -> None:
-    """From here on, what standard output and error cannot encode (an ASCII locale) is spelt out and not an error.
+def escape_unencodable() -> None:
+    """Let standard output and error escape characters that they cannot encode (ASCII locale), instead of failing.
 
-    For the start of a program. Warnings of the log that nobody else shows are made printable, too.
+    To be called when a program starts. Log records without a handler of their own are made printable, too.
     """
     if logging.lastResort is not None:
         logging.lastResort.setFormatter(PlainFormatter())
@@ -114,11 +114,11 @@ def forgiving_streams() -> None:
             stream.reconfigure(errors=FALLBACK)
 
 
-def _spell_out(error: UnicodeError) -> tuple[str, int]:
+def _escape_error(error: UnicodeError) -> tuple[str, int]:
     if not isinstance(error, UnicodeEncodeError):
         raise error
     chars = error.object[error.start : error.end]
-    return "".join(_IN_ASCII.get(char) or _spelt(char) for char in chars), error.end
+    return "".join(_IN_ASCII.get(char) or _escaped(char) for char in chars), error.end
 
 
-codecs.register_error(FALLBACK, _spell_out)
+codecs.register_error(FALLBACK, _escape_error)

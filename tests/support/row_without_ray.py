@@ -28,7 +28,7 @@ from bsp_platform.plan.rows import Row, RowRecipes, data_sets, row_recipes
 from bsp_platform.plan.sources import DataPaths, load_sources
 from bsp_platform.storage.placement import CACHE_VARIABLE
 from bsp_platform.sweep import row_runner
-from bsp_platform.sweep.row_runner import RowJob, work_on_a_node
+from bsp_platform.sweep.row_runner import RowJob, run_on_node
 
 
 @contextmanager
@@ -87,7 +87,7 @@ class RowWithoutRay(row_runner._RowRunner):
         self.before(function)
         arguments = pickle.dumps((self.store, function, *map(self.store.pack_paths, (folder, *arguments))))
         with another_node(self.cache):
-            facts, files = work_on_a_node(*pickle.loads(arguments), **keywords)
+            facts, files = run_on_node(*pickle.loads(arguments), **keywords)
         self.store.files.download(folder, files)
         return facts
 
@@ -133,7 +133,7 @@ class SmallRow:
         runner = RowWithoutRay(job, self.work / "head node")
         runner.before = before or runner.before
         try:
-            folder = row_runner.mended(lambda: runner.head(self.task, *self.recipes.heads.values()))
+            folder = row_runner.retry_damaged(lambda: runner.head(self.task, *self.recipes.heads.values()))
         finally:
             self.made, self.extracted = runner.made, inline.extracted
         return json.loads((folder / SCORES).read_text())["scores"]

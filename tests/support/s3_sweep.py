@@ -12,7 +12,6 @@ from pathlib import Path
 
 from bsp.pretraining.loop import TrainSettings
 from bsp_platform.plan.options import Options
-from bsp_platform.plan.sources import DataPaths
 from bsp_platform.storage.stages import StageStore
 from bsp_platform.sweep.run import run
 from small_sweep import PRETEXTS, small_profile
@@ -24,8 +23,8 @@ def run_with(storage: str | Path, name: str) -> None:
     profile = small_profile(videos_per_class=2)
     train = TrainSettings(clips=80, batch_size=8, learning_rate=0.02, log_every_steps=5, checkpoint_every_steps=5)
     options = Options(
-        profile=replace(profile, train=train), rows=("vanilla",), seeds=1, storage=storage, results=FOLDER / name,
-        tracking_uri=None, tracking_home=FOLDER / "mlflow", data=DataPaths(), workers=1, cpus=2, gpus=None, fresh=False,
+        profile=replace(profile, train=train), rows=("vanilla",), storage=storage, results=FOLDER / name,
+        tracking_home=FOLDER / "mlflow", cpus=2,
     )  # fmt: skip
     status = run(PRETEXTS, options)
     table = json.loads((FOLDER / name / "small" / "small" / "table.json").read_text())

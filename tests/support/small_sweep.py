@@ -17,7 +17,6 @@ from bsp_platform.plan.options import Options
 from bsp_platform.plan.profiles import smoke
 from bsp_platform.plan.recipes import Stream
 from bsp_platform.plan.rows import Experiment, Reference, Row
-from bsp_platform.plan.sources import DataPaths
 from bsp_platform.plan.tasks import TASKS, Task
 from bsp_platform.sweep.run import run
 from toy_encoder import ToyEncoderSettings
@@ -102,16 +101,10 @@ def main(folder: Path, table: str, rows: str, videos_per_class: int, clips: int)
     options = Options(
         profile=small_profile(videos_per_class, clips),
         rows=tuple(filter(None, rows.split(","))),
-        seeds=1,
         storage=folder / "storage",
         results=folder / "results",
-        tracking_uri=None,
         tracking_home=folder / "mlflow",
-        data=DataPaths(),
-        workers=1,
         cpus=2,
-        gpus=None,
-        fresh=False,
     )
     sys.exit(run({"pretexts": PRETEXTS, "other": OTHER, "fusion": FUSION}[table], options))
 

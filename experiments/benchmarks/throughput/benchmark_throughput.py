@@ -23,7 +23,7 @@ import click
 import torch
 from rich.console import Console
 
-from bsp_platform.plain_text import forgiving_streams
+from bsp_platform.plain_text import escape_unencodable
 from bsp_platform.plan.device import DEVICES, Device, local_device
 from bsp_platform.report.tables import hardware
 from bsp_platform.storage.files import write_json
@@ -148,7 +148,7 @@ def write(result: Result, folder: Path) -> None:
 )
 def main(quick: bool, video_folder: Path | None, results: Path, device: Device) -> None:
     """Measure what the design promises about speed."""
-    forgiving_streams()
+    escape_unencodable()
     began = time.perf_counter()
     folder = results / "benchmark_throughput"
     chosen = torch.device(local_device(device))

@@ -26,7 +26,7 @@ from rich.table import Table
 
 from bsp.video.prepare import PrepareSettings, prepare_video
 from bsp.video.read import probe, read_frames
-from bsp_platform.plain_text import forgiving_streams
+from bsp_platform.plain_text import escape_unencodable
 from bsp_platform.report.tables import hardware
 from throughput_clock import in_turns
 from throughput_parts import readers
@@ -130,7 +130,7 @@ def measure(files: dict[str, list[Path]], *, clips: int, rounds: int) -> list[di
 @click.option("--out", default=ROOT / "results" / "throughput_decode.json", type=click.Path(path_type=Path))
 def main(videos: int, clips: int, rounds: int, out: Path) -> None:
     """Measure and print the table; the numbers also go into a JSON file."""
-    forgiving_streams()
+    escape_unencodable()
     with tempfile.TemporaryDirectory() as folder:
         files, prepare_s = make_files(Path(folder), videos)
         rows = measure(files, clips=clips, rounds=rounds)

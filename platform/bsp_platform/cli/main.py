@@ -13,14 +13,14 @@ from bsp_platform.cli.features import features, weights
 from bsp_platform.cli.prepare import prepare
 from bsp_platform.cli.tracking import deliver
 from bsp_platform.cli.train import train
-from bsp_platform.plain_text import forgiving_streams
+from bsp_platform.plain_text import escape_unencodable
 
 
 @click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="bsp-platform", prog_name="bsp")
 def main() -> None:
     """Boundary-sensitive pre-training for temporal localisation in videos."""
-    forgiving_streams()
+    escape_unencodable()
 
 
 for command in (deliver, evaluate, features, prepare, train, weights):

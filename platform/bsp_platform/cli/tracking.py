@@ -13,20 +13,20 @@ from bsp_platform.plain_text import say
 @click.option("--storage", envvar="BSP_STORAGE", default="storage", show_default=True, metavar="FOLDER|s3://...")
 @click.option("--tracking-uri", envvar="MLFLOW_TRACKING_URI", help="MLflow store [default: SQLite in --home]")
 @click.option("--home", type=click.Path(path_type=Path), default=Path("mlflow"), show_default=True)
-@click.option("--show", is_flag=True, help="Only say what MLflow lacks.")
+@click.option("--show", is_flag=True, help="Only show what MLflow lacks.")
 def deliver(storage: str, tracking_uri: str | None, home: Path, show: bool) -> None:
     """Send to MLflow what it lacks of the runs of a storage.
 
     The command of an experiment does so for its own runs. Exit code 1 if something is still lacking.
     """
     from bsp_platform.storage.stages import StageStore
-    from bsp_platform.tracking.mlflow_store import MlflowStore, of_one_run, shown_uri
+    from bsp_platform.tracking.mlflow_store import MlflowStore, is_run_error, shown_uri
     from bsp_platform.tracking.record import all_records
 
     if "://" not in storage and not Path(storage).is_dir():
         raise click.UsageError(f"--storage {storage}: no such folder")
     store, mlflow = StageStore(storage), MlflowStore(tracking_uri, home)
-    records, whole = list(all_records(store)), 0
+    records, complete = list(all_records(store)), 0
     for record in records:
         if isinstance(record, ValueError):
             say(record, err=True)
@@ -37,11 +37,11 @@ def deliver(storage: str, tracking_uri: str | None, home: Path, show: bool) -> N
                 say(f"{record.experiment}, {record.name}: {'lacks' if show else 'sending'} {lacking}")
             if lacking and not show:
                 mlflow.send(store, record)
-            whole += not (lacking and show)
+            complete += not (lacking and show)
         except Exception as error:  # whatever MLflow, the data base or the network raises
             say(f"{record.experiment}, {record.name}: {error}", err=True)
-            if not of_one_run(error):
+            if not is_run_error(error):
                 break
-    say(f"{shown_uri(mlflow.uri)}: {whole} of {len(records)} runs of {store.address} are whole")
-    if whole < len(records):
+    say(f"{shown_uri(mlflow.uri)}: {complete} of {len(records)} runs of {store.address} are whole")
+    if complete < len(records):
         raise click.exceptions.Exit(1)

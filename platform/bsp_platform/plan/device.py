@@ -1,18 +1,14 @@
-"""On which device a process computes: what is wished for, and what there is.
+"""The device on which a process computes, from the option and from the GPUs that exist.
 
-``--device auto`` takes a GPU if there is one, ``cpu`` none, ``cuda`` refuses to start without. What needs a GPU is
-tested without one: with BSP_LOGICAL_GPUS=1, which only tests set, a Ray that is started here counts a GPU that does
-not exist, and who is given it computes on the CPU. Without that variable a process that was given a GPU which PyTorch
-cannot use stops with an error.
+``--device auto`` takes a GPU if there is one, ``cpu`` none, ``cuda`` refuses to start without. Tests set
+BSP_LOGICAL_GPUS=1: a Ray that is started here then counts a GPU that does not exist, and a process with that GPU
+computes on the CPU. Otherwise a process whose GPU PyTorch cannot use stops with an error.
 """
 
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Literal
-
-if TYPE_CHECKING:
-    pass
+from typing import Literal
 
 Device = Literal["auto", "cpu", "cuda"]
 DEVICES = ("auto", "cpu", "cuda")
@@ -20,7 +16,7 @@ LOGICAL_GPUS = "BSP_LOGICAL_GPUS"  # for tests: how many GPUs Ray counts where P
 
 
 def logical_gpus() -> int:
-    """How many GPUs are only counted."""
+    """The number of GPUs that Ray counts without their existing."""
     return int(os.environ.get(LOGICAL_GPUS) or 0)
 
 
@@ -56,5 +52,5 @@ def local_device(wanted: Device) -> Literal["cpu", "cuda"]:
 
 
 def process_group_backend() -> str | None:
-    """What the training processes talk through; None = Ray Train's choice (NCCL on GPUs, else gloo)."""
+    """Backend of the training processes' group; None = Ray Train's choice (NCCL on GPUs, else gloo)."""
     return "gloo" if logical_gpus() else None

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import click
 
 from bsp.datasets.data_sets import DATA_SETS
-from bsp_platform.plain_text import forgiving_streams, say
+from bsp_platform.plain_text import escape_unencodable, say
 from bsp_platform.plan.device import DEVICES, Device
 from bsp_platform.plan.profiles import PROFILES, Profile
 from bsp_platform.plan.sources import DataPaths
@@ -21,22 +21,22 @@ class Options:
     """An experiment script's options, resolved."""
 
     profile: Profile
-    rows: tuple[str, ...]  # names; empty = all
-    seeds: int  # 0 .. seeds-1
+    rows: tuple[str, ...] = ()  # names; empty = all
+    seeds: int = 1  # 0 .. seeds-1
     storage: str | Path  # a folder, or s3://bucket/prefix
     results: Path
-    tracking_uri: str | None  # None = SQLite in tracking_home
+    tracking_uri: str | None = None  # None = SQLite in tracking_home
     tracking_home: Path
-    data: DataPaths
-    workers: int  # data-parallel workers per row, on as many processes as fit (bsp/pretraining/workers.py)
-    cpus: int | None  # of a Ray started here, or that the joined cluster may grow to; None = what is there
-    gpus: int | None  # that the joined cluster may grow to; None = what is there
-    fresh: bool
+    data: DataPaths = field(default_factory=DataPaths)
+    workers: int = 1  # data-parallel workers per row, on as many processes as fit (bsp/pretraining/workers.py)
+    cpus: int | None = None  # of a Ray started here, or that the joined cluster may grow to; None = what is there
+    gpus: int | None = None  # that the joined cluster may grow to; None = what is there
+    fresh: bool = False
     device: Device = "auto"  # auto = a GPU if Ray has one
 
 
 def storage_place(text: str | Path) -> str | Path:
-    """A folder, or an address that Path would spoil."""
+    """A folder as a path; an address stays text, as Path would join its slashes."""
     return str(text) if "://" in str(text) else Path(text)
 
 
@@ -79,7 +79,7 @@ def experiment_command(root: Path, run: Callable[[Options], int]) -> click.Comma
     @click.option("--gpus", type=click.IntRange(0), help="GPUs that the cluster may reach")
     @click.option("--fresh", is_flag=True, help="make all stages of these rows again; old ones are put aside")
     def command(profile: str, rows: str, fresh: bool, **other) -> None:
-        forgiving_streams()
+        escape_unencodable()
         given = {name: other.pop(name) for name in folders}
         files = {name: other.pop(name) for name in ("glove", "class_scores", "vanilla_weights")}
         options = Options(

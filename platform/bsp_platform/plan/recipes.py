@@ -1,6 +1,6 @@
-"""Recipes: the frozen records of all that decides a result. Their hashes name the stages (see storage/stages.py).
+"""Recipes: frozen records of everything that determines a result. Their hashes name the stages (see storage/stages.py).
 
-Paths are not part of a recipe, fingerprints of what lies there are. A stage's ``code`` number is raised when
+A recipe holds fingerprints of files instead of paths. A stage's ``code`` number is raised when
 its code changes what it produces. A field with metadata "later" was added after results existed: at its
 default it does not enter the hash, so that those results are still found.
 """
@@ -47,7 +47,7 @@ class Stream:
 
 
 class Training(NamedTuple):
-    """What a recipe has for an encoder that is trained, and only for such a one."""
+    """The parts of a recipe that only a trained encoder has."""
 
     pretext: Pretext
     clips: ClipSettings

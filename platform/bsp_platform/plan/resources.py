@@ -1,4 +1,4 @@
-"""What a row of a sweep would like to have, by profile and device. cluster/planning.py fits it to the machine."""
+"""The resources that a row of a sweep asks for, by profile and device; cluster/planning.py fits them to the machine."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 TRIAL_CPUS = 0.01  # a trial only waits for others; Ray refuses 0
 
 # Choice: four rows of the embedded profiles share a GPU. Their networks are so small that a step waits for its kernels
-# to be launched, which a GPU can take from several processes in turns; more than four gain little, and each holds
-# about 0.6 GB of the GPU for itself.
+# to be launched, so several processes can share the GPU; more than four gain little, and each takes about 0.6 GB of
+# its memory.
 SHARE = 0.25
 
 
@@ -46,14 +46,14 @@ class Resources:
 
     @property
     def row_cpus(self) -> float:
-        """CPUs of one row at its widest moment."""
+        """CPUs of one row, at most."""
         training = self.train_workers * (self.cpus_per_worker + self.makers_per_worker * self.cpus_per_maker)
         extraction = self.extractors * (self.cpus_per_extractor + self.decoders_per_extractor * self.cpus_per_decoder)
         return TRIAL_CPUS + max(training, extraction, self.cpus_per_head)
 
     @property
     def row_gpus(self) -> float:
-        """GPUs of one row at its widest moment."""
+        """GPUs of one row, at most."""
         return max(
             self.train_workers * self.gpus_per_worker,
             self.extractors * self.gpus_per_extractor,
@@ -61,7 +61,7 @@ class Resources:
         )
 
     def smallest(self) -> Resources:
-        """As little as a row can run with."""
+        """The least that a row can run with."""
         return replace(
             self,
             train_workers=1,
@@ -93,7 +93,7 @@ def laptop_resources(workers: int = 1, device: str = "cpu") -> Resources:
     """Profiles smoke and mini: one row per core, or one row of ``workers`` data-parallel processes."""
     row = Resources(frame_cache_mb=384)
     if workers > 1:
-        # Training is the wide part; its processes keep one core each, clips are made in the gaps.
+        # Training takes the most; its processes keep one core each, clip makers use the rest.
         row = replace(row, train_workers=workers, cpus_per_worker=0.7, cpus_per_maker=0.25)
     if device == "cpu":
         return row
@@ -119,7 +119,7 @@ def paper_resources(workers: int = 1, device: str = "cuda") -> Resources:
         train_workers=workers,
         cpus_per_worker=0.95,  # with the trial's tiny share and one maker or decoder, two cores are enough
         gpus_per_worker=1.0,
-        wait_for_workers_s=120.0,  # an autoscaler's machines do not come at the same time
+        wait_for_workers_s=120.0,  # an autoscaler's machines start one after another
         compile_training=True,
         makers_per_worker=12,
         cpus_per_maker=1.0,

@@ -78,7 +78,7 @@ class RowRecipes:
 
     encoders: tuple[EncoderRecipe, ...]  # one per stream
     heads: dict[str, AnyHeadRecipe]  # by name of the task
-    tasks: dict[str, Task] = field(default_factory=TASKS.copy, compare=False)  # travels to the nodes with the recipes
+    tasks: dict[str, Task] = field(default_factory=TASKS.copy, compare=False)  # sent to the nodes with the recipes
 
     def features(self) -> Iterator[tuple[str, FeatureRecipe]]:
         """(data set, recipe) of the features that the heads read."""
@@ -116,7 +116,7 @@ class RowRecipes:
         return scores
 
     def seconds(self, store: StageStore) -> dict[str, float]:
-        """Seconds that the stages of each kind took when they were made; stages that are there no more count none."""
+        """Seconds that the stages of each kind took when they were made; removed stages count as 0."""
         total: dict[str, float] = {}
         for kind, recipe in self.stages():
             seconds = store.facts(store.folder(kind, recipe))["seconds"] if store.has(kind, recipe) else 0.0

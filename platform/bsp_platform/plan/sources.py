@@ -1,7 +1,7 @@
-"""Where an experiment's videos come from: the embedded data set, or folders given by path.
+"""The data of an experiment: the embedded data set, or folders given by path.
 
-Both go through the same loaders; what is fingerprinted here becomes part of every recipe. Only what the
-experiment's rows need is loaded.
+Both use the same loaders; the fingerprints made here are part of every recipe. Only the data sets that the
+experiment's rows need are loaded.
 """
 
 from __future__ import annotations
@@ -89,12 +89,12 @@ def load_sources(
 ) -> Sources:
     """Render or find the embedded data, or load the given folders, of the data sets in ``wanted``.
 
-    A data set without an embedded twin is given by its folder in every profile. ValueError for a missing option.
+    A data set without an embedded version is given by its folder in every profile. ValueError for a missing option.
     """
     folders = dict(paths.folders)
     if profile.pantomime is not None:
-        twins = {name: data_set.embedded for name, data_set in DATA_SETS.items()}
-        given = [f"--{name}" for name in folders if name == "kinetics" or twins[name]]
+        embedded = {name: data_set.embedded for name, data_set in DATA_SETS.items()}
+        given = [f"--{name}" for name in folders if name == "kinetics" or embedded[name]]
         if given:
             raise ValueError(
                 f"profile {profile.name} renders its own videos; {' and '.join(given)} go with --profile paper"
@@ -102,7 +102,7 @@ def load_sources(
         out = storage / "pantomime"
         root = render(profile.pantomime, out, progress=progress)
         world = Embedded(root=root, out=out, grounding=profile.grounding, stories=profile.stories, progress=progress)
-        folders |= {name: twin(world) for name in sorted(wanted) if (twin := twins[name])}
+        folders |= {name: make(world) for name in sorted(wanted) if (make := embedded[name])}
         folders["kinetics"] = root / "trimmed"
     missing = [f"--{name} DIR" for name in ("kinetics", *sorted(wanted)) if name not in folders]
     if missing:
@@ -120,12 +120,12 @@ def load_sources(
         videos_prints={name: _videos_print(d.videos, given=profile.pantomime is None) for name, d in data.items()},
         labels_prints={name: _digest(DATA_SETS[name].labels(d)) for name, d in data.items()},
         glove=glove,
-        class_scores={name: _given(path) for name, path in paths.class_scores if name in data},
+        class_scores={name: _given_file(path) for name, path in paths.class_scores if name in data},
         vanilla_weights=_vanilla_weights(paths.vanilla_weights, profile),
     )
 
 
-def _given(path: Path, report: str = "") -> GivenFile:
+def _given_file(path: Path, report: str = "") -> GivenFile:
     return GivenFile(path=str(path.resolve()), sha256=file_sha256(path), report=report)
 
 
@@ -140,7 +140,7 @@ def _vanilla_weights(paths: Iterable[Path], profile: Profile) -> dict[Architectu
             raise FileError(f"{error}; this is profile {profile.name}, published weights go with paper") from None
         if settings in found:
             raise ValueError(f"{path}: --vanilla-weights already has {settings.name}, {found[settings].path}")
-        found[settings] = _given(path, str(load_checkpoint(build_encoder(settings, seed=0), path)))
+        found[settings] = _given_file(path, str(load_checkpoint(build_encoder(settings, seed=0), path)))
     return found
 
 
@@ -162,7 +162,7 @@ def _digest(value: object) -> str:
 
 
 def _videos_print(videos: Iterable[VideoFile], *, given: bool) -> str:
-    """Names the files. Those of given videos changed when features learnt to say at which times their frames are shown:
-    records of before would be believed where the frame rate varies. Embedded videos are of a constant rate."""
+    """Fingerprint of ids and sizes. The text "times of frames" keeps features of given videos from being reused that
+    were made before records held frame times, as those are wrong at variable frame rates."""
     found = [(v.video_id, Path(v.path).stat().st_size) for v in videos if v.path is not None]
     return _digest(["times of frames", found] if given else found)

@@ -97,7 +97,7 @@ def head_recipe(
             scores = ClassScoresFile(sha256=given.sha256, annotations=labels)
         else:
             scores = ClassScoresRecipe(features=features(vanilla), annotations=labels)
-    # G-TAD on whole videos was the first head: its results are found under a recipe of its own.
+    # G-TAD on whole videos keeps its own recipe class, by which earlier results are found.
     if scores is not None and type(settings) is GTADSettings:
         return HeadRecipe(
             features=streams[0], more_streams=streams[1:], class_scores=scores, head=settings, annotations=labels,

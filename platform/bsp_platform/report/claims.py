@@ -2,7 +2,7 @@
 
 A relation "appears" when the row that should be higher is higher with every seed, and the mean difference is
 larger than the standard deviation of the differences; it is "reversed" when the same holds the other way round;
-otherwise it is "within the noise". With one seed there is no spread, so only the sign is told.
+otherwise it is "within the noise". With one seed there is no spread: the verdict is the sign only.
 """
 
 from __future__ import annotations

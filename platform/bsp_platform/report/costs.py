@@ -1,7 +1,7 @@
 """What each row's encoders cost at inference: parameters, FLOPs per clip, clips per second.
 
-Rows with the same encoders cost the same. All architectures of a table are timed in turns in one go, so that
-their ratios mean something on a busy machine; the figures are kept in the store and not measured again.
+Rows with the same encoders cost the same. All architectures of a table are timed in turns within one run, so
+that their ratios are comparable on a busy machine; the results are kept in the store.
 """
 
 from __future__ import annotations

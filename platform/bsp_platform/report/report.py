@@ -29,12 +29,12 @@ def write_report(results: Path, profile: str, names: Sequence[str], failures: di
     for name in names:
         folder = results / name / profile
         if (folder / "table.json").exists():
-            with _as_written(folder / "table.json") as content:
+            with _read_own_json(folder / "table.json") as content:
                 about = about or markdown_text(content["about"])
                 claims += [claim for claim in content["claims"] if claim not in claims]
                 parts.append("\n".join(_table(name, content, folder.relative_to(results))))
         elif (folder / "figure.json").exists():
-            with _as_written(folder / "figure.json") as content:
+            with _read_own_json(folder / "figure.json") as content:
                 claims += content.get("claims", [])
                 parts.append("\n".join(_figure(content, folder.relative_to(results), results)))
         if name in failures:
@@ -56,8 +56,8 @@ def write_report(results: Path, profile: str, names: Sequence[str], failures: di
 
 
 @contextmanager
-def _as_written(path: Path) -> Iterator[dict[str, Any]]:
-    """The content of a JSON file of ours; FileError, naming it, where that is not what this version writes."""
+def _read_own_json(path: Path) -> Iterator[dict[str, Any]]:
+    """The content of a table.json or figure.json; FileError, naming it, if the block finds another layout."""
     content = parse_json(path.read_bytes(), path)
     try:
         yield content
@@ -73,12 +73,12 @@ def _summary(claims: list[dict[str, Any]]) -> list[str]:
     if not of_paper:
         return []
     counts = Counter(claim["verdict"] for claim in of_paper)
-    told = ", ".join(f"{counts[v]} {v}" for v in (*_ORDER, *sorted(set(counts) - set(_ORDER))) if counts[v])
+    found = ", ".join(f"{counts[v]} {v}" for v in (*_ORDER, *sorted(set(counts) - set(_ORDER))) if counts[v])
     absent = [claim for claim in of_paper if claim["verdict"] not in ("appears", "higher (one seed)")]
     lines = [
         "## Which of the paper's relations appear",
         "",
-        f"Of {len(of_paper)} relations that the paper states: {told}. A relation *appears* when every seed has it and",
+        f"Of {len(of_paper)} relations that the paper states: {found}. A relation *appears* when every seed has it and",
         "the mean difference exceeds the standard deviation of the differences; *reversed* is the same the other way",
         "round.",
         "",

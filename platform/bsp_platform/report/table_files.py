@@ -1,6 +1,6 @@
 """The one writer of tables: Markdown, CSV and JSON side by side in a folder, and on the console.
 
-A table is a list of lines, the first of which is the header. Text of other people is made harmless here.
+A table is a list of lines, the first of which is the header. Text is escaped here (plain_text.py).
 """
 
 from __future__ import annotations

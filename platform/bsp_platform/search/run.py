@@ -23,7 +23,7 @@ from bsp_platform.search.state import Search, SearchOptions, rungs_of, searched_
 from bsp_platform.search.tables import print_search, search_content, write_search
 from bsp_platform.search.tracking import SearchTracking
 from bsp_platform.storage.stages import StageStore
-from bsp_platform.sweep.failures import NO_ROOM, remembered
+from bsp_platform.sweep.failures import NO_ROOM, collect_errors
 from bsp_platform.sweep.live import LiveView
 from bsp_platform.sweep.ray_log import RayLog
 from bsp_platform.sweep.row_runner import RowJob, run_row
@@ -80,13 +80,14 @@ def run_search(spec: SearchOptions, options: Options) -> int:
         troubles: list[str] = []  # besides failed trials; the table of what is finished is shown in spite of them
         if to_run:
             ray_log = RayLog.of_run(options.results if store.bucket else store.root, spec.name)
-            with remembered(troubles, "the trials", NO_ROOM), ray_log, tracking.tracker.system_metrics(tracking.parent):
+            load = tracking.tracker.system_metrics(tracking.parent)
+            with collect_errors(troubles, "the trials", NO_ROOM), load, ray_log:
                 _run_missing(search, to_run, tracking, ray_log.console, troubles)
         results = options.results / spec.name / options.profile.name
         content = search_content(search, duration_s=time.time() - began)
-        with remembered(troubles, f"the table and plots in {results}"):
+        with collect_errors(troubles, f"the table and plots in {results}"):
             write_search(results, content)
-        with remembered(troubles, "MLflow's record of the search"):
+        with collect_errors(troubles, "MLflow's record of the search"):
             tracking.finish(results, content)
     print_search(content)
     say(f"Table and plots: {results}/table.{{json,csv,md}}, parallel.png, response.png")

@@ -1,7 +1,7 @@
-"""What the figure scripts share: the rows they need, and writing a figure to files and to MLflow.
+"""Shared by the figure scripts: making the rows that a figure needs, and writing it to files and to MLflow.
 
-A figure has one MLflow run per configuration, found again by its key: making it again replaces its files and
-adds no second run.
+A figure has one MLflow run per configuration, found by its key: making the figure again replaces the run's files
+and adds no second run.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from bsp_platform.tracking.tracker import Tracker
 def finished_rows(
     name: str, rows: Sequence[Row], options: Options, *, need: Literal["features", "heads"]
 ) -> tuple[Sources, StageStore, dict[Cell, RowRecipes]]:
-    """Sources, store, and the recipes of all ``rows`` and seeds, whose stages of kind ``need`` are there.
+    """Sources, store, and the recipes of all ``rows`` and seeds, whose stages of kind ``need`` are complete.
 
-    What is missing is made first, as the rows of an experiment called ``<name>_rows``; stages that a table has
-    left in the storage are shared. Raises RuntimeError if a row fails, ValueError for ``--rows``.
+    Missing stages are made first, as the rows of an experiment called ``<name>_rows``; stages that a table has made
+    are used. Raises RuntimeError if a row fails, ValueError for ``--rows``.
     """
     if options.rows:
         raise ValueError(f"--rows {','.join(options.rows)}: a figure always needs all its rows; leave the option out")
@@ -43,15 +43,15 @@ def finished_rows(
         for row in rows
         for seed in range(options.seeds)
     }
-    if options.fresh or not all(_there(r, store, need) for r in recipes.values()):
-        from bsp_platform.sweep.run import run  # Ray and Tune load only when something is to be made
+    if options.fresh or not all(_are_complete(r, store, need) for r in recipes.values()):
+        from bsp_platform.sweep.run import run  # Ray and Tune are loaded only when a stage is missing
 
         if run(experiment, options):
             raise RuntimeError(f"{name}: not all its rows could be made; see above")
     return sources, store, recipes
 
 
-def _there(recipes: RowRecipes, store: StageStore, need: Literal["features", "heads"]) -> bool:
+def _are_complete(recipes: RowRecipes, store: StageStore, need: Literal["features", "heads"]) -> bool:
     return all(store.find(kind, recipe) for kind, recipe in recipes.stages() if kind == need)
 
 

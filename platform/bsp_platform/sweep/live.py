@@ -20,12 +20,12 @@ from bsp_platform.work.bottleneck import SHARES
 
 _EVERY_S = 60.0  # without a terminal: at most one line per row and stage in this time
 _ENDS = ("finished", "FAILED")
-# Of a training record: what is no loss or statistic of the pretext.
-_OF_SPEED = {"step", TIME, "clips_per_s", "data_wait_share", "learning_rate", "max_memory_mb", "damaged_share", *SHARES}
+# Entries of a training record that are no losses or statistics of the pretext.
+_SPEED = {"step", TIME, "clips_per_s", "data_wait_share", "learning_rate", "max_memory_mb", "damaged_share", *SHARES}
 
 
 class LiveView:
-    """Context manager; :meth:`update` takes what a trial reported. ``file`` is the console, ``clock`` in seconds."""
+    """Context manager; :meth:`update` takes reports of trials. ``file`` is the console, ``clock`` gives seconds."""
 
     def __init__(
         self,
@@ -56,20 +56,21 @@ class LiveView:
         if self.console.is_terminal:
             self.live.stop()
 
-    def update(self, cell: tuple[str, int], news: dict[str, Any]) -> None:
-        """Take news such as {"stage", "at", "total", "rate"}, or of training {"encoder", "step", "steps", "record"}."""
+    def update(self, cell: tuple[str, int], report: dict[str, Any]) -> None:
+        """Take a report: {"stage", "at", "total", "rate"}, or of training {"encoder", "step", "steps", "record"}."""
         now = self.clock()
         state = self.state.setdefault(cell, {"stage": "", "text": "", "printed": now})
         # A training record carries no stage; it belongs to the encoder that is being trained.
-        stage = news.get("stage") or (f"pretrain {news['encoder']}" if "encoder" in news else state["stage"])
+        stage = report.get("stage") or (f"pretrain {report['encoder']}" if "encoder" in report else state["stage"])
         if stage != state["stage"]:
             if state["text"]:
-                self._line(cell, state, now)  # how the stage before ended
+                self._line(cell, state, now)  # the last progress of the previous stage
             state.update(stage=stage, text="", measured={}, first=None)
             self._line(cell, state, now)
-        # Measurements stay on show until the next ones of the same stage.
-        state["measured"] |= {name: news[name] for name in ("skipped", "rate") if name in news} | news.get("record", {})
-        state["text"] = self._progress(state, news, now) or state["text"]
+        # Measurements are shown until the next ones of the same stage.
+        numbers = {name: report[name] for name in ("skipped", "rate") if name in report}
+        state["measured"] |= numbers | report.get("record", {})
+        state["text"] = self._progress(state, report, now) or state["text"]
         if state["text"] and now - state["printed"] >= _EVERY_S:
             self._line(cell, state, now)
 
@@ -88,21 +89,21 @@ class LiveView:
         self.console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
         self.console.file.flush()
 
-    def _progress(self, state: dict[str, Any], news: dict[str, Any], now: float) -> str:
-        """Words for how far a stage is; "" for news without a place."""
-        parts, has = [], state["measured"]
-        done, total = news.get("at", news.get("step")), news.get("total", news.get("steps"))
+    def _progress(self, state: dict[str, Any], report: dict[str, Any], now: float) -> str:
+        """The progress of a stage as text; "" for a report without a position or measurements."""
+        parts, measured = [], state["measured"]
+        done, total = report.get("at", report.get("step")), report.get("total", report.get("steps"))
         if done is not None and total:
-            parts.append(f"{'step ' if 'step' in news else ''}{done}/{total} ({done / total:.0%})")
-        parts += [f"{name} {v:.3f}" for name, v in has.items() if name not in {*_OF_SPEED, "skipped", "rate"}]
-        if "clips_per_s" in has:
-            parts.append(f"{has['clips_per_s']:.0f} clips/s, waiting for data {has['data_wait_share']:.0%}")
-        if has.get("rate"):
-            parts.append(f"{has['rate']:.1f} videos/s")
-        if has.get("skipped"):
-            parts.append(f"{has['skipped']} clips skipped")
+            parts.append(f"{'step ' if 'step' in report else ''}{done}/{total} ({done / total:.0%})")
+        parts += [f"{name} {v:.3f}" for name, v in measured.items() if name not in {*_SPEED, "skipped", "rate"}]
+        if "clips_per_s" in measured:
+            parts.append(f"{measured['clips_per_s']:.0f} clips/s, waiting for data {measured['data_wait_share']:.0%}")
+        if measured.get("rate"):
+            parts.append(f"{measured['rate']:.1f} videos/s")
+        if measured.get("skipped"):
+            parts.append(f"{measured['skipped']} clips skipped")
         if done is not None and total:
-            # From the first news on: what was done before a restart says nothing about the speed now.
+            # Measured from the first report on: steps done before a restart say nothing about the speed now.
             began, done_then = state["first"] = state["first"] or (now, done)
             if done_then < done < total and now > began:
                 parts.append(f"{_duration((now - began) / (done - done_then) * (total - done))} left")

@@ -1,4 +1,4 @@
-"""Ray's own output goes to a file; the console shows only what this project says."""
+"""Ray's own output goes to a file; the console shows only the messages of this project."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _OURS = ("bsp", "bsp_platform")  # loggers whose warnings belong on the console
 class RayLog:
     """While the context lasts, all that this process and Ray's workers print goes to ``path``.
 
-    File descriptors 1 and 2 themselves are turned, as Ray's core and its logging threads write to them directly;
-    ``console`` is what standard output was, for our own lines. When the program ends, they are turned once more for
-    what Ray says while it shuts down. An error that ends the context is followed by a line that names the file.
+    File descriptors 1 and 2 themselves are redirected, as Ray's core and its logging threads write to them directly;
+    ``console`` is the original standard output, for this project's lines. At the end of the program the descriptors
+    are redirected once more, for Ray's output during its shutdown. After an error a line names the file.
     """
 
     def __init__(self, path: Path):
@@ -28,7 +28,7 @@ class RayLog:
 
     @classmethod
     def of_run(cls, folder: Path, name: str) -> RayLog:
-        """To a file of its own below ``folder``, for a run that begins now."""
+        """A log in a new file below ``folder``, named by the time."""
         return cls(folder / "logs" / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}.log")
 
     def __enter__(self) -> RayLog:
@@ -37,7 +37,7 @@ class RayLog:
         self.console = _text(self._saved[0])
         self._warnings = logging.StreamHandler(_text(self._saved[1]))
         self._warnings.setFormatter(PlainFormatter("%(levelname)s: %(message)s"))
-        self._turn()
+        self._redirect()
         for name in _OURS:
             logging.getLogger(name).addHandler(self._warnings)
         return self
@@ -53,9 +53,9 @@ class RayLog:
             os.close(saved)
         if kind is not None and issubclass(kind, Exception):
             print(f"What Ray and its workers said: {self.path}", file=sys.stderr)
-        atexit.register(self._turn)  # runs before Ray's own, which was registered earlier
+        atexit.register(self._redirect)  # runs before Ray's own, which was registered earlier
 
-    def _turn(self) -> None:
+    def _redirect(self) -> None:
         _flush()
         log = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         os.dup2(log, 1)

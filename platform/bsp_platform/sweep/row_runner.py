@@ -1,7 +1,7 @@
 """Make one row and seed of a table: encoders, features, class scores, heads, as stages in that order.
 
-``run_row`` is the function that Ray Tune calls. It makes only what the store does not hold yet and reports
-where it is; the scores lie in the store when it returns.
+``run_row`` is the function that Ray Tune calls. It makes the stages that the store lacks and reports its progress;
+the scores are in the store when it returns.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ REPORT_EVERY_S = 1.0
 
 @dataclass(frozen=True, kw_only=True)
 class RowJob:
-    """What a trial needs besides its row and seed; references, not data."""
+    """Inputs of a trial besides its row and seed; data sets as references into the object store."""
 
     storage: str
     resources: Resources
@@ -55,12 +55,12 @@ def run_row(config: dict[str, Any], job: RowJob) -> None:
 
     recipes = job.recipes[tuple(config["cell"])]
     runner = _RowRunner(job, _throttled(tune.report))
-    mended(lambda: runner.row(recipes))
+    retry_damaged(lambda: runner.row(recipes))
     tune.report({"stage": "scored"})
 
 
-def mended(work: Callable[[], T]) -> T:
-    """``work()``; once more if a complete stage that it uses has lost files meanwhile: that one is made again first."""
+def retry_damaged(work: Callable[[], T]) -> T:
+    """``work()``; if a stage that it uses turns out damaged, a second time, which makes that stage again."""
     try:
         return work()
     except Exception as error:
@@ -77,7 +77,7 @@ class _RowRunner:
         self.store = StageStore(job.storage)
 
     def row(self, recipes: RowRecipes) -> None:
-        # The last stream first: rows that run side by side often share the first one, and would wait for it.
+        # The last stream first: rows that run at the same time often share the first one and would wait for each other.
         for data, recipe in reversed(list(recipes.features())):
             self.features(data, recipe)
         for name, head in recipes.heads.items():
@@ -182,29 +182,28 @@ class _RowRunner:
         return self._ensure("heads", recipe, stage, build)
 
     def _remote(self, function: Callable, stage: str, folder: Path, *arguments: Any, **keywords: Any) -> Any:
-        """Run as a Ray task with the resources of a head, outside the trial's own tiny share; report how far it is."""
+        """Run as a Ray task with the resources of a head (the trial holds almost none); report its progress."""
         import ray
 
         resources, store = self.job.resources, self.store
-        task = ray.remote(work_on_a_node).options(
+        task = ray.remote(run_on_node).options(
             num_cpus=resources.cpus_per_head, num_gpus=resources.gpus_per_head, scheduling_strategy="SPREAD"
         )
         (folder / PROGRESS).unlink(missing_ok=True)  # of an earlier, interrupted try
         waiting = [task.remote(store, function, *map(store.pack_paths, (folder, *arguments)), **keywords)]
         while not ray.wait(waiting, timeout=REPORT_EVERY_S)[0]:
-            with contextlib.suppress(OSError, ValueError, TypeError):  # not there yet
+            with contextlib.suppress(OSError, ValueError, TypeError):  # no progress file yet
                 self.report({"stage": stage, **parse_json((folder / PROGRESS).read_bytes(), PROGRESS)})
         facts, files = ray.get(waiting[0])
         store.files.download(folder, files)
         return facts
 
 
-def work_on_a_node(
+def run_on_node(
     store: StageStore, function: Callable[..., Any], folder: Any, *arguments: Any, **keywords: Any
 ) -> tuple[Any, dict[str, dict]]:
-    """``function(folder, ...)`` as a Ray task on any node. What it returns, and the files that it left on S3; with
-    storage in a folder none, as they are where they belong. A keyword ``device`` ("cpu" or "cuda") becomes the one
-    that Ray gave the task."""
+    """``function(folder, ...)`` as a Ray task on any node; its result, and the files that it uploaded to S3 (with
+    storage in a folder none). A keyword ``device`` ("cpu" or "cuda") becomes the device that Ray gave the task."""
     folder = store.local_path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     if "device" in keywords:

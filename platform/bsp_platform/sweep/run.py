@@ -1,6 +1,6 @@
-"""Ray Tune: the rows of a table x seeds, as trials; MLflow and a live view in the driver.
+"""Run a table: its rows x seeds as trials of Ray Tune, with MLflow and a live view in the driver.
 
-What the store already holds is not run again: a finished table costs seconds, a killed sweep continues with
+Stages that are in the store are not made again: a finished table takes seconds, a killed sweep continues with
 the same command, and a failed row is reported while the others go on.
 """
 
@@ -21,7 +21,7 @@ from bsp_platform.report.costs import row_costs
 from bsp_platform.report.tables import SweepResult, print_table, table_content, write_tables
 from bsp_platform.storage.manifests import recipe_hash
 from bsp_platform.storage.stages import StageStore
-from bsp_platform.sweep.failures import NO_ROOM, reason_of_trial, remembered
+from bsp_platform.sweep.failures import NO_ROOM, collect_errors, reason_of_trial
 from bsp_platform.sweep.live import LiveView
 from bsp_platform.sweep.ray_log import RayLog
 from bsp_platform.sweep.row_runner import run_row
@@ -33,7 +33,7 @@ from bsp_platform.work.cluster.start import object_store
 
 
 def run(experiment: Experiment, options: Options) -> int:
-    """Run what is missing, write and print the table. Returns the exit status: 1 if a row failed."""
+    """Run the rows that are not finished, write and print the table. Returns the exit status: 1 if a row failed."""
     began = time.time()
     profile = options.profile
     rows = _chosen(experiment, options.rows)
@@ -50,9 +50,9 @@ def run(experiment: Experiment, options: Options) -> int:
         }
         if options.fresh:
             _put_aside(store, recipes)
-        troubles: list[str] = []  # besides failed rows; the table of what is finished is shown in spite of them
+        troubles: list[str] = []  # errors besides failed rows; the table of finished rows is shown nevertheless
         tracking = SweepTracking(experiment, profile, sources, options, store)
-        todo = [cell for cell, r in recipes.items() if not r.finished(store)]
+        todo = {cell: r for cell, r in recipes.items() if not r.finished(store)}
         reused = {cell: _found_stages(store, r) for cell, r in recipes.items()}
         say(f"{experiment.title}: {len(recipes)} runs, {len(recipes) - len(todo)} already finished")
         _print_reused({cell: reused[cell] for cell in todo})
@@ -60,20 +60,20 @@ def run(experiment: Experiment, options: Options) -> int:
         ray_log = RayLog.of_run(options.results if store.bucket else store.root, experiment.name)
         failures: dict[Cell, str] = {}
         if todo:
-            missing = {cell: recipes[cell] for cell in todo}
-            with remembered(troubles, "the rows", NO_ROOM), tracking.tracker.system_metrics(tracking.parent), ray_log:
-                _run_missing(missing, store, sources, options, tracking, ray_log.console, failures, troubles)
+            load = tracking.tracker.system_metrics(tracking.parent)
+            with collect_errors(troubles, "the rows", NO_ROOM), load, ray_log:
+                _run_missing(todo, store, sources, options, tracking, ray_log.console, failures, troubles)
             failures |= {c: "not finished" for c in todo if c not in failures and not recipes[c].finished(store)}
         scores, seconds = {}, {}
         for cell, r in recipes.items():
             found = r.scores(store)
             if found is not None:
                 scores[cell], seconds[cell] = found, r.seconds(store)
-            with remembered(troubles, f"MLflow's record of {cell[0]} seed {cell[1]}"):
+            with collect_errors(troubles, f"MLflow's record of {cell[0]} seed {cell[1]}"):
                 tracking.close_cell(cell, failures.get(cell, ""))
         costs: dict[str, dict] = {}
         if experiment.costs:
-            with remembered(troubles, "the cost of inference"):
+            with collect_errors(troubles, "the cost of inference"):
                 costs = row_costs(rows, profile, store)
                 tracking.costs(costs)
         results = options.results / experiment.name / profile.name
@@ -91,9 +91,9 @@ def run(experiment: Experiment, options: Options) -> int:
             duration_s=time.time() - began,
         )
         table = table_content(result)
-        with remembered(troubles, f"the tables in {results}"):
+        with collect_errors(troubles, f"the tables in {results}"):
             write_tables(results, table)
-        with remembered(troubles, "MLflow's record of the sweep"):
+        with collect_errors(troubles, "MLflow's record of the sweep"):
             tracking.close(rows, scores, failures, results)
     print_table(table)
     say(f"Tables: {results}/table.{{json,csv,md}}")
@@ -126,7 +126,7 @@ def _put_aside(store: StageStore, recipes: dict[Cell, RowRecipes]) -> None:
 
 
 def _found_stages(store: StageStore, recipes: RowRecipes) -> dict[str, list[str]]:
-    """By kind, what of a row is in the store already: encoders by name, others by hash."""
+    """By kind, the stages of a row that are in the store: encoders by name, others by hash."""
     found: dict[str, list[str]] = {}
     for kind, recipe in recipes.stages():
         if store.has(kind, recipe):
@@ -171,8 +171,8 @@ def _run_missing(
 
 
 def _start_order(cell: Cell, recipes: RowRecipes) -> tuple[int, int, int]:
-    """Sort key: the vanilla encoder whose class scores all rows wait for comes first; within a seed, rows that
-    use what others train (teachers) or train nothing come last, as they would only wait."""
+    """Sort key: the row whose encoder makes the class scores of all rows is first; within a seed, rows that use
+    other rows' encoders (teachers) or train nothing are last, as they would only wait."""
     for shared in recipes.class_scores():
         if isinstance(shared, ClassScoresRecipe) and recipes.encoders == (shared.features.encoder,):
             return -1, 0, 0
@@ -181,7 +181,7 @@ def _start_order(cell: Cell, recipes: RowRecipes) -> tuple[int, int, int]:
 
 
 class Watch(tune.Callback):
-    """Tune's news, in the driver: to the screen and to MLflow."""
+    """Callback of Tune in the driver: passes reports of trials on to the live view and to MLflow."""
 
     def __init__(self, tracking: SweepTracking, view: LiveView, waits: WaitWatch, failures: dict[Cell, str]):
         self.tracking, self.view, self.waits, self.failures = tracking, view, waits, failures
@@ -208,7 +208,7 @@ class Watch(tune.Callback):
     @override
     def on_trial_error(self, iteration, trials, trial, **info):
         cell = tuple(trial.config["cell"])
-        # Now, as what Tune makes of the errors at the end is lost if it cannot read one of them.
+        # Now, because at the end Tune gives no errors at all if it cannot read one of them.
         self.failures[cell] = reason_of_trial(trial)
         self.view.update(cell, {"stage": "FAILED"})
         self.tracking.close_cell(cell, self.failures[cell])

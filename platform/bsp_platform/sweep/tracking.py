@@ -1,4 +1,4 @@
-"""What a sweep shows in MLflow: a parent run, and for every row and seed a child with curves, scores and files."""
+"""A sweep in MLflow: a parent run, and for every row and seed a child run with curves, scores and files."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class SweepTracking:
         self.runs: dict[Cell, RunRecord] = {}
 
     def open(self, recipes: dict[Cell, RowRecipes]) -> None:
-        """Show all runs, before anything starts; what was finished earlier as it stands in the storage."""
+        """Show all runs before any trial starts; finished rows with their results from the storage."""
         self.recipes = recipes
         self.parent = self.tracker.begin(self.parent)
         for cell, r in recipes.items():
@@ -78,7 +78,7 @@ class SweepTracking:
         return new_record(self.experiment.name, key, name, params, parent=self.parent.key, tags=tags)
 
     def pretrain_record(self, cell: Cell, result: Mapping[str, Any]) -> None:
-        """Show one training record; a row may also train the encoder of the shared class scores: not its own."""
+        """Show a training record, if it is of the row's own encoder and not of that of the shared class scores."""
         own = {encoder.name: place for place, encoder in enumerate(self.recipes[cell].encoders)}
         if result["encoder"] in own:
             self.tracker.live(self.runs[cell], _pretrain_prefix(own[result["encoder"]]), result["record"])
@@ -98,7 +98,7 @@ class SweepTracking:
         self.runs[cell] = self.tracker.show(record)
 
     def costs(self, costs: Mapping[str, Mapping[str, Any]]) -> None:
-        """What a row's encoders cost at inference, as metrics of its runs."""
+        """Show the cost of inference of each row's encoders as metrics of its runs."""
         for cell, record in self.runs.items():
             found = costs.get(cell[0], {})
             numbers = {f"cost/{name}": value for name, value in found.items() if isinstance(value, int | float)}
@@ -125,8 +125,8 @@ class SweepTracking:
 def finished(
     record: RunRecord, recipes: RowRecipes, store: StageStore, encoders: Sequence[EncoderRecipe] | None = None
 ) -> RunRecord:
-    """The record of a row whose stages are complete, with curves of all its encoders or of these alone. It ended when
-    the last of its heads was made; one that ended before it was opened began as long before that as its stages took."""
+    """The record of a row whose stages are complete, with the curves of ``encoders`` (None: all). Its end is the time
+    when its last head was made; if that lies before its start, the start is the end less the seconds of its stages."""
     scores, seconds = recipes.scores(store), recipes.seconds(store)
     manifests = [store.check(store.folder("heads", head), head) for head in recipes.heads.values()]
     ended_ms = max(int(1000 * datetime.fromisoformat(manifest["made"]).timestamp()) for manifest in manifests)
@@ -147,5 +147,5 @@ def finished(
 
 
 def _pretrain_prefix(place: int) -> str:
-    """Of the curves of a row's first, second, ... encoder."""
+    """Prefix of the curves of a row's first, second, ... encoder."""
     return f"pretrain_{place + 1}/" if place else "pretrain/"

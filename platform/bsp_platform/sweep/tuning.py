@@ -14,7 +14,7 @@ from bsp_platform.plan.options import Options
 from bsp_platform.plan.rows import Cell, RowRecipes
 from bsp_platform.plan.sources import Sources
 from bsp_platform.storage.stages import StageStore
-from bsp_platform.sweep.failures import remembered
+from bsp_platform.sweep.failures import collect_errors
 from bsp_platform.sweep.row_runner import RowJob
 from bsp_platform.work.cluster.loopback import private_folder
 from bsp_platform.work.cluster.planning import plan_lines, start_planned
@@ -61,5 +61,5 @@ def run_trials(
             verbose=0,
         ),
     )
-    with remembered(troubles, "Ray Tune"):  # at the end it reads files, which a full disk leaves incomplete
+    with collect_errors(troubles, "Ray Tune"):  # at the end it reads files, which a full disk leaves incomplete
         tuner.fit()

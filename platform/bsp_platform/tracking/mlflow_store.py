@@ -1,6 +1,6 @@
-"""Runs in MLflow: what a server lacks of a record, and sending that.
+"""Runs in MLflow: comparing a record with the server, and sending the difference.
 
-Everything that is sent is first looked up, so sending again changes nothing: a run is found by the tag ``bsp.key``, a
+Everything is looked up before it is sent, so sending twice changes nothing: a run is found by the tag ``bsp.key``, a
 point of a curve by its step, a file by its size. The tag ``bsp.sent`` comes last and says which record the run shows.
 """
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 KEY_TAG, SENT_TAG = "bsp.key", "bsp.sent"
 _SQLITE = "sqlite:///"
-_POINTS = 1000  # MLflow takes no more at a time
+_POINTS = 1000  # MLflow's limit of a request
 _LONGEST = 5000  # characters of a tag or parameter
 
 
@@ -39,7 +39,7 @@ def mlflow_name(name: str) -> str:
 
 
 def shown_uri(uri: str) -> str:
-    """Without the password that some hold."""
+    """The address without its password, if it has one."""
     return re.sub(r"(://[^/:@]+):[^/@]+@", r"\1:***@", uri)
 
 
@@ -59,12 +59,12 @@ class Lacking:
 
     def __str__(self) -> str:
         counts = ((len(self.params), "parameters"), (len(self.tags), "tags"), (len(self.points), "points"))
-        parts = ["the run"] * self.run + [f"{count} {what}" for count, what in counts if count]
-        return ", ".join([*parts, *(path.name for path, _ in self.files), *["its state"] * self.state])
+        parts = [f"{count} {what}" for count, what in counts if count] + [path.name for path, _ in self.files]
+        return ", ".join((["the run"] if self.run else []) + parts + (["its state"] if self.state else []))
 
 
 class MlflowStore:
-    """A tracking server, or a SQLite file with artifacts beside it. Raises what MLflow raises when it is away."""
+    """A tracking server, or a SQLite file with artifacts beside it. Raises MLflow's error if it does not answer."""
 
     def __init__(self, uri: str | None, home: Path):
         """``home`` holds the SQLite file if ``uri`` is None, and a lock."""
@@ -76,7 +76,7 @@ class MlflowStore:
             self.uri, home, self.artifacts = f"{_SQLITE}{path}", path.parent, (path.parent / "artifacts").as_uri()
         home.mkdir(parents=True, exist_ok=True)
         self._lock = FileLock(str(home / "mlflow.lock"))  # two processes must not make the same run
-        # It has answered once, so its address is right. A hash, as a URI may hold a password.
+        # This file exists once the store has answered, so the address is right. A hash, as a URI may hold a password.
         self._answered = home / f"answered-{hashlib.sha256(self.uri.encode()).hexdigest()[:12]}"
         self._experiments: dict[str, str] = {}
         self._runs: dict[tuple[str, str], str] = {}
@@ -84,7 +84,7 @@ class MlflowStore:
 
     @cached_property
     def client(self) -> MlflowClient:
-        """Making it needs the data base, if it is one, so it is made when it is needed."""
+        """Made at its first use, as it connects to the data base."""
         from mlflow import MlflowClient
 
         return MlflowClient(tracking_uri=self.uri)
@@ -109,7 +109,7 @@ class MlflowStore:
         return self._experiments.get(name)
 
     def experiment_id(self, name: str) -> str:
-        """Of the experiment with this name, found or created."""
+        """Id of the experiment with this name, which is created if need be."""
         with self._lock:
             if (found := self._experiment(name)) is None:
                 found = self.client.create_experiment(name, artifact_location=self.artifacts)
@@ -126,7 +126,7 @@ class MlflowStore:
         return runs[0] if runs else None
 
     def run_id(self, record: RunRecord) -> str:
-        """Of the record's run, found or created."""
+        """Id of the record's run, which is created if need be."""
         place = record.experiment, record.key
         if place not in self._runs:
             with self._lock:
@@ -166,7 +166,7 @@ class MlflowStore:
         return lacking
 
     def _artifact_sizes(self, run: Run | None, folder: str) -> dict[str, int | None]:
-        """Bytes by name; none if the place of artifacts, which is often another store, is away."""
+        """Bytes by name; empty if the artifact store, often another server, does not answer."""
         try:
             found = self.client.list_artifacts(run.info.run_id, folder or None) if run else []
         except Exception:  # whatever it raises: sending the files will raise it again
@@ -174,7 +174,7 @@ class MlflowStore:
         return {file.path.split("/")[-1]: file.file_size for file in found}
 
     def send(self, store: StageStore, record: RunRecord) -> None:
-        """Make the run show the record. ArtifactsLeft if files cannot be sent now, after all else."""
+        """Send what the run lacks of the record, files last. ArtifactsNotSent if the artifact store refuses them."""
         from mlflow.entities import Param, RunTag
 
         run_id = self.run_id(record)
@@ -198,11 +198,11 @@ class MlflowStore:
             try:
                 self.client.log_artifact(run_id, str(path), folder or None)
             except Exception as error:  # whatever their store raises
-                raise ArtifactsLeft(f"{path} is not taken: {error}") from error
+                raise ArtifactsNotSent(f"{path} is not taken: {error}") from error
         self.client.set_tag(run_id, SENT_TAG, record.content_hash)
 
     def log(self, record: RunRecord, points: list[Point]) -> None:
-        """Log these points to the record's run; of one that repeats the step of an earlier one nothing."""
+        """Log these points to the record's run; points at a step that the run has already are left out."""
         run_id = self.run_id(record)
         history = self._histories.pop(run_id, None) or _History(self.client, self.client.get_run(run_id))
         ended_ms = record.ended_ms or now_ms()
@@ -210,7 +210,7 @@ class MlflowStore:
         self._log(run_id, new, ended_ms)
         for point in new:
             history.of(point.name)[point.step] = point.value
-        self._histories[run_id] = history  # after an error it is not known what arrived
+        self._histories[run_id] = history  # not after an error, when it is unknown what arrived
 
     def _log(self, run_id: str, points: list[Point], ended_ms: int) -> None:
         from mlflow.entities import Metric
@@ -228,7 +228,7 @@ class MlflowStore:
         return f"mlflow server --backend-store-uri {store} --host 127.0.0.1 --port 5000 --allowed-hosts {hosts}"
 
     def compare_url(self, records: Iterable[RunRecord]) -> str:
-        """The UI's page that compares these runs, as far as MLflow has them."""
+        """The UI's page that compares those of these runs that MLflow has."""
         found = [(record.experiment, self._runs.get((record.experiment, record.key))) for record in records]
         ids = [run_id for _, run_id in found if run_id]
         if not ids:
@@ -238,22 +238,22 @@ class MlflowStore:
         return f"{base}/#/compare-runs?runs={quote(json.dumps(ids))}&experiments={quote(json.dumps(experiments))}"
 
 
-class ArtifactsLeft(RuntimeError):
-    """The run shows all but some of its files."""
+class ArtifactsNotSent(RuntimeError):
+    """Some files of a run could not be sent; all else was."""
 
 
-# Errors of one run, which say nothing about the others.
-_OF_ONE_RUN = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS"}
+# MLflow's codes of errors that concern one run only.
+_RUN_ERRORS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS"}
 
 
-def of_one_run(error: Exception) -> bool:
-    """Whether the error is about this run alone; any other says that MLflow does not answer."""
-    kinds = (ArtifactsLeft, TypeError, AttributeError, ValueError, KeyError)
-    return isinstance(error, kinds) or getattr(error, "error_code", None) in _OF_ONE_RUN
+def is_run_error(error: Exception) -> bool:
+    """Whether an error concerns one run only; any other means that MLflow does not answer."""
+    kinds = (ArtifactsNotSent, TypeError, AttributeError, ValueError, KeyError)
+    return isinstance(error, kinds) or getattr(error, "error_code", None) in _RUN_ERRORS
 
 
 class _History:
-    """Values by step of the metrics of a run, asked for once each; the last one in time counts."""
+    """Values by step of a run's metrics, each metric fetched once; of several values at a step the newest counts."""
 
     def __init__(self, client: MlflowClient, run: Run | None):
         self._client, self._run = client, run

@@ -1,7 +1,7 @@
-"""What a run in MLflow shows, as a small file of the storage: from it and its stages the run can be sent at any time.
+"""Records: small files of the storage, from which, with the stages, runs in MLflow can be written at any time.
 
-``<storage>/runs/<experiment>/<hash of the key>/run.json`` holds what no stage knows: the run's name, parameters, tags,
-scores, times and state. Curves and weights stay in the stages that it names; tables and figures lie beside it.
+``<storage>/runs/<experiment>/<hash of the key>/run.json`` holds what no stage holds: the run's name, parameters, tags,
+scores, times and state. Curves and weights are read from the stages that it names; tables and figures lie beside it.
 """
 
 from __future__ import annotations
@@ -74,11 +74,11 @@ class RunRecord:
 
     @property
     def content_hash(self) -> str:
-        """Of all that the run shows."""
+        """Hash of all that the run shows."""
         return hashlib.sha256(_as_json(self)).hexdigest()[:16]
 
     def with_numbers(self, numbers: Mapping[str, float], step: int = 0, time_ms: int = 0) -> RunRecord:
-        """The record with these, instead of what it has under the same name and step; what is the same stays."""
+        """The record with these numbers at ``step``; a number that it has already keeps its time."""
         points = {(point.name, point.step): point for point in self.points}
         for name, value in numbers.items():
             held = points.get((name, step))
@@ -102,7 +102,7 @@ def new_record(
     parent: str = "",
     tags: Mapping[str, str] | None = None,
 ) -> RunRecord:
-    """Of a run that begins now."""
+    """The record of a run that begins now."""
     return RunRecord(
         experiment=experiment, key=key, name=name, parent=parent, started_ms=now_ms(), tags=dict(tags or {}),
         params={name: str(value) for name, value in params.items()},
@@ -114,12 +114,12 @@ def _as_json(record: RunRecord) -> bytes:
 
 
 def write_record(store: StageStore, record: RunRecord) -> None:
-    """Keep it in the storage, instead of the earlier one with this key."""
+    """Write the record into the storage, over an earlier one with this key."""
     store.write_note(f"{record.folder}/{_RECORD}", _as_json(record))
 
 
 def earlier_record(store: StageStore, record: RunRecord) -> RunRecord | None:
-    """What the storage holds of the run; a damaged one is named in the log and counts as absent."""
+    """The run's record in the storage; a damaged one is named in the log and counts as absent."""
     name = f"{record.folder}/{_RECORD}"
     try:
         text = store.read_note(name)
@@ -130,7 +130,7 @@ def earlier_record(store: StageStore, record: RunRecord) -> RunRecord | None:
 
 
 def opened(record: RunRecord, store: StageStore, *, running: bool = True) -> RunRecord:
-    """The record with what the storage knows of the run from earlier; ``running``: it begins, or goes on."""
+    """The record merged with the run's earlier one in the storage; ``running``: the run starts or continues."""
     earlier = earlier_record(store, record)
     if earlier is None:
         return record
@@ -139,7 +139,7 @@ def opened(record: RunRecord, store: StageStore, *, running: bool = True) -> Run
 
 
 def all_records(store: StageStore) -> Iterator[RunRecord | ValueError]:
-    """Of every run in the storage, parents first; for a damaged one the error that names it."""
+    """The records of all runs in the storage, parents first; for a damaged one the error that names it."""
     found: list[RunRecord | ValueError] = []
     for name in store.notes(RUNS):
         if name.endswith(f"/{_RECORD}"):
@@ -181,7 +181,7 @@ def attach(store: StageStore, record: RunRecord, paths: Iterable[Path]) -> RunRe
 
 
 def attached(store: StageStore, record: RunRecord) -> Iterator[Path]:
-    """Local paths of the files beside the record, as far as they are there."""
+    """Local paths of the files beside the record; missing ones are named in the log."""
     for name in record.files:
         name = f"{record.folder}/{name}"
         content, path = store.read_note(name), store.root / name
@@ -195,7 +195,7 @@ def attached(store: StageStore, record: RunRecord) -> Iterator[Path]:
 
 
 def shown_stages(store: StageStore, record: RunRecord) -> Iterator[tuple[ShownStage, Path]]:
-    """The stages and their folders; one that is removed or damaged since is named in the log and left out."""
+    """The record's stages and their folders; a missing or damaged stage is named in the log and left out."""
     for stage in record.stages:
         folder = store.root / stage.name
         try:
@@ -215,7 +215,7 @@ def stage_points(stage: ShownStage, folder: Path, ended_ms: int) -> list[Point]:
 
 
 def entry_points(entry: Mapping[str, float], prefix: str, axis: str, ended_ms: int) -> list[Point]:
-    """The numbers of an entry of a history, at the time when it was made; older ones have none and get ``ended_ms``."""
+    """The numbers of an entry of a history, at the entry's time; older entries without a time get ``ended_ms``."""
     time_ms = int(1000 * entry[TIME]) if TIME in entry else ended_ms
     return [
         Point(name=prefix + name, value=float(value), step=int(entry[axis]), time_ms=time_ms)

@@ -1,7 +1,7 @@
-"""The driver's way to MLflow: a thread that sends, so that a server that is slow or away holds up nothing.
+"""Sending records to MLflow in a thread, so that a slow or unreachable server does not delay the run.
 
-What cannot be sent is forgiven: a record is in the storage before it is sent, and all that MLflow lacks is sent with
-the next one, at the end of the run, by the same command later, or by ``bsp deliver``.
+A record is in the storage before it is sent, so a failed sending loses nothing: it is tried again with the next
+record, at the end of the run, by the same command later, and by ``bsp deliver``.
 """
 
 from __future__ import annotations
@@ -16,37 +16,37 @@ from pathlib import Path
 
 from bsp_platform.storage.errors import StorageFull, StorageUnavailable
 from bsp_platform.storage.stages import StageStore
-from bsp_platform.tracking.mlflow_store import MlflowStore, of_one_run, shown_uri
+from bsp_platform.tracking.mlflow_store import MlflowStore, is_run_error, shown_uri
 from bsp_platform.tracking.record import RunRecord, attach, entry_points, now_ms, opened, write_record
 
 log = logging.getLogger(__name__)
-_PAUSE_S = 30.0  # without a call, after one that was not answered
+_PAUSE_S = 30.0  # after a call that was not answered, before the next one
 
 
 class Tracker:
     """Shows records in MLflow (:class:`~bsp_platform.tracking.mlflow_store.MlflowStore`, whose arguments these are).
 
-    A store that does not answer and never did is an error (RuntimeError): its address may be wrong. One that has
-    answered before is away for a while.
+    RuntimeError for a store that does not answer and never did: its address may be wrong. One that has answered
+    before is taken to be unreachable for a while.
     """
 
     def __init__(self, uri: str | None, experiment: str, home: Path, storage: StageStore):
         self.storage, self.mlflow = storage, MlflowStore(uri, home)
         self._shown: dict[str, RunRecord] = {}
-        self._waiting: dict[str, RunRecord] = {}  # to be sent, by key; parents are shown first
-        self._refused: dict[str, RunRecord] = {}  # of those, with errors of their own; tried again at the end
-        self._again_at = 0.0  # monotonic
-        self._away = False
+        self._waiting: dict[str, RunRecord] = {}  # records to be sent, by key; parents first
+        self._refused: dict[str, RunRecord] = {}  # of those, records with errors of their own; sent again at the end
+        self._retry_at = 0.0  # monotonic
+        self._unreachable = False
         self._thread = ThreadPoolExecutor(1, "mlflow")
         if error := self.mlflow.first_contact(experiment):
-            self._say_away(error)
+            self._report_unreachable(error)
 
     def begin(self, record: RunRecord, *, running: bool = True) -> RunRecord:
-        """Show the record with what the storage knows of the run from earlier; ``running``: it begins, or goes on."""
+        """Show the record as :func:`~bsp_platform.tracking.record.opened` merges it with the run's earlier one."""
         return self.show(opened(record, self.storage, running=running))
 
     def show(self, record: RunRecord) -> RunRecord:
-        """Keep the record in the storage, and send what MLflow lacks of it. Returns it."""
+        """Write the record into the storage, and send what MLflow lacks of it. Returns it."""
         if self._shown.get(record.key) == record:
             return record
         self._shown[record.key] = record
@@ -59,7 +59,7 @@ class Tracker:
         return record
 
     def live(self, record: RunRecord, prefix: str, entry: Mapping[str, float]) -> None:
-        """An entry of the history of a stage that is being made, which the stage will hold; lost if MLflow is away."""
+        """Send an entry of the history of an unfinished stage; not sent again, as the finished stage holds it."""
         points = entry_points(entry, prefix, "step", now_ms())
 
         def send() -> None:
@@ -74,40 +74,40 @@ class Tracker:
                 if self._try(partial(self.mlflow.send, self.storage, record)):
                     if self._waiting.get(key) is record:
                         del self._waiting[key]
-                elif not self._away:
+                elif not self._unreachable:
                     self._refused[key] = record
 
     def _try(self, call: Callable[[], None]) -> bool:
-        """Call, unless MLflow did not answer a moment ago; whether that went well."""
-        if time.monotonic() < self._again_at:
+        """Call, unless MLflow did not answer in the last seconds; whether the call succeeded."""
+        if time.monotonic() < self._retry_at:
             return False
         error: Exception | None = None
         try:
             call()
         except Exception as caught:  # whatever MLflow, the data base or the network raises
             error = caught
-        if error is not None and not of_one_run(error):
-            self._say_away(error)
+        if error is not None and not is_run_error(error):
+            self._report_unreachable(error)
             return False
         if error is not None:
             log.warning("MLflow: %s", error)
-        if self._away:
+        if self._unreachable:
             log.warning("MLflow store %s is back", shown_uri(self.mlflow.uri))
-            self._away = False
+            self._unreachable = False
         return error is None
 
-    def _say_away(self, error: Exception) -> None:
-        if not self._away:
+    def _report_unreachable(self, error: Exception) -> None:
+        if not self._unreachable:
             log.warning(
                 "MLflow store %s does not answer (%s); what it lacks is sent when it is back",
                 shown_uri(self.mlflow.uri), error,
             )  # fmt: skip
-        self._away, self._again_at = True, time.monotonic() + _PAUSE_S
+        self._unreachable, self._retry_at = True, time.monotonic() + _PAUSE_S
 
     @contextmanager
     def system_metrics(self, record: RunRecord) -> Iterator[None]:
-        """While the context lasts, MLflow's own monitor logs the load of this machine to the run (``system/...``); it
-        ends at the first call that MLflow does not answer."""
+        """While the context lasts, MLflow's own monitor logs the load of this machine to the run (``system/...``); the
+        monitor ends at the first call that MLflow does not answer."""
         from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
         monitors: list[SystemMetricsMonitor] = []
@@ -130,10 +130,10 @@ class Tracker:
         self.close()
 
     def close(self) -> int:
-        """Try a last time to send what MLflow lacks, and wait for that; returns how many runs still lack something."""
+        """Send what MLflow lacks a last time, and wait for it; returns the number of runs that still lack something."""
 
         def last() -> int:
-            self._again_at = 0.0
+            self._retry_at = 0.0
             self._refused.clear()
             self._send_waiting()
             return len(self._waiting)

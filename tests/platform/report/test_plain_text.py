@@ -150,11 +150,11 @@ def test_ascii_locale_and_a_pipe(tmp_path):
     """Tables are written in UTF-8 and read again; what a pipe in ASCII cannot take is spelt out."""
     code = (
         "import sys; from pathlib import Path; from types import SimpleNamespace as N\n"
-        "from bsp_platform.plain_text import forgiving_streams, say\n"
+        "from bsp_platform.plain_text import escape_unencodable, say\n"
         "from bsp_platform.report.tables import SweepResult, print_table, table_content, write_tables\n"
         "from bsp_platform.report.report import write_report\n"
         "assert sys.stdout.encoding.lower() in ('ascii', 'ansi_x3.4-1968', 'us-ascii'), sys.stdout.encoding\n"
-        "forgiving_streams(); out = Path(sys.argv[1])\n"
+        "escape_unencodable(); out = Path(sys.argv[1])\n"
         "row = N(name='a', label='Zürich 日', streams=('x',), heads=('gtad',), blind='', paper={'mAP_avg': 1.0})\n"
         "of = N(name='t', title='T', paper_data='n', columns=('mAP_avg',), claims=(), references=(), note='')\n"
         "scores = {('a', 0): {'mAP_avg': 1.0}, ('a', 1): {'mAP_avg': 3.0}}\n"

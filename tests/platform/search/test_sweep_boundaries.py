@@ -222,10 +222,8 @@ def test_the_commands_options_become_a_search(monkeypatch):
 
 def search_options(folder: Path) -> Options:
     return Options(
-        profile=tiny_profile(), rows=(), seeds=1, storage=folder / "storage", results=folder / "results",
-        tracking_uri=None, tracking_home=folder / "mlflow",
-        data=DataPaths(class_scores=(("activitynet", folder / "cls.json"),)),
-        workers=1, cpus=2, gpus=None, fresh=False,
+        profile=tiny_profile(), storage=folder / "storage", results=folder / "results",
+        tracking_home=folder / "mlflow", data=DataPaths(class_scores=(("activitynet", folder / "cls.json"),)), cpus=2,
     )  # fmt: skip
 
 

@@ -155,10 +155,10 @@ def test_a_full_disk_at_the_manifest_leaves_no_half_stage(small_disk, fault_row)
 def test_a_full_disk_of_a_ray_worker_is_known_as_one():
     from ray.exceptions import RayTaskError
 
-    error = RayTaskError("work_on_a_node", "trace", OSError(28, "No space left on device")).as_instanceof_cause()
+    error = RayTaskError("run_on_node", "trace", OSError(28, "No space left on device")).as_instanceof_cause()
     with pytest.raises(StorageFull, match="free some space"), named_disk_full(Path("/tmp")):
         raise error
-    other = RayTaskError("work_on_a_node", "trace", OSError(13, "denied")).as_instanceof_cause()
+    other = RayTaskError("run_on_node", "trace", OSError(13, "denied")).as_instanceof_cause()
     with pytest.raises(RayTaskError), named_disk_full(Path("/tmp")):
         raise other
 

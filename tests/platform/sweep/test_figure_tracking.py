@@ -21,7 +21,7 @@ from bsp.video.read import probe
 from bsp_platform.plan.options import Options
 from bsp_platform.plan.profiles import smoke
 from bsp_platform.plan.rows import row_recipes
-from bsp_platform.plan.sources import DataPaths, load_sources
+from bsp_platform.plan.sources import load_sources
 from bsp_platform.storage.files import write_json
 from bsp_platform.storage.stages import StageStore
 from bsp_platform.sweep import run as sweeps
@@ -41,9 +41,8 @@ def options(tmp_path, tracking_home, tiny_pantomime, tiny_data):
     storage = tmp_path / "storage"
     shutil.copytree(tiny_data, storage / "pantomime" / tiny_data.name)
     return Options(
-        profile=replace(smoke(), pantomime=tiny_pantomime), rows=(), seeds=2, storage=storage,
-        results=tmp_path / "results", tracking_uri=None, tracking_home=tracking_home, data=DataPaths(), workers=1,
-        cpus=None, gpus=None, fresh=False,
+        profile=replace(smoke(), pantomime=tiny_pantomime), seeds=2, storage=storage,
+        results=tmp_path / "results", tracking_home=tracking_home,
     )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from bsp.errors import AnnotationError
 from bsp_platform.storage.errors import StorageFull
-from bsp_platform.sweep.failures import reason, reason_of_trial, remembered
+from bsp_platform.sweep.failures import collect_errors, reason, reason_of_trial
 from bsp_platform.work.cluster.ray_internals import data_context
 
 
@@ -105,7 +105,7 @@ def raises(error: BaseException):
     [
         (ValueError("a.npy: two\nlines\n\n  and a remedy"), "a.npy: two\nlines\n\n  and a remedy"),
         (AnnotationError("a.json: wrong: field: x"), "a.json: wrong: field: x"),
-        (KeyError("x"), "KeyError: 'x' (tests/platform/sweep/test_reason.py, line {line})"),
+        (KeyError("x"), "KeyError: 'x' (sweep/test_reason.py, line {line})"),
         (FileNotFoundError(2, "No such file or directory", "a.npy"), "[Errno 2] No such file or directory: 'a.npy'"),
         (MemoryError(), "MemoryError; give it more memory, or run fewer rows at a time (--cpus)"),
     ],
@@ -152,9 +152,9 @@ def test_the_error_file_of_a_trial_may_be_half_written(tmp_path):
 
 def test_troubles_are_remembered(tmp_path):
     troubles: list[str] = []
-    with remembered(troubles, "the tables"):
+    with collect_errors(troubles, "the tables"):
         Path(tmp_path / "absent" / "x").write_text("")
-    with pytest.raises(KeyError), remembered(troubles, "the rows", OSError):
+    with pytest.raises(KeyError), collect_errors(troubles, "the rows", OSError):
         raise KeyError("a bug")
     (line,) = troubles
     assert line.startswith("the tables: [Errno 2] No such file or directory: ")

@@ -43,7 +43,7 @@ def test_the_paper_profile_runs_on_a_gpu_plan_from_videos_to_scores(tmp_path):
     gpus = result["gpus"]
     assert gpus["RayTrainWorker"] == [1.0]
     assert gpus["GpuExtractor"] == [1.0]
-    assert gpus["work_on_a_node"] == [1.0]
+    assert gpus["run_on_node"] == [1.0]
     assert gpus["decode_video"] == [0.0]
 
     stages = sorted(path.parts[-3] for path in (tmp_path / "storage").glob("*/*/manifest.json"))
