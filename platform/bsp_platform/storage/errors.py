@@ -1,9 +1,9 @@
-"""What can go wrong with a storage, and what is done about it.
+"""Errors of a storage and their handling.
 
 Transient errors (a file server that restarts, an object store that answers "slow down") are tried again
-a few times, with longer and longer pauses, each with a line in the log; the last one becomes
+a few times, with growing pauses, each with a line in the log; the last one becomes
 :class:`StorageUnavailable`. A full disk becomes :class:`StorageFull`. Everything else passes unchanged: a
-missing file, a missing permission and a full disk do not go away by asking again.
+missing file or permission is still missing at the next try.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from tenacity.wait import wait_exponential, wait_random
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-# Choice: six tries within about 16 s: longer than a failover of a file server's network, shorter than anyone
-# would wait for a storage that is gone for good; what is finished is kept, so running again costs little.
+# Choice: six tries within about 16 s: longer than the failover of a file server's network, and short
+# enough to wait for where the storage is lost; finished stages are kept, so running again costs little.
 TRIES = 6
 FIRST_PAUSE_S = 0.5  # doubles each time
 
@@ -39,11 +39,11 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class StorageUnavailable(RuntimeError):
-    """The storage failed again and again. What is complete stays; the same command continues later."""
+    """The storage failed at every try. Complete stages are kept; the same command continues later."""
 
 
 class StorageFull(RuntimeError):
-    """The disk is full. What is complete stays; the same command continues once there is room."""
+    """The disk is full. Complete stages are kept; the same command continues once there is room."""
 
 
 class StageDamaged(RuntimeError):
@@ -93,7 +93,7 @@ def retry(action: Callable[[], T], what: str | Path, *, transient: Callable[[Bas
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:
-    """The error and, through the wrappers of Ray and of ``raise ... from``, what lies below it."""
+    """The error and the errors inside it, through the wrappers of Ray and of ``raise ... from``."""
     for _ in range(10):
         yield error
         failures = getattr(error, "worker_failures", None)

@@ -1,4 +1,4 @@
-"""Files on storage that may fail now and then: whole or not at all, tried again, hashed once."""
+"""Files on storage with transient errors: written completely or not at all, with retries, hashed once."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _HASHERS = 4  # threads; SHA-256 of a small file is mostly waiting for the disk
 # Choice: file times have ticks of some milliseconds (a second on old NFS), so a file that changed this recently
 # may change again without showing it; its hash is not remembered.
 _SETTLED_S = 2.0
-_known: dict[str, tuple[tuple[int, int, int], str]] = {}  # path: what it looked like when hashed, SHA-256
+_known: dict[str, tuple[tuple[int, int, int], str]] = {}  # path: size, time and inode when it was hashed; SHA-256
 
 
 def file_sha256(path: Path) -> str:
@@ -46,7 +46,7 @@ def sha256_once(path: Path) -> str:
 
 
 def in_threads(function: Callable[[Any], Any], items: Iterable[Any], threads: int = _HASHERS) -> list[Any]:
-    """``[function(item) for item in items]``, some at a time; the first error is raised, the rest is not begun."""
+    """``[function(item) for item in items]``, in parallel; the first error is raised, and no further item begun."""
     items = list(items)
     if len(items) < 2:
         return [function(item) for item in items]
@@ -84,10 +84,10 @@ def file_lock(path: Path, on_wait: Callable[[], None] | None) -> Iterator[None]:
 
 
 def write_bytes(path: Path, content: bytes | memoryview) -> None:
-    """As ``bsp.io.write_bytes``, tried again like all of this module."""
+    """``bsp.io.write_bytes`` with retries."""
     retry(lambda: io.write_bytes(path, content), path)
 
 
 def write_json(path: Path, value: Any) -> None:
-    """As ``bsp.io.write_json``, tried again like all of this module."""
+    """``bsp.io.write_json`` with retries."""
     retry(lambda: io.write_json(path, value), path)

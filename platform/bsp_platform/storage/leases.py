@@ -1,8 +1,8 @@
-"""Claims on object storage: who may make a stage, when there is no lock that dies with its holder.
+"""Claims on object storage: the right to make a stage, where no file lock ends with its process.
 
-A claim is a small object, created only if there is none (a conditional write), that its holder writes again
-every few seconds. One that has not been written for LEASE_S belongs to a dead process: whoever finds it so
-replaces it, on condition that it is still the same. Its age is told by the server's clock alone.
+A claim is a small object, created only if there is none (a conditional write), which its holder writes again
+every few seconds. A claim that has not been written for LEASE_S belongs to a dead process: another process
+replaces it by a conditional write. Its age is measured by the server's clock alone.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from bsp_platform.storage.s3 import Bucket
 
 log = logging.getLogger(__name__)
 # Choice: a minute. After a driver or its machine died, the next run waits so long at most before it makes the
-# stage itself; a holder that lives has six chances in a minute to say so.
+# stage itself; a living holder renews its claim six times a minute.
 LEASE_S = 60.0
 _RENEWALS = 6  # per lease time
 _ASK_EVERY_S = 1.0
@@ -48,12 +48,12 @@ class Lease:
         etag = self.bucket.write_if(self.name, self.content, self.etag)
         if etag is None:
             found = self.bucket.look(self.name)
-            if found and found[0] == self.content:  # a write that arrived although its answer did not
+            if found and found[0] == self.content:  # the write succeeded, its answer was lost
                 etag = found[1]
         self._lost, self.etag = etag is None, etag or self.etag
 
     def check(self) -> None:
-        """StorageUnavailable if somebody else has taken the claim over, as after a long standstill of this machine."""
+        """StorageUnavailable if somebody else has taken the claim over, as after this machine was suspended."""
         self._write()
         if self._lost:
             raise StorageUnavailable(
@@ -85,7 +85,7 @@ def claim(bucket: Bucket, name: str, on_wait: Callable[[], None] | None = None) 
                 continue  # released in between
             other, its_etag, written, now = found
             if other == content:
-                etag = its_etag  # ours: the write arrived, its answer did not
+                etag = its_etag  # ours: the write succeeded, its answer was lost
             elif (now - written).total_seconds() > _lease_of(other):
                 etag = bucket.write_if(name, content, its_etag)
                 if etag:
@@ -104,7 +104,7 @@ def claim(bucket: Bucket, name: str, on_wait: Callable[[], None] | None = None) 
 
 
 def _lease_of(content: bytes) -> float:
-    """Seconds that the holder promised to write within; a torn or foreign claim gets ours."""
+    """Seconds within which the holder renews its claim; LEASE_S for a claim that cannot be read."""
     try:
         return float(json.loads(content)["lease_s"])
     except (ValueError, KeyError, TypeError, RecursionError):

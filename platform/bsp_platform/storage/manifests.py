@@ -21,9 +21,9 @@ from bsp_platform.storage.names import leaving_link, stays_inside
 
 MANIFEST = "manifest.json"
 RUN = "_train"  # Ray Train's folder inside an encoder's
-PROGRESS = "_progress.json"  # how far the training of a head is
+PROGRESS = "_progress.json"  # progress of the training of a head
 SCRATCH = (RUN, PROGRESS)  # whole names: a video id, and so a feature file, may begin with "_"
-FILES = "files"  # in the facts of a build: names of files that it made, all of which must be there
+FILES = "files"  # in the facts of a build: names of files that must exist at its end
 _CHECK = "check"
 _NAMED = 5  # damaged files that a message lists
 
@@ -45,7 +45,7 @@ def as_plain(value: Any) -> Any:
 
 
 def _counts(value: Any, field: dataclasses.Field) -> bool:
-    """Fields marked "later" came when results existed: at their default they must not change old hashes."""
+    """Fields marked "later" are newer than some results: at their default they must not change the hash."""
     return not field.metadata.get("later") or getattr(value, field.name) != field.default
 
 
@@ -59,19 +59,19 @@ def _sha256_of(value: Any) -> str:
 
 
 def is_scratch(name: str) -> bool:
-    """Whether a file of a stage's folder is there for continuing the stage only."""
+    """Whether a file of a stage's folder only serves to continue the stage."""
     return name.split("/")[0] in SCRATCH
 
 
 def belongs(name: str) -> bool:
-    """Whether a file of a stage's folder is part of its result: no scratch, nothing half-written."""
+    """Whether a file of a stage's folder is part of its result: neither scratch nor incomplete."""
     return not is_scratch(name) and not name.endswith(PARTIAL) and name != MANIFEST
 
 
 def result_files(folder: Path) -> list[str]:
     """Names of all files that belong to the result, relative to the folder, sorted.
 
-    StageDamaged for one that no manifest may name, or that is a link out of the folder.
+    StageDamaged for a name that no manifest may hold, and for a link out of the folder.
     """
     files = (path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file())
     names = [name for name in files if belongs(name)]

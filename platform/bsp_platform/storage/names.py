@@ -1,7 +1,7 @@
-"""Names of files that come from outside: from a manifest, or from the listing of a bucket.
+"""Checks of file names that come from a manifest or from the listing of a bucket.
 
-Whoever may write to a storage could name "../../x" or an absolute path, and so have files outside of a stage's folder
-moved, overwritten or read. A name is used only if it stays inside, and so does what it leads to.
+A manifest that names "../../x" or an absolute path would have files outside of a stage's folder moved, overwritten or
+read. A name is used only if the file that it names, after all links, is inside the folder.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ def stays_inside(name: object) -> bool:
 def unsafe_checkpoint(snapshot: bytes) -> str | None:
     """A checkpoint in Ray Train's record of a run that is no plain name of a folder in the run's, or None.
 
-    Ray takes the names as they stand, and deletes such folders when newer checkpoints are there. A record that is no
-    JSON names nothing: Ray refuses it.
+    Ray uses the names unchecked, and deletes such folders once there are newer checkpoints. Ray refuses a record that
+    is no JSON.
     """
 
     def names(value: Any, key: str) -> Iterator[Any]:

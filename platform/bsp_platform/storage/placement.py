@@ -1,6 +1,6 @@
 """Where a storage's files lie: in a folder that all nodes see, or on S3, of which each node keeps copies.
 
-:class:`StageStore` knows no difference between the two. Both take the names of files relative to the storage
+:class:`StageStore` uses both in the same way. Both take the names of files relative to the storage
 ("features/<hash>/manifest.json") and paths below ``root``.
 """
 
@@ -37,15 +37,15 @@ class SharedFolder:
 
     def __init__(self, root: str | Path, option: str = "--storage"):
         self.root = Path(root).expanduser().resolve()
-        self.address = str(self.root)  # what one gives to --storage
+        self.address = str(self.root)  # the value of --storage
         try:
             self.root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ValueError(f"cannot use {self.root} as {option}: {error.strerror}") from error
 
     @property
-    def patience_s(self) -> float:
-        """After so long a wait, in seconds, the holder of a claim is known to live."""
+    def expiry_s(self) -> float:
+        """Seconds after which a claim that is still held belongs to a living process."""
         return 0.0
 
     def name(self, path: Path) -> str:
@@ -80,8 +80,8 @@ class SharedFolder:
             yield lambda: None
 
     def move(self, folder: Path, target: Path, names: Iterable[str]) -> None:
-        """Move files of a stage, in this order; what is not there is passed over. Of a name that leads out of the
-        folder the link is moved, and not what it leads to."""
+        """Move files of a stage, in this order, without those that are missing. Of a name that leads out of the
+        folder the link itself is moved, not its target."""
         for name in names:
             name = leaving_link(folder, name) or name
             if os.path.lexists(folder / name):
@@ -89,7 +89,7 @@ class SharedFolder:
                 retry(partial((folder / name).replace, target / name), folder / name)
 
     def move_folder(self, folder: Path, target: Path) -> bool:
-        """Move all that there is of a stage; whether there was anything."""
+        """Move all files of a stage; whether there were any."""
         if not folder.exists():
             return False
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -97,7 +97,7 @@ class SharedFolder:
         return True
 
     def remove_scratch(self, folder: Path) -> None:
-        """Remove what the build of a stage left for continuing it."""
+        """Remove files that the build of a stage wrote for continuing it."""
         for path in (folder / name for name in SCRATCH):
             shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
@@ -105,24 +105,24 @@ class SharedFolder:
         """Copy to this node the ``files`` (name to "bytes" and "sha256") that it lacks. StageDamaged if they differ."""
 
     def download_stage(self, folder: Path, manifest: dict[str, Any]) -> None:
-        """Copy to this node what it lacks of a complete stage, with the manifest for readers of the folder."""
+        """Copy to this node the missing files of a complete stage, and its manifest."""
 
     def download_unfinished(self, folder: Path) -> None:
-        """Copy to this node what others have uploaded of a stage without a manifest. It is for the caller to check."""
+        """Copy to this node the uploaded files of a stage without a manifest, which the caller must check."""
 
     def upload(self, folder: Path, names: list[str], *, again: bool = True) -> dict[str, dict[str, Any]]:
-        """Copy files of a stage from this node, and return their sizes and hashes if that was needed; unless ``again``,
-        not those that are there with the same content."""
+        """Copy files of a stage from this node; their sizes and hashes if they were copied. Without ``again`` only
+        those that the storage lacks or has with other content."""
         return {}
 
     def publish(self, folder: Path, manifest: dict[str, Any]) -> None:
-        """Write the manifest, after all else: the stage is complete."""
+        """Write the manifest, as the last file: the stage is complete."""
         write_json(folder / MANIFEST, manifest)
 
 
 class BucketWithCopies(SharedFolder):
-    """``s3://bucket/prefix``. What S3 holds is the truth; ``root`` is this node's folder of copies (``BSP_CACHE``,
-    ``~/.cache/bsp``), which are compared with their manifest before they are used, and may be deleted."""
+    """``s3://bucket/prefix``. ``root`` is this node's folder of copies (``BSP_CACHE``,
+    ``~/.cache/bsp``), which are compared with their manifest before use and may be deleted."""
 
     bucket: Bucket
     remedy = f"set {CACHE_VARIABLE} to a larger disk"
@@ -150,7 +150,7 @@ class BucketWithCopies(SharedFolder):
         return sorted(f"{folder}/{name}" for name in self.bucket.sizes(folder))
 
     @property
-    def patience_s(self) -> float:
+    def expiry_s(self) -> float:
         """A little longer than a lease holds."""
         return 1.2 * leases.LEASE_S
 

@@ -1,4 +1,4 @@
-"""Where Ray Train keeps a run: in the stage's folder, or on S3; what others could have put there is looked at first."""
+"""Where Ray Train keeps a run: in the stage's folder or on S3, after a check of the names that are there."""
 
 from __future__ import annotations
 
@@ -20,8 +20,7 @@ _TRIES = 7
 def place_for_runs(store: StageStore, folder: Path, run: str) -> dict[str, Any]:
     """Where Ray Train keeps its run ``run`` of ``folder``, as arguments of its RunConfig.
 
-    UnsafeName if what lies there from an earlier try would lead out of the folder: a checkpoint's name in Ray Train's
-    record, a link, or an object's name.
+    UnsafeName if a name there leads out of the folder: of a checkpoint in Ray Train's record, a link, or an object.
     """
     place = folder.relative_to(store.root).as_posix()
     record = f"{place}/{run}/{RECORD}"
@@ -42,11 +41,11 @@ def place_for_runs(store: StageStore, folder: Path, run: str) -> dict[str, Any]:
 
 
 class RetryingS3FileSystem(S3FileSystem):
-    """pyarrow's, for Ray Train's checkpoints, with more tries. It keeps them when it is sent to another process, as
-    pyarrow's own does not (in 25.0.1)."""
+    """pyarrow's file system with more tries, for Ray Train's checkpoints. Unlike pyarrow's own (25.0.1) it keeps the
+    number of tries when it is pickled."""
 
     def __init__(self, region: str):
-        # Only addresses, not this class, look at the variable by themselves.
+        # S3FileSystem does not read this variable, FileSystem.from_uri does.
         url = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
         scheme, _, host = url.rstrip("/").partition("://")
         endpoint = {"scheme": scheme, "endpoint_override": host} if host else {}

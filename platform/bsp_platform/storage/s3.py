@@ -1,9 +1,9 @@
-"""Objects under ``s3://bucket/prefix``: read, write, list, move, and write only if nobody else has.
+"""Objects under ``s3://bucket/prefix``: read, write, list, move, and conditional writes.
 
-Any S3-compatible server will do (``AWS_ENDPOINT_URL``); it must support conditional writes, on which the claims
-of storage/leases.py rest. Credentials come from the usual places (environment, ``~/.aws``, the machine's role).
+Any S3-compatible server with conditional writes works (``AWS_ENDPOINT_URL``); the claims of storage/leases.py need
+them. Credentials come from the usual places (environment, ``~/.aws``, the machine's role).
 
-Choice: boto3 and not pyarrow's file system, which has no conditional write; one client, one set of errors.
+Choice: boto3 and not pyarrow's file system, which has no conditional write; with one client there is one set of errors.
 (Ray Train writes its checkpoints through pyarrow: run_places.py.)
 """
 
@@ -23,7 +23,7 @@ from bsp_platform.storage.names import stays_inside
 
 T = TypeVar("T")
 SCHEME = "s3://"
-THREADS = 16  # objects on their way at a time
+THREADS = 16  # objects transferred at a time
 _BUSY_CODES = {"SlowDown", "RequestTimeout", "RequestTimeTooSkewed", "Throttling", "ServiceUnavailable"}
 _ABSENT_CODES = {"NoSuchKey", "404", "NotFound"}
 
@@ -40,20 +40,19 @@ def is_address(root: str | os.PathLike) -> bool:
 
 
 def s3_is_transient(error: BaseException) -> bool:
-    """No answer, a broken answer, or one that says "later"."""
-    from botocore.exceptions import ClientError, HTTPClientError, IncompleteReadError
-    from botocore.exceptions import ConnectionError as NoConnection
+    """Whether an error is no answer, an incomplete answer, or one that asks to try later."""
+    from botocore import exceptions
     from s3transfer.exceptions import RetriesExceededError
 
-    if isinstance(error, ClientError):
+    if isinstance(error, exceptions.ClientError):
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
         return status >= 500 or status == 429 or _code(error) in _BUSY_CODES
-    lost = (NoConnection, HTTPClientError, IncompleteReadError, RetriesExceededError)
+    lost = exceptions.ConnectionError, exceptions.HTTPClientError, exceptions.IncompleteReadError, RetriesExceededError
     return isinstance(error, lost) or is_transient(error)
 
 
 def _code(error: Any) -> str:
-    """What the server calls an error of botocore's."""
+    """The server's code of a botocore ClientError."""
     return error.response.get("Error", {}).get("Code", "")
 
 
@@ -144,12 +143,12 @@ class Bucket:
         return self._if_there(name, get)
 
     def sha256(self, name: str) -> str | None:
-        """What :meth:`upload` noted with the object, without reading it; None if it is not there."""
+        """The SHA-256 that :meth:`upload` stored with the object; None without such an object."""
         head = self._if_there(name, lambda: self.client.head_object(Bucket=self.bucket, Key=self._key(name)))
         return head["Metadata"].get("sha256") if head else None
 
     def upload(self, path: Path, name: str, sha256: str) -> None:
-        """Write a file as an object, with its SHA-256 among the object's facts."""
+        """Write a file as an object, with its SHA-256 in the object's metadata."""
 
         def put() -> None:
             with open(path, "rb") as file:
@@ -160,7 +159,7 @@ class Bucket:
         self._call(name, put)
 
     def download(self, name: str, path: Path) -> None:
-        """Into ``path``, whole or not at all. FileNotFoundError if there is no such object."""
+        """Write an object to ``path``, completely or not at all. FileNotFoundError without such an object."""
 
         def get() -> bool:  # one request, where download_fileobj makes two; most files are small
             body = self.client.get_object(Bucket=self.bucket, Key=self._key(name))["Body"]
@@ -172,8 +171,8 @@ class Bucket:
             raise FileNotFoundError(f"{self.where(name)}: no such object")
 
     def sizes(self, name: str) -> dict[str, int]:
-        """Bytes of all objects below ``name``/, by their names relative to it. UnsafeName for one that leads out of
-        it; the empty objects by which consoles mark folders are passed over."""
+        """Bytes of all objects below ``name``/, by their names relative to it. UnsafeName for a name that leads
+        out of it; empty objects by which consoles mark folders are left out."""
         start = self._key(f"{name}/")
 
         def listed() -> Iterator[tuple[str, int]]:
@@ -203,5 +202,5 @@ class Bucket:
             self.delete(name)
 
     def delete(self, name: str) -> None:
-        """Remove an object; none there is no error."""
+        """Remove an object, if there is one."""
         self._call(name, lambda: self.client.delete_object(Bucket=self.bucket, Key=self._key(name)))

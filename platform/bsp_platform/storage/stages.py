@@ -1,10 +1,10 @@
 """Content-addressed results: find, claim, publish.
 
-What is expensive to make (an encoder, a feature set, a trained head) is a *stage*. Its *recipe*, a frozen
-dataclass of all that decides the result, is hashed, and the hash names the stage's folder:
+An expensive result (an encoder, a feature set, a trained head) is a *stage*. Its *recipe*, a frozen
+dataclass of everything that determines the result, is hashed, and the hash names the stage's folder:
 ``<storage>/<kind>/<hash>``. A stage is complete when its manifest exists, names this recipe, and every file
-in it has the recorded size and SHA-256. A claim is a lock that ends with its holder, so two processes never
-make the same stage and nobody waits for a dead one.
+in it has the recorded size and SHA-256. A claim is a lock that ends with the process that holds it: two
+processes never make the same stage, and none waits for a dead one.
 
 The storage is a folder that all nodes see, or ``s3://bucket/prefix``, of which every node keeps copies under the same
 names (placement.py): callers get local paths either way.
@@ -43,7 +43,7 @@ _REPLACED = "replaced"
 
 @dataclass(frozen=True)
 class Stored:
-    """A file or folder of a complete stage, as another node can find it: see :meth:`StageStore.pack_paths`."""
+    """A file or folder of a complete stage, named for another node: see :meth:`StageStore.pack_paths`."""
 
     name: str  # "features/<hash>" or "encoders/<hash>/encoder.pt"
 
@@ -59,7 +59,7 @@ class StageStore:
     def __init__(self, root: str | Path):
         self.files = BucketWithCopies(str(root)) if is_address(root) else SharedFolder(root)
         self.root = self.files.root  # of this node: the storage itself, or the copies
-        self.address = self.files.address  # what one gives to --storage
+        self.address = self.files.address  # the value of --storage
         self.bucket = self.files.bucket  # None for a folder
 
     def __reduce__(self):
@@ -74,7 +74,7 @@ class StageStore:
     def find(self, kind: str, recipe: Any) -> Path | None:
         """The folder of a complete stage, or None. Every file's SHA-256 has been compared with the manifest, once in
         this process; damage is named in the log and counts as absent."""
-        return self._if_whole(self.folder(kind, recipe), recipe, self.check)
+        return self._if_complete(self.folder(kind, recipe), recipe, self.check)
 
     def need(self, kind: str, recipe: Any) -> Path:
         """As :meth:`find`, for a stage that must be there: StageDamaged if it is not."""
@@ -87,14 +87,14 @@ class StageStore:
     def has(self, kind: str, recipe: Any) -> bool:
         """Whether there is a complete stage, by its manifest and sizes alone: copies nothing, hashes nothing."""
 
-        def glance(folder: Path, recipe: Any) -> None:
+        def check_manifest(folder: Path, recipe: Any) -> None:
             files = self._manifest(folder, recipe)["files"]
             if self.bucket is None:  # on S3 it would cost a request per file
                 check_sizes(folder, files)
 
-        return self._if_whole(self.folder(kind, recipe), recipe, glance) is not None
+        return self._if_complete(self.folder(kind, recipe), recipe, check_manifest) is not None
 
-    def _if_whole(self, folder: Path, recipe: Any, check: Callable[[Path, Any], Any]) -> Path | None:
+    def _if_complete(self, folder: Path, recipe: Any, check: Callable[[Path, Any], Any]) -> Path | None:
         try:
             check(folder, recipe)
         except FileNotFoundError:
@@ -146,21 +146,21 @@ class StageStore:
 
     @contextmanager
     def only_one(self, name: str) -> Iterator[None]:
-        """Refuse (RuntimeError) a second run called ``name`` at the same time. A dead one is no hindrance; on S3 it
-        takes its lease time to see that."""
-        began, patience = time.monotonic(), self.files.patience_s
-        told = False
+        """RuntimeError for a second run called ``name`` at the same time. The claim of a dead run has no effect, on S3
+        after its lease has run out."""
+        began, expiry_s = time.monotonic(), self.files.expiry_s
+        warned = False
 
         def wait() -> None:
-            nonlocal told
-            if time.monotonic() - began > patience:
+            nonlocal warned
+            if time.monotonic() - began > expiry_s:
                 raise RuntimeError(
                     f"{name} with --storage {self.address} is already running; wait for it, stop it, or choose "
                     f"another --storage"
                 )
-            if not told:
-                told = True
-                log.warning("%s: waiting up to %.0f s to see whether an earlier run still lives", name, patience)
+            if not warned:
+                warned = True
+                log.warning("%s: waiting up to %.0f s to see whether an earlier run still lives", name, expiry_s)
 
         with self.claim(self.root / name, wait):
             yield
@@ -175,10 +175,10 @@ class StageStore:
     ) -> tuple[Path, bool]:
         """The folder of the stage, made by ``build(folder)`` if need be, and whether it was found.
 
-        ``build`` may find its own half-done work in the folder and continue it; it returns extra facts for
+        ``build`` may find unfinished work of an earlier call in the folder and continue it. It returns extra facts for
         the manifest; ``FILES`` among them names files without which the stage is not published (StageDamaged). All
-        files in the folder when it returns are recorded, except ``SCRATCH``, which is
-        removed once the stage is complete. Damaged files of an earlier one are put aside first.
+        files in the folder are recorded, except ``SCRATCH``, which is removed once the stage is complete. Damaged
+        files of an earlier stage are put aside first.
         """
         found = self.find(kind, recipe)
         if found:
@@ -223,7 +223,7 @@ class StageStore:
     # --- notes ------------------------------------------------------------------------------------------------
 
     def where(self, name: str) -> str:
-        """The full path or address of what is called ``name``, for messages."""
+        """The full path or address of the file ``name``, for messages."""
         return self.files.where(name)
 
     def read_note(self, name: str) -> bytes | None:
@@ -231,7 +231,7 @@ class StageStore:
         return self.files.read(name)
 
     def write_note(self, name: str, content: bytes) -> None:
-        """Write or replace it, whole or not at all."""
+        """Write or replace a note, complete or not at all."""
         self.files.write(name, content)
 
     def notes(self, folder: str) -> list[str]:
@@ -249,11 +249,11 @@ class StageStore:
         return value
 
     def local_path(self, value: Path | Stored) -> Path:
-        """This node's path of what :meth:`pack_paths` named, as it is: nothing is copied or checked."""
+        """This node's path of a result of :meth:`pack_paths`; nothing is copied or checked."""
         return self.root / value.name if isinstance(value, Stored) else value
 
     def download_paths(self, value: Any) -> Any:
-        """What :meth:`pack_paths` made, back on this node; a :class:`Stored` is copied to it, checked, and a path."""
+        """Inverse of :meth:`pack_paths`: a :class:`Stored` is copied to this node, checked, and returned as a path."""
         if isinstance(value, list | tuple):
             return type(value)(self.download_paths(item) for item in value)
         if not isinstance(value, Stored):
