@@ -1,8 +1,8 @@
 """Why does training wait for data? Clip makers measure where their time goes; the driver names what to change.
 
 A clip maker adds a few numbers to each clip that it makes (the column ``MAKER``); a training worker takes them out
-of its batches and reports their sums with its records; :class:`WaitWatch`, in the driver, speaks up once per row and
-encoder when the waiting of the last minute is above ``WAIT_LIMIT``. Letters: B clips of a batch.
+of its batches and reports their sums with its records; :class:`WaitWatch`, in the driver, warns once per row and
+encoder when training waited for more than ``WAIT_LIMIT`` of the last minute. Letters: B clips of a batch.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ MAKER = "maker"  # column of a batch: float32 [B, 5], seconds per clip, in the o
 _SECONDS = ("elapsed", "busy", "decoding", "computing", "machine")
 # Of a training record; each a share of all the time of the makers, 0 to 1 (computing may be more: threads).
 SHARES = ("makers_busy", "makers_decoding", "makers_computing", "machine_busy")
-WAIT_LIMIT = 0.2  # share of the last minute that training may wait before it is worth a word
+WAIT_LIMIT = 0.2  # share of the last minute that training may wait without a warning
 _WINDOW_S = 60.0
 
 
 class MakerClock:
-    """Context manager around the making of a batch; :meth:`column` then says where the time went."""
+    """Context manager around the making of a batch; :meth:`column` then gives the seconds of its parts."""
 
     def __init__(self) -> None:
         self._ended = 0.0
-        psutil.cpu_percent()  # the first answer means nothing
+        psutil.cpu_percent()  # the first value is meaningless
 
     def __enter__(self) -> MakerClock:
         self._began, self._computed, self._decoding = time.perf_counter(), time.process_time(), 0.0
@@ -41,7 +41,7 @@ class MakerClock:
         busy, elapsed = now - self._began, now - (self._ended or self._began)
         self._ended = now
         computing = time.process_time() - self._computed
-        # of the whole machine since the last call, in seconds of one of its fully busy moments
+        # the last: seconds of a fully busy machine since the last call
         self._seconds = (elapsed, busy, self._decoding, computing, elapsed * psutil.cpu_percent() / 100)
 
     def timed(self, decode: Callable[..., Any]) -> Callable[..., Any]:
@@ -82,7 +82,7 @@ class MakerTimes:
 
 
 class WaitWatch:
-    """Watches the training records of a sweep; ``clock`` gives seconds, ``spilled_mb`` asks Ray when it matters."""
+    """Watches the training records of a sweep; ``clock`` gives seconds, ``spilled_mb`` is called before a warning."""
 
     def __init__(
         self,
@@ -123,7 +123,7 @@ class WaitWatch:
 
 
 def bottleneck(shares: dict[str, float], resources: Resources, spilled_mb: float = 0.0) -> tuple[str, str]:
-    """(what holds the clips up, what to change), from the mean ``SHARES`` of clip makers.
+    """(cause of the waiting, remedy), from the mean ``SHARES`` of clip makers.
 
     Choice: makers that work more than four fifths of the time are the bottleneck, whatever else happens; among
     these, ones that compute less than half of that time wait for something, which is storage unless the machine

@@ -1,8 +1,8 @@
-"""On how many processes a training runs, and which failures it survives.
+"""The number of processes of a training, and the failures that it survives.
 
 A recipe's V virtual workers (bsp/pretraining/workers.py) may run on any number of processes that divides V. Training
 starts on as many as the cluster has room for, goes on with fewer after the loss of a node, and with more when one comes
-back; Ray Train starts the processes anew from the last checkpoint each time. Lost processes, lost nodes and
+back; each time Ray Train restarts the processes from the last checkpoint. Lost processes, lost nodes and
 errors of the program have budgets of their own.
 """
 
@@ -27,7 +27,7 @@ from typing_extensions import override
 from bsp_platform.plan.device import process_group_backend
 from bsp_platform.plan.resources import Resources
 from bsp_platform.work.cluster.local_torch import LocalTorchConfig
-from bsp_platform.work.cluster.loopback import is_alone
+from bsp_platform.work.cluster.loopback import is_loopback_only
 from bsp_platform.work.cluster.ray_internals import (
     DefaultFailurePolicy,
     ElasticScalingPolicy,
@@ -71,12 +71,12 @@ def worker_resources(resources: Resources) -> dict[str, float]:
 
 
 def _times(have: float, need: float) -> int:
-    return math.floor(have / need + 1e-6)  # 1.4 has room for two of 0.7, whatever the last bit says
+    return math.floor(have / need + 1e-6)  # two of 0.7 fit into 1.4 in spite of rounding
 
 
 def gone_nodes() -> set[str]:
-    """Ids of the cluster's nodes, past and present, that are not there."""
-    return {node["NodeID"] for node in ray.nodes() if not answers(node)}
+    """Ids of the cluster's nodes, past and present, that do not answer."""
+    return {node["NodeID"] for node in ray.nodes() if not is_reachable(node)}
 
 
 need_private(ElasticScalingPolicy, "_count_possible_workers")
@@ -88,11 +88,11 @@ class FittingSize(ElasticScalingPolicy):
     def __init__(self, scaling: ScalingConfig, sizes: list[int], resources: Resources):
         super().__init__(scaling)
         self.sizes, self.resources = sizes, resources
-        self.patient_until: float | None = None  # set when there is room for a first process
+        self.wait_until: float | None = None  # set when there is room for a first process
 
     def _count_possible_workers(self, reserved_resources: dict[str, dict[str, float]]) -> int:
         # The reservations are renewed every 20 s only; a node that died since has no room.
-        alive = {node["NodeID"]: node["Resources"] for node in ray.nodes() if answers(node)}
+        alive = {node["NodeID"]: node["Resources"] for node in ray.nodes() if is_reachable(node)}
         reserved = {node: amounts for node, amounts in reserved_resources.items() if node in alive}
         places = fitting_size(self.sizes, reserved.values(), replace(self.resources, cpus_per_maker=0.0))
         return fitting_size([size for size in self.sizes if size <= places], alive.values(), self.resources)
@@ -102,8 +102,8 @@ class FittingSize(ElasticScalingPolicy):
         decision = super().make_decision_for_non_running_worker_group()
         if not isinstance(decision, NoopDecision):
             now = time.monotonic()
-            self.patient_until = self.patient_until or now + self.resources.wait_for_workers_s
-            if decision.num_workers < self.sizes[-1] and now < self.patient_until:
+            self.wait_until = self.wait_until or now + self.resources.wait_for_workers_s
+            if decision.num_workers < self.sizes[-1] and now < self.wait_until:
                 decision = NoopDecision()
         if isinstance(decision, NoopDecision):
             time.sleep(_PAUSE_S)  # the controller asks again at once
@@ -112,14 +112,14 @@ class FittingSize(ElasticScalingPolicy):
     @override
     def make_decision_for_running_worker_group(self, worker_group_state, worker_group_status) -> ScalingDecision:
         decision = super().make_decision_for_running_worker_group(worker_group_state, worker_group_status)
-        # Processes that run are never given up for a smaller number.
+        # Running processes are never stopped for a smaller number.
         if not isinstance(decision, NoopDecision) and decision.num_workers <= worker_group_state.num_workers:
             return NoopDecision()
         return decision
 
 
-def answers(node: dict[str, Any]) -> bool:
-    """Whether a node of ``ray.nodes()`` is there: Ray itself takes up to 15 s to notice that one is not."""
+def is_reachable(node: dict[str, Any]) -> bool:
+    """Whether a node of ``ray.nodes()`` accepts connections: Ray takes up to 15 s to notice that one is lost."""
     if not node["Alive"]:
         return False
     try:
@@ -141,9 +141,9 @@ class Budgets(DefaultFailurePolicy):
     def make_decision(self, training_failed_error: TrainingFailedError) -> FailureDecision:
         if isinstance(training_failed_error, WorkerGroupError):
             failures = list(training_failed_error.worker_failures.values())
-            if not any(passes(failure) for failure in failures):
+            if not any(is_transient_failure(failure) for failure in failures):
                 return FailureDecision.RAISE
-            # The errors do not tell: a process whose node died is only "unavailable" at first.
+            # The error of a process whose node died is at first only "unavailable".
             before, self.known = self.known, self.gone()
             if self.known - before:
                 self.lost_nodes += 1
@@ -151,13 +151,13 @@ class Budgets(DefaultFailurePolicy):
         return super().make_decision(training_failed_error)
 
 
-def passes(error: BaseException) -> bool:
-    """Whether a worker's failure may be over when it is started again: a lost process or peer, storage, the GPU.
+def is_transient_failure(error: BaseException) -> bool:
+    """Whether a worker may succeed when it is started again: after a lost process or peer, errors of storage or GPU.
 
-    Anything else is an error of the program, which would only happen again.
+    Anything else is an error of the program, which would recur.
     """
     if isinstance(error, RayTaskError):  # an error that a clip maker raised
-        return isinstance(error.cause, Exception) and passes(error.cause)
+        return isinstance(error.cause, Exception) and is_transient_failure(error.cause)
     if isinstance(error, OSError):
         return error.errno not in (errno.ENOSPC, errno.EDQUOT)
     lost_peer = isinstance(error, RuntimeError) and any(word in str(error) for word in ("gloo", "NCCL", "CUDA error"))
@@ -176,7 +176,7 @@ class ElasticTrainer(OwnPolicies, TorchTrainer):
             resources_per_worker=worker_resources(resources),
             elastic_resize_monitor_interval_s=_LOOK_AGAIN_S,  # type: ignore[call-arg]
         )
-        backend = (LocalTorchConfig if is_alone() else TorchConfig)(backend=process_group_backend())
+        backend = (LocalTorchConfig if is_loopback_only() else TorchConfig)(backend=process_group_backend())
         super().__init__(*args, scaling_config=scaling, torch_config=backend, **kwargs)
 
     @override

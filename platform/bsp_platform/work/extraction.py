@@ -1,10 +1,9 @@
 """Untrimmed videos in, snippet features out, one file per video: a Ray Data actor pool on CPUs.
 
-Each video is one unit of work and appears in the stage's folder whole or not at all, so an interrupted
-extraction continues with the videos that are missing. The forward passes of a video do not depend on what
-else runs: the same features come out of one actor or fifty. With storage on S3 the actors may run on nodes that
-share no folder: each fetches the weights, and uploads a video's features as soon as it has them. On GPUs
-work/gpu_extraction.py takes the place of the pool.
+The features of a video are written completely or not at all, so an interrupted extraction continues with the
+missing videos. They do not depend on the number of actors. With storage on S3 the actors may run on nodes that
+share no folder: each downloads the weights, and uploads a video's features when they are made. On GPUs
+work/gpu_extraction.py is used instead of the pool.
 """
 
 from __future__ import annotations
@@ -34,8 +33,8 @@ MAX_BROKEN_SHARE = 0.05  # of the videos that exist; above it the extraction sto
 _VIDEOS_PER_TASK = 4
 
 
-def is_whole(folder: Path, video_id: str) -> bool:
-    """Whether a video's features are there with the content that their record states; damage is named in the log."""
+def is_complete(folder: Path, video_id: str) -> bool:
+    """Whether a video's features exist with the content that their record states; damage is named in the log."""
     try:
         retry(lambda: read_features(folder, video_id), folder / video_id)
     except FileNotFoundError:
@@ -46,8 +45,8 @@ def is_whole(folder: Path, video_id: str) -> bool:
     return True
 
 
-def once_more(extract: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
-    """``extract``, called again if a helper of Ray Data could not start: rare, and over the next time."""
+def retry_unschedulable(extract: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+    """``extract``, called a second time if Ray Data could not start an actor, which is rare."""
 
     @functools.wraps(extract)
     def tried(*arguments: Any, **keywords: Any) -> dict[str, Any]:
@@ -62,7 +61,7 @@ def once_more(extract: Callable[..., dict[str, Any]]) -> Callable[..., dict[str,
     return tried
 
 
-@once_more
+@retry_unschedulable
 def extract_dataset(
     folder: Path,
     recipe: FeatureRecipe,
@@ -75,14 +74,14 @@ def extract_dataset(
 ) -> dict[str, Any]:
     """Features of all videos that have a file, into the stage folder; returns facts for the manifest.
 
-    ``store`` is needed where that folder lies on S3. Features that are there whole are not made again.
+    ``store`` is needed where that folder lies on S3. Complete features are not made again.
     Raises TooManyBroken, with the list, when more than MAX_BROKEN_SHARE of the videos cannot be read.
     """
     began = time.time()
     present = [video for video in data.videos if video.path is not None]
     if store:
         store.files.download_unfinished(folder)
-    whole = {v.video_id for v in present if is_whole(folder, v.video_id)}
+    whole = {v.video_id for v in present if is_complete(folder, v.video_id)}
     todo = [v for v in present if v.video_id not in whole]
     done, broken, snippets = len(present) - len(todo), [], 0
     if todo:
@@ -103,7 +102,7 @@ def extract_dataset(
                 )
             report({"at": done, "total": len(present), "rate": done / (time.time() - began)})
     if store:
-        store.files.download_unfinished(folder)  # what other nodes made
+        store.files.download_unfinished(folder)  # features from other nodes
     complete = [v.video_id for v in present if v.video_id in whole]
     retry(lambda: pack_h5(folder, complete, folder / FEATURES_H5), folder / FEATURES_H5)  # checks every hash
     records = [read_feature_info(folder, video_id) for video_id in complete]

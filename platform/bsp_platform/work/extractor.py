@@ -1,9 +1,9 @@
-"""The frozen encoder of an extraction: what a process that makes snippet features holds, on a CPU or a GPU."""
+"""The frozen encoder in a process that makes snippet features, on a CPU or a GPU."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from bsp.features.record import FeatureInfo
 from bsp.features.store import encoder_hash, extract_features, write_features
 from bsp_platform.plan.recipes import EncoderRecipe, FeatureRecipe
 from bsp_platform.storage.errors import retry
-from bsp_platform.storage.stages import StageStore
+from bsp_platform.storage.stages import StageStore, Stored
 from bsp_platform.work.cluster.assigned_device import assigned_device
 from bsp_platform.work.pretraining import load_encoder
 
@@ -23,8 +23,8 @@ class ExtractionJob:
     """What an extraction actor needs."""
 
     recipe: FeatureRecipe
-    weights: Any  # path of encoder.pt, or what ``store`` made of it for other nodes
-    folder: Any  # where the features go, likewise
+    weights: Path | Stored  # path of encoder.pt, as StageStore.pack_paths gives it
+    folder: Path | Stored  # of the features, likewise
     gpus: float = 0.0  # that Ray gives the actor
     store: StageStore | None = None  # None: all nodes see weights and folder
 
@@ -35,18 +35,20 @@ class Extractor:
     def __init__(self, job: ExtractionJob):
         torch.set_num_threads(1)
         self.job = job
-        torch.backends.cudnn.allow_tf32 = False  # float32 is float32; bfloat16 does not ask
+        torch.backends.cudnn.allow_tf32 = False  # in float32; of no effect in bfloat16
         self.device = assigned_device(job.gpus)
         architecture = job.recipe.encoder.encoder.for_snippets()
-        weights, self.folder = job.weights, job.folder
+        weights, folder = job.weights, job.folder
         if job.store:
-            weights, self.folder = job.store.download_paths(weights), job.store.local_path(self.folder)
+            weights, folder = job.store.download_paths(weights), job.store.local_path(folder)
+        assert isinstance(weights, Path) and isinstance(folder, Path)
+        self.folder = folder
         encoder = retry(lambda: load_encoder(weights, EncoderRecipe(encoder=architecture)), weights)
         self.hash = encoder_hash(encoder)
         self.encoder = encoder.to(self.device)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Rows of videos, as Ray Data hands them over -> what came of each."""
+        """Rows of videos, as Ray Data hands them over -> numbers of snippets and errors."""
         rows = [self.extract(str(v), str(p)) for v, p in zip(batch["video_id"], batch["path"], strict=True)]
         return {
             "video_id": batch["video_id"],
@@ -72,7 +74,7 @@ class Extractor:
         return len(feat_SD), ""
 
     def write(self, video_id: str, feat_SD: np.ndarray, info: FeatureInfo) -> None:
-        """Put a video's features where they belong; with storage on S3 they are there when this returns."""
+        """Write a video's features into the folder, and upload them where the storage is on S3."""
         retry(lambda: write_features(self.folder, video_id, feat_SD, info), self.folder / video_id)
         if self.job.store:
             for name in (f"{video_id}.npy", f"{video_id}.json"):  # the record last: it means complete

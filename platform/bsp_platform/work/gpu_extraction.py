@@ -1,13 +1,13 @@
 """Extraction on GPUs: all cores decode, an actor on each GPU encodes full batches that mix videos.
 
-An actor keeps some decoding tasks running (Ray's streaming generators, plain tasks on any node). Each hands over the
-cropped snippets of one video, uint8, in blocks of 16 MiB, and waits when two of its blocks have not been taken: memory
-is bounded by the number of tasks, however long a video is. Blocks are read where they lie in the object store and
-copied once, into the batch. A video is written when its last snippet is there, by threads, as disks are slow to promise
-that they have something. Whole videos stay with one actor, so one that is lost costs what it had not written yet.
+An actor keeps some decoding tasks running (Ray's streaming generators, on any node). Each yields the cropped snippets
+of one video, uint8, in blocks of 16 MiB, and pauses while two of its blocks are not taken: memory is bounded by the
+number of tasks, not by the length of a video. Blocks are read in the object store and copied once, into the batch. A
+video is written when its last snippet is encoded, by threads, as flushing to disk is slow. A video stays with one
+actor; the loss of an actor costs the features that it had not written.
 
-Ray Data is not used here: its blocks would be copied twice more on the way into a batch (into Arrow tables, and put
-together), and it counts bytes, not videos.
+Ray Data is not used here: it would copy blocks twice more (into Arrow tables, and into a batch), and its limits count
+bytes, not videos.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ log = logging.getLogger(__name__)
 BLOCK_BYTES = 16 * 2**20  # of pixels: large beside the cost of an object, small beside the object store
 BLOCKS_AHEAD = 2  # of a decoding task that the encoder has not taken
 _TRIES = 3  # of a decoding task whose process died
-_LOST_ACTORS = 20  # that an extraction survives: spot machines go
+_LOST_ACTORS = 20  # that an extraction survives; spot machines are lost often
 _WRITERS = 4
 
 
 def decode_video(video_id: str, path: str, size_px: int, architecture: Architecture) -> Iterator[dict[str, Any]]:
     """Blocks of the snippets of one video: "first" number and "pixels" uint8 [N, T, H, W, 3], as encoders take them;
-    the last also has "record", the video's FeatureInfo without what only the weights tell. An unreadable video ends
-    with a block that is only "error"."""
+    the last also has "record", the video's FeatureInfo without the fields of the encoder. An unreadable video ends
+    with a block of "error" only."""
     length = architecture.clip_frames
     block = max(1, BLOCK_BYTES // (length * size_px**2 * 3))
-    held: dict[str, Any] | None = None  # the last block is sent when nothing can go wrong any more
+    held: dict[str, Any] | None = None  # a block is yielded when the next one, or the record, is made
     try:
         snippets = VideoSnippets(path, video_id=video_id, size_px=size_px, snippet_frames=length)
         first = 0
@@ -62,13 +62,13 @@ def decode_video(video_id: str, path: str, size_px: int, architecture: Architect
 
 
 class _Video:
-    """What is known of a video that is on its way."""
+    """Features and record of a video that is not finished."""
 
     def __init__(self) -> None:
         self.features: dict[int, np.ndarray] = {}  # by number
         self.record: FeatureInfo | None = None
 
-    def whole(self) -> bool:
+    def is_complete(self) -> bool:
         return self.record is not None and len(self.features) == self.record.snippets
 
 
@@ -82,21 +82,21 @@ class GpuExtractor:
         """Features of (id, path) videos, written; a row for each as it is finished, in any order."""
         job = self.base.job
         encoder = SnippetEncoder(self.base.encoder, self.base.device, job.recipe.precision)
-        on_the_way: dict[Hashable, _Video] = {}
+        unfinished: dict[Hashable, _Video] = {}
         writing: deque[Future] = deque()
         with ThreadPoolExecutor(_WRITERS) as pool:
             for video_id, block in self._blocks(videos):
                 if "error" in block:
-                    on_the_way.pop(video_id, None)  # what is still in a batch is dropped when it comes out
+                    unfinished.pop(video_id, None)  # its snippets in a batch are dropped by _collect
                     yield {"video_id": video_id, "snippets": 0, "error": block["error"]}
                     continue
-                video = on_the_way.setdefault(video_id, _Video())
+                video = unfinished.setdefault(video_id, _Video())
                 video.record = block.get("record")
                 finished = encoder.add(video_id, block["first"], block["pixels"])
-                writing += [pool.submit(self._write, *ready) for ready in _collect(finished, on_the_way)]
+                writing += [pool.submit(self._write, *ready) for ready in _collect(finished, unfinished)]
                 while writing and (writing[0].done() or len(writing) > 4 * _WRITERS):
                     yield writing.popleft().result()
-            writing += [pool.submit(self._write, *ready) for ready in _collect(encoder.flush(), on_the_way)]
+            writing += [pool.submit(self._write, *ready) for ready in _collect(encoder.flush(), unfinished)]
             for one in writing:
                 yield one.result()
 
@@ -129,10 +129,10 @@ class GpuExtractor:
                 except RayTaskError:
                     raise  # an error of the program
                 except RayError as error:
-                    # A file that ends the process which reads it is one broken video.
+                    # A file that crashes its decoding process counts as one broken video.
                     block = {"error": f"the process that decoded it died {_TRIES} times: {error}"}
                 else:
-                    running[blocks] = video_id  # behind the others: they take turns
+                    running[blocks] = video_id  # the last in the order of ray.wait: tasks take turns
                 yield video_id, block
 
     def _write(self, video_id: str, feat_SD: np.ndarray, record: FeatureInfo) -> dict[str, Any]:
@@ -143,23 +143,23 @@ class GpuExtractor:
 
 
 def _collect(
-    finished: list[tuple[Hashable, int, np.ndarray]], on_the_way: dict[Hashable, _Video]
+    finished: list[tuple[Hashable, int, np.ndarray]], unfinished: dict[Hashable, _Video]
 ) -> Iterator[tuple[str, np.ndarray, FeatureInfo]]:
-    """Put features to their videos; the videos that are whole now, no longer ``on_the_way``."""
+    """Add features to their videos; yields the videos that are complete now, and removes them from ``unfinished``."""
     for video_id, number, feat_D in finished:
-        if video_id in on_the_way:
-            on_the_way[video_id].features[number] = feat_D
+        if video_id in unfinished:
+            unfinished[video_id].features[number] = feat_D
     for video_id in dict.fromkeys(name for name, _, _ in finished):
-        video = on_the_way.get(video_id)
-        if video and video.record and video.whole():
-            del on_the_way[video_id]
+        video = unfinished.get(video_id)
+        if video and video.record and video.is_complete():
+            del unfinished[video_id]
             yield str(video_id), np.stack([video.features[k] for k in range(video.record.snippets)]), video.record
 
 
 def extract_on_gpus(job: ExtractionJob, videos: list, resources: Resources) -> Iterator[dict[str, Any]]:
-    """One row per video as it is finished, as from the pool on CPUs. Needs a running Ray with GPUs.
+    """One row per finished video, as from the pool on CPUs. Needs a running Ray with GPUs.
 
-    An actor that is lost with its node is replaced, and goes on with what it had not written.
+    An actor that is lost with its node is replaced; the new one makes the features that are not written.
     """
     import ray
     from ray.exceptions import RayActorError
@@ -187,7 +187,7 @@ def extract_on_gpus(job: ExtractionJob, videos: list, resources: Resources) -> I
                 try:
                     row: dict[str, Any] = ray.get(next(stream))
                 except StopIteration:
-                    ray.kill(extractor)  # its GPU is free for the next stage at once
+                    ray.kill(extractor)  # frees its GPU for the next stage
                     del running[stream]
                 except RayActorError as error:
                     del running[stream]

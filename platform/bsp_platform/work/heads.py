@@ -1,7 +1,6 @@
 """Heads on stages: features read and checked against their manifests, results written as the files of a stage.
 
-What heads do is in bsp/tasks. The functions here are plain; the sweep calls them as Ray tasks with the resources that
-the plan names.
+Heads themselves are in bsp/tasks. The sweep calls these functions as Ray tasks with the planned resources.
 """
 
 from __future__ import annotations
@@ -33,9 +32,9 @@ Expected = dict[str, int | str]  # fields of the features' records and what they
 
 
 def listed(folders: Sequence[Path], expect: Expected | None = None) -> Features:
-    """The features in ``folders``, streams concatenated; a video has none if it has none in one of them.
+    """The features in ``folders``, streams concatenated; a video needs features in all of them.
 
-    Reading raises StageDamaged for features that a stage's manifest lists and that are lost or changed, or if it has no
+    Reading raises StageDamaged for features that are lost or changed since their manifest, or a stage without
     manifest, and ValueError where a record is not what ``expect`` says.
     """
 
@@ -101,7 +100,7 @@ def train_and_score(
 
 
 def scores_in(path: Path | None) -> ClassScores:
-    """The class scores in a file that bsp.datasets.class_scores reads; None: there are none."""
+    """The class scores in the file; without a file a function that refuses."""
     return no_class_scores if path is None else partial(read_class_scores, path)
 
 
@@ -110,7 +109,7 @@ def run_and_write(
 ) -> dict[str, Any]:
     """Run a head; its facts. Writes predictions, scores in percent and the training history into ``folder``.
 
-    After every epoch it notes there how far it is, for who is waiting.
+    After every epoch the progress is written there (``PROGRESS``).
     """
     torch.set_num_threads(threads)
     epochs, done = getattr(inputs.settings, "epochs", 1), itertools.count(1)

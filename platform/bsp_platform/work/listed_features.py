@@ -1,4 +1,4 @@
-"""Which videos a folder of features holds: its manifest decides, if it has one, and never what happens to lie there.
+"""The videos of a feature folder: those in its manifest, if it has one, whatever other files are in the folder.
 
 A stage of the storage lists every file with its SHA-256, so a file that is lost or changed is an error that names it.
 A plain folder (imported features) has no list: there a video either has both of its files, or neither.
@@ -24,8 +24,8 @@ _STAGE = re.compile("[0-9a-f]{16}")
 def listed_files(folder: Path) -> dict[str, dict[str, Any]] | None:
     """What the manifest of a feature folder lists, by name; None for a plain folder.
 
-    StageDamaged for a stage of a storage (``features/<hash>``) whose manifest is damaged or not there: features that
-    are half done must not pass for all.
+    StageDamaged for a stage of a storage (``features/<hash>``) whose manifest is damaged or missing, as its features
+    are incomplete.
     """
     path = folder / MANIFEST
     try:
@@ -50,7 +50,7 @@ def _names(video_id: str) -> tuple[str, str]:
 
 
 def has_features(folder: Path, video_id: str) -> bool:
-    """Whether the folder should have features of this video. Raises as :func:`listed_files`."""
+    """Whether the manifest, or without one the folder, has features of this video. Raises as :func:`listed_files`."""
     files = listed_files(folder)
     if files is None:
         return any((folder / name).exists() for name in _names(video_id))

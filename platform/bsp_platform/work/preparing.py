@@ -1,7 +1,7 @@
 """Ray Data: a folder of videos in, a prepared copy of it out (``bsp prepare``).
 
-A video is one unit of work: it appears whole or not at all, so the same command continues where an earlier one was
-stopped, and a worker that dies costs the videos it had in hand.
+A prepared video is written completely or not at all, so the same command continues a stopped one, and a lost worker
+costs the videos of its task.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _VIDEOS_PER_TASK = 8  # about three seconds of 10 s videos: large beside a task'
 
 @dataclass(frozen=True, kw_only=True)
 class PrepareJob:
-    """What a task needs. Root and out are seen by every node."""
+    """Inputs of a task. All nodes see root and out."""
 
     root: Path
     out: Path
@@ -36,7 +36,7 @@ class PrepareJob:
 
 @dataclass
 class Progress:
-    """How far a preparation is."""
+    """The progress of a preparation."""
 
     total: int
     done: int = 0
@@ -66,9 +66,9 @@ class Progress:
         self.work_s += float(row["seconds"])
 
     def line(self) -> str:
-        """One line for a person: how many, how fast, how long to go."""
+        """One line: number of videos, rate, remaining time."""
         elapsed = max(time.time() - self.began, 1e-6)
-        # Choice: the rate of all videos, kept ones too; right once the run is past what an earlier one did.
+        # Choice: the rate of all videos, kept ones too; exact once the kept ones are counted.
         left_s = (self.total - self.done) * elapsed / max(self.done, 1)
         return (
             f"{self.done:,} of {self.total:,} videos, {self.done / elapsed:.1f}/s, {_duration(left_s)} left, "
@@ -105,7 +105,7 @@ def prepare_folder(
         rows = ray.data.from_items(
             [{"name": name} for name in names], override_num_blocks=-(-len(names) // _VIDEOS_PER_TASK)
         )
-        task: Any = _prepare_batch  # Ray knows no functions with arguments of their own
+        task: Any = _prepare_batch  # Ray's types have no functions with further arguments
         made = rows.map_batches(task, fn_args=(job,), batch_size=None, batch_format="numpy", num_cpus=1)
     progress = Progress(total=len(names))
     for row in made.iter_rows():

@@ -57,7 +57,7 @@ class TrainJob:
     recipe: EncoderRecipe
     stream: ClipStream
     resources: Resources
-    teachers: tuple[Any, ...] = ()  # weight files of recipe.teachers: paths, or what ``store`` made of them
+    teachers: tuple[Any, ...] = ()  # weight files of recipe.teachers: paths, as StageStore.pack_paths gives them
     store: StageStore | None = None  # None: every node sees the teachers' files
     probe: Callable[[Encoder, int], dict[str, float]] | None = None  # (encoder, step) -> metrics; see work/probe.py
 
@@ -100,7 +100,7 @@ def train_worker(config: dict[str, Any]) -> None:
     step = 0
     skipped: list[str] = []
     history: list[dict[str, Any]] = []
-    state = newest_whole_state(ray.train.get_checkpoint())
+    state = newest_complete_state(ray.train.get_checkpoint())
     if state is not None:
         step, skipped = restore(state, model, optimiser)
         history = state["history"]
@@ -157,7 +157,7 @@ def train_worker(config: dict[str, Any]) -> None:
 
 
 def how_computed(device: torch.device, resources: Resources) -> str:
-    """Device and precision of a training: what is outside the recipe, but changes the last bits or more of them."""
+    """Device and precision of a training, which are not in the recipe but change the last bits of the result."""
     on_cpu = device.type == "cpu"
     how = "CPU, float32" if on_cpu else f"{torch.cuda.get_device_name(device)}, bfloat16"
     return f"{how}, compiled" if resources.compile_training else how
@@ -166,7 +166,7 @@ def how_computed(device: torch.device, resources: Resources) -> str:
 def save_state(state: dict[str, Any], folder: Path) -> None:
     """``state.pt`` and, after it, ``state.json`` with its size and SHA-256."""
     path = folder / "state.pt"
-    content = io.BytesIO()  # PyTorch's own writer hides that the disk is full
+    content = io.BytesIO()  # PyTorch's own writer hides the error of a full disk
     torch.save(state, content)
     path.write_bytes(content.getbuffer())
     write_json(folder / "state.json", {"bytes": path.stat().st_size, "sha256": file_sha256(path)})
@@ -185,7 +185,7 @@ def load_state(folder: Path) -> dict[str, Any]:
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
-def newest_whole_state(checkpoint) -> dict[str, Any] | None:
+def newest_complete_state(checkpoint) -> dict[str, Any] | None:
     """The state of Ray Train's latest checkpoint or, if that is damaged, of the newest whole one beside it."""
     if checkpoint is None:
         return None
@@ -263,7 +263,7 @@ def train_encoder(
     )
     with named_disk_full(folder):
         result = trainer.fit()
-    state = newest_whole_state(result.checkpoint)
+    state = newest_complete_state(result.checkpoint)
     if state is None or state["step"] != train.steps:
         raise RuntimeError(f"training {recipe.name} ended without its last checkpoint; run the same command again")
     model = build_model(recipe)

@@ -1,8 +1,8 @@
-"""The cheap score of an encoder while it trains: a linear probe for boundaries on a few untrimmed videos.
+"""A score of an encoder during its training: a linear probe for boundaries on a few untrimmed videos.
 
 The driver decodes the videos once and puts them into the object store. At chosen steps rank 0 of a training run
-copies the encoder's weights into an encoder of its own, so training is not touched: neither modes, nor batch-norm
-statistics, nor random state. The same score is computed from a finished feature set, for encoders that were found.
+copies the weights into a second encoder, so modes, batch-norm statistics and random state of the training do not
+change. For encoders from the store the same score is computed from finished features.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class ProbeSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class BoundaryProbe:
-    """What rank 0 calls after a step: ``probe(encoder, step)`` gives metrics at the chosen steps, else nothing."""
+    """Called by rank 0 after a step: ``probe(encoder, step)`` returns metrics at the chosen steps, else {}."""
 
     videos: Any  # ObjectRef of list[ProbeVideo]
     recipe: EncoderRecipe
@@ -61,9 +61,9 @@ class BoundaryProbe:
 
 
 def release_workers(group: str) -> None:
-    """Give back what the training workers of a stopped trial had reserved, for whom it is no longer of use.
+    """Remove the placement group of the training workers of a stopped trial.
 
-    Ray Train leaves it to a helper that asks Ray's dashboard, and that gives up where several Rays run on a machine.
+    Ray Train's own cleanup asks Ray's dashboard, and fails where several Ray clusters run on a machine.
     """
     from ray import PlacementGroupID
     from ray.util.placement_group import PlacementGroup, remove_placement_group
@@ -77,7 +77,7 @@ def load_probe_videos(
 ) -> list[ProbeVideo]:
     """Decode the first ``settings.videos`` readable videos of the training subset, in the annotations' order.
 
-    Choice: training videos only, so that the cheap score sees none of the videos that the mAP is computed on.
+    Choice: training videos only, so that the probe sees none of the videos that the mAP is computed on.
     Raises ValueError if there are fewer than 4, or none with a boundary among those to fit on or those held out.
     """
     candidates = [v for v in data.videos if v.subset == "training" and v.path is not None and v.instances]
@@ -86,7 +86,7 @@ def load_probe_videos(
         try:
             return load_probe_video(video, size_px, settings.max_snippets, snippet_frames)
         except VideoError:
-            return None  # extraction counts and names broken videos; the probe takes the next one
+            return None  # extraction reports broken videos; the probe uses the next one
 
     found: list[ProbeVideo] = []
     with ThreadPoolExecutor(threads) as pool:
@@ -103,7 +103,7 @@ def load_probe_videos(
 
 
 def score_encoder(encoder: Encoder, recipe: EncoderRecipe, videos: Sequence[ProbeVideo]) -> float:
-    """Boundary average precision (percent) of an encoder as it is now; the encoder is only read."""
+    """Boundary average precision (percent) of an encoder with its current weights, which do not change."""
     device = next(encoder.parameters()).device
     frozen = build_encoder(recipe.encoder.for_snippets(), recipe.seed)
     frozen.load_state_dict(encoder.state_dict())

@@ -43,7 +43,7 @@ _TASKS_IN_FLIGHT = "bsp.tasks_in_flight"  # key of Ray Data's context: StreamSiz
 
 @dataclass(frozen=True, kw_only=True)
 class ClipStream:
-    """What decides clip k of a stream, and how to cut it; small, and the catalog is a reference."""
+    """The settings that determine clip k of a stream, and its cut; small, as the catalog is a reference."""
 
     catalog: ray.ObjectRef | None  # of a Catalog; None where the catalog is given beside it
     clips: ClipSettings
@@ -65,8 +65,8 @@ def make_clips(
     """Clips ``indices`` as one batch: "clip" uint8 [B, T, H, W, 3], "label", "change_point", "index", "error", and
     "damaged", int64 [B]: the source frames of the clip that FFmpeg flags as damaged.
 
-    A clip whose video cannot be read is all zeros and carries the reason in "error" (else ""): it is counted
-    and named by the consumer, never replaced.
+    A clip whose video cannot be read is all zeros and has the reason in "error" (else ""): the consumer counts and
+    names it and never replaces it.
     """
     plans, clips, errors, damaged = [], [], [], []
     cache = cache or FrameCache(0)
@@ -194,12 +194,12 @@ def _read_spans(**cut: int) -> Iterator:
 
 
 def _operators(topology, name: str) -> set:
-    """Ray Data's operators of that name, whatever follows after an arrow; asked for once, as names are put together."""
+    """Ray Data's operators of that name, whatever follows after an arrow; found once, as the names are computed."""
     return {op for op in topology if op.name.split("->")[0] == name}
 
 
 class FewSpansAhead(BackpressurePolicy):
-    """Hold the spans back until clip makers need them: Ray Data's own limits count bytes, and a span has hardly any."""
+    """Bound the spans that wait for clip makers: Ray Data's own limits count bytes, and a span has few."""
 
     def __init__(self, *arguments):
         super().__init__(*arguments)
@@ -215,7 +215,7 @@ class FewSpansAhead(BackpressurePolicy):
 class BoundInFlight(BackpressurePolicy):
     """Give clip makers no more tasks than ``StreamSize.tasks``, finished blocks that nobody has taken included.
 
-    In the place of Ray Data's own policies, which guess from bytes seen so far and leave half of the store unused.
+    Replaces Ray Data's own policies, which extrapolate from past sizes and leave half of the store unused.
     """
 
     def __init__(self, *arguments):
@@ -289,8 +289,8 @@ def iterate_batches(
 ) -> Generator[dict[str, np.ndarray], None, None]:
     """Numpy batches of exactly ``batch_size`` clips (the last one may be smaller), in the stream's order.
 
-    Blocks are taken whole, one ahead: letting Ray Data cut them costs two more threads in the training process and two
-    hand-overs per batch. Each block is copied once, into its place in the batch, and leaves the object store; ``empty``
+    Blocks are taken uncut, one ahead: cutting by Ray Data needs two more threads in the training process and two
+    queues per batch. Each block is copied once, into its place in the batch, and leaves the object store; ``empty``
     (shape, dtype) gives the memory for numbers of a batch: pinned where it goes to a GPU (``prefetch.empty_for``).
     """
     batch = _Batch(batch_size, empty)
@@ -315,7 +315,7 @@ class _Batch:
     def _reset(self) -> None:
         self.clips = 0
         self.numbers: dict[str, np.ndarray] = {}
-        self.texts: dict[str, list[np.ndarray]] = {}  # as wide as their longest, which the first piece does not know
+        self.texts: dict[str, list[np.ndarray]] = {}  # joined at the end: their widths differ
 
     def add(self, block: dict[str, np.ndarray], first: int) -> int:
         """Take over as many clips of a block, from ``first`` on, as there is room for; returns their number."""

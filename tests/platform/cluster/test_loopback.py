@@ -117,7 +117,7 @@ def test_the_environment_is_as_it_was_after_ray_has_started(monkeypatch):
 
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "eth7")
     before = dict(os.environ)
-    with loopback.alone():
+    with loopback.loopback_only():
         assert os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] == "0"
     assert dict(os.environ) == before
 

@@ -255,7 +255,7 @@ def test_addresses_that_cannot_be_used_are_refused(server, tmp_path, monkeypatch
 def test_a_damaged_checkpoint_on_s3_gives_way_to_the_one_before(server, address, tmp_path, capsys):
     from ray.train import Checkpoint
 
-    from bsp_platform.work.pretraining import newest_whole_state, save_state
+    from bsp_platform.work.pretraining import newest_complete_state, save_state
 
     store = StageStore(address)
     for step in (1, 2):
@@ -267,11 +267,11 @@ def test_a_damaged_checkpoint_on_s3_gives_way_to_the_one_before(server, address,
     place = place_for_runs(store, store.root / "encoders" / "x" / "_train", "run")
     storage, root = pickle.loads(pickle.dumps(place["storage_filesystem"])), place["storage_path"]  # as Ray has it
     latest = Checkpoint(f"{root}/run/checkpoint_2", storage)
-    assert newest_whole_state(latest)["step"] == 2
+    assert newest_complete_state(latest)["step"] == 2
     server.stop()
     threading.Timer(3, server.start).start()  # Arrow's own patience would be 2 s
-    assert newest_whole_state(latest)["step"] == 2
+    assert newest_complete_state(latest)["step"] == 2
     content = store.bucket.read("encoders/x/_train/run/checkpoint_2/state.pt")
     store.bucket.write("encoders/x/_train/run/checkpoint_2/state.pt", content[:-7])
-    assert newest_whole_state(latest)["step"] == 1
+    assert newest_complete_state(latest)["step"] == 1
     assert "checkpoint_2" in capsys.readouterr().out

@@ -11,7 +11,15 @@ from ray.train.v2.api.exceptions import WorkerGroupError
 from bsp.errors import TooManyBroken
 from bsp_platform.plan.resources import Resources
 from bsp_platform.work.cluster.ray_internals import FailureDecision, WorkerHealthCheckFailedError
-from bsp_platform.work.elastic import FAILURES, LOST_NODES, Budgets, answers, fitting_size, passes, sizes_of
+from bsp_platform.work.elastic import (
+    FAILURES,
+    LOST_NODES,
+    Budgets,
+    fitting_size,
+    is_reachable,
+    is_transient_failure,
+    sizes_of,
+)
 
 LOST_PROCESS = WorkerHealthCheckFailedError("a check failed", ray.exceptions.ActorDiedError())
 
@@ -56,7 +64,7 @@ def test_the_largest_number_of_processes_that_fits():
     ],
 )
 def test_what_may_be_over_at_the_next_try(error, again):
-    assert passes(error) is again
+    assert is_transient_failure(error) is again
 
 
 def failed(*errors: Exception) -> WorkerGroupError:
@@ -88,6 +96,6 @@ def test_a_node_that_takes_no_connection_is_gone_before_ray_knows():
         server.bind(("127.0.0.1", 0))
         server.listen()
         node = {"Alive": True, "NodeManagerAddress": "127.0.0.1", "NodeManagerPort": server.getsockname()[1]}
-        assert answers(node)
-        assert not answers(node | {"Alive": False})
-    assert not answers(node)
+        assert is_reachable(node)
+        assert not is_reachable(node | {"Alive": False})
+    assert not is_reachable(node)

@@ -190,10 +190,10 @@ def test_an_extraction_that_ray_data_could_not_start_is_tried_once_more(caplog, 
         return extract
 
     arguments = (tmp_path, "recipe", tmp_path / "weights", "data", "resources", print)
-    assert extraction.once_more(fails(1))(*arguments, store="store") == {"videos": 3}
+    assert extraction.retry_unschedulable(fails(1))(*arguments, store="store") == {"videos": 3}
     assert calls == [(*arguments, "store")] * 2
     assert "the node is gone" in caplog.text
     calls.clear()
     with pytest.raises(ActorUnschedulableError):
-        extraction.once_more(fails(2))(*arguments)
+        extraction.retry_unschedulable(fails(2))(*arguments)
     assert hasattr(extract_dataset, "__wrapped__")

@@ -12,7 +12,7 @@ from bsp.pretraining.loop import TrainSettings
 from bsp.pretraining.pretext import PretextSettings
 from bsp_platform.plan.recipes import EncoderRecipe
 from bsp_platform.plan.resources import Resources
-from bsp_platform.work.pretraining import load_encoder, load_state, newest_whole_state, save_state, train_encoder
+from bsp_platform.work.pretraining import load_encoder, load_state, newest_complete_state, save_state, train_encoder
 from bsp_platform.work.streaming import ClipStream
 
 KINDS = (BoundaryKind.DIFF_CLASS, BoundaryKind.SAME_SPEED)
@@ -46,12 +46,12 @@ def test_a_truncated_checkpoint_is_named_and_the_one_before_is_used(tmp_path, ca
         (tmp_path / f"checkpoint_{step}").mkdir()
         save_state({"step": step, "weights": torch.arange(1000.0)}, tmp_path / f"checkpoint_{step}")
     latest = tmp_path / "checkpoint_2"
-    assert newest_whole_state(Checkpoint.from_directory(latest))["step"] == 2
+    assert newest_complete_state(Checkpoint.from_directory(latest))["step"] == 2
     content = (latest / "state.pt").read_bytes()
     (latest / "state.pt").write_bytes(content[:-7])
     with pytest.raises(ValueError, match=r"state\.pt is truncated or damaged"):
         load_state(latest)
-    assert newest_whole_state(Checkpoint.from_directory(latest))["step"] == 1
+    assert newest_complete_state(Checkpoint.from_directory(latest))["step"] == 1
     assert str(latest) in capsys.readouterr().out
 
 
@@ -65,7 +65,7 @@ def test_flipped_bytes_and_a_missing_record_are_damage_too(tmp_path):
     (tmp_path / "state.json").unlink()
     with pytest.raises(ValueError, match="not a whole checkpoint"):
         load_state(tmp_path)
-    assert newest_whole_state(None) is None
+    assert newest_complete_state(None) is None
 
 
 def test_recipes_are_complete_or_refused():

@@ -1,4 +1,4 @@
-"""The one place where Ray's assignment becomes a PyTorch device."""
+"""The PyTorch device of the GPU that Ray has assigned."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bsp_platform.plan.device import logical_gpus
 def assigned_device(gpus: float) -> torch.device:
     """The device of this Ray task, actor or training process, which asked Ray for ``gpus`` GPUs (0 = the CPU).
 
-    RuntimeError if PyTorch cannot use what Ray gave.
+    RuntimeError if PyTorch cannot use that GPU.
     """
     import ray
 

@@ -20,7 +20,7 @@ from bsp_platform.work.cluster.ray_internals import (
 
 class LocalTorchConfig(TorchConfig):
     """Training processes of one machine find each other through a file: PyTorch's TCP store listens on every
-    interface and asks nobody for a token."""
+    interface without a token."""
 
     @property
     @override

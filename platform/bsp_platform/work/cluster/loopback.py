@@ -1,8 +1,8 @@
-"""A Ray on one machine that only its user reaches: a private folder, sockets on the loopback address, a private token.
+"""A Ray on one machine for its user alone: a private folder, sockets on the loopback address, a private token.
 
-Ray 2.60 binds its servers to every interface, and gives its session folder mode 0777, whatever address ray.init is
-told. What decides is whether it believes that clusters are possible: on Windows and macOS it does not, and then uses
-the loopback address everywhere. :func:`alone` has it believe that here. A cluster that is joined is left as it is.
+Ray 2.60 binds its servers to every interface, and gives its session folder mode 0777, whatever address is
+given to ray.init. Only where clusters are disabled, on Windows and macOS, does it use the loopback address everywhere;
+:func:`loopback_only` disables them here. It does not change a cluster that is joined.
 """
 
 from __future__ import annotations
@@ -22,40 +22,40 @@ from pathlib import Path
 _PREFIX, _LOCK = "bsp-private-", "driver.lock"
 # Ray's sockets have up to 70 characters below the folder, and an address of a Unix socket has 107 at most.
 _LONGEST_BASE = 107 - 70 - len(f"/{_PREFIX}12345678/r")
-_ABANDONED_S = 60.0  # a folder without a lock for so long is no driver's that is just starting
-# What Ray's processes inherit. They are set while Ray starts, not for the driver.
+_ABANDONED_S = 60.0  # a folder that has no lock after this time is not one that is being made
+# Variables for Ray's processes, set only while Ray starts.
 _ENVIRONMENT = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # all servers on the loopback address
-    # Ray's exporters of metrics ask nobody for the token. Two of them cannot be turned off; a port that does not exist
-    # keeps them from starting (they log it, and Ray goes on).
+    # Ray's exporters of metrics need no token. Two of them have no switch, but do not start with an invalid port (they
+    # log it, and Ray goes on).
     "RAY_enable_metrics_collection": "0",
     "AUTOSCALER_METRIC_PORT": "-1",
     "DASHBOARD_METRIC_PORT": "-1",
-    "GLOO_SOCKET_IFNAME": "lo",  # what training processes listen on, for each other
+    "GLOO_SOCKET_IFNAME": "lo",  # of connections between training processes
     "NCCL_SOCKET_IFNAME": "lo",
 }
 
 
 def private_folder() -> Path:
-    """A new folder that nobody else may enter (mode 0700), removed when this process ends.
+    """A new folder that only its user may enter (mode 0700), removed when this process ends.
 
-    For Ray's session, and for what Tune keeps of a run. Folders of processes that were killed are removed too. It lies
+    For Ray's session, and for Tune's files of a run. Folders of processes that were killed are removed too. It lies
     in ``RAY_TMPDIR``, in the system's folder for temporary files, or, as socket addresses are short, in /tmp.
     """
     base = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir())
     if len(str(base)) > _LONGEST_BASE:
         base = Path("/tmp")
     _remove_abandoned(base)
-    folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=base))  # mode 0700, a name that nobody can foresee
+    folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=base))  # mode 0700, a random name
     lock = os.open(folder / "new", os.O_RDWR | os.O_CREAT, 0o600)
     fcntl.flock(lock, fcntl.LOCK_EX)  # held until this process ends, however it ends
-    (folder / "new").rename(folder / _LOCK)  # nobody sees it without its lock
+    (folder / "new").rename(folder / _LOCK)  # the name appears with the lock held
     atexit.register(_end, folder, os.getpid())
     return folder
 
 
 def _end(folder: Path, pid: int) -> None:
-    if os.getpid() == pid:  # and no child that was forked
+    if os.getpid() == pid:  # not in a forked child
         if "ray" in sys.modules:
             sys.modules["ray"].shutdown()
         shutil.rmtree(folder, ignore_errors=True)
@@ -79,24 +79,27 @@ def _remove_abandoned(base: Path) -> None:
 
 
 @contextlib.contextmanager
-def alone() -> Iterator[None]:
+def loopback_only() -> Iterator[None]:
     """Within it ``ray.init(address="local")`` starts a Ray whose servers all listen on the loopback address."""
     from bsp_platform.work.cluster.ray_internals import ray_constants  # the environment was read when Ray was imported
 
     before = {name: os.environ.get(name) for name in _ENVIRONMENT}
-    believed = ray_constants.ENABLE_RAY_CLUSTER
+    enabled = ray_constants.ENABLE_RAY_CLUSTER
     os.environ.update(_ENVIRONMENT)
     ray_constants.ENABLE_RAY_CLUSTER = False
     try:
         yield
     finally:
-        ray_constants.ENABLE_RAY_CLUSTER = believed
+        ray_constants.ENABLE_RAY_CLUSTER = enabled
         for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def private_token() -> None:
-    """Ray's token, readable for its user alone; made here if there is none, as Ray makes one that all may read."""
+    """Ray's token, readable for its user alone; made here if there is none, as Ray's own is readable for all."""
     if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"):
         return
     path = Path.home() / ".ray" / "auth_token"
@@ -112,7 +115,7 @@ def private_token() -> None:
         path.chmod(0o600)
 
 
-def is_alone() -> bool:
+def is_loopback_only() -> bool:
     """Whether this process belongs to a Ray that listens on the loopback address only."""
     import ray
 

@@ -1,6 +1,6 @@
-"""The plan of an experiment: on which device, how many rows side by side, and what each row gets of the machine.
+"""The plan of an experiment: its device, how many rows run at a time, and the resources of each row.
 
-What a profile would like (plan/resources.py) is fitted to what is there before anything starts: fewer clip makers and
+A profile's resources (plan/resources.py) are fitted to the machine before anything starts: fewer clip makers and
 decoders where cores or memory are short, fewer processes where GPUs are, more decoders where cores would be idle. Only
 a machine on which not even one of each kind fits is refused, with the numbers.
 """
@@ -23,22 +23,15 @@ if TYPE_CHECKING:
 
 MAX_DECODERS = 24  # per extractor: at 170 snippets/s each, what an encoder (R18, 4,300 snippets/s) takes
 
-# Choice: what processes of each kind were seen to take, GiB; rough, and only two thirds of the memory is given out.
-_TRIAL_GB, _TRAINING_GB, _ON_GPU_GB, _MAKER_GB, _EXTRACTOR_GB, _DECODER_GB, _HEAD_GB = (
-    0.3,
-    0.8,
-    3.0,
-    0.35,
-    0.8,
-    0.5,
-    1.0,
-)
+# Choice: measured memory of a process of each kind, GiB; rough, so only two thirds of the memory are planned for.
+_TRIAL_GB, _TRAINING_GB, _ON_GPU_GB = 0.3, 0.8, 3.0
+_MAKER_GB, _EXTRACTOR_GB, _DECODER_GB, _HEAD_GB = 0.35, 0.8, 0.5, 1.0
 _MEMORY_SHARE = 2 / 3
 
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """What Ray has to give, or will have, over all nodes."""
+    """The resources of Ray over all nodes, now or after growing."""
 
     cpus: float
     gpus: float
@@ -48,7 +41,7 @@ class Machine:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What is decided; known before Ray is started on this machine."""
+    """The plan, made before Ray is started on this machine."""
 
     device: str  # "cpu" or "cuda"
     machine: Machine
@@ -59,7 +52,7 @@ class Plan:
     object_store_mb: int  # of a Ray that is started here
 
     def lines(self, profile: Profile, wanted: str) -> list[str]:
-        """What is planned, and why, for people."""
+        """The plan with its reasons, as text."""
         ours, wish, machine = self.resources, self.wish, self.machine
         on = "a GPU" if self.device == "cuda" else "the CPU"
         where = "the Ray cluster" if machine.joined else "this machine"
@@ -103,7 +96,7 @@ def _times(number: float, what: str) -> str:
 
 
 def fit(wish: Resources, machine: Machine) -> tuple[Resources, int, int]:
-    """(what a row gets, rows side by side, training processes of a row now). ValueError if not one row fits."""
+    """(resources of a row, rows at a time, training processes of a row now). ValueError if not one row fits."""
     smallest = wish.smallest()
     smallest.rows_at_a_time(machine.cpus, machine.gpus)
     budget_gb = machine.memory_gb * _MEMORY_SHARE or float("inf")
@@ -135,7 +128,7 @@ def fit(wish: Resources, machine: Machine) -> tuple[Resources, int, int]:
 
 
 def row_gb(row: Resources) -> float:
-    """Memory of one row at its widest moment, GiB, without the object store."""
+    """Memory of one row, at most, GiB, without the object store."""
     training = row.train_workers * (
         (_ON_GPU_GB if row.gpus_per_worker else _TRAINING_GB)
         + row.makers_per_worker * (_MAKER_GB + row.frame_cache_mb / 1024)
@@ -157,7 +150,7 @@ def make_plan(profile: Profile, machine: Machine, *, device: Device, workers: in
         machine = replace(machine, gpus=0.0)
     wish = profile.resources(workers, chosen)
     if not machine.joined:
-        wish = replace(wish, wait_for_workers_s=0.0)  # nothing will come
+        wish = replace(wish, wait_for_workers_s=0.0)  # no machine will be added
     resources, rows, processes = fit(wish, machine)
     store = store_plan(_clip_bytes(profile), machine.cpus, resources, machine_limit())
     return Plan(
@@ -176,21 +169,21 @@ def _clip_bytes(profile: Profile) -> int:
 
 
 def plan_lines(plan: Plan, options: Options) -> list[str]:
-    """What is planned, with the stream of clips in the object store that there is; needs a running Ray."""
+    """The plan as text, with the size of the stream of clips in Ray's object store; needs a running Ray."""
     cpus, _ = cluster_size()
     stream = plan_within(_clip_bytes(options.profile), cpus, plan.resources, object_store_bytes())
     return [*plan.lines(options.profile, options.device), f"  {stream}"]
 
 
 def joins_a_cluster() -> bool:
-    """Whether a Ray of others will be used, instead of one started here."""
+    """Whether a running Ray will be joined instead of one started here."""
     import ray
 
     return ray.is_initialized() or bool(os.environ.get("RAY_ADDRESS"))
 
 
 def refuse_early(options: Options) -> None:
-    """Before videos are rendered or looked through: ValueError for a plan that this machine cannot run."""
+    """ValueError for a plan that this machine cannot run, before videos are rendered or read."""
     if not joins_a_cluster():
         make_plan(options.profile, this_machine(options.cpus), device=options.device, workers=options.workers)
 
@@ -212,16 +205,16 @@ def start_planned(options: Options) -> Plan:
 
 
 def this_machine(cpus: int | None) -> Machine:
-    """What a Ray started here will have."""
+    """The resources of a Ray that is started here."""
     return Machine(cpus=cpus or os.cpu_count() or 1, gpus=local_gpus(), memory_gb=memory_bytes() / 2**30)
 
 
 def joined_machine(options: Options) -> Machine:
-    """What the running Ray has, or may grow to by --cpus and --gpus."""
+    """The resources of the running Ray, or those that it may grow to by --cpus and --gpus."""
     import ray
 
     cpus, gpus = cluster_size()
-    if options.cpus or options.gpus is not None:  # it may grow: nobody knows the memory of nodes that do not exist yet
+    if options.cpus or options.gpus is not None:  # it may grow; the memory of future nodes is unknown
         gpus = gpus if options.gpus is None else options.gpus
         return Machine(cpus=options.cpus or cpus, gpus=gpus, joined=True)
     have = ray.cluster_resources()

@@ -1,8 +1,8 @@
-"""All that this project takes from inside Ray, in one file: tried on Ray 2.60.0; another version may move it.
+"""All private parts of Ray that this project uses, tried on Ray 2.60.0; another version may move them.
 
-A name imported from here is imported from Ray only then, as parts of Ray take seconds; one that is gone is a
-:class:`RayMoved`. What we override or set by a private name is checked to be still there, because Ray would otherwise
-go its own way without a word.
+A name is imported from Ray when it is imported from here, as parts of Ray load slowly; a missing one is a
+:class:`RayMoved`. Private names that we override or set are checked for existence, because Ray would otherwise
+ignore them silently.
 """
 
 from __future__ import annotations
@@ -89,8 +89,8 @@ class OwnPolicies:
 def data_context(*, read_buffer_blocks: int | None = None) -> Iterator[DataContext]:
     """Ray Data's settings for the data sets that are made inside; those of the process stay as they are.
 
-    No progress bars, and an error of a function that Ray Data calls is raised as it is, not wrapped: a full disk is
-    known by its number, and a failed row shows the error's own words. ``read_buffer_blocks`` may wait at a read task
+    No progress bars, and an error of a function that Ray Data calls is raised unwrapped: a full disk is
+    recognised by its number, and a failed row shows its message. ``read_buffer_blocks`` may wait at a read task
     (Ray's own choice, two, also limits what one turn of its scheduling loop takes).
     """
     from ray.data import DataContext

@@ -1,9 +1,9 @@
-"""Pass EC2's notice that a spot machine will be taken back on to Ray, on each worker of cluster.yaml.
+"""Drain a Ray node when EC2 announces the end of its spot machine; runs on each worker of cluster.yaml.
 
-EC2 tells it two minutes ahead, to the machine itself and to nobody else. This program asks for the notice every five
-seconds and then has Ray drain the node: nothing new is started on it, and Ray Train counts the loss as a preemption,
-for which it has a budget of its own, and not as a failure of the training. A machine that is no spot machine, or not
-at EC2, has nothing to wait for: the program says so and ends.
+The notice is in the machine's own metadata two minutes ahead. This program reads it every five seconds and then has
+Ray drain the node: nothing new is started on it, and Ray Train counts the loss as a preemption, which has a budget of
+its own, and not as a failure of the training. On a machine that is no spot machine at EC2 the program says so and
+ends.
 
 python -m bsp_platform.work.cluster.spot_notice
 
@@ -22,7 +22,7 @@ import urllib.request
 from collections.abc import Callable
 from datetime import UTC, datetime
 
-METADATA = "http://169.254.169.254"  # EC2's, on every machine of theirs
+METADATA = "http://169.254.169.254"  # of EC2, on every machine
 POLL_S = 5.0
 ANSWER_S = 2.0  # how long to wait for an answer
 
@@ -51,7 +51,7 @@ def seconds_left(notice: str, now: datetime) -> int:
 
 
 def drain_this_node(left_s: int) -> None:
-    """Have Ray drain the node on which this runs; RuntimeError with Ray's words if it refuses."""
+    """Have Ray drain the node on which this runs; RuntimeError with Ray's message if it refuses."""
     import ray
 
     ray.init(address="auto", log_to_driver=False, logging_level=logging.ERROR)
@@ -71,7 +71,7 @@ def drain_this_node(left_s: int) -> None:
 
 
 def watch(server: str = METADATA, *, drain: Callable[[int], None] = drain_this_node, poll_s: float = POLL_S) -> str:
-    """Wait for the notice and drain the node. Returns what happened, in words."""
+    """Wait for the notice and drain the node. Returns a message."""
     try:
         life_cycle = metadata("instance-life-cycle", server)
     except OSError as error:
@@ -82,7 +82,7 @@ def watch(server: str = METADATA, *, drain: Callable[[int], None] = drain_this_n
     while True:
         try:
             notice = metadata("spot/instance-action", server)
-        except OSError as error:  # one answer less; the next one counts
+        except OSError as error:  # the next request may succeed
             print(f"no answer: {error}", flush=True)
             notice = None
         if notice is not None:

@@ -1,9 +1,4 @@
-"""Start or join Ray, and decide before anything starts whether the plan fits.
-
-Everything that a row of a sweep runs at the same time is added up: the trial itself, its training workers and
-their clip makers, or its extraction actors, or its head. The number of rows at a time follows from that and
-from what the cluster has; a plan that cannot fit even one row is refused with the numbers.
-"""
+"""Start or join Ray; size and use of the running cluster."""
 
 from __future__ import annotations
 
@@ -16,8 +11,8 @@ from dataclasses import dataclass
 
 from bsp_platform.plan.resources import TRIAL_CPUS
 
-# Trials run on the head, where the driver is: a worker node that goes away takes no row with it, only what the row
-# had running there, which is started again elsewhere.
+# Trials run on the head, where the driver is: the loss of a worker node ends no row, only its tasks there,
+# which are started again on another node.
 TRIAL_RESOURCES = {"CPU": TRIAL_CPUS, "node:__internal_head__": 0.001}
 
 
@@ -26,13 +21,13 @@ def start_ray(
 ) -> None:
     """Join the cluster at RAY_ADDRESS (cluster.yaml sets it on the head), or start Ray on this machine.
 
-    A Ray started here listens on the loopback address alone, wants its token, and keeps its session in a folder that
-    nobody else may enter, removed when this process ends (cluster/loopback.py). ``log_to_driver`` passes on what Ray's
-    workers print (``ray_log.RayLog`` takes it). ``gpus`` is what a Ray started here has to give.
+    A Ray started here listens on the loopback address alone, needs its token, and keeps its session in a folder that
+    only its user may enter, removed when this process ends (cluster/loopback.py). ``log_to_driver``: Ray's workers print
+    here (to ``ray_log.RayLog``). ``gpus`` is the number that a Ray started here counts.
     """
     import ray
 
-    from bsp_platform.work.cluster.loopback import alone, private_folder, private_token
+    from bsp_platform.work.cluster.loopback import loopback_only, private_folder, private_token
 
     if ray.is_initialized():
         return
@@ -41,10 +36,10 @@ def start_ray(
         ray.init(address=os.environ["RAY_ADDRESS"], log_to_driver=log_to_driver, logging_level=logging.ERROR)
         return
     private_token()
-    folder = private_folder() / "r"  # each of Ray's processes gives this one mode 0777, but nobody gets to it
-    with alone():
+    folder = private_folder() / "r"  # Ray gives it mode 0777, but the folder around it is private
+    with loopback_only():
         ray.init(
-            address="local",  # and never a cluster of somebody else's that runs on this machine too
+            address="local",  # never another cluster that runs on this machine
             num_cpus=cpus or os.cpu_count(),
             num_gpus=gpus,
             include_dashboard=True,
@@ -64,14 +59,14 @@ class ObjectStore:
     """Ray's object stores, summed over the nodes; MB are 10^6 bytes."""
 
     used_mb: float
-    wanted_mb: float  # of that, what somebody still refers to; Ray clears the rest once a second or when it needs room
+    wanted_mb: float  # of that, objects with references; Ray removes others once a second or when it needs room
     capacity_mb: float
     spilled_mb: float  # written to disk since the nodes started, because a store was full
     objects: int
 
 
 def object_store() -> ObjectStore:
-    """What Ray's node managers count. Nodes that do not answer are left out."""
+    """The sums over Ray's nodes; those that do not answer are left out."""
     import ray
 
     from bsp_platform.work.cluster.ray_internals import node_stats
@@ -79,7 +74,7 @@ def object_store() -> ObjectStore:
     stores = []
     for node in ray.nodes():
         if node["Alive"]:
-            with contextlib.suppress(Exception):  # gone meanwhile; grpc has errors of its own
+            with contextlib.suppress(Exception):  # the node is lost; of grpc's own types
                 address, port = node["NodeManagerAddress"], node["NodeManagerPort"]
                 stores.append(node_stats(address, port, include_memory_info=False).store_stats)
     return ObjectStore(

@@ -1,6 +1,6 @@
 """How much of a clip stream is in memory at a time: pure arithmetic from settings to numbers.
 
-A task of a clip maker makes ``task_clips`` clips, 16 MiB at most whatever the batch size: a batch is put together where
+A task of a clip maker makes ``task_clips`` clips, 16 MiB at most whatever the batch size: a batch is assembled where
 it is copied to the training device. What is in flight (tasks that run or wait at clip makers, finished blocks that wait
 for the trainer, blocks that the trainer takes) is bounded, and Ray's object store is made large enough for it.
 """
@@ -15,10 +15,10 @@ from pathlib import Path
 from bsp_platform.plan.resources import Resources
 
 MIB = 2**20
-MEMORY = "BSP_MEMORY_GB"  # instead of what the system says, where that is wrong (some sandboxes)
+MEMORY = "BSP_MEMORY_GB"  # GiB, where the system's number is wrong (some sandboxes)
 TASK_BYTES = 16 * MIB  # of clips, at most; a larger block only waits longer (docs/performance.md)
 ROW_BYTES = 256  # of a clip's label, number, times and the like, with room to spare
-_AHEAD = 8  # tasks that run or wait at a clip maker; more than it ends in a turn of Ray Data's loop, 0.15 s
+_AHEAD = 8  # tasks that run or wait at a clip maker; it finishes fewer in a turn of Ray Data's loop, 0.15 s
 _TAKEN = 5  # blocks at the trainer: one is copied, the others are on their way through Ray Data's iterator
 _OTHERS_BYTES = 512 * MIB  # of the object store, for all that is not clips: catalogs, features, heads, Ray's own
 _BEFORE_SPILLING = 0.8  # share of an object store above which Ray writes objects to disk
@@ -103,14 +103,14 @@ def clip_bytes(half_len: int, size_px: int) -> int:
 
 
 def plan_within(clip: int, cpus: float, resources: Resources, store_bytes: int) -> StorePlan:
-    """What ``resources`` on ``cpus`` come to with a given object store; ``clip`` is bytes."""
+    """The streams of ``resources`` on ``cpus`` with a given object store; ``clip`` is bytes."""
     streams = streams_at_a_time(cpus, resources)
     stream = stream_size(clip, resources.makers_per_worker, room_of_stream(store_bytes, streams))
     return StorePlan(stream=stream, streams=streams, store_bytes=store_bytes)
 
 
 def store_plan(clip: int, cpus: float, resources: Resources, most_bytes: int) -> StorePlan:
-    """The object store that ``resources`` on ``cpus`` want, ``most_bytes`` at most, and what it leads to."""
+    """The object store for ``resources`` on ``cpus``, ``most_bytes`` at most, and its streams."""
     wanted = stream_size(clip, resources.makers_per_worker).in_flight_bytes * streams_at_a_time(cpus, resources)
     wanted = math.ceil((wanted + _OTHERS_BYTES) / _BEFORE_SPILLING)
     store = max(_STORE_FLOOR, min(max(wanted, _LEAST_BYTES), most_bytes))
