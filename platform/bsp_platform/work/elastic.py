@@ -141,7 +141,7 @@ class Budgets(DefaultFailurePolicy):
     def make_decision(self, training_failed_error: TrainingFailedError) -> FailureDecision:
         if isinstance(training_failed_error, WorkerGroupError):
             failures = list(training_failed_error.worker_failures.values())
-            if not any(is_transient_failure(failure) for failure in failures):
+            if not any(is_transient(failure) for failure in failures):
                 return FailureDecision.RAISE
             # The error of a process whose node died is at first only "unavailable".
             before, self.known = self.known, self.gone()
@@ -151,13 +151,13 @@ class Budgets(DefaultFailurePolicy):
         return super().make_decision(training_failed_error)
 
 
-def is_transient_failure(error: BaseException) -> bool:
+def is_transient(error: BaseException) -> bool:
     """Whether a worker may succeed when it is started again: after a lost process or peer, errors of storage or GPU.
 
     Anything else is an error of the program, which would recur.
     """
     if isinstance(error, RayTaskError):  # an error that a clip maker raised
-        return isinstance(error.cause, Exception) and is_transient_failure(error.cause)
+        return isinstance(error.cause, Exception) and is_transient(error.cause)
     if isinstance(error, OSError):
         return error.errno not in (errno.ENOSPC, errno.EDQUOT)
     lost_peer = isinstance(error, RuntimeError) and any(word in str(error) for word in ("gloo", "NCCL", "CUDA error"))

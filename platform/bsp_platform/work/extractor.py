@@ -41,7 +41,8 @@ class Extractor:
         weights, folder = job.weights, job.folder
         if job.store:
             weights, folder = job.store.download_paths(weights), job.store.local_path(folder)
-        assert isinstance(weights, Path) and isinstance(folder, Path)
+        assert isinstance(weights, Path)
+        assert isinstance(folder, Path)
         self.folder = folder
         encoder = retry(lambda: load_encoder(weights, EncoderRecipe(encoder=architecture)), weights)
         self.hash = encoder_hash(encoder)

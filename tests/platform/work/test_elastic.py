@@ -17,7 +17,7 @@ from bsp_platform.work.elastic import (
     Budgets,
     fitting_size,
     is_reachable,
-    is_transient_failure,
+    is_transient,
     sizes_of,
 )
 
@@ -64,7 +64,7 @@ def test_the_largest_number_of_processes_that_fits():
     ],
 )
 def test_what_may_be_over_at_the_next_try(error, again):
-    assert is_transient_failure(error) is again
+    assert is_transient(error) is again
 
 
 def failed(*errors: Exception) -> WorkerGroupError:

@@ -21,8 +21,8 @@ def start_ray(
 ) -> None:
     """Join the cluster at RAY_ADDRESS (cluster.yaml sets it on the head), or start Ray on this machine.
 
-    A Ray started here listens on the loopback address alone, needs its token, and keeps its session in a folder that
-    only its user may enter, removed when this process ends (cluster/loopback.py). ``log_to_driver``: Ray's workers print
+    A Ray started here listens on the loopback address only, needs its token, and keeps its session in a folder that
+    only its user may enter, removed when this process ends (cluster/loopback.py). ``log_to_driver``: its workers print
     here (to ``ray_log.RayLog``). ``gpus`` is the number that a Ray started here counts.
     """
     import ray
