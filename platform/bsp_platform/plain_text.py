@@ -89,6 +89,16 @@ def plain_table(
     return table
 
 
+def duration(seconds: float) -> str:
+    """Two units at most: "40 s", "3 min 20 s", "5 h 12 min", "2 d 3 h"."""
+    whole = round(seconds)
+    for size, unit, smaller, part in ((86400, "d", "h", 3600), (3600, "h", "min", 60), (60, "min", "s", 1)):
+        if whole >= size:
+            rest = whole % size // part
+            return f"{whole // size} {unit}" + (f" {rest} {smaller}" if rest else "")
+    return f"{whole} s"
+
+
 def say(text: object, *, err: bool = False, file: TextIO | None = None) -> None:
     """Print a message at once, on stdout, on stderr (``err``) or to a ``file``."""
     click.echo(printable(text, lines=True), err=err, file=file)

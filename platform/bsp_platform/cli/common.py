@@ -1,4 +1,4 @@
-"""What the parts of the ``bsp`` command share. Only click is imported here, as the command has to start fast."""
+"""Shared by the parts of the ``bsp`` command; imports little, so that the command starts fast."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class CommandGroup(click.Group):
         try:
             return super().invoke(ctx)
         except BrokenPipeError:
-            raise  # click ends quietly when the reader of our output went away
+            raise  # click ends silently when the output's reader has closed
         except EOFError as error:  # click would say "Aborted!" and nothing else
             raise RuntimeError(f"a file ends too early ({error})") from error
         except self.shown as error:
@@ -60,15 +60,15 @@ class LazyChoice(click.Choice[str]):
         return tuple(self._names())
 
 
-def a_number(ctx: click.Context, param: click.Parameter, value: float | None) -> float | None:
-    """Refuse nan, which no range does."""
+def not_nan(ctx: click.Context, param: click.Parameter, value: float | None) -> float | None:
+    """Refuse nan, which click's ranges accept."""
     if value is not None and math.isnan(value):
         raise click.BadParameter("nan is not a number", ctx, param)
     return value
 
 
 def check_output_folder(output_json: Path | None) -> None:
-    """Better now than after the work."""
+    """Refuse a report whose folder does not exist, before the work."""
     if output_json is not None and not output_json.absolute().parent.is_dir():
         raise click.BadParameter(f"folder {output_json.parent} does not exist", param_hint="--output-json")
 

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import click
 
-from bsp_platform.cli.common import INPUT_FILE, OUTPUT_FILE, a_number, check_output_folder, print_percentages
+from bsp_platform.cli.common import INPUT_FILE, OUTPUT_FILE, check_output_folder, not_nan, print_percentages
 from bsp_platform.plain_text import say
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
 TIOUS = "0.5:0.05:0.95"
+OUTPUT_JSON = click.option("--output-json", type=OUTPUT_FILE, help="Write all results here, in full precision.")
+
+
+def file_option(name: str, text: str) -> Callable[[Any], Any]:
+    """A required option ``--name`` for an input file, with ``text`` as its help."""
+    return click.option(f"--{name}", type=INPUT_FILE, required=True, help=text)
 
 
 class Thresholds(click.ParamType):
@@ -22,7 +26,7 @@ class Thresholds(click.ParamType):
     name = "start:step:stop or list"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
-        """Numbers between commas, or first:step:last, to rising fractions in (0, 1]; click's error for other text."""
+        """The thresholds in ``value``, rising; click's error for other text."""
         if not isinstance(value, str):
             return tuple(value)
         import numpy as np
@@ -55,12 +59,12 @@ def evaluate() -> None:
 def evaluation_options(command: Callable) -> Callable:
     """The options that both evaluations have."""
     for option in (
-        click.option("--output-json", type=OUTPUT_FILE, help="Write all results here, in full precision."),
+        OUTPUT_JSON,
         click.option("--blocked", type=INPUT_FILE, help="JSON list of video ids to leave out on both sides."),
         click.option("--tiou", type=Thresholds(), default=TIOUS, show_default=True, help="tIoU thresholds."),
         click.option("--subset", default="validation", show_default=True, help="Subset of the ground truth."),
-        click.option("--predictions", type=INPUT_FILE, required=True, help='JSON with "results", also .gz.'),
-        click.option("--ground-truth", type=INPUT_FILE, required=True, help='JSON with "database", also .gz.'),
+        file_option("predictions", 'JSON with "results", also .gz.'),
+        file_option("ground-truth", 'JSON with "database", also .gz.'),
     ):
         command = option(command)
     return command
@@ -102,18 +106,11 @@ def proposals(max_proposals: int, **common: Any) -> None:
 
 
 @evaluate.command()
-@click.option(
-    "--ground-truth",
-    type=INPUT_FILE,
-    required=True,
-    help="JSON list of {video, sentence, start_s, end_s, duration_s}, or a Charades-STA file (.txt); also .gz.",
+@file_option(
+    "ground-truth",
+    "JSON list of {video, sentence, start_s, end_s, duration_s}, or a Charades-STA file (.txt); also .gz.",
 )
-@click.option(
-    "--predictions",
-    type=INPUT_FILE,
-    required=True,
-    help="JSON list of {video, sentence, moments: [[start_s, end_s, score], ...]}, also .gz.",
-)
+@file_option("predictions", "JSON list of {video, sentence, moments: [[start_s, end_s, score], ...]}, also .gz.")
 @click.option(
     "--protocol",
     type=click.Choice(["2dtan", "lgi"]),
@@ -123,7 +120,7 @@ def proposals(max_proposals: int, **common: Any) -> None:
 @click.option(
     "--nms",
     type=click.FloatRange(0, 1),
-    callback=a_number,
+    callback=not_nan,
     help="IoU threshold of non-maximum suppression (2D-TAN on Charades-STA: 0.45).  [default: none]",
 )
 @click.option(
@@ -131,7 +128,7 @@ def proposals(max_proposals: int, **common: Any) -> None:
     type=INPUT_FILE,
     help="With a Charades-STA file: Charades_v1_test.csv (or _train), or JSON {video: seconds}; also .gz.",
 )
-@click.option("--output-json", type=OUTPUT_FILE, help="Write all results here, in full precision.")
+@OUTPUT_JSON
 def grounding(
     ground_truth: Path,
     predictions: Path,
@@ -159,25 +156,18 @@ def grounding(
     inputs = {"ground_truth": ground_truth, "predictions": predictions, "durations": durations}
     _write(output_json, report, inputs | {"protocol": protocol, "nms": nms})
     _warn_about_queries(report["queries"])
-    _say(grounding_remarks(truth, found, is_zero=report["mIoU"] == 0))
+    _warn(grounding_remarks(truth, found, is_zero=report["mIoU"] == 0))
     title = f"Grounding, {protocol} protocol, {report['queries']['used']} queries"
     print_percentages(title, report["percent"])
 
 
 @evaluate.command()
-@click.option(
-    "--ground-truth",
-    type=INPUT_FILE,
-    required=True,
-    help='JSON {"segment_s", "videos": {id: {"task", "duration_s", "steps": [[start_s, end_s], ...]}}}, also .gz.',
+@file_option(
+    "ground-truth",
+    'JSON {"segment_s", "videos": {id: {"task", "duration_s", "steps": [[start_s, end_s], ...]}}}, also .gz.',
 )
-@click.option(
-    "--predictions",
-    type=INPUT_FILE,
-    required=True,
-    help='JSON {"segment_s", "scores": {id: [one per segment]}}, also .gz.',
-)
-@click.option("--output-json", type=OUTPUT_FILE, help="Write all results here, in full precision.")
+@file_option("predictions", 'JSON {"segment_s", "scores": {id: [one per segment]}}, also .gz.')
+@OUTPUT_JSON
 def actionness(ground_truth: Path, predictions: Path, output_json: Path | None) -> None:
     """Average precision of step localisation as actionness (CrossTask), over segments of 0.2 s."""
     from bsp.files.text import read_json
@@ -190,7 +180,7 @@ def actionness(ground_truth: Path, predictions: Path, output_json: Path | None) 
     report = evaluate_actionness(truth, found, names=names)
     _write(output_json, report, {"ground_truth": ground_truth, "predictions": predictions})
     _warn_about_videos(report["videos"])
-    _say(actionness_remarks(truth, found))
+    _warn(actionness_remarks(truth, found))
     rows = {
         "AP, all segments": report["AP"],
         "AP, mean over videos": report["AP_video"],
@@ -202,13 +192,8 @@ def actionness(ground_truth: Path, predictions: Path, output_json: Path | None) 
 
 
 @evaluate.command()
-@click.option(
-    "--ground-truth",
-    type=INPUT_FILE,
-    required=True,
-    help="Annotations of Kinetics-GEBD (processed or raw) or TAPOS: .pkl, .json, .json.gz.",
-)
-@click.option("--predictions", type=INPUT_FILE, required=True, help="{id: [boundaries]}: .pkl, .json, .json.gz.")
+@file_option("ground-truth", "Annotations of Kinetics-GEBD (processed or raw) or TAPOS: .pkl, .json, .json.gz.")
+@file_option("predictions", "{id: [boundaries]}: .pkl, .json, .json.gz.")
 @click.option(
     "--variant",
     type=click.Choice(["challenge", "notebook", "tapos"]),
@@ -223,7 +208,7 @@ def actionness(ground_truth: Path, predictions: Path, output_json: Path | None) 
     show_default=True,
     help="Of TAPOS' annotation file, the only one that holds both.",
 )
-@click.option("--output-json", type=OUTPUT_FILE, help="Write all results here, in full precision.")
+@OUTPUT_JSON
 def boundaries(ground_truth: Path, predictions: Path, variant: Any, subset: str, output_json: Path | None) -> None:
     """F1 at relative distance of generic event boundaries (GEBD)."""
     from bsp.datasets.gebd import read_document
@@ -241,7 +226,7 @@ def boundaries(ground_truth: Path, predictions: Path, variant: Any, subset: str,
     inputs = {"ground_truth": ground_truth, "predictions": predictions, "variant": variant, "subset": subset}
     _write(output_json, report, inputs)
     _warn_about_videos(report["videos"], "clips")
-    _say(boundary_remarks(clips, found, variant=variant, is_zero=report["mean_F1"] == 0))
+    _warn(boundary_remarks(clips, found, variant=variant, is_zero=report["mean_F1"] == 0))
     if report["videos"]["inconsistent"]:
         count = report["videos"]["inconsistent"]
         say(f"{count} clips whose annotators disagree (consistency below 0.3) are not evaluated.", err=True)
@@ -252,12 +237,12 @@ def boundaries(ground_truth: Path, predictions: Path, variant: Any, subset: str,
 
 
 def _write(output_json: Path | None, report: dict[str, Any], settings: dict[str, Any]) -> None:
-    """The report and what it was made of; paths as text."""
+    """Write the report with its settings; paths as text."""
     from bsp_platform.storage.files import write_json
 
     if output_json is not None:
-        story = {key: str(value) if isinstance(value, Path) else value for key, value in settings.items()}
-        write_json(output_json, report | {"settings": story})
+        plain = {key: str(value) if isinstance(value, Path) else value for key, value in settings.items()}
+        write_json(output_json, report | {"settings": plain})
 
 
 def _evaluate(
@@ -272,7 +257,7 @@ def _evaluate(
     blocked: Path | None,
     output_json: Path | None,
 ) -> dict[str, Any]:
-    """Read the files, compute the metric, warn about what looks odd, and write the report."""
+    """Read the files, compute the metric, print warnings, and write the report."""
     from bsp.datasets.results_json import read_video_ids
     from bsp.files.text import read_json
     from bsp.metrics.file_remarks import detection_remarks
@@ -286,18 +271,18 @@ def _evaluate(
     _write(output_json, report, inputs | {"subset": subset, "tious": list(tiou), **settings})
     _warn_about(report)
     labels = "mAP" in report
-    _say(detection_remarks(truth, found, subset=subset, blocked=left_out, labels=labels, is_zero=is_zero(report)))
+    _warn(detection_remarks(truth, found, subset=subset, blocked=left_out, labels=labels, is_zero=is_zero(report)))
     return report
 
 
-def _say(remarks: list[str]) -> None:
-    """What probably went wrong, on stderr."""
+def _warn(remarks: list[str]) -> None:
+    """Print remarks on stderr."""
     for remark in remarks:
         say(remark, err=True)
 
 
 def _warn_about(report: dict[str, Any]) -> None:
-    """Say on stderr what makes scores low without being an error."""
+    """Print on stderr what lowers the scores without being an error."""
     videos = report["videos"]
     if videos["missing"]:
         say(f"{videos['missing']} of {videos['used']} videos have no prediction.", err=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bsp_platform.cli.common import INPUT_FILE, INPUT_FOLDER, OUTPUT_FILE, FileCommandGroup, LazyChoice, a_number
+from bsp_platform.cli.common import INPUT_FILE, INPUT_FOLDER, OUTPUT_FILE, FileCommandGroup, LazyChoice, not_nan
 from bsp_platform.plain_text import say
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def export_command(layout: Any, folder: Path, out: Path, prefix: str, cells: int
 @click.option(
     "--fps",
     type=click.FloatRange(min=0, min_open=True),
-    callback=a_number,
+    callback=not_nan,
     help="Frames per second of the videos. Without it and the stride, rows are spread evenly over each video.",
 )
 @click.option("--stride-frames", type=click.IntRange(min=1), help="Frames from one row to the next.")

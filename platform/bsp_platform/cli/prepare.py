@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bsp_platform.cli.common import a_number
+from bsp_platform.cli.common import not_nan
 from bsp_platform.plain_text import say
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ _EVERY_S = 10.0  # between two lines of progress
 @click.option(
     "--max-broken",
     type=click.FloatRange(0, 1),
-    callback=a_number,
+    callback=not_nan,
     default=0.05,
     show_default=True,
     help="Share of the videos that may be broken.",

@@ -1,4 +1,4 @@
-"""``bsp train``: a localisation head on features that are there, our own or imported ones, without Ray or MLflow."""
+"""``bsp train``: a localisation head on existing features, our own or imported ones, without Ray or MLflow."""
 
 from __future__ import annotations
 
@@ -175,12 +175,13 @@ def _train(
     device: str,
     max_missing: float,
 ) -> None:
-    """Run the head of a task, which leaves out videos without features; print and keep what comes out.
+    """Run the head of a task on the videos with features; print the scores and write all results.
 
     The features are checked before the annotations are loaded.
     """
     from dataclasses import replace
 
+    from bsp.datasets.activitynet import LocalizationDataset
     from bsp.localization.grounding.words import load_glove
     from bsp.tasks.head import HeadInputs, Sentences
     from bsp_platform.plan.profiles import PROFILES
@@ -198,8 +199,8 @@ def _train(
     with complete(out) as folder:
         scores = None
         if task.head.needs_class_scores:
-            untrimmed: Any = data  # only heads on untrimmed videos need them
-            present = replace(untrimmed, videos=tuple(video for video in data.videos if video.video_id not in without))
+            assert isinstance(data, LocalizationDataset)  # as all data of heads that need class scores
+            present = replace(data, videos=tuple(video for video in data.videos if video.video_id not in without))
             scores = folder / heads.CLASS_SCORES
             if class_scores is None:
                 heads.make_class_scores(folder, folders[0], present, expect, task.data.subsets)
@@ -217,16 +218,16 @@ def _train(
         )
         facts = heads.run_and_write(folder, task.head, inputs, threads=threads)
         files = {"annotations": annotations, "class_scores": class_scores, "glove": glove}
-        story: dict[str, Any] = {key: path and str(path) for key, path in files.items()}
-        story |= {"task": name, "features": [*map(str, folders)], "head": as_plain(settings), "seed": seed}
-        (folder / "settings.json").write_text(json.dumps(story, indent=1), "utf-8")  # all that decided the result
+        used_settings: dict[str, Any] = {key: path and str(path) for key, path in files.items()}
+        used_settings |= {"task": name, "features": [*map(str, folders)], "head": as_plain(settings), "seed": seed}
+        (folder / "settings.json").write_text(json.dumps(used_settings, indent=1), "utf-8")
     words = f", words: {facts['words']}" if "words" in facts else ""
     print_percentages(f"{task.head.title}, {annotations}{words}", facts["scores"])
     say(f"written: {out}")
 
 
 def check_features(folders: tuple[Path, ...]) -> dict[str, int | str]:
-    """Say what the streams are; refuse folders of mixed features. Returns what the heads may expect of every record."""
+    """Print the streams; ValueError for mixed features. Returns the fields that all records have in common."""
     from bsp.features.interchange import uniform_record
     from bsp_platform.work.listed_features import check_listed
 
@@ -235,8 +236,7 @@ def check_features(folders: tuple[Path, ...]) -> dict[str, int | str]:
         check_listed(folder)
         ids, record = uniform_record(folder)
         records.append(record)
-        # The precision must be one within a folder, but not of all streams: each has an encoder of its own, and a
-        # head sees the same streams in training and in test. What is not ordinary is said.
+        # All features of a folder have one precision; those of two streams may differ, as each has its own encoder.
         precision = "" if record.precision == "float32" else f", {record.precision}"
         width, stride = record.feature_width, record.stride_frames
         say(f"{folder}: {len(ids)} videos, width {width}, stride {stride} frames{precision}")
@@ -252,7 +252,7 @@ def check_features(folders: tuple[Path, ...]) -> dict[str, int | str]:
 def videos_without_features(
     folders: tuple[Path, ...], video_ids: list[str], max_missing: float, consequence: str = ""
 ) -> set[str]:
-    """Of these videos, those that some stream lacks; how many is said, with the ``consequence``.
+    """Those of the videos that a stream lacks; their number is printed with the ``consequence``.
 
     ValueError if none is left, or more than ``max_missing`` percent are without.
     """
@@ -281,7 +281,7 @@ def videos_without_features(
 
 @contextmanager
 def complete(out: Path) -> Iterator[Path]:
-    """A folder to work in that becomes ``out`` at the end, or vanishes with an error."""
+    """A temporary folder, renamed to ``out`` at the end and removed after an error."""
     from bsp.features.interchange_files import refuse_existing
     from bsp.io import atomic_path
     from bsp_platform.storage.manifests import PROGRESS

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from bsp_platform.plain_text import plain_table, printable
+from bsp_platform.plain_text import duration, plain_table, printable
 from bsp_platform.tracking.record import TIME
 from bsp_platform.work.bottleneck import SHARES
 
@@ -106,7 +106,7 @@ class LiveView:
             # Measured from the first report on: steps done before a restart say nothing about the speed now.
             began, done_then = state["first"] = state["first"] or (now, done)
             if done_then < done < total and now > began:
-                parts.append(f"{_duration((now - began) / (done - done_then) * (total - done))} left")
+                parts.append(f"{duration((now - began) / (done - done_then) * (total - done))} left")
         return ", ".join(parts)
 
     def _table(self) -> Table:
@@ -115,13 +115,3 @@ class LiveView:
         states = [(cell, self.state[cell]) for cell in self.cells if cell in self.state]
         rows = [(*cell, state["stage"], state["text"]) for cell, state in states]
         return plain_table(("row", "seed", "stage", "progress"), rows, title=title)
-
-
-def _duration(seconds: float) -> str:
-    """Two units at most: "40 s", "3 min 20 s", "5 h 12 min", "2 d 3 h"."""
-    whole = round(seconds)
-    for size, unit, smaller, part in ((86400, "d", "h", 3600), (3600, "h", "min", 60), (60, "min", "s", 1)):
-        if whole >= size:
-            rest = whole % size // part
-            return f"{whole // size} {unit}" + (f" {rest} {smaller}" if rest else "")
-    return f"{whole} s"

@@ -18,6 +18,7 @@ from bsp.errors import TooManyBroken
 from bsp.io import write_json
 from bsp.video.prepare import PrepareSettings
 from bsp.video.prepared_folder import HIDDEN, copy_others, prepare_one
+from bsp_platform.plain_text import duration
 
 RAY_LOG = f"{HIDDEN}/ray.log"
 REPORT = f"{HIDDEN}/report.json"  # not beside the annotations: loaders expect one *.json there
@@ -71,7 +72,7 @@ class Progress:
         # Choice: the rate of all videos, kept ones too; exact once the kept ones are counted.
         left_s = (self.total - self.done) * elapsed / max(self.done, 1)
         return (
-            f"{self.done:,} of {self.total:,} videos, {self.done / elapsed:.1f}/s, {_duration(left_s)} left, "
+            f"{self.done:,} of {self.total:,} videos, {self.done / elapsed:.1f}/s, {duration(left_s)} left, "
             f"{self.bytes_before / 2**20:,.0f} MiB to {self.bytes_after / 2**20:,.0f} MiB, {len(self.broken)} broken"
         )
 
@@ -163,10 +164,3 @@ def _prepare_batch(batch: dict[str, np.ndarray], job: PrepareJob) -> dict[str, n
     }
     texts = {key: np.array([row.get(key, "") for row in rows], np.str_) for key in ("name", "error", "fatal")}
     return columns | texts
-
-
-def _duration(seconds: float) -> str:
-    minutes = round(seconds / 60)
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"

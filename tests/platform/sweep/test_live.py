@@ -8,8 +8,9 @@ import time
 import numpy as np
 import pytest
 
+from bsp_platform.plain_text import duration
 from bsp_platform.plan.resources import Resources
-from bsp_platform.sweep.live import LiveView, _duration
+from bsp_platform.sweep.live import LiveView
 from bsp_platform.work.bottleneck import MAKER, MakerClock, MakerTimes, WaitWatch, bottleneck
 
 
@@ -86,7 +87,7 @@ def test_the_time_left_of_a_continued_row_counts_from_where_it_continued():
     [(0.4, "0 s"), (59.6, "1 min"), (61, "1 min 1 s"), (3600, "1 h"), (3725, "1 h 2 min"), (90000, "1 d 1 h")],
 )
 def test_durations_have_two_units_at_most(seconds, words):
-    assert _duration(seconds) == words
+    assert duration(seconds) == words
 
 
 # --- where the time of the clip makers goes -----------------------------------------------------------------------
