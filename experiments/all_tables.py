@@ -4,8 +4,8 @@ python experiments/all_tables.py                           # profile mini: embed
 python experiments/all_tables.py --profile smoke           # minutes; the scores mean nothing
 python experiments/all_tables.py --seeds 3                 # mean and standard deviation
 
-What the storage holds already is not made again, so the tables share their encoders, and a stopped run continues.
-A script that fails is named in the report; the others go on.
+Stages in the storage are not made again, so the tables share their encoders, and a stopped run continues.
+The report names a script that fails; the others go on.
 """
 
 import importlib
@@ -17,7 +17,7 @@ from bsp_platform.report.report import write_report
 from bsp_platform.sweep.failures import collect_errors
 
 ROOT = Path(__file__).resolve().parents[1]
-# In this order each script finds as much as possible of what it needs.
+# In this order each script finds as many of its stages as possible.
 SCRIPTS = (
     "ablation_table4",
     "ablation_table5",
@@ -46,7 +46,7 @@ def run_all(options: Options) -> int:
         except (ValueError, RuntimeError, OSError, EOFError) as error:
             say(f"error: {error}")
             failures[name] = str(error)
-        unwritten: list[str] = []  # of the last time; a full disk must not stop the scripts that are done already
+        unwritten: list[str] = []  # errors of the last writing; on a full disk finished scripts still count
         with collect_errors(unwritten, "the report"):
             write_report(options.results, options.profile.name, SCRIPTS, failures)
     for trouble in unwritten:

@@ -1,7 +1,7 @@
 """How fast is each part? One process, one thread, embedded data; a table on the screen and in results/.
 
     python experiments/benchmarks/benchmark_parts.py                 # about three minutes on one core
-    python experiments/benchmarks/benchmark_parts.py --storage DIR   # also: where the time of a finished mini row went
+    python experiments/benchmarks/benchmark_parts.py --storage DIR   # also: seconds of the parts of finished mini rows
 
 Absolute numbers depend on the machine and on what else it does; compare within one run.
 """
@@ -46,7 +46,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def rate(work: Callable[[], int], seconds: float = 4.0) -> float:
-    """Items per second; ``work`` does some and says how many. Warms up once."""
+    """Items per second; ``work`` processes some items and returns their number. Warms up once."""
     work()
     items, began = 0, time.perf_counter()
     while (elapsed := time.perf_counter() - began) < seconds:
@@ -212,7 +212,7 @@ def row_times(storage: Path) -> list[dict]:
 @click.option("--storage", type=click.Path(path_type=Path, exists=True), help="of a finished sweep")
 @click.option("--results", type=click.Path(path_type=Path), default=ROOT / "results")
 def main(storage: Path | None, results: Path) -> None:
-    """Measure the parts; with --storage also say where the time of its rows went."""
+    """Measure the parts; with --storage also print the seconds of its rows' parts."""
     escape_unencodable()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:

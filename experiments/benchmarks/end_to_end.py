@@ -1,4 +1,4 @@
-"""Profile ``paper``, cut down, from videos in folders to the scores of all heads: does the real-data path work here?
+"""Profile ``paper``, cut down, from videos in folders to the scores of all heads: the real-data path.
 
     python experiments/benchmarks/end_to_end.py --work DIR            # on a GPU: R18 at 224 px, compiled; minutes
     python experiments/benchmarks/end_to_end.py --work DIR --tiny     # on two cores: two minutes

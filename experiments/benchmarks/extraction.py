@@ -1,4 +1,4 @@
-"""Extraction against its two limits, in one run: what the cores decode, and what the encoder alone takes.
+"""Extraction against its two limits, in one run: the decoding rate of the cores and the encoder's rate.
 
     python experiments/benchmarks/extraction.py --work DIR            # R18 and R50 at 224 px; a GPU if there is one
     python experiments/benchmarks/extraction.py --work DIR --tiny     # on two cores: a minute

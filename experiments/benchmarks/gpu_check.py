@@ -1,8 +1,8 @@
-"""All that wants a GPU, in one call: the paper profile end to end, and the figures of speed that concern a GPU.
+"""All checks that need a GPU, in one call: the paper profile end to end, and the speeds on a GPU.
 
     bash experiments/benchmarks/gpu_check.sh OUT [SETUP]       # on a bare machine; SETUP is sourced first
     python experiments/benchmarks/gpu_check.py --out OUT       # where everything is installed
-    BSP_LOGICAL_GPUS=1 python experiments/benchmarks/gpu_check.py --out OUT --tiny     # a walk without a GPU
+    BSP_LOGICAL_GPUS=1 python experiments/benchmarks/gpu_check.py --out OUT --tiny     # a trial run without a GPU
 
 Each part is a process with a time limit, a log and a file of its own, so that what fails costs only itself. Ends with a
 summary, also in OUT/summary.txt, and exit status 1 if a part failed. At most seven and a half minutes.
@@ -54,7 +54,7 @@ def run_part(part: Part, out: Path, work: Path, limit_s: float, more: list[str])
             status = str(process.wait(limit_s))
         except subprocess.TimeoutExpired:
             status = f"stopped after {limit_s:.0f} s"
-        # Ray ends with its driver; whatever the part has left of its own goes too.
+        # Ray ends with its driver; other processes that the part has left are ended here.
         for sign in (signal.SIGTERM, signal.SIGKILL):
             try:
                 os.killpg(process.pid, sign)

@@ -1,4 +1,4 @@
-"""The index of an mp4 file: the own box parser (bsp/video/mp4_index.py) against PyAV's packets, which say the same.
+"""The index of an mp4 file: the own box parser (bsp/video/mp4_index.py) against PyAV's packets, with equal results.
 
 python experiments/benchmarks/mp4_index.py VIDEO.mp4 ...
 """

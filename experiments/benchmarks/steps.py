@@ -87,7 +87,7 @@ def main(work: Path, tiny: bool, device: Device, depths: str) -> None:
             f"(wanted: 0.97), {row['teraflops']:.3g} of {ceiling / 1e12:.3g} TFLOP/s: {row['of_ceiling']:.2f}",
             flush=True,
         )
-        # After each: what is measured stays when the next one runs out of time.
+        # Written after each depth, in case the next one runs out of time.
         result = {"hardware": hardware(), "device": str(where), "ceiling_teraflops": ceiling / 1e12, "rows": rows}
         (work / "steps.json").write_text(json.dumps(result, indent=1), encoding="utf-8")
 

@@ -1,4 +1,4 @@
-"""The stream of clips of 224 px against what its clip makers could make: does it starve, does memory stay flat?
+"""The stream of clips of 224 px against the rate of its clip makers alone; its memory over time.
 
     python experiments/benchmarks/stream_large_clips.py               # about 20 minutes on two cores
     ... --only prepared --rounds 1 --makers 2                        # a first look, a minute
@@ -35,7 +35,7 @@ from bsp.clips.frame_cache import FrameCache  # noqa: E402
 from bsp.clips.plan import ClipSettings  # noqa: E402
 from bsp.datasets.kinetics import load_class_folders, load_kinetics_csv  # noqa: E402
 from bsp.datasets.pantomime.render import render  # noqa: E402
-from bsp.video.prepare import PrepareSettings, prepare_video  # noqa: E402
+from bsp.video.prepare import PrepareSettings  # noqa: E402
 from bsp_platform.plan.profiles import smoke  # noqa: E402
 from bsp_platform.report.tables import hardware  # noqa: E402
 from bsp_platform.storage.files import write_json  # noqa: E402
@@ -51,7 +51,7 @@ from bsp_platform.work.streaming import (  # noqa: E402
     size_of_stream,
 )
 from throughput_clock import cpu_seconds, used_since  # noqa: E402
-from throughput_videos import make_kinetics_like  # noqa: E402
+from throughput_videos import make_prepared  # noqa: E402
 
 RESULTS = HERE.parents[1] / "results"
 SIZE_PX = 224
@@ -70,13 +70,9 @@ class Kind:
 
 
 def make_kinds(folder: Path) -> list[Kind]:
-    """Rendered once below ``folder``: 10 s of 340x256 at 30 fps as Kinetics comes, prepared, and Pantomime."""
+    """Videos rendered once below ``folder``: 10 s of 340x256 at 30 fps like Kinetics', prepared ones, and Pantomime."""
     raw_folder, prepared_folder = folder / "raw", folder / "prepared"
-    for path in make_kinetics_like(raw_folder, 8):
-        target = prepared_folder / path.relative_to(raw_folder)
-        if not target.exists():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            prepare_video(path, target, PrepareSettings(short_side_px=256))
+    make_prepared(raw_folder, prepared_folder, 8, PrepareSettings(short_side_px=256))
     embedded = smoke().pantomime
     assert embedded is not None
     data = render(embedded, folder / "pantomime", progress=False)
@@ -98,7 +94,7 @@ def make_kinds(folder: Path) -> list[Kind]:
 
 
 class Reused:
-    """Memory for batches that is used again, as PyTorch's pinned memory is: ``empty`` of ``iterate_batches``."""
+    """Reused memory for batches, like PyTorch's pinned memory: ``empty`` of ``iterate_batches``."""
 
     def __init__(self, number: int = 2):
         self.number = number
@@ -112,7 +108,7 @@ class Reused:
 
 
 def make_tasks(catalog: Catalog, stream: ClipStream, task_clips: int, first: int, step: int) -> Iterator[dict]:
-    """What a clip maker does, without Ray: tasks first, first + step, ..."""
+    """The work of a clip maker without Ray: tasks first, first + step, ..."""
     cache = FrameCache(stream.frame_cache_mb * MIB)
     for task in itertools.count(first, step):
         yield make_clips(catalog, stream, range(task * task_clips, (task + 1) * task_clips), cache)
@@ -136,7 +132,7 @@ def _alone(answer: Any, seconds: float, arguments: tuple) -> None:
 
 
 def rate_alone(kind: Kind, task_clips: int, seconds: float) -> tuple[float, float]:
-    """Clips/s of one maker in a process of its own that hands nothing over, and ms of CPU per clip."""
+    """Clips/s of one maker in a process of its own that sends no clips, and ms of CPU per clip."""
     context = multiprocessing.get_context("spawn")
     answer = context.Queue()
     process = context.Process(target=_alone, args=(answer, seconds, (kind.catalog, kind.stream, task_clips, 0, 1)))
@@ -155,7 +151,7 @@ def _to_queue(queue: Any, arguments: tuple) -> None:
 
 
 class Queues:
-    """The plain limit: processes that make tasks in turns, with a queue each; looks like a data set of blocks."""
+    """The limit without Ray: processes that make tasks in turns, with a queue each; has the methods of a data set."""
 
     def __init__(self, kind: Kind, makers: int, task_clips: int):
         context = multiprocessing.get_context("spawn")

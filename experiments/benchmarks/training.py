@@ -1,4 +1,4 @@
-"""Training at 224 px from prepared files against its two limits, in one run: what the makers make, what a step takes.
+"""Training at 224 px from prepared files against its two limits, in one run: the clip makers' rate and the step's.
 
     python experiments/benchmarks/training.py --work DIR             # R18, bf16, compiled, batches of 128; needs a GPU
     python experiments/benchmarks/training.py --work DIR --tiny      # small pictures, a narrow R18, on two cores
@@ -32,7 +32,7 @@ from bsp.pretraining.contract import PretextModel
 from bsp.pretraining.loop import TrainSettings, make_optimiser, prepare_device, train_steps
 from bsp.pretraining.prefetch import empty_for
 from bsp.pretraining.pretext import PretextSettings
-from bsp.video.prepare import PrepareSettings, prepare_video
+from bsp.video.prepare import PrepareSettings
 from bsp_platform.plan.device import DEVICES, Device, local_device
 from bsp_platform.plan.profiles import paper
 from bsp_platform.report.tables import hardware
@@ -42,18 +42,7 @@ from bsp_platform.work.streaming import ClipStream, clip_dataset, iterate_batche
 sys.path.append(str(Path(__file__).resolve().parent / "throughput"))
 from bsp_platform.work.cluster.start import object_store, start_ray
 from throughput_training import StepRunner, Variant
-from throughput_videos import make_kinetics_like
-
-
-def prepared(work: Path, videos: int) -> Path:
-    """A folder of 340x256 videos as ``bsp prepare`` makes them, one folder per class."""
-    raw, out = work / "raw", work / "prepared"
-    for path in make_kinetics_like(raw, videos):
-        target = out / path.relative_to(raw)
-        if not target.exists():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            prepare_video(path, target, PrepareSettings(short_side_px=256))
-    return out
+from throughput_videos import make_prepared
 
 
 def one_maker(catalog, stream: ClipStream, seconds: float) -> float:
@@ -108,7 +97,9 @@ def main(work: Path, tiny: bool, device: Device, seconds: float, object_store_mb
     makers = make_plan(paper(), machine, device=chosen, workers=1).resources.makers_per_worker
     size_px, batch = (64, 16) if tiny else (224, 128)
     encoder = EncoderSettings(depth=18, width=8 if tiny else 64)
-    catalog = load_class_folders(prepared(work, 4 if tiny else 8), progress=False)
+    settings = PrepareSettings(short_side_px=256)
+    videos = make_prepared(work / "raw", work / "prepared", 4 if tiny else 8, settings)
+    catalog = load_class_folders(videos, progress=False)
     stream = ClipStream(
         catalog=None, clips=ClipSettings(), augment=AugmentSettings(size_px=size_px), seed=0, batch_size=batch,
         length=batch * 10**5,

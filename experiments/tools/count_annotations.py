@@ -1,4 +1,4 @@
-"""Load every published annotation file of a folder with the project's loaders, and count what is in it.
+"""Load every published annotation file of a folder with the project's loaders, and count videos and annotations.
 
 python experiments/tools/count_annotations.py --annotations DIR                # half a minute, no video is needed
 python experiments/tools/count_annotations.py --annotations DIR --json FILE    # the same for programs
@@ -220,7 +220,7 @@ def _some(*counts: tuple[int, str]) -> tuple[str, ...]:
 def main(annotations: Path, json_path: Path | None) -> None:
     """Print the table, and write it as JSON."""
     escape_unencodable()
-    logging.disable(logging.WARNING)  # what the loaders log is in the table
+    logging.disable(logging.WARNING)  # the table has what the loaders log
     with tempfile.TemporaryDirectory() as scratch:
         folder = Folder(annotations, Path(scratch))
         try:

@@ -49,7 +49,7 @@ def modules(packages: Mapping[str, Path] = PACKAGES) -> dict[str, Path]:
 
 
 def sub_package(module: str, path: Path) -> str:
-    """The box that a module stands in: its folder. Modules of the top folder are boxes of their own."""
+    """The box of a module: its folder. Modules of the top folder are boxes of their own."""
     if path.name == "__init__.py" or module.count(".") == 1:
         return module
     return module.rpartition(".")[0]

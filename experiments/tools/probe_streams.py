@@ -1,4 +1,4 @@
-"""What do the streams of Table 5 know that vanilla does not? Linear probes on frozen snippet features.
+"""Linear probes on frozen snippet features: what the streams of Table 5 add to vanilla.
 
 python experiments/tools/probe_streams.py --seeds 3     # after ablation_table5.py with as many seeds; a minute or two
 
@@ -59,7 +59,7 @@ def windows(feat_SD: np.ndarray) -> np.ndarray:
 
 
 def probe(row: Row, seed: int, profile, sources: Sources, store: StageStore, truth: dict) -> dict[str, float]:
-    """Average precision in percent by target. RuntimeError if the features are not there."""
+    """Average precision in percent by target. RuntimeError without features."""
     streams = row_recipes(replace(row, heads=("gtad",)), seed, profile, sources, 1).heads["gtad"].streams
     found_folders = [store.find("features", recipe) for recipe in streams]
     folders = [folder for folder in found_folders if folder]

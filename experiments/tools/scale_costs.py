@@ -1,4 +1,4 @@
-"""What Table 4 at full size costs, from measured rates: GPU-hours, CPU cores for decoding, storage, network, money.
+"""The cost of Table 4 at full size, from measured rates: GPU-hours, CPU cores for decoding, storage, network, money.
 
 Called by experiments/tools/simulate_scale.py --cost-model. Every number is an input, measured (with the file it comes
 from), or computed from these by a formula that is printed beside it; docs/scale.md explains them.
@@ -34,7 +34,7 @@ def _input(default: float | None, about: str) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """What is not measured here. None: from results/benchmark_throughput, or else the assumption named there."""
+    """Inputs that are not measured here. None: from results/benchmark_throughput, or the assumption there."""
 
     gpu_clips_per_s: float | None = _input(None, "training step, R18 at 224 px, of one GPU; measured")
     gpu_peak_tflops: float = _input(312.0, "bf16 peak of the card (A100: 312, H100 SXM: 989), its data sheet")

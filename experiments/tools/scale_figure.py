@@ -1,4 +1,4 @@
-"""The plot of experiments/tools/simulate_scale.py: what a long stream takes of the object store over time."""
+"""The plot of experiments/tools/simulate_scale.py: memory of a long stream in the object store over time."""
 
 from __future__ import annotations
 

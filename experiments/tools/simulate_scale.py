@@ -1,7 +1,7 @@
-"""Does the platform stay small with Kinetics-400, Kinetics-700 and a million videos? Simulated, no video needed.
+"""Memory and speed of the platform with Kinetics-400, Kinetics-700 and a million videos, simulated without videos.
 
 python experiments/tools/simulate_scale.py                 # about six minutes on two cores; results/simulate_scale/
-python experiments/tools/simulate_scale.py --quick         # seconds; to see that it works
+python experiments/tools/simulate_scale.py --quick         # seconds; a trial run
 python experiments/tools/simulate_scale.py --cost-model    # Table 4 on 1, 8, 64 GPUs from what has been measured
 
 Catalogs are synthetic, and clips come from a decode stub that costs nothing, so that what is measured is planning,
@@ -98,7 +98,7 @@ def path_of(video: int, label: int) -> bytes:
 
 
 def stub_decode(catalog: Catalog, plan: Any, *, time_limit_s: float, cache: Any) -> list[np.ndarray]:
-    """A frame source that costs nothing: views of one grey frame, 4 : 3, of the size that augmentation crops from."""
+    """A frame source without decoding: views of one grey frame, 4 : 3, of the size that augmentation crops from."""
     return [np.broadcast_to(_FRAME, (len(frames), *_FRAME.shape)) for frames in plan.frames]
 
 
@@ -127,7 +127,7 @@ def measure_catalog(videos: int, classes: int, size: Size, folder: Path) -> tupl
         "classes": classes,
         "catalog_mb": array_bytes(catalog) / MB,
         "bytes_per_video": array_bytes(catalog) / videos,
-        "pickled_beside_arrays_bytes": len(small),  # what is copied per worker; the rest is shared
+        "pickled_beside_arrays_bytes": len(small),  # copied per worker; the rest is shared
         "fingerprint_s": timed(catalog.fingerprint)[1],
         **measure_build(catalog, folder),
     }
@@ -184,7 +184,7 @@ def _size(folder: Path) -> int:
 
 
 def measure_sharing(catalog: Catalog, plans: int, workers: int = 2) -> dict[str, float]:
-    """What each of several worker processes holds for itself, and what all share, after planning with a catalog."""
+    """Private and shared memory of several worker processes after planning with a catalog."""
     import ray
 
     from bsp_platform.work.cluster.start import object_store
@@ -197,7 +197,7 @@ def measure_sharing(catalog: Catalog, plans: int, workers: int = 2) -> dict[str,
             gc.collect()
             return *_own_and_shared(), catalog.order.flags.writeable
 
-    small = ray.put(synthetic_catalog(5_000, 10))  # what imports and caches take is not the catalog's
+    small = ray.put(synthetic_catalog(5_000, 10))  # memory of imports and caches, which is not the catalog's
     actor: Any = Planner
     planners = [actor.remote() for _ in range(workers)]
     before = ray.get([planner.plan.remote(small) for planner in planners])
@@ -290,7 +290,7 @@ def measure_start(catalog: Any, size: Size) -> list[dict[str, float]]:
 
 
 def run(size: Size, folder: Path, console: TextIO, *, object_store_mb: int) -> dict[str, Any]:
-    """All measurements, as the content of table.json; says on ``console`` where it is."""
+    """All measurements, as the content of table.json; prints its progress on ``console``."""
     import ray
 
     from bsp_platform.work.cluster.start import start_ray

@@ -1,12 +1,9 @@
 """Throughput, side by side in one run: loaders, readers, stages, training steps, and the targets of the design.
 
-python experiments/benchmarks/throughput/benchmark_throughput.py            # 18 minutes on 2 cores, with
-# nothing else running
-python experiments/benchmarks/throughput/benchmark_throughput.py --quick    # 8 minutes; wider spread, no compiled steps
-python experiments/benchmarks/throughput/benchmark_throughput.py --device cuda    # on a GPU: bf16,
-# compiled, R18 and R50 at 224 px, memory
+python experiments/benchmarks/throughput/benchmark_throughput.py    # 18 minutes on 2 cores without other load
 
-Writes results/benchmark_throughput/table.{json,md} and plot.png. The videos that it makes are kept for the next run.
+--quick: 8 minutes, with a wider spread and no compiled steps; --device cuda: bf16, compiled, R18, R50, 224 px,
+memory. Writes results/benchmark_throughput/table.{json,md} and plot.png; keeps the videos for the next run.
 """
 
 from __future__ import annotations
@@ -88,7 +85,7 @@ def measure_loaders(sources: dict[str, Source], scale: Scale, say: Callable[[str
 
 
 def measure(folder: Path, scale: Scale, device: torch.device, *, quick: bool, say: Callable[[str], None]) -> Result:
-    """Everything; needs a running Ray. Files that are worth keeping go below ``folder``."""
+    """Run all measurements; needs a running Ray. The videos are kept below ``folder``."""
     say("videos")
     sources = make_sources(folder, videos=scale.videos)
     began, before = time.perf_counter(), cpu_seconds()
@@ -147,7 +144,7 @@ def write(result: Result, folder: Path) -> None:
     "--device", type=click.Choice(DEVICES), default="auto", help="of the training steps; auto: a GPU if there"
 )
 def main(quick: bool, video_folder: Path | None, results: Path, device: Device) -> None:
-    """Measure what the design promises about speed."""
+    """Measure the speeds for which the design has targets."""
     escape_unencodable()
     began = time.perf_counter()
     folder = results / "benchmark_throughput"

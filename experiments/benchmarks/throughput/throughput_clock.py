@@ -1,4 +1,4 @@
-"""How the throughput benchmark measures: wall clock, CPU time of all processes, and work in alternating rounds.
+"""Measuring in the throughput benchmark: wall clock, CPU time of all processes, and work in alternating rounds.
 
 On a machine that others use too, seconds say little. Candidates therefore take turns, round after round; a rate is the
 median over the rounds, and a ratio is the median of the ratios within a round.
@@ -48,7 +48,7 @@ def used_since(before: dict[int, float], own: psutil.Process | None = None) -> f
 
 
 def watch(batches: Generator[dict[str, np.ndarray], None, None], *, warm_batches: int, seconds: float) -> Sample:
-    """Take batches as fast as they come; the first ``warm_batches`` after the first one are not counted.
+    """Take batches without pauses; the first ``warm_batches`` after the first one are not counted.
 
     Each batch is taken over into memory that PyTorch may write, as training does on a CPU.
     """

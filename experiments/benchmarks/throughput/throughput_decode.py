@@ -1,7 +1,6 @@
 """Reading clips: original files and prepared variants, every reader, bytes against time. One process, one thread.
 
-    python experiments/benchmarks/throughput/throughput_decode.py               # about two minutes;
-    # writes results/throughput_decode.json
+    python experiments/benchmarks/throughput/throughput_decode.py    # two minutes; results/throughput_decode.json
 
 CPU milliseconds for one clip: 8 frames at a stride from a random start of one file, opened each time. Readers take
 turns on the same clips, round after round; medians. torchcodec is measured where it is installed.

@@ -74,11 +74,11 @@ def pool_batches(catalog: Catalog, stream: ClipStream, workers: int) -> Batches:
 
 
 def torch_batches(catalog: Catalog, stream: ClipStream, workers: int) -> Batches:
-    """``torch.utils.data.DataLoader`` with ``workers`` processes; a batch is made whole by one of them."""
+    """``torch.utils.data.DataLoader`` with ``workers`` processes; each batch is made by one of them."""
     from torch.utils.data import DataLoader
 
     loader: DataLoader[Any] = DataLoader(
-        BatchMaker(catalog, stream),  # type: ignore[arg-type]  # anything with a length and items will do
+        BatchMaker(catalog, stream),  # type: ignore[arg-type]  # it has a length and items
         batch_size=None,
         num_workers=workers,
         prefetch_factor=_AHEAD,

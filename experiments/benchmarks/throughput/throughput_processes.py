@@ -27,13 +27,13 @@ from throughput_loaders import Batches, BatchMaker
 from throughput_sources import Source
 from throughput_training import timed_training
 
-APART = "apart"  # two processes that train on their own: what the machine has to give
+APART = "apart"  # two processes that train independently: the limit of the machine
 _HERE = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
 
 
 @dataclass(frozen=True, kw_only=True)
 class Feed:
-    """What each training process is fed."""
+    """The batches of each training process."""
 
     name: str
     source: Source
@@ -67,7 +67,7 @@ def feeds(small: Source, large: Source) -> tuple[Feed, ...]:
 
 @contextmanager
 def meetings() -> Iterator[list[tuple[float, float]]]:
-    """When this process came to the averaging of each step and when it left; the clock is the machine's."""
+    """The times at which this process began and ended the averaging of each step, by the machine's clock."""
     times: list[tuple[float, float]] = []
     finish = MeanGradient.finish
 
@@ -125,7 +125,7 @@ def _together(parts: list[dict[str, Any]], *, apart: bool) -> dict[str, float]:
     times = {name: [part[name] for part in parts] for name in ("came", "left")}
     steps = min(len(came) for came in times["came"])  # processes apart stop on their own
     came_WS, left_WS = (np.array([row[:steps] for row in rows]) for rows in times.values())
-    if apart:  # each meets itself only
+    if apart:  # each averages alone
         own = [anatomy(came_WS[[rank]], left_WS[[rank]]) for rank in range(len(parts))]
         parts_ms = {name: float(np.mean([row[name] for row in own])) for name in own[0]}
     else:

@@ -25,7 +25,7 @@ def loader_ratio(loaders: list[Result], source: str, workers: int, ours: str, th
 
 
 def targets(result: Result) -> list[Result]:
-    """Each target that was measured: what, wanted, ours (median, lowest, highest round), reached or not."""
+    """A row per target that was measured: name, target, ours (median, lowest, highest round), reached or not."""
     rows = []
 
     def add(what: str, wanted: float, found: dict[str, float]) -> None:

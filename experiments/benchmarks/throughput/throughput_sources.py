@@ -1,4 +1,4 @@
-"""What the throughput benchmark reads: the embedded videos, Kinetics-like files, and their prepared copies."""
+"""The videos of the throughput benchmark: the embedded videos, Kinetics-like files, and their prepared copies."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from bsp.clips.catalog import Catalog
 from bsp.clips.plan import ClipSettings
 from bsp.datasets.kinetics import load_class_folders, load_kinetics_csv
 from bsp.datasets.pantomime.render import render
-from bsp.video.prepare import PrepareSettings, prepare_video
+from bsp.video.prepare import PrepareSettings
 from bsp_platform.plan.profiles import mini, smoke
 from bsp_platform.work.streaming import ClipStream
-from throughput_videos import FRAMES, make_kinetics_like
+from throughput_videos import FRAMES, make_prepared
 
 EMBEDDED = "embedded, videos kept decoded"
 RAW = "340x256, GOP 250"
@@ -44,10 +44,7 @@ def make_sources(folder: Path, *, videos: int, frames: int = FRAMES) -> dict[str
     data = render(world, folder / "pantomime", progress=False)
     embedded = load_kinetics_csv(data / "trimmed" / "train.csv", data / "trimmed" / "videos", progress=False)
     raw_folder, prepared_folder = folder / f"raw{videos}", folder / f"prepared{videos}"
-    for path in make_kinetics_like(raw_folder, videos, frames=frames):
-        target = prepared_folder / path.relative_to(raw_folder)
-        if not target.exists():
-            prepare_video(str(path), str(target), PrepareSettings())
+    make_prepared(raw_folder, prepared_folder, videos, PrepareSettings(), frames=frames)
     raw = load_class_folders(raw_folder, progress=False)
     prepared = load_class_folders(prepared_folder, progress=False)
     small = ClipStream(

@@ -54,7 +54,7 @@ class Variant:
 
 
 def variants(device: torch.device, *, quick: bool, size_px: int, batch_size: int) -> list[Variant]:
-    """What is compared on this device: on a GPU R18 and R50 at 224 px, on a CPU the narrow encoder of profile mini.
+    """The variants for this device: on a GPU R18 and R50 at 224 px, on a CPU the narrow encoder of profile mini.
 
     On a CPU also R18 in full width, a few clips of 112 px: the shift's work grows with the width, a convolution's with
     its square.
@@ -188,7 +188,7 @@ def timed_training(
             continue
         records.append(record)
         elapsed = time.perf_counter() - began
-        # All processes must stop at the same step: the slowest one's clock, seen through a sum, decides.
+        # All processes must stop at the same step: at the first one after the time is over for one of them.
         if any(workers.gather(elapsed > seconds)):
             break
     means = {name: float(np.mean([r[name] for r in records])) for name in ("clips_per_s", "data_wait_share")}

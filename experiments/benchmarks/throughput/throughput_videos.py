@@ -1,6 +1,6 @@
 """Videos for benchmarks, shaped like those of Kinetics at 340x256: 10 s, 30 fps, H.264, a key frame every 250 frames.
 
-Nothing is downloaded: a textured scene under a camera that pans, with things that move on their own and camera
+Nothing is downloaded: a textured scene under a camera that pans, with objects that move on their own and camera
 noise, so that the files need about as many bytes and as much decoding as real ones.
 """
 
@@ -12,12 +12,22 @@ import av
 import numpy as np
 
 from bsp.io import atomic_path
+from bsp.video.prepare import PrepareSettings, prepare_video
 
 FRAMES, FPS = 300, 30
 HEIGHT, WIDTH = 256, 340
 GOP_FRAMES = 250
 _CANVAS = 3  # times the frame's size: room for the camera to pan
 _THINGS = 6  # that move on their own
+
+
+def make_prepared(raw: Path, out: Path, count: int, settings: PrepareSettings, *, frames: int = FRAMES) -> Path:
+    """Write ``count`` videos below ``raw`` and prepared copies below ``out``, unless they exist. Returns ``out``."""
+    for path in make_kinetics_like(raw, count, frames=frames):
+        target = out / path.relative_to(raw)
+        if not target.exists():
+            prepare_video(path, target, settings)
+    return out
 
 
 def make_kinetics_like(

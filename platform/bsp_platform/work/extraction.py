@@ -33,7 +33,7 @@ MAX_BROKEN_SHARE = 0.05  # of the videos that exist; above it the extraction sto
 _VIDEOS_PER_TASK = 4
 
 
-def is_complete(folder: Path, video_id: str) -> bool:
+def is_extracted(folder: Path, video_id: str) -> bool:
     """Whether a video's features exist with the content that their record states; damage is named in the log."""
     try:
         retry(lambda: read_features(folder, video_id), folder / video_id)
@@ -81,7 +81,7 @@ def extract_dataset(
     present = [video for video in data.videos if video.path is not None]
     if store:
         store.files.download_unfinished(folder)
-    whole = {v.video_id for v in present if is_complete(folder, v.video_id)}
+    whole = {v.video_id for v in present if is_extracted(folder, v.video_id)}
     todo = [v for v in present if v.video_id not in whole]
     done, broken, snippets = len(present) - len(todo), [], 0
     if todo:
