@@ -23,8 +23,8 @@ from bsp_platform.work.probe import ProbeSettings
 ROOT = Path(__file__).resolve().parents[1]
 NAME = "sweep_boundaries"
 
-# Values to try, separated by commas; + joins the parts of one value. A parameter that is left out stays as in the
-# profile. --space replaces this dictionary by what it names.
+# Values to try, separated by commas; + joins the parts of one value. Other parameters stay as in the profile.
+# --space replaces this dictionary.
 SPACE = {
     "epsilon": "0,1,2,4",  # half the transition of dc, frames
     "gammas": "0.5+2,0.25+4,0.25+0.5+2+4",  # new rates of ds

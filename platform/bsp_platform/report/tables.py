@@ -1,6 +1,6 @@
-"""An experiment's table: what it says, as it is written to table.json, and how that is shown.
+"""An experiment's table: its content, as it is written to table.json, and its forms for readers.
 
-Ours and the paper's numbers stand in separate columns, and ours say which data they come from.
+Our numbers and the paper's are in separate columns; the text names the data of both.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _PACKAGES = ("ray", "torch", "mlflow", "numpy", "decord", "av")
 
 @dataclass(frozen=True, kw_only=True)
 class SweepResult:
-    """What a sweep over an experiment's rows and seeds came to."""
+    """The results of a sweep over an experiment's rows and seeds."""
 
     experiment: Experiment
     profile: Profile
@@ -34,7 +34,7 @@ class SweepResult:
     seeds: int
     scores: dict[Cell, dict[str, float]]  # percent, by metric; of finished cells
     failures: dict[Cell, str]  # why
-    reused: dict[Cell, dict[str, list[str]]] = field(default_factory=dict)  # by kind, stages that were there before
+    reused: dict[Cell, dict[str, list[str]]] = field(default_factory=dict)  # by kind, stages from the store
     seconds: dict[Cell, dict[str, float]] = field(default_factory=dict)  # by kind, of its stages when they were made
     costs: dict[str, dict[str, Any]] = field(default_factory=dict)  # of inference, by row (costs.row_costs)
     notes: Sequence[str] = ()  # about the data
@@ -42,7 +42,7 @@ class SweepResult:
 
 
 def table_content(result: SweepResult) -> dict[str, Any]:
-    """All that a table says, as it is written to table.json."""
+    """The content of table.json."""
     experiment, profile = result.experiment, result.profile
     rows = [_row_content(row, result) for row in result.rows]
     return {
@@ -107,7 +107,7 @@ def hardware() -> str:
         lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
         name = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), name)
     except OSError:
-        pass  # not Linux; the architecture must do
+        pass  # not Linux: the architecture is enough
     import torch
 
     gpus = [torch.cuda.get_device_name(k) for k in range(torch.cuda.device_count())]
@@ -140,7 +140,7 @@ def _paper(row: dict, metric: str) -> str:
 
 
 def _paper_columns(content: dict) -> list[str]:
-    """Those in which the paper, or what it cites, has a number."""
+    """The columns in which the paper, or a row that it cites, has a number."""
     given = [*content["rows"], *content["references"]]
     return [c for c in content["columns"] if any(c in row["paper"] for row in given)]
 

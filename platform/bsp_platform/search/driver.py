@@ -1,4 +1,4 @@
-"""What Ray Tune asks and tells a search, in the driver: the next setting, whether a trial stops, what becomes of it."""
+"""Ray Tune's interfaces to a search, in the driver: its searcher, its scheduler and its callback."""
 
 from __future__ import annotations
 
@@ -25,8 +25,7 @@ LAST_PROBE = "last_probe_ap"  # of the finished encoder
 
 
 class _InDriver:
-    """Tune pickles and copies what it is given, to restore a sweep; ours lives in the driver and continues from the
-    storage."""
+    """Has no state for Tune, which pickles its parts to restore a run: a search continues from the storage."""
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
@@ -40,8 +39,8 @@ class _InDriver:
     restore = save
 
 
-class Asker(_InDriver, Searcher):
-    """Tune's searcher: hands over the next setting."""
+class SettingSearcher(_InDriver, Searcher):
+    """Tune's searcher: gives each trial its setting."""
 
     def __init__(self, search: Search):
         super().__init__()
@@ -51,23 +50,23 @@ class Asker(_InDriver, Searcher):
         """The configuration of the next trial."""
         trial = self.search.study.begin(self.search.total)
         if trial is None:
-            return Searcher.FINISHED  # type: ignore[return-value]  # a word
+            return Searcher.FINISHED  # type: ignore[return-value]  # text
         return {"number": trial.number, "name": trial.name, "setting": asdict(trial.setting)}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """WatchSearch has told the search already."""
+        """Nothing: WatchSearch ends the trial."""
 
 
 class HalvingByFusion(_InDriver, FIFOScheduler):
-    """Ray's asynchronous successive halving (ASHA, Li et al., MLSys 2020) on the probe, from what is known on.
+    """Ray's asynchronous successive halving (ASHA, Li et al., MLSys 2020) on the probe; begins with the known trials.
 
-    Choice: one for each fusion method; the probe of a two-head or distilled encoder measures action features too.
+    Choice: one halving for each fusion method, as the probe of a two-head or distilled encoder sees action features.
     """
 
     def __init__(self, search: Search):
         super().__init__()
         self.search, eta = search, search.spec.eta
-        # Of Ray's own rungs, at eta^k, ours use the first ones: rung k is told as time eta^k.
+        # Ray's rungs are at times eta^k: our rung k is reported as time eta^k.
         self.halvings = {
             fusion: ASHAScheduler(
                 time_attr="time", metric=PROBE, mode="max", max_t=eta**MOST_RUNGS, reduction_factor=eta,
@@ -77,7 +76,7 @@ class HalvingByFusion(_InDriver, FIFOScheduler):
         }  # fmt: skip
         for known in search.trials():
             trial = TuneTrial("known", stub=True, trial_id=known.name)
-            self.halvings[known.setting.fusion].on_trial_add(None, trial)  # type: ignore[arg-type]  # not looked at
+            self.halvings[known.setting.fusion].on_trial_add(None, trial)  # type: ignore[arg-type]  # unused
             for rung, score in known.probes.items():
                 self._decide(trial, known.setting.fusion, rung, score)
 
@@ -90,24 +89,24 @@ class HalvingByFusion(_InDriver, FIFOScheduler):
         self.halvings[trial.config["setting"]["fusion"]].on_trial_add(tune_controller, trial)
 
     def on_trial_result(self, tune_controller: TuneController, trial: TuneTrial, result: dict[str, Any]) -> str:
-        """Stop, if the result has a probe that is not good enough at its rung."""
+        """Stop the trial if the result has a probe score that its rung rejects."""
         if PROBE not in result:
             return TrialScheduler.CONTINUE
         decision = self._decide(trial, trial.config["setting"]["fusion"], result[RUNG], result[PROBE])
         if decision == TrialScheduler.STOP:
-            self.search.study.keep(trial.config["number"], "stopped_at", int(result["probe_step"]))
+            self.search.study.set_fact(trial.config["number"], "stopped_at", int(result["probe_step"]))
         return decision
 
 
 class WatchSearch(_InDriver, tune.Callback):
-    """Tune's news, in the driver: to the search, to the screen and to MLflow."""
+    """Callback of Tune: passes results of trials on to the search, the live view and MLflow."""
 
     def __init__(self, search: Search, tracking: SearchTracking, view: LiveView, waits: WaitWatch):
         self.search, self.tracking, self.view, self.waits = search, tracking, view, waits
         self.workers: dict[int, str] = {}  # by trial: what its training workers have reserved
 
     def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
-        """MLflow gets a run for it."""
+        """Start the trial's run in MLflow."""
         self.tracking.start(self.search.trial(trial.config["number"]))
 
     def on_trial_result(
@@ -119,7 +118,7 @@ class WatchSearch(_InDriver, tune.Callback):
             self.search.study.probed(ours.number, result[RUNG], result[PROBE])
             self.workers[ours.number] = result[WORKERS]
         if LAST_PROBE in result:
-            self.search.study.keep(ours.number, "last_probe", result[LAST_PROBE])
+            self.search.study.set_fact(ours.number, "last_probe", result[LAST_PROBE])
         self.view.update((ours.name, 0), result)
         self.tracking.record(ours, result)
         if "record" in result:
@@ -128,7 +127,7 @@ class WatchSearch(_InDriver, tune.Callback):
                 self.view.warn((ours.name, 0), warning)
 
     def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
-        """It is finished, or was stopped by the probe."""
+        """The trial is finished, or was stopped by the probe."""
         ours = self.search.close(trial.config["number"])
         if ours.status == "stopped":
             release_workers(self.workers.pop(ours.number, ""))
@@ -137,7 +136,7 @@ class WatchSearch(_InDriver, tune.Callback):
         self.tracking.close(ours)
 
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
-        """It has failed."""
+        """The trial has failed."""
         ours = self.search.close(trial.config["number"], reason_of_trial(trial))
         self.view.update((ours.name, 0), {"stage": "FAILED"})
         self.tracking.close(ours)

@@ -1,4 +1,4 @@
-"""What a search proposes without knowing any score, when it looks at the probe, and what a trial is. No Ray in here."""
+"""Trials, the steps of their probes, and the settings of grid and random searches. Without Ray."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from bsp_platform.search.space import Setting, Space, all_settings, make_setting
 Kind = Literal["grid", "random", "optuna"]
 Status = Literal["open", "finished", "stopped", "failed"]
 MOST_RUNGS = 4  # Choice: earlier scores are near chance
-_TRIES = 200  # draws in a row that are impossible or known, after which a random search has nothing new
+_TRIES = 200  # draws in a row that are impossible or known, after which a random search ends
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """One setting and what became of it."""
+    """A setting and its results."""
 
     number: int  # from 1
     setting: Setting
@@ -30,7 +30,7 @@ class Trial:
     last_probe: float | None = None  # of the finished encoder, from its features
     stopped_at: int | None = None  # step
     reason: str = ""  # of a failure
-    seconds: float = 0.0  # of all work on it that came to an end
+    seconds: float = 0.0  # of all ended attempts
 
     @property
     def name(self) -> str:
@@ -39,7 +39,7 @@ class Trial:
 
 
 def rung_steps(steps: int, every: int, eta: int) -> tuple[int, ...]:
-    """Steps of the rungs, rising: about steps/eta, steps/eta^2, ..., rounded to the checkpoints ``every`` so many.
+    """Steps of the rungs, rising: about steps/eta, steps/eta^2, ..., rounded to checkpoints, ``every`` so many steps.
 
     Empty if no checkpoint lies before the end.
     """

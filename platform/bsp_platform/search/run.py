@@ -1,8 +1,8 @@
-"""Run a search: find what is decided, run the rest with Ray Tune, write table, plots and MLflow's runs.
+"""Run a search: the trials that are not decided with Ray Tune, then table, plots and MLflow's runs.
 
-Each trial is a row of a table: ``run_row`` makes its stages, so what Table 4 or another trial has made is found.
-An encoder that is found complete trains nothing; there is nothing to save, so it is never stopped early.
-A trial that was stopped leaves its checkpoint in the store; a search with ``--proxy none`` continues it.
+Each trial is a row of a table: ``run_row`` makes its stages and uses those of Table 4 or other trials. A trial whose
+encoder is in the store is never stopped early. The checkpoint of a stopped trial stays in the store; a search with
+``--proxy none`` continues it.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from ray import tune
 from bsp_platform.plain_text import say
 from bsp_platform.plan.options import Options
 from bsp_platform.plan.sources import Sources, load_sources
-from bsp_platform.search.driver import LAST_PROBE, Asker, HalvingByFusion, WatchSearch
+from bsp_platform.search.driver import LAST_PROBE, HalvingByFusion, SettingSearcher, WatchSearch
 from bsp_platform.search.space import Setting
-from bsp_platform.search.state import Search, SearchOptions, rungs_of, searched_features, trial_plans
+from bsp_platform.search.state import Search, SearchOptions, rungs_of, trial_plans
 from bsp_platform.search.tables import print_search, search_content, write_search
 from bsp_platform.search.tracking import SearchTracking
 from bsp_platform.storage.stages import StageStore
@@ -36,13 +36,13 @@ from bsp_platform.work.probe import BoundaryProbe, load_probe_videos, score_feat
 
 @dataclass(frozen=True, kw_only=True)
 class TrialJob:
-    """What a trial needs besides its setting."""
+    """Inputs of a trial besides its setting."""
 
     rows: RowJob
     spec: SearchOptions
     options: Options
     sources: Sources  # without its data sets
-    videos: Any  # ObjectRef of list[ProbeVideo]
+    videos: ray.ObjectRef  # of list[ProbeVideo]
 
 
 def run_trial(config: dict[str, Any], job: TrialJob) -> None:
@@ -55,12 +55,12 @@ def run_trial(config: dict[str, Any], job: TrialJob) -> None:
         cell = (name, seed)
         run_row({"cell": cell}, replace(job.rows, recipes={cell: plan.recipes}, probes={searched: probe}))
     store = StageStore(job.rows.storage)
-    folder = store.need("features", searched_features(plans[0]))
+    folder = store.need("features", plans[0].searched_features)
     tune.report({"stage": "probe", LAST_PROBE: score_features(folder, ray.get(job.videos))})
 
 
 def run_search(spec: SearchOptions, options: Options) -> int:
-    """Run what is missing of a search, write and print its table and plots. Exit status 1 if a trial failed."""
+    """Run the missing trials of a search, write and print its table and plots. Exit status 1 if a trial failed."""
     began = time.time()
     if options.rows:
         raise ValueError(f"--rows {','.join(options.rows)}: a search has trials, not rows; use --space")
@@ -77,7 +77,7 @@ def run_search(spec: SearchOptions, options: Options) -> int:
         say(f"{spec.name}: {spec.search} search, {total} trials, {total - len(to_run)} decided already")
         tracking = SearchTracking(search)
         tracking.open()
-        troubles: list[str] = []  # besides failed trials; the table of what is finished is shown in spite of them
+        troubles: list[str] = []  # errors besides failed trials; the table is shown nevertheless
         if to_run:
             ray_log = RayLog.of_run(options.results if store.bucket else store.root, spec.name)
             load = tracking.tracker.system_metrics(tracking.parent)
@@ -105,7 +105,7 @@ def _put_aside(search: Search) -> None:
     moved = 0
     for trial in search.trials():
         for plan in search.plans(trial.setting):
-            stages = [("encoders", plan.searched), ("features", searched_features(plan))]
+            stages = [("encoders", plan.searched), ("features", plan.searched_features)]
             stages += [("heads", head) for head in plan.recipes.heads.values()]
             moved += sum(search.store.put_aside(kind, recipe) is not None for kind, recipe in stages)
     search.store.write_note(search.note, b"")
@@ -126,7 +126,7 @@ def _run_missing(
     waits = WaitWatch(rows.resources, lambda: object_store().spilled_mb)
     with LiveView([(f"trial {number:02d}", 0) for number in numbers], at_a_time, console) as view:
         config = tune.TuneConfig(
-            search_alg=Asker(search),
+            search_alg=SettingSearcher(search),
             scheduler=HalvingByFusion(search) if spec.proxy == "asha" else None,
             num_samples=len(numbers),
             max_concurrent_trials=at_a_time,

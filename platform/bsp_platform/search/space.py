@@ -1,7 +1,7 @@
 """The settings that a search varies: how boundaries are made, and how the encoder joins the vanilla one.
 
 A ``Setting`` becomes the recipes of a row: encoders, features and head, shared with the tables and with other
-trials. What cannot matter (epsilon without dc, gammas without ds) is None, so that such settings are one trial.
+trials. Parameters without effect (epsilon without dc, gammas without ds) are None, so that such settings are one trial.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 from bsp.clips.plan import PAPER_KINDS, BoundaryKind, ClipSettings
 from bsp.pretraining.loop import TrainSettings
 from bsp_platform.plan.profiles import Profile
-from bsp_platform.plan.recipes import EncoderRecipe, Stream
+from bsp_platform.plan.recipes import EncoderRecipe, FeatureRecipe, Stream
 from bsp_platform.plan.rows import RowRecipes
 from bsp_platform.plan.sources import Sources
 from bsp_platform.plan.tasks import head_recipe
@@ -36,7 +36,7 @@ class Setting:
     tau: int  # half the clip, frames
 
     def clips(self, base: ClipSettings) -> ClipSettings:
-        """Settings of the clips; what does not matter is as in ``base``. ValueError for an impossible setting."""
+        """Settings of the clips; parameters without effect are as in ``base``. ValueError for an impossible setting."""
         return replace(
             base,
             half_len=self.tau,
@@ -50,7 +50,7 @@ class Setting:
 
     @property
     def boundary_kinds(self) -> tuple[BoundaryKind, ...]:
-        """The kinds as members."""
+        """The kinds as members of BoundaryKind."""
         return tuple(KINDS[name] for name in self.kinds)
 
     @classmethod
@@ -60,7 +60,7 @@ class Setting:
         return cls(**values)
 
     def values(self) -> dict[str, str]:
-        """By parameter, the value as it is written on the command line; "-" for what does not matter."""
+        """By parameter, the value as it is written on the command line; "-" for one without effect."""
         return {name: shown(value) for name, value in asdict(self).items()}
 
     def __str__(self) -> str:
@@ -70,7 +70,7 @@ class Setting:
 PARAMETERS = tuple(field.name for field in fields(Setting))
 
 
-def shown(value: Any) -> str:
+def shown(value: object) -> str:
     """A value as text: "dc+ss", "0.25+4", "1", "-" for None."""
     if value is None:
         return "-"
@@ -157,6 +157,11 @@ class TrialPlan:
 
     recipes: RowRecipes
     searched: EncoderRecipe
+
+    @property
+    def searched_features(self) -> FeatureRecipe:
+        """The features of the searched encoder."""
+        return next(recipe for _, recipe in self.recipes.features() if recipe.encoder == self.searched)
 
     @property
     def train(self) -> TrainSettings:

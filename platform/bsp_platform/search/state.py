@@ -1,4 +1,4 @@
-"""A search while it runs, in the driver: what it is asked to do, which stages its trials have, how they end."""
+"""A search in the driver: its options, its trials, and their stages."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Literal
 
 from bsp.errors import needs_extra
 from bsp_platform.plan.options import Options
-from bsp_platform.plan.recipes import FeatureRecipe
 from bsp_platform.plan.sources import Sources
 from bsp_platform.search.proposals import Kind, Trial, rung_steps
 from bsp_platform.search.space import Setting, Space, TrialPlan, all_settings, plan_trial
@@ -20,7 +19,7 @@ from bsp_platform.work.probe import ProbeSettings
 
 @dataclass(frozen=True, kw_only=True)
 class SearchOptions:
-    """What a search does; all but ``trials`` names it, so that the same command with more trials extends it."""
+    """Options of a search; all but ``trials`` are in its key, so that the same command with more trials extends it."""
 
     name: str  # of the script, the results folder and the MLflow experiment
     space: Space
@@ -46,21 +45,16 @@ def trial_plans(setting: Setting, spec: SearchOptions, options: Options, sources
     return [plan_trial(setting, seed, options.profile, sources, options.workers, spec.clips) for seed in seeds]
 
 
-def searched_features(plan: TrialPlan) -> FeatureRecipe:
-    """The features of the searched encoder."""
-    return next(recipe for _, recipe in plan.recipes.features() if recipe.encoder == plan.searched)
-
-
 def rungs_of(plan: TrialPlan, spec: SearchOptions) -> tuple[int, ...]:
-    """Steps at which the probe is read."""
+    """Steps at which the probe is computed."""
     return rung_steps(plan.train.steps, plan.train.checkpoint_every_steps, spec.eta)
 
 
 class Search:
-    """A search in the driver, which Tune's searcher, scheduler and callback talk to."""
+    """A search in the driver; Tune's searcher, scheduler and callback use it."""
 
     def __init__(self, spec: SearchOptions, options: Options, sources: Sources, store: StageStore):
-        """Opens what is known of it. ValueError for an empty space, a part of a grid or a damaged record."""
+        """Open its record in the store. ValueError for an empty space, a part of a grid or a damaged record."""
         self.spec, self.options, self.sources, self.store = spec, options, sources, store
         size = len(list(all_settings(spec.space, options.profile.clips))) if spec.search == "grid" else None
         if size is not None and spec.trials is not None and spec.trials < size:
@@ -76,7 +70,7 @@ class Search:
         self.study.reopen(lost=lambda trial: self.scores(trial) is None)
 
     def _key(self) -> str:
-        """Names the search in the storage."""
+        """The search's name in the storage."""
         spec, options, sources = self.spec, self.options, self.sources
         settings = as_plain(replace(options.profile, resources=None, encoders={}))  # type: ignore[arg-type]
         names = {k: v for k, v in asdict(spec).items() if k not in ("trials", "name")}
@@ -87,29 +81,29 @@ class Search:
         return recipe_hash({"profile": settings, "search": names, "data": prints, "given": given, **seeds})
 
     def trials(self) -> list[Trial]:
-        """Those that are known, in order."""
+        """The known trials, in order."""
         return self.study.trials()
 
     def trial(self, number: int) -> Trial:
-        """By number, from 1."""
+        """A trial by its number, from 1."""
         return self.trials()[number - 1]
 
     def to_run(self) -> list[int]:
-        """Numbers of the trials that are open, and of those to come."""
+        """Numbers of the open trials and of the future ones."""
         trials = self.trials()
         return [t.number for t in trials if t.status == "open"] + list(range(len(trials) + 1, self.total + 1))
 
     def plans(self, setting: Setting) -> list[TrialPlan]:
-        """One per seed."""
+        """The stages of a setting for each seed."""
         return trial_plans(setting, self.spec, self.options, self.sources)
 
     def scores(self, trial: Trial) -> list[dict[str, float]] | None:
-        """Of all seeds, in percent; None if one is missing."""
+        """Scores of all seeds, in percent; None if one is missing."""
         found = [plan.recipes.scores(self.store) for plan in self.plans(trial.setting)]
         return [scores for scores in found if scores is not None] if None not in found else None
 
     def close(self, number: int, failure: str = "") -> Trial:
-        """A trial has ended: finished, stopped or failed."""
+        """Record the end of a trial: finished, stopped or failed."""
         scores = self.scores(self.trial(number))
         self.study.end(number, statistics.fmean(s["mAP_avg"] for s in scores) if scores else None, failure)
         return self.trial(number)

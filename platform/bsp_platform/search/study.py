@@ -1,6 +1,6 @@
-"""The trials of a search as a study of Optuna, kept in the storage, from which the same command continues it.
+"""The trials of a search as a study of Optuna in the storage, so that the same command continues it.
 
-A setting that was interrupted or has failed is tried again: a trial is all attempts at one setting. Grid and random
+An interrupted or failed setting is tried again: a trial is all attempts at one setting. Grid and random
 searches put their settings into the study's queue; Optuna's tree-structured Parzen estimator (TPE) proposes its own.
 """
 
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from optuna.storages.journal import BaseJournalBackend
     from optuna.trial import FrozenTrial
 else:
-    BaseJournalBackend = object  # Optuna is an extra, and asks for no more than the two methods
+    BaseJournalBackend = object  # Optuna is an extra; it only calls the two methods
 
-_SETTING = "setting"  # attribute of an attempt; a proposal without it was impossible or known
+_SETTING = "setting"  # attribute of an attempt; a proposal without it was impossible, or its setting known
 _PROPOSALS = 20  # Choice: proposals of TPE in a row that are impossible or known, before a random setting is taken
 _STATUS: dict[str, Status] = {  # by name of Optuna's state
     "WAITING": "open", "RUNNING": "open", "COMPLETE": "finished", "PRUNED": "stopped", "FAIL": "failed",
@@ -49,15 +49,15 @@ class _Journal(BaseJournalBackend):
         self.logs += logs
 
     def save(self) -> None:
-        """Write all of it, as a whole; a search has one driver (StageStore.only_one)."""
+        """Write the complete journal; a search has one driver (StageStore.only_one)."""
         self.store.write_note(self.name, "".join(f"{json.dumps(log)}\n" for log in self.logs).encode())
 
 
 class SearchStudy:
-    """The trials that are known, and the next one. What it is told is in the storage when a method returns."""
+    """The known trials, and the next one. Each method writes its changes to the storage before it returns."""
 
     def __init__(self, store: StageStore, name: str, *, kind: Kind, space: Space, base: ClipSettings, seed: int):
-        """Opens the note ``name``, or begins it. ValueError, naming it, if it is damaged."""
+        """Open or create the note ``name``. ValueError, naming it, if it is damaged."""
         with needs_extra("search"):
             import optuna
             from optuna.distributions import CategoricalDistribution
@@ -84,7 +84,7 @@ class SearchStudy:
                 load_if_exists=True,
             )  # fmt: skip
             self.trials()
-        except Exception as error:  # whatever Optuna makes of it
+        except Exception as error:  # of any type, from Optuna
             what = f"{type(error).__name__}: {error}"
             raise ValueError(
                 f"{store.where(name)} is damaged ({what}); remove it: stages that were made are found again"
@@ -99,7 +99,7 @@ class SearchStudy:
         return [_trial(number, setting, found) for number, (setting, found) in enumerate(attempts.items(), 1)]
 
     def reopen(self, lost: Callable[[Trial], bool]) -> None:
-        """To be tried again: what was interrupted, has failed, or is finished but ``lost``."""
+        """Queue trials to be tried again: those interrupted, failed, or finished but ``lost``."""
         for attempt in self.study.get_trials(deepcopy=False, states=(self.states.RUNNING,)):
             self.study.tell(attempt.number, state=self.states.FAIL)
         for trial in self.trials():
@@ -123,8 +123,8 @@ class SearchStudy:
         self.running[number].report(score, rung)
         self.journal.save()
 
-    def keep(self, number: int, fact: str, value: float) -> None:
-        """A field of :class:`Trial` that a running one has from now on; ``stopped_at`` decides how it ends."""
+    def set_fact(self, number: int, fact: str, value: float) -> None:
+        """Set a field of a running :class:`Trial`; with ``stopped_at`` it ends as stopped."""
         self.running[number].set_user_attr(fact, value)
 
     def end(self, number: int, value: float | None, failure: str = "") -> None:
@@ -152,18 +152,18 @@ class SearchStudy:
             if setting is not None and setting not in known:
                 attempt.set_user_attr(_SETTING, asdict(setting))
                 return attempt
-            # An impossible proposal has failed; one that is decided has the value that is known.
+            # Told to Optuna: an impossible proposal as failed, a decided one with its value.
             value = known.get(setting) if setting is not None else None
             self.study.tell(attempt, value, state=self.states.FAIL if value is None else self.states.COMPLETE)
-        coming = sequence(self.kind, self.space, self.base, self.seed)
-        setting = next((setting for setting in coming if setting not in known), None)
+        settings = sequence(self.kind, self.space, self.base, self.seed)
+        setting = next((setting for setting in settings if setting not in known), None)
         if setting is None:
             return None
         self._enqueue(setting)
         return self.study.ask(self.options)
 
     def _enqueue(self, setting: Setting) -> None:
-        # What does not matter (None) takes the first option: Optuna wants a value.
+        # A parameter without effect (None) gets its first option, as Optuna needs a value.
         params = {
             name: shown(value) if (value := getattr(setting, name)) is not None else next(iter(texts))
             for name, texts in self.texts.items()
@@ -172,7 +172,7 @@ class SearchStudy:
 
 
 def _trial(number: int, setting: Setting, attempts: list[FrozenTrial]) -> Trial:
-    """What the attempts at a setting came to: the last one decides; probes and time are of all."""
+    """The trial of a setting's attempts: status and value of the last one, probes and time of all."""
     *_, last = attempts
     return Trial(
         number=number,

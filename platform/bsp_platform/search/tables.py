@@ -1,4 +1,4 @@
-"""The table of a search: each trial's setting, probe scores, fate and mAP, and how well the probe ranked them."""
+"""The table of a search: each trial's setting, probe scores, outcome and mAP, and the probe's rank correlation."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def proxy_quality(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 
 def quality_note(quality: dict[str, dict[str, Any]], stopped: int) -> str:
-    """What the correlations say, in a sentence; that ASHA hides the low end is part of it."""
+    """The correlations as text, with a warning that stopped trials are not in them."""
     parts = []
     for name, facts in quality.items():
         what = "last" if name == "last" else f"rung {int(name) + 1}"
@@ -78,7 +78,7 @@ def search_rows(search: Search) -> list[dict[str, Any]]:
 
 
 def search_content(search: Search, *, duration_s: float) -> dict[str, Any]:
-    """All that the table of a search says, as it is written to table.json."""
+    """The content of table.json of a search."""
     spec, options = search.spec, search.options
     profile = options.profile
     rows = search_rows(search)
@@ -132,7 +132,7 @@ def write_search(folder: Path, content: dict[str, Any]) -> None:
     draw_responses(trials, axes, folder / "response.png", title=content["title"], caption=caption)
 
 
-def _fate(row: dict[str, Any]) -> str:
+def _outcome(row: dict[str, Any]) -> str:
     if row["status"] == "stopped":
         return f"stopped at step {row['stopped_at']} of {row['steps']}"
     return f"failed: {row['reason']}" if row["status"] == "failed" else row["status"]
@@ -157,7 +157,7 @@ def _lines(content: dict[str, Any]) -> list[list[str]]:
                 *(row[name] for name in names),
                 *(mean_and_spread(probe, None, ".1f") for probe in [*probes, row["last_probe"]]),
                 mean_and_spread(score["mean"], score["std"]),
-                _fate(row),
+                _outcome(row),
                 f"{row['seconds']:.0f}",
             ]
         )

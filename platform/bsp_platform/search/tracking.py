@@ -1,4 +1,4 @@
-"""What a search writes to MLflow: a parent run, a child per trial with its setting as parameters, plots, table.
+"""A search in MLflow: a parent run, a child per trial with its setting as parameters, plots, table.
 
 The parameters of the children are the axes that MLflow's own parallel-coordinates page offers.
 """
@@ -32,7 +32,7 @@ class SearchTracking:
         self.runs: dict[int, RunRecord] = {}
 
     def open(self) -> None:
-        """Show the parent, and the children of the trials that are known."""
+        """Show the parent, and the children of the known trials."""
         spec, profile = self.search.spec, self.search.options.profile
         params: dict[str, object] = {
             "profile": profile.name, "about": profile.about, "search": spec.search, "proxy": spec.proxy,
@@ -78,7 +78,7 @@ class SearchTracking:
                 means["last_probe_ap"] = trial.last_probe
             record = finished(record, plan.recipes, store, [plan.searched]).with_numbers(means)
         else:
-            # A trial that was stopped early has done what it should: it is no failure.
+            # A trial that was stopped early is no failure.
             status: Status = "FINISHED" if trial.status == "stopped" else "FAILED"
             record = record.with_state(status, record.ended_ms or now_ms(), trial.reason)
         self.runs[trial.number] = self.tracker.show(record)

@@ -42,7 +42,7 @@ def halving(trials: list[Trial], stopped: dict[int, int]):
     from bsp_platform.search.driver import HalvingByFusion
 
     spec = SimpleNamespace(eta=2, space={"fusion": ("alone", "two-head")})
-    study = SimpleNamespace(keep=lambda number, fact, step: stopped.update({number: step}))
+    study = SimpleNamespace(set_fact=lambda number, fact, step: stopped.update({number: step}))
     return HalvingByFusion(SimpleNamespace(spec=spec, trials=lambda: trials, study=study))
 
 
@@ -93,10 +93,10 @@ def test_a_search_is_continued_without_repeating_a_setting(kind, tmp_path):
         while trial := study.begin(total):
             if trial.number == 2:
                 study.probed(2, 0, 3.5)
-                study.keep(2, "stopped_at", 100)
+                study.set_fact(2, "stopped_at", 100)
                 study.end(2, None)
             else:
-                study.keep(trial.number, "last_probe", 4.5)
+                study.set_fact(trial.number, "last_probe", 4.5)
                 study.end(trial.number, 50.0 - trial.setting.tau)
     trials = open_study(tmp_path, found, kind).trials()
     assert [trial.number for trial in trials] == list(range(1, 10))

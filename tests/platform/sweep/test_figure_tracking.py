@@ -24,7 +24,6 @@ from bsp_platform.plan.rows import row_recipes
 from bsp_platform.plan.sources import load_sources
 from bsp_platform.storage.files import write_json
 from bsp_platform.storage.stages import StageStore
-from bsp_platform.sweep import run as sweeps
 from bsp_platform.sweep.figures import finished_rows, publish
 
 pytestmark = pytest.mark.server  # MLflow's store
@@ -107,7 +106,7 @@ def test_rows_of_a_figure_cannot_be_chosen(options):
 @pytest.mark.parametrize(("status", "fresh"), [(0, False), (1, False), (0, True)])
 def test_missing_rows_are_made_as_an_experiment_of_their_own(options, monkeypatch, status, fresh):
     asked = []
-    monkeypatch.setattr(sweeps, "run", lambda experiment, options: asked.append(experiment) or status)
+    monkeypatch.setattr("bsp_platform.sweep.run.run", lambda experiment, options: asked.append(experiment) or status)
     rows = rows_of(figure4_feature_difference)
     if status:
         with pytest.raises(RuntimeError, match="not all its rows could be made"):
@@ -164,7 +163,7 @@ def steps(name: str, video, snippets: int) -> np.ndarray:
 
 
 def test_figure_4_measures_what_was_planted(options, monkeypatch):
-    monkeypatch.setattr(sweeps, "run", lambda *_: pytest.fail("all stages are there"))
+    monkeypatch.setattr("bsp_platform.sweep.run.run", lambda *_: pytest.fail("all stages are there"))
     store = StageStore(options.storage)
     fill(store, options, rows_of(figure4_feature_difference), steps, lambda *_: [])
     assert figure4_feature_difference.main(options) == 0

@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from bsp_platform.cli.common import CommandGroup
 from bsp_platform.plan.options import Options, experiment_command
 from bsp_platform.plan.rows import Experiment, Row
-from bsp_platform.sweep import run as sweeps
+from bsp_platform.sweep import run
 
 DONE, OPEN = ("done", 0), ("open", 0)
 ROWS = tuple(Row(name=name, label=name, streams=()) for name in ("done", "open"))
@@ -73,15 +73,15 @@ class Tracking:
 def sweep(tmp_path, monkeypatch):
     """Runs the table as a program does; returns click's result."""
     sources = SimpleNamespace(notes=[], vanilla_weights={})
-    monkeypatch.setattr(sweeps, "load_sources", lambda *_, **__: sources)
-    monkeypatch.setattr(sweeps, "row_recipes", lambda row, *_: Recipes(row.name))
-    monkeypatch.setattr(sweeps, "SweepTracking", Tracking)
+    monkeypatch.setattr(run, "load_sources", lambda *_, **__: sources)
+    monkeypatch.setattr(run, "row_recipes", lambda row, *_: Recipes(row.name))
+    monkeypatch.setattr(run, "SweepTracking", Tracking)
 
-    def run(options: Options) -> int:
-        return sweeps.run(EXPERIMENT, options)
+    def run_table(options: Options) -> int:
+        return run.run(EXPERIMENT, options)
 
     def start():
-        command = experiment_command(tmp_path, run)
+        command = experiment_command(tmp_path, run_table)
         return CliRunner().invoke(command, ["--storage", str(tmp_path / "storage"), "--results", str(tmp_path / "out")])
 
     return start
@@ -91,7 +91,7 @@ def test_an_ordinary_failure_and_its_table(sweep, monkeypatch, tmp_path):
     def tune(*arguments):
         arguments[-2][OPEN] = "a.npy: damaged; delete it"
 
-    monkeypatch.setattr(sweeps, "_run_missing", tune)
+    monkeypatch.setattr(run, "_run_missing", tune)
     result = sweep()
     assert result.exit_code == 1
     assert "42.50" in result.output
@@ -101,7 +101,7 @@ def test_an_ordinary_failure_and_its_table(sweep, monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("failing", [no_room, half_a_pickle])
 def test_the_table_is_shown_when_the_rows_stop(sweep, monkeypatch, failing):
-    monkeypatch.setattr(sweeps, "_run_missing", failing)
+    monkeypatch.setattr(run, "_run_missing", failing)
     result = sweep()
     assert result.exit_code == 1
     assert "42.50" in result.output
@@ -116,7 +116,7 @@ def test_why_a_row_failed_is_kept_when_it_fails(tmp_path):
     """Not at the end, when Tune may be unable to read one of the errors and then tells none."""
     failures: dict = {}
     view = SimpleNamespace(update=lambda *_: None)
-    watch = sweeps.Watch(Tracking(), view, None, failures)
+    watch = run.Watch(Tracking(), view, None, failures)
     for name, content in (("done", pickle.dumps(ValueError("a.npy: damaged; delete it"))), ("open", b"")):
         (tmp_path / name).write_bytes(content)
         trial = SimpleNamespace(config={"cell": [name, 0]}, pickled_error_file=str(tmp_path / name), error_file=None)
@@ -127,8 +127,8 @@ def test_why_a_row_failed_is_kept_when_it_fails(tmp_path):
 
 @pytest.mark.parametrize("name", ["write_tables", "close", "close_cell"])
 def test_the_table_is_shown_when_it_cannot_be_written_or_recorded(sweep, monkeypatch, name):
-    monkeypatch.setattr(sweeps, "_run_missing", lambda *_: None)
-    monkeypatch.setattr(*((sweeps, name) if name == "write_tables" else (Tracking, name)), no_room)
+    monkeypatch.setattr(run, "_run_missing", lambda *_: None)
+    monkeypatch.setattr(*((run, name) if name == "write_tables" else (Tracking, name)), no_room)
     result = sweep()
     assert result.exit_code == 1
     assert "42.50" in result.output
@@ -139,7 +139,7 @@ def test_a_refused_plan_is_no_table(sweep, monkeypatch):
     def refuse(*_):
         raise ValueError("12 CPUs are needed; give --cpus 12")
 
-    monkeypatch.setattr(sweeps, "_run_missing", refuse)
+    monkeypatch.setattr(run, "_run_missing", refuse)
     result = sweep()
     assert result.exit_code == 1
     assert result.output.splitlines()[-1] == "error: 12 CPUs are needed; give --cpus 12"
