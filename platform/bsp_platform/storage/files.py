@@ -88,6 +88,6 @@ def write_bytes(path: Path, content: bytes | memoryview) -> None:
     retry(lambda: io.write_bytes(path, content), path)
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: object) -> None:
     """``bsp.io.write_json`` with retries."""
     retry(lambda: io.write_json(path, value), path)

@@ -28,7 +28,7 @@ _CHECK = "check"
 _NAMED = 5  # damaged files that a message lists
 
 
-def as_plain(value: Any) -> Any:
+def as_plain(value: object) -> Any:
     """A recipe as JSON types: dataclasses become dicts that carry their class name."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {f.name: as_plain(getattr(value, f.name)) for f in dataclasses.fields(value) if _counts(value, f)}
@@ -44,17 +44,17 @@ def as_plain(value: Any) -> Any:
     raise TypeError(f"a recipe cannot hold {value!r} ({type(value).__name__})")
 
 
-def _counts(value: Any, field: dataclasses.Field) -> bool:
+def _counts(value: object, field: dataclasses.Field) -> bool:
     """Fields marked "later" are newer than some results: at their default they must not change the hash."""
     return not field.metadata.get("later") or getattr(value, field.name) != field.default
 
 
-def recipe_hash(recipe: Any) -> str:
+def recipe_hash(recipe: object) -> str:
     """16 hex digits of the SHA-256 of the recipe's canonical JSON."""
     return _sha256_of(as_plain(recipe))[:16]
 
 
-def _sha256_of(value: Any) -> str:
+def _sha256_of(value: object) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
@@ -91,7 +91,7 @@ def describe(folder: Path, names: list[str]) -> dict[str, dict[str, Any]]:
     return dict(zip(names, in_threads(facts, names), strict=True))
 
 
-def make_manifest(recipe: Any, files: dict, facts: dict[str, Any], seconds: float) -> dict[str, Any]:
+def make_manifest(recipe: object, files: dict, facts: dict[str, Any], seconds: float) -> dict[str, Any]:
     """The content of a stage's manifest, as JSON will have it, with its own checksum."""
     made = datetime.now(UTC).isoformat(timespec="seconds")
     content = {"recipe": as_plain(recipe), "files": files, "seconds": seconds, "made": made, "facts": facts}
@@ -99,7 +99,7 @@ def make_manifest(recipe: Any, files: dict, facts: dict[str, Any], seconds: floa
     return {**content, _CHECK: _sha256_of(content)}
 
 
-def parse_manifest(text: bytes, where: str | Path, recipe: Any = None) -> dict[str, Any]:
+def parse_manifest(text: bytes, where: str | Path, recipe: object = None) -> dict[str, Any]:
     """The manifest in ``text``. StageDamaged if it is not whole, not as written, or not that of ``recipe``."""
     try:
         manifest = json.loads(text)

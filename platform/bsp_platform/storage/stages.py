@@ -65,18 +65,18 @@ class StageStore:
     def __reduce__(self):
         return StageStore, (self.address,)
 
-    def folder(self, kind: str, recipe: Any) -> Path:
+    def folder(self, kind: str, recipe: object) -> Path:
         """Where the stage is, complete or not."""
         return self.root / kind / recipe_hash(recipe)
 
     # --- find -------------------------------------------------------------------------------------------------
 
-    def find(self, kind: str, recipe: Any) -> Path | None:
+    def find(self, kind: str, recipe: object) -> Path | None:
         """The folder of a complete stage, or None. Every file's SHA-256 has been compared with the manifest, once in
         this process; damage is named in the log and counts as absent."""
         return self._if_complete(self.folder(kind, recipe), recipe, self.check)
 
-    def need(self, kind: str, recipe: Any) -> Path:
+    def need(self, kind: str, recipe: object) -> Path:
         """As :meth:`find`, for a stage that must be there: StageDamaged if it is not."""
         found = self.find(kind, recipe)
         if found is None:
@@ -84,17 +84,17 @@ class StageStore:
             raise StageDamaged(f"{where} is not complete; run this again")
         return found
 
-    def has(self, kind: str, recipe: Any) -> bool:
+    def has(self, kind: str, recipe: object) -> bool:
         """Whether there is a complete stage, by its manifest and sizes alone: copies nothing, hashes nothing."""
 
-        def check_manifest(folder: Path, recipe: Any) -> None:
+        def check_manifest(folder: Path, recipe: object) -> None:
             files = self._manifest(folder, recipe)["files"]
             if self.bucket is None:  # on S3 it would cost a request per file
                 check_sizes(folder, files)
 
         return self._if_complete(self.folder(kind, recipe), recipe, check_manifest) is not None
 
-    def _if_complete(self, folder: Path, recipe: Any, check: Callable[[Path, Any], Any]) -> Path | None:
+    def _if_complete(self, folder: Path, recipe: object, check: Callable[[Path, object], object]) -> Path | None:
         try:
             check(folder, recipe)
         except FileNotFoundError:
@@ -104,7 +104,7 @@ class StageStore:
             return None
         return folder
 
-    def check(self, folder: Path, recipe: Any) -> dict:
+    def check(self, folder: Path, recipe: object) -> dict:
         """The manifest of a complete stage. FileNotFoundError without one, StageDamaged if files differ."""
         manifest = self._manifest(folder, recipe)
         with named_disk_full(self.root, self.files.remedy):
@@ -112,7 +112,7 @@ class StageStore:
         check_content(folder, manifest["files"])
         return manifest
 
-    def _manifest(self, folder: Path, recipe: Any = None) -> dict:
+    def _manifest(self, folder: Path, recipe: object = None) -> dict:
         name = self.files.name(folder / MANIFEST)
         where, text = self.files.where(name), self.files.read(name)
         if text is None:
@@ -168,7 +168,7 @@ class StageStore:
     def ensure(
         self,
         kind: str,
-        recipe: Any,
+        recipe: object,
         build: Callable[[Path], dict[str, Any] | None],
         *,
         on_wait: Callable[[], None] | None = None,
@@ -208,7 +208,7 @@ class StageStore:
             self.files.remove_scratch(folder)
         return folder, False
 
-    def put_aside(self, kind: str, recipe: Any) -> Path | str | None:
+    def put_aside(self, kind: str, recipe: object) -> Path | str | None:
         """Move a stage (complete or not) to ``replaced/`` so that it is made anew; nothing is deleted."""
         folder = self.folder(kind, recipe)
         target = self._replaced(kind, folder)

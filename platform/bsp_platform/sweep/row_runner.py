@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from bsp.files.text import parse_json
 from bsp_platform.plan.recipes import AnyHeadRecipe, ClassScoresFile, ClassScoresRecipe, EncoderRecipe, FeatureRecipe
@@ -21,13 +21,16 @@ from bsp_platform.plan.rows import Cell, RowRecipes
 from bsp_platform.plan.tasks import Task
 from bsp_platform.storage.errors import StageDamaged, causes
 from bsp_platform.storage.manifests import PROGRESS, result_files
-from bsp_platform.storage.stages import StageStore
+from bsp_platform.storage.stages import StageStore, Stored
 from bsp_platform.work.cluster.assigned_device import assigned_device
 from bsp_platform.work.extraction import extract_dataset
 from bsp_platform.work.heads import CLASS_SCORES, Expected, convert_class_scores, make_class_scores, train_and_score
 from bsp_platform.work.pretraining import WEIGHTS, given_encoder, train_encoder
 from bsp_platform.work.probe import BoundaryProbe
 from bsp_platform.work.streaming import ClipStream
+
+if TYPE_CHECKING:
+    from ray import ObjectRef
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -40,9 +43,9 @@ class RowJob:
 
     storage: str
     resources: Resources
-    catalog: Any  # ObjectRef of the Catalog
-    data: dict[str, Any]  # by name of the data set: ObjectRef of it
-    glove: Any  # ObjectRef of WordVectors or None
+    catalog: ObjectRef  # of the Catalog
+    data: dict[str, ObjectRef]  # by name of the data set
+    glove: ObjectRef  # of WordVectors or None
     class_scores: dict[str, str]  # by name of the data set: path of a given classification result
     weights: dict[str, str]  # by SHA-256: path of a given checkpoint
     recipes: dict[Cell, RowRecipes]
@@ -83,7 +86,7 @@ class _RowRunner:
         for name, head in recipes.heads.items():
             self.head(recipes.tasks[name], head)
 
-    def _ensure(self, kind: str, recipe: Any, stage: str, build: Callable[[Path], dict]) -> Path:
+    def _ensure(self, kind: str, recipe: object, stage: str, build: Callable[[Path], dict]) -> Path:
         self.report({"stage": stage})
         waiting = {"stage": f"waiting for {stage}"}
         return self.store.ensure(kind, recipe, build, on_wait=lambda: self.report(waiting))[0]
@@ -200,7 +203,7 @@ class _RowRunner:
 
 
 def run_on_node(
-    store: StageStore, function: Callable[..., Any], folder: Any, *arguments: Any, **keywords: Any
+    store: StageStore, function: Callable[..., Any], folder: Path | Stored, *arguments: Any, **keywords: Any
 ) -> tuple[Any, dict[str, dict]]:
     """``function(folder, ...)`` as a Ray task on any node; its result, and the files that it uploaded to S3 (with
     storage in a folder none). A keyword ``device`` ("cpu" or "cuda") becomes the device that Ray gave the task."""
