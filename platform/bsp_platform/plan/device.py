@@ -21,7 +21,7 @@ def logical_gpus() -> int:
 
 
 def local_gpus() -> int:
-    """GPUs of this machine that PyTorch can use; a Ray that is started here is told this number."""
+    """GPUs of this machine that PyTorch can use; a Ray that is started here counts this number."""
     import torch
 
     return torch.cuda.device_count() or logical_gpus()

@@ -36,7 +36,7 @@ class DataPaths:
     folders: Mapping[str, Path] = field(default_factory=dict)  # "kinetics", and of DATA_SETS
     glove: Path | None = None
     class_scores: tuple[tuple[str, Path], ...] = ()  # (data set, published classification result)
-    vanilla_weights: tuple[Path, ...] = ()  # checkpoints that stand for the vanilla encoder
+    vanilla_weights: tuple[Path, ...] = ()  # checkpoints used as the vanilla encoder
 
 
 @dataclass(frozen=True, kw_only=True)

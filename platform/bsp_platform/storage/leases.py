@@ -62,13 +62,13 @@ class Lease:
             )
 
     def release(self) -> None:
-        """Stop renewing, and remove the object; if that fails, it ends by itself."""
+        """Stop renewing, and remove the object; if that fails, the claim expires."""
         self._done.set()
         self._thread.join()
         if not self._lost:
             try:
                 self.bucket.delete(self.name)
-            except Exception as error:  # it ends by itself
+            except Exception as error:  # the claim expires
                 log.warning("%s stays for %.0f s: %s", self.bucket.where(self.name), LEASE_S, error)
 
 

@@ -107,12 +107,12 @@ class WaitWatch:
         window.append((window[-1][1], now, record))
         while len(window) > 2 and now - window[1][1] >= _WINDOW_S:  # those after it make a minute without it
             window.popleft()
-        records = [(end - began, news) for began, end, news in list(window)[1:]]
+        records = [(end - began, values) for began, end, values in list(window)[1:]]
         seconds = sum(lasted for lasted, _ in records)
         if key in self._warned or seconds < _WINDOW_S:
             return None
         mean = {
-            name: sum(lasted * news.get(name, 0.0) for lasted, news in records) / seconds
+            name: sum(lasted * values.get(name, 0.0) for lasted, values in records) / seconds
             for name in ("data_wait_share", *SHARES)
         }
         if mean["data_wait_share"] <= WAIT_LIMIT:

@@ -1,8 +1,8 @@
 """The number of processes of a training, and the failures that it survives.
 
 A recipe's V virtual workers (bsp/pretraining/workers.py) may run on any number of processes that divides V. Training
-starts on as many as the cluster has room for, goes on with fewer after the loss of a node, and with more when one comes
-back; each time Ray Train restarts the processes from the last checkpoint. Lost processes, lost nodes and
+starts on as many as the cluster has room for, continues with fewer after the loss of a node, and with more when there
+is room again; each time Ray Train restarts the processes from the last checkpoint. Lost processes, lost nodes and
 errors of the program have budgets of their own.
 """
 

@@ -213,7 +213,7 @@ class FewSpansAhead(BackpressurePolicy):
 
 
 class BoundInFlight(BackpressurePolicy):
-    """Give clip makers no more tasks than ``StreamSize.tasks``, finished blocks that nobody has taken included.
+    """Give clip makers no more tasks than ``StreamSize.tasks``, including finished blocks that are not taken.
 
     Replaces Ray Data's own policies, which extrapolate from past sizes and leave half of the store unused.
     """
