@@ -7,10 +7,11 @@ python experiments/ablation_depth.py --profile paper --kinetics DIR --activityne
 The supplement's own numbers were not at hand; R18 and R50 are given in the paper's Tables 5 and 1.
 """
 
+from functools import partial
 from pathlib import Path
 
 from bsp.clips.plan import PAPER_KINDS
-from bsp_platform.plan.options import Options, experiment_command
+from bsp_platform.plan.options import experiment_command
 from bsp_platform.plan.recipes import Stream
 from bsp_platform.plan.rows import Claim, Experiment, Row
 from bsp_platform.sweep.run import run
@@ -46,11 +47,7 @@ DEPTH = Experiment(
     ),
 )  # fmt: skip
 
-
-def main(options: Options) -> int:
-    """Run the table; returns the exit status."""
-    return run(DEPTH, options)
-
+main = partial(run, DEPTH)  # (options) -> exit status
 
 if __name__ == "__main__":
     experiment_command(Path(__file__).resolve().parents[1], main)()

@@ -5,10 +5,11 @@ python experiments/ablation_table4.py --seeds 3            # mean and standard d
 python experiments/ablation_table4.py --profile paper --kinetics DIR --activitynet DIR   # GPUs, real data
 """
 
+from functools import partial
 from pathlib import Path
 
 from bsp.clips.plan import PAPER_KINDS, BoundaryKind
-from bsp_platform.plan.options import Options, experiment_command
+from bsp_platform.plan.options import experiment_command
 from bsp_platform.plan.recipes import Stream
 from bsp_platform.plan.rows import Claim, Experiment, Row
 from bsp_platform.sweep.run import run
@@ -59,11 +60,7 @@ TABLE_4 = Experiment(
     ),
 )  # fmt: skip
 
-
-def main(options: Options) -> int:
-    """Run the table; returns the exit status."""
-    return run(TABLE_4, options)
-
+main = partial(run, TABLE_4)  # (options) -> exit status
 
 if __name__ == "__main__":
     experiment_command(Path(__file__).resolve().parents[1], main)()

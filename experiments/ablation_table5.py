@@ -8,10 +8,11 @@ Two rows are controls that the paper lacks: is two-stream more than an ensemble 
 than width (vanilla and random)?
 """
 
+from functools import partial
 from pathlib import Path
 
 from bsp.clips.plan import PAPER_KINDS
-from bsp_platform.plan.options import Options, experiment_command
+from bsp_platform.plan.options import experiment_command
 from bsp_platform.plan.recipes import Stream
 from bsp_platform.plan.rows import Claim, Experiment, Row
 from bsp_platform.sweep.run import run
@@ -60,11 +61,7 @@ TABLE_5 = Experiment(
     ),
 )  # fmt: skip
 
-
-def main(options: Options) -> int:
-    """Run the table; returns the exit status."""
-    return run(TABLE_5, options)
-
+main = partial(run, TABLE_5)  # (options) -> exit status
 
 if __name__ == "__main__":
     experiment_command(Path(__file__).resolve().parents[1], main)()

@@ -9,10 +9,11 @@ is chosen on training clips. (b) supervised: a linear layer on frozen features b
 gives no number for this task; the variant of the metric is the challenge's.
 """
 
+from functools import partial
 from pathlib import Path
 
 from bsp.clips.plan import PAPER_KINDS
-from bsp_platform.plan.options import Options, experiment_command
+from bsp_platform.plan.options import experiment_command
 from bsp_platform.plan.recipes import Stream
 from bsp_platform.plan.rows import Claim, Experiment, Reference, Row
 from bsp_platform.sweep.run import run
@@ -55,11 +56,7 @@ GEBD = Experiment(
     ),
 )
 
-
-def main(options: Options) -> int:
-    """Run the table; returns the exit status."""
-    return run(GEBD, options)
-
+main = partial(run, GEBD)  # (options) -> exit status
 
 if __name__ == "__main__":
     experiment_command(Path(__file__).resolve().parents[1], main)()

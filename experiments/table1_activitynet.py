@@ -8,10 +8,11 @@ RGB only, frozen encoders. Classes come from one set of video-level scores for a
 result (--class-scores, the CUHK 2017 JSON) or, without one, our linear classifier on vanilla features.
 """
 
+from functools import partial
 from pathlib import Path
 
 from bsp.clips.plan import PAPER_KINDS
-from bsp_platform.plan.options import Options, experiment_command
+from bsp_platform.plan.options import experiment_command
 from bsp_platform.plan.recipes import Stream
 from bsp_platform.plan.rows import Claim, Experiment, Reference, Row
 from bsp_platform.sweep.run import run
@@ -65,11 +66,7 @@ TABLE_1 = Experiment(
     ),
 )
 
-
-def main(options: Options) -> int:
-    """Run the table; returns the exit status."""
-    return run(TABLE_1, options)
-
+main = partial(run, TABLE_1)  # (options) -> exit status
 
 if __name__ == "__main__":
     experiment_command(Path(__file__).resolve().parents[1], main)()

@@ -8,10 +8,11 @@ The blind rows show what the sentences, or the videos, give away by themselves. 
 their own published protocols, which differ (docs/choices.md).
 """
 
+from functools import partial
 from pathlib import Path
 
 from bsp.clips.plan import PAPER_KINDS
-from bsp_platform.plan.options import Options, experiment_command
+from bsp_platform.plan.options import experiment_command
 from bsp_platform.plan.recipes import Stream
 from bsp_platform.plan.rows import Claim, Experiment, Reference, Row
 from bsp_platform.sweep.run import run
@@ -75,11 +76,7 @@ TABLE_2 = Experiment(
     ),
 )  # fmt: skip
 
-
-def main(options: Options) -> int:
-    """Run the table; returns the exit status."""
-    return run(TABLE_2, options)
-
+main = partial(run, TABLE_2)  # (options) -> exit status
 
 if __name__ == "__main__":
     experiment_command(Path(__file__).resolve().parents[1], main)()
