@@ -25,6 +25,7 @@ help:
 	@echo "make faults                      the tests that break something, and the fault matrix"
 	@echo "make fuzz [ARGS=...]             mutated files of every kind: --count 2000, --seed 0, --kind npy (docs/datasets.md)"
 	@echo "make layout                      the order of imports, drawn: docs/import_order.svg"
+	@echo "make dev                         .venv with what developers need (CONTRIBUTING.md)"
 	@echo "make lint, make types            ruff; mypy (strict for bsp/)"
 	@echo "make ui                          MLflow UI on http://127.0.0.1:5000"
 

@@ -61,7 +61,7 @@ def times_of(video: UntrimmedVideo) -> np.ndarray:
 
 
 def covered_segments(split: Split[UntrimmedVideo], times: LabelTimes) -> list[np.ndarray]:
-    """Instances as fractions of the features' extent ("corrected duration" in gtad.md): [K, 2] per video.
+    """Instances as fractions of what the features cover (``corrected_second`` of the release): [K, 2] per video.
 
     ``times`` clips and counts them.
     """

@@ -39,7 +39,7 @@ class VideoInfo:
     path: str
     frames: int  # frames shown, exact
     fps: float  # frames per second, above 0; the average where they are not uniform
-    uniform: bool  # frame k is shown at k / fps, within half a frame; else see video_times.frame_times
+    uniform: bool  # frame k is shown at k / fps, within half a frame; else see times.frame_times
     width: int  # pixels, upright (after rotation)
     height: int  # pixels, upright (after rotation)
     codec: str  # FFmpeg's name: "h264", "hevc", "vp9", ...

@@ -1,6 +1,6 @@
 """Pantomime for grounding: untrimmed videos of two actors, with sentences in the layout of Charades-STA.
 
-Every sentence (``pantomime_sentences``) is true of exactly one moment of its video. ``render_grounding(settings,
+Every sentence (sentences.py) is true of exactly one moment of its video. ``render_grounding(settings,
 out_dir)`` writes to ``out_dir/<fingerprint>/`` in parallel, keeps what is already there, ``manifest.json`` last:
 
     charades_sta_train.txt  charades_sta_test.txt   <id> <start s> <end s>##<sentence>.

@@ -260,7 +260,7 @@ def _draw_shots(
 
 
 def plan_pose(settings: GroundingWorldSettings, plan: GroundingPlan) -> np.ndarray:
-    """[T, P] pose through the whole video (pantomime_moves): the moments' actions, idle elsewhere.
+    """[T, P] pose through the whole video (moves.py): the moments' actions, idle elsewhere.
 
     At a boundary without a cut the two blend over 2 or 4 frames with the boundary in the middle.
     """

@@ -214,7 +214,7 @@ def _draw_cuts(
 
 
 def plan_pose(settings: PantomimeSettings, plan: VideoPlan) -> np.ndarray:
-    """[T, P] pose through the whole video (pantomime_moves): the action inside instances, idle outside.
+    """[T, P] pose through the whole video (moves.py): the action inside instances, idle outside.
 
     At a boundary without a cut the two blend over 2 or 4 frames with the boundary in the middle: its frame
     is the first with more action than idle (or the other way round).

@@ -313,7 +313,7 @@ def performances(plan: StoryPlan) -> list[list[Act]]:
 
 
 def plan_pose(settings: StorySettings, plan: StoryPlan) -> np.ndarray:
-    """[T, P] pose through the whole video (pantomime_moves): the acts' actions, idle elsewhere.
+    """[T, P] pose through the whole video (moves.py): the acts' actions, idle elsewhere.
 
     Where an action begins or ends without a cut, it and its neighbour blend over 2 or 4 frames with the
     boundary in the middle. Where only its speed changes, the movement goes on from the same pose.

@@ -37,7 +37,7 @@ class Look:
     texture_HW3: np.ndarray  # float32 [3 * size, 3 * size, 3], 0-255; periodic with 2 * size
     height: float  # figure's height, share of the frame
     thickness: float  # limb radius, body heights
-    body: dict[str, float]  # proportions for pantomime_moves.joints
+    body: dict[str, float]  # proportions for moves.joints
     colours: np.ndarray  # float32 [layers, 3], 0-255
     mirrored: bool
     ground: float  # where the feet stand, share of the frame from the top
