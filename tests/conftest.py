@@ -11,9 +11,9 @@ import bsp_platform  # noqa: F401
 from fault_report import fault_row, print_matrix  # noqa: F401 (a fixture)
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# For programs and Ray's processes that use the toys: what others add must be importable everywhere.
-EXAMPLES = str(Path(__file__).parent / "examples")
-os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), EXAMPLES)))
+# Programs and Ray's processes import what the tests import: the toys, and helpers that a test module needs.
+SHARED = [str(Path(__file__).parent / name) for name in ("support", "examples")]
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), *SHARED)))
 os.environ["BSP_TEST_MARK"] = uuid.uuid4().hex  # tells this session's Ray processes from others (ray_processes.py)
 
 
