@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+from bsp_platform.plain_text import printable
 from bsp_platform.storage.errors import StageDamaged
 from bsp_platform.storage.manifests import MANIFEST
 from bsp_platform.storage.names import leaving_link, stays_inside
@@ -89,7 +90,7 @@ class RunRecord:
     def with_state(self, status: Status, ended_ms: int = 0, failure: str = "") -> RunRecord:
         """The record with this state, and with this reason of a failure or none."""
         tags = {name: text for name, text in self.tags.items() if name != FAILURE_TAG}
-        tags |= {FAILURE_TAG: failure} if failure else {}
+        tags |= {FAILURE_TAG: printable(failure, lines=True)} if failure else {}
         return replace(self, status=status, ended_ms=ended_ms, tags=tags)
 
 
@@ -104,8 +105,9 @@ def new_record(
 ) -> RunRecord:
     """The record of a run that begins now."""
     return RunRecord(
-        experiment=experiment, key=key, name=name, parent=parent, started_ms=now_ms(), tags=dict(tags or {}),
-        params={name: str(value) for name, value in params.items()},
+        experiment=experiment, key=key, name=name, parent=parent, started_ms=now_ms(),
+        tags={name: printable(text, lines=True) for name, text in (tags or {}).items()},
+        params={name: printable(value, lines=True) for name, value in params.items()},
     )  # fmt: skip
 
 
@@ -123,7 +125,7 @@ def earlier_record(store: StageStore, record: RunRecord) -> RunRecord | None:
     name = f"{record.folder}/{_RECORD}"
     try:
         text = store.read_note(name)
-        return None if text is None else parse_record(text, store.where(name))
+        return None if text is None else _parse_in_place(text, store, name)
     except ValueError as error:
         log.warning("%s; it is written anew", error)
         return None
@@ -144,10 +146,18 @@ def all_records(store: StageStore) -> Iterator[RunRecord | ValueError]:
     for name in store.notes(RUNS):
         if name.endswith(f"/{_RECORD}"):
             try:
-                found.append(parse_record(store.read_note(name) or b"", store.where(name)))
+                found.append(_parse_in_place(store.read_note(name) or b"", store, name))
             except ValueError as error:
                 found.append(error)
     return iter(sorted(found, key=lambda record: isinstance(record, RunRecord) and bool(record.parent)))
+
+
+def _parse_in_place(text: bytes, store: StageStore, name: str) -> RunRecord:
+    """As :func:`parse_record`; ValueError also for the record of another run, which was copied here."""
+    record = parse_record(text, store.where(name))
+    if name != f"{record.folder}/{_RECORD}":
+        raise ValueError(f"{store.where(name)} is the record of another run, {record.name}; remove it")
+    return record
 
 
 def parse_record(text: bytes, where: str) -> RunRecord:
@@ -195,17 +205,22 @@ def attached(store: StageStore, record: RunRecord) -> Iterator[Path]:
 
 
 def shown_stages(store: StageStore, record: RunRecord) -> Iterator[tuple[ShownStage, Path]]:
-    """The record's stages and their folders; a missing or damaged stage is named in the log and left out."""
+    """The record's stages and their folders. A missing or damaged stage is named in the log and left out, and so are
+    files that its manifest does not list.
+    """
     for stage in record.stages:
         folder = store.root / stage.name
         try:
-            store.check(folder, None)
+            listed = store.check(folder, None)["files"]
         except FileNotFoundError:
             log.warning("%s is gone; its curves and files are not sent", store.where(f"{stage.name}/{MANIFEST}"))
         except StageDamaged as error:
             log.warning("%s; its curves and files are not sent", error)
         else:
-            yield stage, folder
+            for name in {_HISTORY, *stage.files} - listed.keys():
+                log.warning("%s does not list %s; it is not sent", store.where(f"{stage.name}/{MANIFEST}"), name)
+            if _HISTORY in listed:
+                yield replace(stage, files=tuple(name for name in stage.files if name in listed)), folder
 
 
 def stage_points(stage: ShownStage, folder: Path, ended_ms: int) -> list[Point]:

@@ -244,6 +244,24 @@ def test_what_is_gone_is_named_and_left_out(home, storage, table, tmp_path, capl
     assert "manifest.json is gone; its curves and files are not sent" in caplog.text
 
 
+def test_only_files_that_a_stage_lists_are_sent_and_others_hold_up_nothing(home, storage, tmp_path, caplog):
+    secret = tmp_path / "secret.txt"
+    secret.write_text("of somebody else")
+    whole = finished_child()
+    folder = storage.root / whole.stages[0].name
+    (folder / "link.txt").symlink_to(secret)  # no manifest lists it
+    child = replace(whole, stages=(replace(whole.stages[0], files=("link.txt", "never.pt", "encoder.pt")),))
+    others = [replace(child if key == "p/1" else PARENT, experiment="listed", key=key) for key in ("p/1", "x", "y")]
+    for record in others:
+        write_record(storage, record)
+    assert deliver(storage, home)[0] == 0
+    assert "does not list link.txt" in caplog.text
+    assert "does not list never.pt" in caplog.text
+    shown = all_of(MlflowStore(None, home), tmp_path / "files", "listed")
+    assert set(shown) == {"p/1", "x", "y"}
+    assert set(shown["p/1"]["files"]) == {"encoder.pt"}
+
+
 def test_artifacts_that_are_not_taken_hold_up_nothing_else(home, storage, tmp_path):
     record = replace(finished_child(), experiment="artifacts", parent="")
     tracker = Tracker(None, "artifacts", home, storage)
