@@ -21,8 +21,8 @@ import torch
 from bsp.clips.augment import augment_clip
 from bsp.clips.catalog import Catalog
 from bsp.clips.normalisation import normalise
-from bsp.clips.plan import BoundaryKind, plan_clip
-from bsp.clips.synthesis import collate, synthesise
+from bsp.clips.plan import BoundaryKind
+from bsp.clips.synthesis import collate
 from bsp.encoders.build import build_encoder
 from bsp.pretraining.loop import TrainSettings, make_optimiser, train_steps
 from bsp_platform.plan.profiles import smoke
@@ -94,8 +94,11 @@ def batches(recipe: EncoderRecipe) -> Iterator[dict[str, np.ndarray]]:
     catalog = catalog_of(clips)
     for first in range(0, recipe.train.clips, recipe.train.batch_size):
         stream = range(first, first + recipe.train.batch_size)
-        plans = [plan_clip(catalog, recipe.clips, recipe.seed, index) for index in stream]
-        pixels = [synthesise(plan, [clips[v][f] for v, f in zip(plan.videos, plan.frames)]) for plan in plans]
+        plans = [recipe.pretext.plan(catalog, recipe.clips, recipe.seed, index) for index in stream]
+        pixels = [
+            recipe.pretext.synthesise(plan, [clips[v][f] for v, f in zip(plan.videos, plan.frames)]) for plan in plans
+        ]
+        pixels = [np.ascontiguousarray(clip) for clip in pixels]  # as the stream does: a pretext may give a view
         shown = [augment_clip(clip, recipe.augment, plan.augment_seed) for plan, clip in zip(plans, pixels)]
         yield collate(plans, shown)
 
