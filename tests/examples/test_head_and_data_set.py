@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from bsp.datasets.data_sets import DATA_SETS
+from bsp.errors import AnnotationError
 from bsp.features.record import FeatureInfo
 from bsp.localization.gtad.network import GTADSettings
 from bsp.tasks.head import Features, HeadInputs, run_head
@@ -87,8 +88,15 @@ def test_the_data_set_alone_and_with_a_head_of_the_package(short, tiny_untrimmed
     assert 0 <= run_head(HEADS["gtad"], inputs)[1]["scores"]["mAP_avg"] <= 100
     with pytest.raises(ValueError, match="needs class scores of 4 videos"):
         run_head(HEADS["gtad"], HeadInputs(features=inputs.features, data=data, settings=settings))
-    with pytest.raises(FileNotFoundError, match=r"absent.annotations\.csv"):
+    with pytest.raises(AnnotationError, match=r"absent.annotations\.csv: no such file"):
         load_short(short / "absent")
+    path = short / "annotations.csv"
+    path.write_text(path.read_text("utf-8").replace(".", " s ", 1), "utf-8")
+    with pytest.raises(AnnotationError, match=r"annotations\.csv: line 2: .*write seconds as numbers"):
+        load_short(short)
+    path.write_text("video,start_s,label\n", "utf-8")
+    with pytest.raises(AnnotationError, match=r"line 1: no column end_s"):
+        load_short(short)
 
 
 def test_both_as_a_row_of_a_table(short, tiny_data, tiny_pantomime, tmp_path, monkeypatch):

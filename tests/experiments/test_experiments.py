@@ -158,3 +158,9 @@ def test_probe_targets_by_hand():
 def test_probe_windows_by_hand():
     rows = load("probe_streams", "windows")(np.array([[1.0], [2.0], [4.0]]))
     np.testing.assert_array_equal(rows, [[1, 1, 2], [1, 2, 4], [2, 4, 4]])
+
+
+def test_an_unknown_task_is_named_with_those_there_are():
+    row = replace(TABLES["table4"].rows[0], heads=("actionformer",))
+    with pytest.raises(ValueError, match=r"no task is called 'actionformer'; there are gtad, hacs"):
+        row_recipes(row, 0, PROFILES["mini"](), SOURCES, 1)

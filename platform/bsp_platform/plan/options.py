@@ -101,7 +101,9 @@ def experiment_command(root: Path, run: Callable[[Options], int]) -> click.Comma
             sys.exit(1)
 
     for name, title in folders.items():
-        command = click.option(f"--{name}", type=Path, help=f"folder of {title} (profile paper)")(command)
+        twin = name == "kinetics" or DATA_SETS[name].embedded
+        text = f"folder of {title}{' (profile paper)' if twin else ''}"
+        command = click.option(f"--{name}", type=Path, help=text)(command)
     return command
 
 

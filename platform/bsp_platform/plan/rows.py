@@ -18,7 +18,7 @@ from bsp_platform.plan.recipes import (
     Stream,
 )
 from bsp_platform.plan.sources import Sources
-from bsp_platform.plan.tasks import TASKS, Task, head_recipe
+from bsp_platform.plan.tasks import TASKS, Task, find_task, head_recipe
 from bsp_platform.storage.stages import StageStore
 
 
@@ -126,7 +126,7 @@ class RowRecipes:
 
 def data_sets(rows: Iterable[Row]) -> set[str]:
     """Names of the data sets that these rows are scored on."""
-    return {TASKS[name].data.name for row in rows for name in row.heads}
+    return {find_task(name).data.name for row in rows for name in row.heads}
 
 
 def row_recipes(row: Row, seed: int, profile: Profile, sources: Sources, workers: int) -> RowRecipes:

@@ -51,6 +51,13 @@ TASKS: dict[str, Task] = {
 }
 
 
+def find_task(name: str) -> Task:
+    """The task of a row. ValueError, with those there are, for another name."""
+    if name not in TASKS:
+        raise ValueError(f"no task is called {name!r}; there are {', '.join(TASKS)} (plan/tasks.py)")
+    return TASKS[name]
+
+
 def head_recipe(
     name: str,
     encoders: tuple[EncoderRecipe, ...],
@@ -65,7 +72,7 @@ def head_recipe(
     Without a file of class scores they come from the ``vanilla`` encoder (seed 0), the same for all rows and seeds.
     TypeError for a head on annotations of another kind.
     """
-    task = TASKS[name]
+    task = find_task(name)
     videos, labels = sources.videos_prints[task.data.name], sources.labels_prints[task.data.name]
 
     def features(encoder: EncoderRecipe) -> FeatureRecipe:

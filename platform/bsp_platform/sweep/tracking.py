@@ -60,11 +60,11 @@ class SweepTracking:
         assert is_dataclass(encoder)  # as every Architecture
         kinds = dict.fromkeys(kind.name.lower() for stream in row.streams for kind in stream.kinds)
         params = {
-            "row": row.label, "row_order": number, "seed": cell[1],
+            **asdict(encoder), "row": row.label, "row_order": number, "seed": cell[1],
             "task": " + ".join(stream.method for stream in row.streams), "kinds": "+".join(kinds) or "none",
             "streams": len(row.streams), "heads": "+".join(row.heads), "blind": row.blind or "no",
-            "profile": self.profile.name, "backbone": encoder.name, **asdict(encoder),
-            "size_px": self.profile.augment.size_px, "clips": train.clips, "learning_rate": train.learning_rate,
+            "profile": self.profile.name, "backbone": encoder.name,
+            "size_px": self.profile.size_of(encoder), "clips": train.clips, "learning_rate": train.learning_rate,
         }  # fmt: skip
         for head, recipe in r.heads.items():
             if hasattr(recipe.head, "epochs"):
