@@ -11,6 +11,7 @@ import pytest
 from bsp_platform.plan.profiles import PROFILES
 from bsp_platform.plan.rows import row_recipes
 from bsp_platform.storage.manifests import recipe_hash
+from bsp_platform.sweep.tracking import naming_settings
 from paper_tables import SOURCES, TABLES
 from repository import FIXTURES
 
@@ -32,3 +33,12 @@ def hashes(table: str, profile: str) -> dict[str, list[str]]:
 @pytest.mark.parametrize("table", sorted({table for table, _ in map(str.split, WRITTEN)}))
 def test_stages_made_earlier_are_found(table, profile):
     assert hashes(table, profile) == WRITTEN[f"{table} {profile}"]
+
+
+@pytest.mark.parametrize(
+    ("profile", "written"),
+    [("smoke", "7b455eb50e584f04"), ("mini", "e94c7388656d77e6"), ("paper", "ba629c01c61d9c5a"),
+     ("paper-r50", "68ef2e9100200c64")],
+)  # fmt: skip
+def test_runs_shown_in_mlflow_earlier_are_found(profile, written):
+    assert recipe_hash(naming_settings(PROFILES[profile]())) == written

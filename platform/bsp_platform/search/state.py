@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Literal
 
 from bsp.errors import needs_extra
@@ -12,8 +12,9 @@ from bsp_platform.plan.sources import Sources
 from bsp_platform.search.proposals import Kind, Trial, rung_steps
 from bsp_platform.search.space import Setting, Space, TrialPlan, all_settings, plan_trial
 from bsp_platform.search.study import SearchStudy
-from bsp_platform.storage.manifests import as_plain, recipe_hash
+from bsp_platform.storage.manifests import recipe_hash
 from bsp_platform.storage.stages import StageStore
+from bsp_platform.sweep.tracking import naming_settings
 from bsp_platform.work.probe import ProbeSettings
 
 
@@ -72,13 +73,12 @@ class Search:
     def _key(self) -> str:
         """The search's name in the storage."""
         spec, options, sources = self.spec, self.options, self.sources
-        settings = as_plain(replace(options.profile, resources=None, encoders={}))  # type: ignore[arg-type]
         names = {k: v for k, v in asdict(spec).items() if k not in ("trials", "name")}
         prints = [sources.trimmed_print, dict(sources.videos_prints), dict(sources.labels_prints)]
         given = {name: file.sha256 for name, file in sources.class_scores.items()}
         given |= {f"vanilla {encoder.name}": file.sha256 for encoder, file in sources.vanilla_weights.items()}
-        seeds = {"seeds": options.seeds, "workers": options.workers}
-        return recipe_hash({"profile": settings, "search": names, "data": prints, "given": given, **seeds})
+        profile, seeds = naming_settings(options.profile), {"seeds": options.seeds, "workers": options.workers}
+        return recipe_hash({"profile": profile, "search": names, "data": prints, "given": given, **seeds})
 
     def trials(self) -> list[Trial]:
         """The known trials, in order."""

@@ -28,13 +28,12 @@ class SweepTracking:
     def __init__(self, experiment: Experiment, profile: Profile, sources: Sources, options: Options, store: StageStore):
         self.experiment, self.profile, self.store = experiment, profile, store
         self.tracker = Tracker(options.tracking_uri, experiment.name, options.tracking_home, store)
-        no_settings: dict[str, Any] = {"resources": None, "encoders": {}}
-        settings = as_plain(replace(profile, **no_settings))
         data: dict[str, Any] = {"trimmed": sources.trimmed_print}
         for name in sources.data:
             data |= {name: sources.videos_prints[name], f"{name} labels": sources.labels_prints[name]}
         if sources.notes:
             data["notes"] = "; ".join(sources.notes)
+        settings = naming_settings(profile)
         key = f"{profile.name}/{recipe_hash({'settings': settings, **data, 'workers': options.workers})}"
         params = {"profile": profile.name, "about": profile.about, **data}
         self.parent = new_record(experiment.name, key, f"{experiment.name} {profile.name}", params)
@@ -120,6 +119,17 @@ class SweepTracking:
     def compare_url(self) -> str:
         """The UI's page that compares the rows."""
         return self.tracker.mlflow.compare_url(self.runs.values())
+
+
+def naming_settings(profile: Profile) -> dict[str, Any]:
+    """What of a profile tells runs apart in MLflow, and searches in the storage.
+
+    Not its resources, nor the encoders that it offers to rows.
+    """
+    no_settings: dict[str, Any] = {"resources": None, "encoders": {}}
+    settings = as_plain(replace(profile, **no_settings))
+    del settings["encoders"]  # names of before stay
+    return settings
 
 
 def finished(
