@@ -162,7 +162,7 @@ def test_on_a_gpu_broken_videos_are_named_and_too_many_stop_with_the_list(
 def test_blocks_of_a_video_are_small_and_the_last_one_comes_after_all_checks(tiny_untrimmed, monkeypatch):
     monkeypatch.setattr(gpu_extraction, "BLOCK_BYTES", 5 * 8 * 32 * 32 * 3)
     video = tiny_untrimmed.videos[0]
-    blocks = list(gpu_extraction.decode_video(video.video_id, video.path, 32))
+    blocks = list(gpu_extraction.decode_video(video.video_id, video.path, 32, EncoderSettings()))
     assert [(block["first"], len(block["pixels"])) for block in blocks] == [(0, 5), (5, 5), (10, 5), (15, 3)]
     assert [block.get("record") is not None for block in blocks] == [False, False, False, True]
     assert blocks[-1]["record"].snippets == 18
@@ -170,7 +170,7 @@ def test_blocks_of_a_video_are_small_and_the_last_one_comes_after_all_checks(tin
     monkeypatch.setattr(
         "bsp.features.store.iter_frames", lambda path, **_: iter([np.zeros((8, 32, 32, 3), np.uint8)] * 17)
     )
-    blocks = list(gpu_extraction.decode_video(video.video_id, video.path, 32))
+    blocks = list(gpu_extraction.decode_video(video.video_id, video.path, 32, EncoderSettings()))
     assert [sorted(block) for block in blocks] == [["first", "pixels"]] * 2 + [["error"]]
     assert "136 frames were decoded of 144" in blocks[-1]["error"]
 
