@@ -19,6 +19,8 @@ from bsp.datasets.pantomime.moves import JOINTS, idle_pose, joints
 from bsp.datasets.pantomime.render import is_complete, make_video
 from bsp.datasets.pantomime.world import Person, draw_look, draw_shot
 
+pytestmark = pytest.mark.long  # videos, processes or whole trainings
+
 TINY = GroundingWorldSettings(
     seed=3, size_px=32, train=2, test=1, seconds=16.0, moments=(4, 5), moment_seconds=(1.5, 4.0)
 )

@@ -23,6 +23,8 @@ from bsp.datasets.pantomime.stories_files import step_rows
 from bsp.datasets.pantomime.stories_plan import TASKS, Act, StoryPlan, plan_pose, plan_video
 from bsp.datasets.thumos14 import load_thumos14
 
+pytestmark = pytest.mark.long  # videos, processes or whole trainings
+
 TINY = StorySettings(
     seed=5, size_px=32, games_train=5, games_test=2, tasks=1, clips_train=2, clips_val=1, game_seconds=(8.0, 10.0),
     task_seconds=(15.0, 17.0), clip_seconds=(8.0, 9.0), instances=(1, 2), act_seconds=(1.0, 3.0),
@@ -60,7 +62,6 @@ def _acts(truth, split, *, faint=False):
     ]
 
 
-@pytest.mark.long
 def test_two_workers_write_the_same_bytes(tmp_path):
     few = replace(TINY, games_train=1, games_test=0, clips_train=1)
     one, two = (render_stories(few, tmp_path / str(k), workers=k, progress=False) for k in (1, 2))

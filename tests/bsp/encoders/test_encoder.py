@@ -43,6 +43,7 @@ def test_fast_shift_equals_reference(layout, dtype, frames, fold):
     assert out.stride() == x.stride()
 
 
+@pytest.mark.long
 def test_compiled_shift_is_one_graph_and_equals_reference():
     """The graph capture of torch.compile; the compiler itself needs a GPU, or a C++ compiler on a CPU."""
     x = torch.randn(6, 8, 2, 3, requires_grad=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import zlib
 
 import h5py
@@ -145,8 +146,8 @@ def test_a_reader_that_dies_is_an_error_about_the_file_and_starts_anew(tmp_path)
     with HDF5Reader() as reader:
         with pytest.raises(FileError, match=r"pipe\.h5: .*not a regular file"):
             reader.names(tmp_path / "pipe.h5")
-        os.kill(reader._child.pid, signal.SIGSTOP)  # it cannot answer any more
-        os.kill(reader._child.pid, signal.SIGKILL)
+        os.kill(reader._child.pid, signal.SIGSTOP)  # it takes the next question, but cannot answer
+        threading.Timer(0.5, os.kill, (reader._child.pid, signal.SIGKILL)).start()
         with pytest.raises(FileError, match=r"x\.h5: reading it as HDF5 ended the reader \(status -9\)"):
             reader.names(tmp_path / "x.h5")
         assert reader.names(tmp_path / "x.h5") == ["a"]

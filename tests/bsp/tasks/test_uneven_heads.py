@@ -35,6 +35,8 @@ from bsp_platform.plan.recipes import (
 from bsp_platform.work.heads import train_and_score
 from uneven_record import UNEVEN
 
+pytestmark = pytest.mark.long  # videos, processes or whole trainings
+
 STREAM = FeatureRecipe(encoder=EncoderRecipe(encoder=EncoderSettings(width=8)), untrimmed="t", size_px=32)
 FOUND_S = [2.4, 3.2]
 FEAT_SD = np.random.default_rng(0).normal(size=(10, 4), scale=0.1).astype(np.float32)

@@ -15,6 +15,8 @@ from bsp.video.prepare import PrepareSettings, prepare_video, prepared_size, ver
 from bsp.video.read import probe, read_frames
 from make_videos import numbered_frames, read_numbers, write_cut, write_rotated, write_video, x264
 
+pytestmark = pytest.mark.long  # videos, processes or whole trainings
+
 FRAMES = 40
 SETTINGS = PrepareSettings(short_side_px=48, keyframe_interval=6)
 VARYING_MS = (80 + np.cumsum(np.random.Generator(np.random.Philox(3)).integers(5, 100, FRAMES))).tolist()

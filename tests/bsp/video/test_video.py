@@ -392,6 +392,7 @@ def test_a_slow_read_is_given_up_and_then_stops(sample, monkeypatch):
         assert not steps[0].is_alive()
 
 
+@pytest.mark.long
 def test_each_piece_of_an_iteration_has_its_own_time(sample):
     path, _, _ = sample("gop12.mp4")
     pieces = 0

@@ -13,6 +13,8 @@ from bsp.features.store import FeatureInfo, write_features
 from bsp.metrics.detection import evaluate_detection
 from bsp_platform.cli.main import main
 
+pytestmark = pytest.mark.long  # videos, processes or whole trainings
+
 WIDTH, SNIPPETS, DURATION_S = 16, 24, 16.0
 CLASSES = ("dig", "jump")
 
@@ -55,7 +57,6 @@ def gtad(features, annotations, out, *more):
     return run("train", "gtad", *options, *more)
 
 
-@pytest.mark.long
 def test_more_videos_without_features_than_allowed_are_refused(videos, tmp_path):
     features, annotations = videos
     for path in features.glob("video12.*"):
@@ -88,7 +89,6 @@ def test_gtad_prints_what_the_written_detections_score(videos, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["activitynet.json", "features", "out"]
 
 
-@pytest.mark.long
 def test_two_streams_and_published_class_scores(videos, tmp_path):
     features, annotations = videos
     for k in range(13):
@@ -159,7 +159,6 @@ def test_annotations_without_anything_to_learn_from(change, reason, videos, tmp_
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.long
 def test_durations_in_milliseconds_are_told(videos, tmp_path, caplog):
     features, annotations = videos
     document = json.loads(annotations.read_text())

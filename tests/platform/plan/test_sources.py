@@ -25,6 +25,8 @@ from bsp.video.prepared_folder import copy_others, find_videos, open_folder, pre
 from bsp_platform.plan.profiles import paper, smoke
 from bsp_platform.plan.sources import DataPaths, load_sources
 
+pytestmark = pytest.mark.long  # videos, processes or whole trainings
+
 EMBEDDED = {name for name, data_set in DATA_SETS.items() if data_set.embedded}  # a data set may have no twin
 
 
@@ -109,7 +111,6 @@ def as_macos_leaves_it(folder, target):
     return target
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("layout", [as_it_is, without_videos_folder, as_macos_leaves_it])
 def test_the_embedded_data_sets_can_be_given_back_to_profile_paper(rendered, tiny, tmp_path, layout):
     folders, embedded = rendered
@@ -134,7 +135,6 @@ def test_the_embedded_data_sets_can_be_given_back_to_profile_paper(rendered, tin
         assert 0 < len(videos) <= len(files)
 
 
-@pytest.mark.long
 def test_prepared_copies_are_folders_of_the_same_layout(rendered, tiny, tmp_path):
     folders, embedded = rendered
     for name, folder in folders.items():
@@ -193,7 +193,6 @@ def test_what_was_looked_for_is_named(tmp_path):
         DATA_SETS["hacs"].load(tmp_path)
 
 
-@pytest.mark.long
 def test_only_what_is_wanted_is_loaded(tiny, tmp_path):
     detection = load_sources(tiny, {"activitynet"}, DataPaths(), storage=tmp_path, progress=False)
     assert set(detection.data) == {"activitynet"}
@@ -206,7 +205,6 @@ def test_only_what_is_wanted_is_loaded(tiny, tmp_path):
     assert grounding.trimmed_print == detection.trimmed_print
 
 
-@pytest.mark.long
 def test_glove_is_cut_to_the_words_that_occur_and_named(tiny, tmp_path):
     path = tmp_path / "tiny.txt"
     path.write_text("the 1 2 3\nzebra 4 5 6\nwizard 7 8 9\n")
@@ -235,7 +233,6 @@ def test_charades_without_its_videos_is_refused(tiny, tmp_path):
         DATA_SETS["charades"].load(tmp_path)
 
 
-@pytest.mark.long
 def test_embedded_videos_keep_their_fingerprint(tiny, tmp_path):
     """Their features are found that were made before records held times: ids and sizes, as ever."""
     sources = load_sources(tiny, {"activitynet"}, DataPaths(), storage=tmp_path, progress=False)

@@ -182,6 +182,7 @@ def _die_while_building(root: str) -> None:
     StageStore(root).ensure("things", Recipe(1), lambda folder: os._exit(9))
 
 
+@pytest.mark.long
 def test_two_processes_make_a_stage_once(tmp_path):
     spawn = multiprocessing.get_context("spawn")
     log = tmp_path / "log"

@@ -9,6 +9,8 @@ import pytest
 from bsp_platform.storage.stages import StageStore
 from row_without_ray import row, undisturbed  # noqa: F401 (fixtures)
 
+pytestmark = pytest.mark.long  # videos, processes or whole trainings
+
 
 def flip_a_bit(path: Path) -> None:
     content = bytearray(path.read_bytes())

@@ -14,6 +14,8 @@ from failing_files import environment, failures
 from stage_worker import SHARED, Recipe
 from two_drivers import BUILT_ONCE, expected, run_two_drivers, start
 
+pytestmark = pytest.mark.long  # videos, processes or whole trainings
+
 
 @pytest.mark.fault
 @pytest.mark.parametrize(("error", "times"), [("EIO", 3), ("ESTALE", 2)])

@@ -79,6 +79,7 @@ def test_the_gpu_check_walks_without_a_gpu(tmp_path):
     assert "== steps: ok" in (tmp_path / "summary.txt").read_text()
 
 
+@pytest.mark.long
 def test_a_part_that_fails_or_takes_too_long_costs_itself_alone(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     import gpu_check

@@ -21,6 +21,8 @@ from repository import ROOT
 from row_without_ray import row, undisturbed  # noqa: F401 (fixtures)
 from s3_server import BUCKET, s3_server
 
+pytestmark = pytest.mark.long  # videos, processes or whole trainings
+
 
 def features_of(storage: Path) -> Path:
     """The folder of the one stage of features."""
@@ -53,7 +55,6 @@ DAMAGES = [
 ]  # fmt: skip
 
 
-@pytest.mark.long
 @pytest.mark.fault
 @pytest.mark.parametrize(
     ("damage", "work"), [*((damage, train_and_score) for damage in DAMAGES), (DAMAGES[0], make_class_scores)]

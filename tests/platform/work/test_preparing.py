@@ -22,6 +22,8 @@ from bsp.video.prepared_folder import HIDDEN, copy_others, find_videos, open_fol
 from bsp.video.read import read_frames
 from make_videos import numbered_frames, read_numbers, spoil_slice, write_video
 
+pytestmark = pytest.mark.long  # videos, processes or whole trainings
+
 SETTINGS = PrepareSettings(short_side_px=48, keyframe_interval=4)
 CSV = "label,youtube_id,time_start,time_end\nwave,a,0,1\nwave,b,3,4\nhigh jump,c,0,1\nhigh jump,d,0,1\n"
 
@@ -268,7 +270,6 @@ def _crash_on_b(root: Path, out: Path, name: str, settings: PrepareSettings) -> 
         prepared_folder.prepare_video = prepare_video
 
 
-@pytest.mark.long
 def test_by_ray_data(root, tmp_path, ray_session, capsys):
     from click.testing import CliRunner
 
