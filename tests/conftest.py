@@ -4,12 +4,15 @@ import os
 import uuid
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 # Ray and MLflow read these when they are imported; importing the package sets them.
 import bsp_platform  # noqa: F401
 from fault_report import fault_row, print_matrix  # noqa: F401 (a fixture)
 
+hypothesis.settings.register_profile("no deadline", deadline=None)  # a busy machine is no failure
+hypothesis.settings.load_profile("no deadline")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Programs and Ray's processes import what the tests import: the toys, and helpers that a test module needs.
 SHARED = [str(Path(__file__).parent / name) for name in ("support", "examples")]
