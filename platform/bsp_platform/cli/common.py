@@ -14,6 +14,7 @@ from bsp_platform.plain_text import plain_table, printable, say
 
 INPUT_FILE = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
 INPUT_FOLDER = click.Path(exists=True, file_okay=False, readable=True, path_type=Path)
+SOME_LEFT_OUT = 3  # exit code: done, but some videos were left out, each named on stderr
 OUTPUT_FILE = click.Path(dir_okay=False, writable=True, path_type=Path)
 
 
