@@ -374,3 +374,21 @@ def test_no_source_file_is_too_long(tmp_path: Path) -> None:
     (tmp_path / "bsp" / "deep" / "full.py").write_text("x = 1\n" * MAX_LINES)
     (tmp_path / "bsp" / "deep" / "over.py").write_text("x = 1\n" * (MAX_LINES + 1))
     assert long_files(tmp_path) == ["bsp/deep/over.py: 401"]
+
+
+# -- what an import costs --
+
+
+@pytest.mark.long
+def test_import_bsp_loads_nothing_large() -> None:
+    """It takes some milliseconds; names are imported when they are used, those of results without PyTorch."""
+    large = "{'torch', 'ray', 'mlflow', 'sklearn', 'scipy', 'av', 'bsp_platform'}"
+    code = (
+        f"import sys, bsp\nlarge = {large}\nassert not large & set(sys.modules) and 'numpy' not in sys.modules\n"
+        "assert {'load_model', 'load_encoder', 'Segment'} <= set(dir(bsp))\n"
+        "from bsp import Segment\nassert not large & set(sys.modules)\n"
+        "missing = [name for name in bsp.__all__ if not hasattr(bsp, name)]\n"
+        "print(missing, sorted({'ray', 'mlflow', 'bsp_platform'} & set(sys.modules)), hasattr(bsp, 'nothing'))"
+    )
+    done = run_from(ROOT, "-c", code)
+    assert done.stdout.strip() == "[] [] False", done.stderr

@@ -136,6 +136,10 @@ class PeakDetector:
         gaps, heights = _peaks(feat_SD, time_N, self.settings, self.mean_D, self.std_D)
         return time_N[gaps[heights >= self.threshold]]
 
+    def curve(self, feat_SD: np.ndarray, time_N: np.ndarray) -> np.ndarray:
+        """The difference whose peaks these are, at every gap, float64 [S - 1]."""
+        return _curve(feat_SD, time_N, self.settings, self.mean_D, self.std_D)
+
 
 def fit_peaks(
     features: Sequence[np.ndarray],
@@ -176,11 +180,18 @@ def _peaks(
     feat_SD: np.ndarray, time_N: np.ndarray, settings: PeakSettings, mean_D: np.ndarray, std_D: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Positions of a clip's peaks among its gaps, int64, and their heights, float64."""
+    curve = _curve(feat_SD, time_N, settings, mean_D, std_D)
+    gaps = local_maxima(curve)
+    return gaps, curve[gaps]
+
+
+def _curve(
+    feat_SD: np.ndarray, time_N: np.ndarray, settings: PeakSettings, mean_D: np.ndarray, std_D: np.ndarray
+) -> np.ndarray:
     curve = feature_difference((feat_SD - mean_D) / std_D, settings.measure)
     if settings.smoothing_s and len(curve) > 1:
         curve = gaussian_filter1d(curve, settings.smoothing_s / _step_s(time_N), mode="nearest")
-    gaps = local_maxima(curve)
-    return gaps, curve[gaps]
+    return curve
 
 
 @dataclass(frozen=True, eq=False)

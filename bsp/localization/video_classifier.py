@@ -7,7 +7,7 @@ Letters: V videos, S snippets, D feature width, K classes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,11 +25,29 @@ def pool_features(features: Sequence[np.ndarray]) -> np.ndarray:
     return np.stack([np.concatenate([f.mean(0), f.max(0)]) for f in features]).astype(np.float64)
 
 
+@dataclass(frozen=True, eq=False)
+class Logistic:
+    """Logistic regression on standardised inputs, as scikit-learn's pipeline computes it. Letters: I inputs."""
+
+    mean_I: np.ndarray  # float64
+    scale_I: np.ndarray  # above 0
+    weight_KI: np.ndarray  # K = 1 for two classes
+    bias_K: np.ndarray
+
+    def predict_proba(self, inputs_VI: np.ndarray) -> np.ndarray:
+        """Probabilities of the classes seen in training, float64 [V, K], rows sum to 1."""
+        logit_VK = (inputs_VI - self.mean_I) / self.scale_I @ self.weight_KI.T + self.bias_K
+        if logit_VK.shape[1] == 1:
+            logit_VK = np.concatenate([np.zeros_like(logit_VK), logit_VK], axis=1)
+        share_VK = np.exp(logit_VK - logit_VK.max(axis=1, keepdims=True))
+        return share_VK / share_VK.sum(axis=1, keepdims=True)
+
+
 @dataclass(frozen=True)
 class VideoClassifier:
     """A fitted classifier; ``classes`` are the labels seen in training (columns of its estimate)."""
 
-    pipeline: Any  # scikit-learn pipeline, or None when training had a single class
+    pipeline: Any  # scikit-learn pipeline or Logistic, or None when training had a single class
     classes: np.ndarray  # int64, ascending
     num_classes: int
 
@@ -39,6 +57,36 @@ class VideoClassifier:
         out = np.zeros((len(pooled), self.num_classes))
         out[:, self.classes] = 1.0 if self.pipeline is None else self.pipeline.predict_proba(pooled)
         return out
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All numbers of the classifier, for a file; the inverse is :func:`classifier_of`."""
+        found = {"classes": self.classes.astype(np.int64), "num_classes": np.array([self.num_classes], np.int64)}
+        if self.pipeline is None:
+            return found
+        parts = self.pipeline if isinstance(self.pipeline, Logistic) else _logistic(self.pipeline)
+        numbers = {"mean": parts.mean_I, "scale": parts.scale_I, "weight": parts.weight_KI, "bias": parts.bias_K}
+        return found | {name: np.ascontiguousarray(array, np.float64) for name, array in numbers.items()}
+
+
+def _logistic(pipeline: Any) -> Logistic:
+    scaler, regression = (step for _, step in pipeline.steps)
+    return Logistic(scaler.mean_, scaler.scale_, regression.coef_, regression.intercept_)
+
+
+def classifier_of(arrays: Mapping[str, np.ndarray]) -> VideoClassifier:
+    """The classifier from its numbers. KeyError or ValueError, naming them, for arrays that are none."""
+    classes, num_classes = arrays["classes"], int(arrays["num_classes"][0])
+    if classes.ndim != 1 or not len(classes) or classes.min() < 0 or classes.max() >= num_classes:
+        raise ValueError(f"classes {classes.tolist()!r:.60} of {num_classes}")
+    if len(classes) == 1:
+        return VideoClassifier(None, classes, num_classes)
+    mean_I, scale_I, weight_KI, bias_K = (arrays[name] for name in ("mean", "scale", "weight", "bias"))
+    rows = 1 if len(classes) == 2 else len(classes)
+    shapes = (mean_I.shape, scale_I.shape, weight_KI.shape, bias_K.shape)
+    inputs = len(mean_I)
+    if shapes != ((inputs,), (inputs,), (rows, inputs), (rows,)) or not (scale_I > 0).all():
+        raise ValueError(f"mean, scale, weight and bias of the shapes {shapes} for {len(classes)} classes")
+    return VideoClassifier(Logistic(mean_I, scale_I, weight_KI, bias_K), classes, num_classes)
 
 
 def fit_video_classifier(

@@ -6,10 +6,11 @@ challenge's format, seconds per clip.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
 
 from bsp.datasets.gebd import GEBDDataset, GEBDVideo
 from bsp.datasets.label_times import LabelTimes
@@ -24,8 +25,10 @@ from bsp.localization.boundaries import (
     gap_times_s,
     train_boundary_head,
 )
+from bsp.localization.epochs import mean_and_std
 from bsp.metrics.boundaries import evaluate_boundaries
-from bsp.tasks.head import HeadInputs, Scored, Split, read_split
+from bsp.tasks.found import BoundaryCurve
+from bsp.tasks.head import HeadInputs, Scored, Split, VideoPart, read_split
 
 BOUNDARIES = "boundaries.json"
 MAX_OTHER_LENGTH_SHARE = 0.05  # of the clips with features: a larger share of wrong lengths means wrong files
@@ -98,6 +101,28 @@ def score_boundaries(inputs: Inputs, trained: Boundaries) -> Scored:
         report={"boundaries": report},
         facts=trained.facts,
     )
+
+
+def peaks_of_difference(part: VideoPart) -> BoundaryCurve:
+    """Boundaries without any training: peaks of the difference between neighbouring snippets' features.
+
+    Choice: features are standardised by the video's own snippets, and a peak is a boundary from the mean of the curve
+    plus its standard deviation on; a threshold from labels is better (the head "boundary-peaks").
+    """
+    mean_D, std_D = (
+        values.numpy() for values in mean_and_std(lambda: [torch.from_numpy(np.ascontiguousarray(part.feat_SD))])
+    )
+    detector, time_N = PeakDetector(PeakSettings(), mean_D, std_D, 0.0), gap_times_s(part.info)
+    curve_N = detector.curve(part.feat_SD, time_N)
+    threshold = float(curve_N.mean() + curve_N.std()) if len(curve_N) else 0.0
+    return _found_peaks(replace(detector, threshold=threshold), part.feat_SD, time_N)
+
+
+def _found_peaks(detector: PeakDetector, feat_SD: np.ndarray, time_N: np.ndarray) -> BoundaryCurve:
+    curve_N = detector.curve(feat_SD, time_N)
+    times_s = detector.boundaries_s(feat_SD, time_N)
+    scores = curve_N[np.searchsorted(time_N, times_s)]
+    return BoundaryCurve(times_s=times_s, scores=scores, curve_times_s=time_N, curve=curve_N)
 
 
 def _gap_times(split: Split[GEBDVideo]) -> list[np.ndarray]:

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from bsp.datasets.activitynet import LocalizationDataset, UntrimmedVideo
-from bsp.localization.video_classifier import fit_video_classifier
+from bsp.localization.video_classifier import VideoClassifier, fit_video_classifier
 from bsp.tasks.detection import read_untrimmed
 from bsp.tasks.head import Features, Split
 
 
-def classify_videos(
-    features: Features, data: LocalizationDataset, subsets: tuple[str, str]
-) -> tuple[dict[str, np.ndarray], float]:
-    """Train a linear classifier on the videos of the first of ``subsets``, score those of the second.
+class Classified(NamedTuple):
+    """What :func:`classify_videos` gives."""
 
-    Returns probabilities float64 [K] by video, and the accuracy on videos with a label.
-    """
+    scores: dict[str, np.ndarray]  # probabilities float64 [K] by video
+    accuracy: float  # on videos with a label
+    classifier: VideoClassifier
+
+
+def classify_videos(features: Features, data: LocalizationDataset, subsets: tuple[str, str]) -> Classified:
+    """Train a linear classifier on the videos of the first of ``subsets``, score those of the second."""
     training, test = (read_untrimmed(features, data, subset) for subset in subsets)
     number = {name: label for label, name in enumerate(data.class_names)}
 
@@ -34,7 +37,8 @@ def classify_videos(
     scores = classifier.scores(test.features)
     known, truth = labelled(test)
     accuracy = float((scores[known].argmax(1) == truth).mean())
-    return {video.video_id: row for video, row in zip(test.videos, scores, strict=True)}, accuracy
+    by_id = {video.video_id: row for video, row in zip(test.videos, scores, strict=True)}
+    return Classified(by_id, accuracy, classifier)
 
 
 def class_scores_document(class_names: Sequence[str], scores: Mapping[str, np.ndarray]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ Classes come from video-level scores, which are the same for all rows of a compa
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
@@ -17,11 +17,13 @@ from bsp.datasets.label_times import LabelTimes, length_remark
 from bsp.errors import AnnotationError
 from bsp.features.record import covered_share, duration_share, video_end_s
 from bsp.localization.gtad.decode import attach_classes, best_class_share
-from bsp.localization.gtad.network import GTAD, GTADSettings, propose, train_gtad
+from bsp.localization.gtad.network import GTAD, GTADSettings, build_gtad, propose, train_gtad
 from bsp.metrics.detection import evaluate_detection
 from bsp.metrics.file_remarks import detection_remarks
 from bsp.metrics.proposals import evaluate_proposals
-from bsp.tasks.head import Features, HeadInputs, Scored, Split, read_split
+from bsp.tasks.found import Segment, best_first
+from bsp.tasks.head import Applied, Features, HeadInputs, Kept, Scored, Split, VideoPart, read_split
+from bsp.tasks.long_videos import soft_merged
 
 logger = logging.getLogger(__name__)
 DETECTIONS = "detections.json"
@@ -108,11 +110,7 @@ def score_detector(inputs: Inputs, trained: Detector[GTAD, GTADSettings]) -> Sco
     for video, info, (segments_N2, score_N) in zip(test.videos, test.infos, found, strict=True):
         share_N2 = duration_share(info, segments_N2, video.duration_s)
         row = trained.class_scores[video.video_id]
-        if settings.top_classes == 1:  # HACS
-            row = best_class_share(row)
-        results[video.video_id] = attach_classes(
-            share_N2, score_N, video.duration_s, row, data.class_names, settings.top_classes
-        )
+        results[video.video_id] = _with_classes(share_N2, score_N, video.duration_s, row, data.class_names, settings)
         proposals[video.video_id] = [
             {"label": "", "score": float(s), "segment": [float(a) * video.duration_s, float(b) * video.duration_s]}
             for (a, b), s in zip(share_N2, score_N, strict=True)
@@ -122,6 +120,67 @@ def score_detector(inputs: Inputs, trained: Detector[GTAD, GTADSettings]) -> Sco
     recall = evaluate_proposals(data.ground_truth, {**detections, "results": proposals}, subset=inputs.subsets[1])
     of_proposals = {f"AR@{n}": 100 * value for n, value in recall["AR@AN"].items()} | {"AR_AUC": recall["AUC"]}
     return replace(scored, scores=scored.scores | of_proposals, report=scored.report | {"proposals": recall})
+
+
+def _with_classes(
+    share_N2: np.ndarray, score_N: np.ndarray, duration_s: float, row_K: np.ndarray, names: Sequence[str],
+    settings: GTADSettings,
+) -> list[dict[str, Any]]:  # fmt: skip
+    if settings.top_classes == 1:  # HACS
+        row_K = best_class_share(row_K)
+    return attach_classes(share_N2, score_N, duration_s, row_K, names, settings.top_classes)
+
+
+def keep_detector(inputs: Inputs, trained: Detector[GTAD, GTADSettings]) -> Kept:
+    """The trained network."""
+    return Kept(
+        settings=trained.settings, tensors=trained.network.state_dict(), class_names=tuple(inputs.data.class_names)
+    )
+
+
+def apply_detector(kept: Kept, device: str) -> Applied:
+    """Detections as :func:`score_detector` makes them; without class scores proposals of no class."""
+    settings: GTADSettings = kept.settings
+    network = build_gtad(settings, 0)
+    network.load_state_dict(kept.tensors)
+    network.to(device).eval()
+
+    def detect(part: VideoPart) -> list[Segment]:
+        ((segments_N2, score_N),) = propose(network, [part.feat_SD], settings, device)
+        share_N2 = duration_share(part.info, segments_N2, part.duration_s)
+        if part.class_scores is None:
+            return proposals_of(share_N2 * part.duration_s, score_N)
+        scores_K, names = part.class_scores, kept.class_names
+        return segments_of(_with_classes(share_N2, score_N, part.duration_s, scores_K, names, settings))
+
+    return Applied(detect=detect, merge=soft_merge(settings))
+
+
+def proposals_of(times_N2: np.ndarray, score_N: np.ndarray) -> list[Segment]:
+    """Segments of no class from times in seconds and scores."""
+    rows = zip(times_N2.tolist(), score_N.tolist(), strict=True)
+    return best_first([Segment(label="", start_s=a, end_s=b, score=score) for (a, b), score in rows])
+
+
+def segments_of(detections: Sequence[dict[str, Any]]) -> list[Segment]:
+    """Segments from one video's detections in ActivityNet's layout, best first."""
+    return best_first(
+        [
+            Segment(label=row["label"], start_s=row["segment"][0], end_s=row["segment"][1], score=row["score"])
+            for row in detections
+        ]
+    )
+
+
+def soft_merge(settings: GTADSettings) -> Callable[[list[Segment], int], list[Segment]]:
+    """:attr:`Applied.merge` of G-TAD."""
+    # Choice: as many segments per window length as one video may have, so that long videos are no denser.
+    most = settings.max_proposals * settings.top_classes
+
+    def merge(segments: list[Segment], windows: int) -> list[Segment]:
+        return soft_merged(segments, sigma=settings.soft_nms_sigma)[: most * windows]
+
+    return merge
 
 
 def score_detections(

@@ -1,21 +1,25 @@
-"""Interface of heads: two functions, ``train`` and ``score``, and their inputs.
+"""Interface of heads: two functions, ``train`` and ``score``, and their inputs; two more to use it on new videos.
 
 A head is trained on the features of one subset and predicts and scores on another. It gets arrays, annotations and
-settings, and returns documents and scores. tasks/heads.py lists the heads.
+settings, and returns documents and scores. ``keep`` gives what a model folder stores of a trained head, ``apply`` makes
+functions of it that take the features of any video. tasks/heads.py lists the heads.
 """
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Generic, Literal, NoReturn, Protocol, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, NoReturn, Protocol, TypeVar
 
 import numpy as np
+from torch import Tensor
 
 from bsp.errors import AnnotationError
-from bsp.features.record import FeatureInfo
+from bsp.features.record import FeatureInfo, video_end_s
 from bsp.localization.grounding.words import WordVectors
+from bsp.tasks.found import BoundaryCurve, Segment, best_first
 
 HISTORY, SCORES = "history.json", "scores.json"
 Blind = Literal["", "text", "video"]
@@ -94,14 +98,56 @@ class Scored:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Kept:
+    """A trained head as it is stored."""
+
+    settings: Any  # the frozen dataclass of the head, complete (also the features' width)
+    tensors: dict[str, Tensor]  # weights
+    class_names: tuple[str, ...] = ()  # of the K classes, in the order of class scores
+    # JSON types: thresholds, vocabulary. run_head adds "features" (how those that it read were made) and "lengths" (of
+    # the videos read in training).
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoPart:
+    """Features of a video, or of a window of one that is treated as a video; times are seconds from its beginning."""
+
+    feat_SD: np.ndarray  # float32 [S, D]
+    info: FeatureInfo
+    duration_s: float
+    class_scores: np.ndarray | None = None  # float64 [K], probabilities; None = not known
+
+
+def _ranked(segments: list[Segment], windows: int) -> list[Segment]:
+    return best_first(segments)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Applied:
+    """What a kept head does with a video's features; None: that is not in it. ValueError for features of others."""
+
+    detect: Callable[[VideoPart], list[Segment]] | None = None  # best first
+    ground: Callable[[VideoPart, str], list[Segment]] | None = None  # moments of a sentence, best first
+    boundaries: Callable[[VideoPart], BoundaryCurve] | None = None
+    unknown_words: Callable[[str], list[str]] | None = None  # of a sentence; ValueError if it has no known one
+    whole_videos: bool = True  # a video much longer than those of the training is cut into windows
+    # The segments of all windows, which overlap, and their number -> those of the video, best first.
+    merge: Callable[[list[Segment], int], list[Segment]] = _ranked
+
+
+@dataclass(frozen=True, kw_only=True)
 class Head(Generic[Data, Settings, Trained]):
-    """A localisation head. ``score`` gets the result of ``train``."""
+    """A localisation head. ``score`` and ``keep`` get the result of ``train``."""
 
     title: str  # for progress and messages
     data: type[Data]  # the annotations it reads
     settings: type[Settings]
     train: Callable[[HeadInputs[Data, Settings]], Trained]
     score: Callable[[HeadInputs[Data, Settings], Trained], Scored]
+    # Both or none: what a model folder keeps; and the inverse, on a device ("cpu", "cuda").
+    keep: Callable[[HeadInputs[Data, Settings], Trained], Kept] | None = None
+    apply: Callable[[Kept, str], Applied] | None = None
     needs_class_scores: bool = False  # proposals get their class from video-level scores
     needs_sentences: bool = False
 
@@ -112,14 +158,20 @@ class Head(Generic[Data, Settings, Trained]):
                 raise TypeError(f"{self.title} takes a {wanted.__name__}, not {type(given).__name__}")
 
 
-def run_head(
-    head: Head[Data, Settings, Trained], inputs: HeadInputs[Data, Settings]
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Train a head, predict and score. Raises as :meth:`Head.check`.
+class HeadRun(NamedTuple):
+    """What :func:`run_head` gives."""
 
-    Documents for JSON by file name (predictions, SCORES, HISTORY), and facts: "scores" in percent, "train_seconds",
-    "score_seconds", and those of the head.
-    """
+    documents: dict[str, Any]  # for JSON by file name: predictions, SCORES, HISTORY
+    facts: dict[str, Any]  # "scores" in percent, "train_seconds", "score_seconds", and those of the head
+    kept: Kept | None  # None for a head that cannot be kept
+
+
+# Fields of a feature record that say how the features of all videos were made.
+MADE_BY = ("feature_width", "snippet_frames", "stride_frames", "size_px", "encoder_hash", "precision")
+
+
+def run_head(head: Head[Data, Settings, Trained], inputs: HeadInputs[Data, Settings]) -> HeadRun:
+    """Train a head, predict and score. Raises as :meth:`Head.check`."""
     head.check(inputs.data, inputs.settings)
     history: list[dict[str, Any]] = []
 
@@ -127,13 +179,37 @@ def run_head(
         history.append(entry)
         inputs.on_epoch(entry)
 
+    infos: dict[str, FeatureInfo] = {}  # read in training, also of videos that only choose the epoch
+
+    def read(video_id: str) -> tuple[np.ndarray, FeatureInfo] | None:
+        found = inputs.features.read(video_id)
+        if found is not None:
+            infos[video_id] = found[1]
+        return found
+
     began = time.time()
-    trained = head.train(replace(inputs, on_epoch=on_epoch))
+    trained = head.train(replace(inputs, features=replace(inputs.features, read=read), on_epoch=on_epoch))
     trained_s = time.time() - began
     scored = head.score(inputs, trained)
     seconds = {"train_seconds": trained_s, "score_seconds": time.time() - began - trained_s}
     documents = {**scored.predictions, HISTORY: history, SCORES: {"scores": scored.scores, **scored.report}}
-    return documents, {**seconds, "scores": scored.scores, **scored.facts}
+    kept = None
+    if head.keep is not None:
+        kept = head.keep(inputs, trained)
+        kept = replace(kept, facts={**kept.facts, **_of_features(list(infos.values()))})
+    return HeadRun(documents, {**seconds, "scores": scored.scores, **scored.facts}, kept)
+
+
+def _of_features(infos: Sequence[FeatureInfo]) -> dict[str, Any]:
+    """Facts on the features that were read: how they were made, and shortest, median and longest video."""
+    if not infos:
+        return {}
+    lengths: dict[str, list[float]] = {
+        "snippets": [info.snippets for info in infos],
+        "seconds": [video_end_s(info) for info in infos],
+    }
+    spread = {unit: [min(of), statistics.median(of), max(of)] for unit, of in lengths.items()}
+    return {"features": {name: getattr(infos[0], name) for name in MADE_BY}, "lengths": spread}
 
 
 @dataclass(frozen=True)

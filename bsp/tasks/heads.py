@@ -15,7 +15,7 @@ from bsp.localization.grounding.tan2d import TAN2DSettings
 from bsp.localization.gtad.network import GTADSettings
 from bsp.localization.gtad.windows import WindowSettings
 from bsp.tasks.boundaries import score_boundaries, train_boundaries
-from bsp.tasks.detection import score_detector, train_detector
+from bsp.tasks.detection import apply_detector, keep_detector, score_detector, train_detector
 from bsp.tasks.grounding import score_grounder, train_grounder
 from bsp.tasks.head import Head
 from bsp.tasks.steps import score_steps, train_steps
@@ -24,7 +24,7 @@ from bsp.tasks.windows import score_window_detector, train_window_detector
 HEADS: dict[str, Head[Any, Any, Any]] = {
     "gtad": Head(
         title="G-TAD", data=LocalizationDataset, settings=GTADSettings, train=train_detector, score=score_detector,
-        needs_class_scores=True,
+        keep=keep_detector, apply=apply_detector, needs_class_scores=True,
     ),
     "gtad-windows": Head(
         title="G-TAD windows", data=LocalizationDataset, settings=WindowSettings, train=train_window_detector,

@@ -54,10 +54,10 @@ def planted(data):
 @pytest.mark.long
 def test_the_head_alone(tiny_untrimmed):
     inputs = HeadInputs(features=planted(tiny_untrimmed), data=tiny_untrimmed, settings=NearestMeanSettings())
-    documents, facts = run_head(NEAREST_MEAN, inputs)
+    documents, facts, _ = run_head(NEAREST_MEAN, inputs)
     assert facts["scores"] == {"accuracy": 100}
     assert set(documents) == {"snippets.json", "scores.json", "history.json"}
-    documents, facts = run_head(NEAREST_MEAN, replace(inputs, settings=NearestMeanSettings(weight=0)))
+    documents, facts, _ = run_head(NEAREST_MEAN, replace(inputs, settings=NearestMeanSettings(weight=0)))
     planted_S = [
         inputs.features.read(v.video_id)[0][:, 0] > 0 for v in tiny_untrimmed.videos if v.subset == "validation"
     ]

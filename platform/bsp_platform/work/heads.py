@@ -20,9 +20,11 @@ from bsp.datasets.class_scores import read_class_scores
 from bsp.features.record import FeatureInfo
 from bsp.features.streams import concatenate_streams
 from bsp.localization.grounding.words import WordVectors
+from bsp.models.kept import write_classifier, write_kept
 from bsp.tasks.class_scores import class_scores_document, classify_videos
 from bsp.tasks.head import ClassScores, Features, Head, HeadInputs, Sentences, no_class_scores, run_head
 from bsp_platform.plan.recipes import AnyHeadRecipe, GroundingRecipe
+from bsp_platform.storage.errors import retry
 from bsp_platform.storage.files import write_json
 from bsp_platform.storage.manifests import PROGRESS
 from bsp_platform.work.listed_features import has_features, read_listed
@@ -53,10 +55,11 @@ def make_class_scores(
     expect: Expected,
     subsets: tuple[str, str] = ("training", "validation"),
 ) -> dict[str, float]:
-    """Train the shared video classifier on the first of ``subsets``, and write the scores of the second's videos."""
-    scores, accuracy = classify_videos(listed([features], expect), data, subsets)
-    write_json(folder / CLASS_SCORES, class_scores_document(data.class_names, scores))
-    return {"accuracy": accuracy}
+    """Train the shared video classifier on the first of ``subsets``; write it and the scores of the second's videos."""
+    found = classify_videos(listed([features], expect), data, subsets)
+    write_json(folder / CLASS_SCORES, class_scores_document(data.class_names, found.scores))
+    retry(lambda: write_classifier(folder, found.classifier), folder)
+    return {"accuracy": found.accuracy}
 
 
 def convert_class_scores(folder: Path, given: Path, data: LocalizationDataset, subset: str) -> dict[str, Any]:
@@ -107,17 +110,20 @@ def scores_in(path: Path | None) -> ClassScores:
 def run_and_write(
     folder: Path, head: Head[Any, Any, Any], inputs: HeadInputs[Any, Any], *, threads: int = 1
 ) -> dict[str, Any]:
-    """Run a head; its facts. Writes predictions, scores in percent and the training history into ``folder``.
+    """Run a head; its facts. Writes predictions, scores in percent, the training history and the trained head (files of
+    :func:`bsp.models.kept.write_kept`) into ``folder``.
 
     After every epoch the progress is written there (``PROGRESS``).
     """
     torch.set_num_threads(threads)
-    epochs, done = getattr(inputs.settings, "epochs", 1), itertools.count(1)
+    epochs, passed = getattr(inputs.settings, "epochs", 1), itertools.count(1)
 
     def on_epoch(entry: dict[str, Any]) -> None:
-        write_json(folder / PROGRESS, {"at": next(done), "total": epochs, "loss": entry["loss"]})
+        write_json(folder / PROGRESS, {"at": next(passed), "total": epochs, "loss": entry["loss"]})
 
-    documents, facts = run_head(head, replace(inputs, on_epoch=on_epoch))
-    for name, document in documents.items():
+    done = run_head(head, replace(inputs, on_epoch=on_epoch))
+    for name, document in done.documents.items():
         write_json(folder / name, document)
-    return facts
+    if (kept := done.kept) is not None:
+        retry(lambda: write_kept(folder, kept), folder)
+    return done.facts

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from bsp.datasets.activitynet import Instance, LocalizationDataset, UntrimmedVideo
 from bsp.datasets.charades_sta import GroundingDataset, GroundingVideo, Moment
@@ -19,7 +20,7 @@ from bsp.encoders.tsm import EncoderSettings
 from bsp.features.store import write_features
 from bsp.localization.actionness import ActionnessSettings
 from bsp.localization.boundaries import BoundaryHeadSettings, PeakSettings
-from bsp.localization.grounding.tan2d import TAN2D, TAN2DSettings
+from bsp.localization.grounding.tan2d import TAN2DSettings, build_tan2d
 from bsp.localization.gtad.network import GTADSettings
 from bsp.localization.gtad.windows import WindowSettings
 from bsp.tasks import detection, grounding, windows
@@ -79,6 +80,7 @@ def test_gtad(features, tmp_path, monkeypatch):
 
     def train(_features, segments, *_arguments, **_keywords):
         seen["segments"] = segments
+        return torch.nn.Module()
 
     monkeypatch.setattr(detection, "train_gtad", train)
     monkeypatch.setattr(detection, "propose", lambda *_: [(np.array([[0.4, 0.7]]), np.array([0.9]))])
@@ -102,6 +104,7 @@ def test_windows(features, tmp_path, monkeypatch):
 
     def train(_features, segments, *_arguments, **_keywords):
         seen["segments"] = segments
+        return torch.nn.Module()
 
     monkeypatch.setattr(windows, "train_windows", train)
     monkeypatch.setattr(windows, "propose_windows", lambda *_: [(np.array([[4.0, 7.0]]), np.array([0.9]))])
@@ -120,9 +123,9 @@ def test_windows(features, tmp_path, monkeypatch):
 def test_grounding(features, tmp_path, monkeypatch):
     seen = {}
 
-    def train(_features, queries, *_arguments, **_keywords):
+    def train(_features, queries, settings, *, table, **_keywords):
         seen["queries"] = queries
-        return TAN2D.__new__(TAN2D)
+        return build_tan2d(settings, table, trainable_words=False, seed=0)
 
     monkeypatch.setattr(grounding, "train_tan2d", train)
     monkeypatch.setattr(grounding, "ground_tan2d", lambda *_, **__: [np.array([[0.4, 0.7, 1.0]])])
