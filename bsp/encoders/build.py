@@ -10,10 +10,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bsp.encoders.contract import Architecture, Encoder
 from bsp.encoders.tsm import EncoderSettings, build_tsm
+from bsp.encoders.tsm_lite0 import TSMLite0Settings, build_tsm_lite0
 
 # By class of settings: (settings, seed, zero_residual=) -> the encoder. A new encoder is a line here.
 ENCODERS: dict[type[Any], Callable[..., Encoder]] = {
     EncoderSettings: build_tsm,
+    TSMLite0Settings: build_tsm_lite0,
 }
 
 

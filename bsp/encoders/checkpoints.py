@@ -1,8 +1,8 @@
-"""Load published TSM weights, or any torchvision-style ResNet, into the encoder.
+"""Load published weights into an encoder: TSM's, any torchvision-style ResNet, or EfficientNet-Lite0.
 
-The names differ only in prefixes ("module.base_model.") and in the ".net" that TSM's release puts behind the shifted
-conv1 of every block. A file that does not fit is refused with the reason and nothing is loaded: a partly loaded network
-would run without an error and be wrong.
+The names of ResNets differ only in prefixes ("module.base_model.") and in the ".net" that TSM's release puts behind the
+shifted conv1 of every block; those of EfficientNet-Lite0 in underscores (families.py). A file that does not fit is
+refused with the reason and nothing is loaded: a partly loaded network would run without an error and be wrong.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ import torch
 from torch import Tensor
 
 from bsp.encoders.contract import Architecture, Encoder
+from bsp.encoders.families import FAMILIES, Family, described, shifted
 from bsp.encoders.tsm import EncoderSettings, TSMResNet
+from bsp.encoders.tsm_lite0 import TSMLite0, TSMLite0Settings
 from bsp.errors import FileError
 from bsp.files.pickle_machine import Ignored
 from bsp.files.weights import read_weights
@@ -33,15 +35,7 @@ _NESTED = (
     "weights", "params",
 )  # fmt: skip
 _LARGEST = 1e8  # Choice: values of trained ResNets stay below 1e5; a flipped exponent bit exceeds this
-_BACKBONE = re.compile(r"(conv1|bn1|layer\d+)\.")
-_DEPTHS: dict[tuple[tuple[int, ...], str], int] = {
-    ((2, 2, 2, 2), "basic"): 18,
-    ((3, 4, 6, 3), "basic"): 34,
-    ((3, 4, 6, 3), "bottleneck"): 50,
-    ((3, 4, 23, 3), "bottleneck"): 101,
-}
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-_SUPPORTED = (18, 34, 50)
 _SHOWN = 6  # names per group in a printed report
 
 
@@ -75,30 +69,29 @@ class LoadReport:
 Source = str | os.PathLike[str] | Mapping[str, Any]  # a file, or a state dict (plain, or under a usual name)
 
 
-def checkpoint_settings(source: Source) -> EncoderSettings:
-    """Depth and width of the ResNet in a checkpoint, read from the names and shapes of its weights.
+def checkpoint_settings(source: Source) -> EncoderSettings | TSMLite0Settings:
+    """Settings of the encoder that a checkpoint fits, read from the names and shapes of its weights.
 
-    :func:`load_checkpoint` then loads it into an encoder of that depth and width. Raises FileError, naming the file and
-    the reason, as load_checkpoint, and for an unsupported ResNet.
+    :func:`load_checkpoint` then loads it into that encoder. Raises FileError, naming the file and the reason, as
+    load_checkpoint, and for an unsupported network.
     """
-    name, found, origin = _open(source)
-    depth, width = _architecture(found, name)
-    # A file without ".net" may be a plain ResNet or our own: it fits an encoder with or without the shift.
-    settings = EncoderSettings(depth=depth, width=width, shift=bool(_shifted(origin)))
+    opened = _open(source)
+    settings = opened.settings
+    assert isinstance(settings, EncoderSettings | TSMLite0Settings)
     with torch.device("meta"):  # names and shapes only
-        target = TSMResNet(settings).state_dict()
-    _refuse_misfit(settings, found, target, _shifted(origin), name)
-    return EncoderSettings(depth=depth, width=width, shift=width >= EncoderSettings.shift_div)
+        target = (TSMResNet(settings) if isinstance(settings, EncoderSettings) else TSMLite0(settings)).state_dict()
+    _refuse_misfit(settings, opened, target)
+    return settings
 
 
-def choose_settings(source: Source, offered: Iterable[Architecture]) -> EncoderSettings:
+def choose_settings(source: Source, offered: Iterable[Architecture]) -> Architecture:
     """Those of ``offered`` that the checkpoint fits. FileError as :func:`checkpoint_settings`, and if it fits none."""
-    found, names = checkpoint_settings(source), []
+    found, names = described(checkpoint_settings(source)), []
     for settings in offered:
-        if isinstance(settings, EncoderSettings) and (settings.depth, settings.width) == (found.depth, found.width):
+        if described(settings) == found:
             return settings
         names.append(settings.name)
-    raise FileError(f"{_name_of(source)}: {_described(found.depth, found.width)}, not one of {', '.join(names)}")
+    raise FileError(f"{_name_of(source)}: {found}, not one of {', '.join(names)}")
 
 
 def load_checkpoint(encoder: Encoder, source: Source) -> LoadReport:
@@ -106,20 +99,15 @@ def load_checkpoint(encoder: Encoder, source: Source) -> LoadReport:
 
     Raises FileError, naming the file and the reason, for: not a checkpoint, another depth or width, optical
     flow, a shift in another place, entries missing or unknown, values not finite or absurd. The encoder then stays
-    as it was. TypeError if it is no TSM.
+    as it was. TypeError if it is neither TSM nor TSMLite0.
     """
-    if not isinstance(encoder, TSMResNet):
-        raise TypeError(f"checkpoints of ResNets fit TSM, not {encoder.settings.name}")
-    settings = encoder.settings
-    name, found, origin = _open(source)
-    target = encoder.state_dict()
-    theirs, ours = _architecture(found, name), (settings.depth, settings.width)
-    if theirs != ours:
-        raise FileError(
-            f"{name}: holds {_described(*theirs)}, the encoder is {_described(*ours)}; change EncoderSettings or the"
-            " checkpoint"
-        )
-    _refuse_misfit(settings, found, target, _shifted(origin), name)
+    if not isinstance(encoder, TSMResNet | TSMLite0):
+        raise TypeError(f"checkpoints fit TSM's ResNets and tsm_lite0, not {encoder.settings.name}")
+    opened = _open(source)
+    found, origin, target = opened.found, opened.origin, encoder.state_dict()
+    if (theirs := described(opened.settings)) != (ours := described(encoder.settings)):
+        raise FileError(f"{opened.name}: holds {theirs}, the encoder is {ours}; change its settings or the checkpoint")
+    _refuse_misfit(encoder.settings, opened, target)
     filled = {key: found[key] for key in target if key in found}
     encoder.load_state_dict(target | filled)
     return LoadReport(
@@ -130,34 +118,52 @@ def load_checkpoint(encoder: Encoder, source: Source) -> LoadReport:
     )
 
 
-def _described(depth: int, width: int) -> str:
-    return f"a ResNet-{depth} of width {width}"
+@dataclass(frozen=True, kw_only=True)
+class _Opened:
+    """The weights in a file."""
+
+    name: str  # for messages
+    family: Family
+    found: dict[str, Tensor]  # by the encoder's names
+    origin: dict[str, str]  # for each of these the name in the file
+
+    @property
+    def settings(self) -> Architecture:
+        return self.family.settings(self.found, self.origin, self.name)
 
 
 def _name_of(source: Source) -> str:
     return "the state dict" if isinstance(source, Mapping) else os.fspath(source)
 
 
-def _open(source: Source) -> tuple[str, dict[str, Tensor], dict[str, str]]:
-    """A name for messages, the weights under the encoder's names, and for each of these the name in the file."""
+def _open(source: Source) -> _Opened:
     name = _name_of(source)
-    content = source if isinstance(source, Mapping) else read_weights(name)
-    return name, *_canonical(_weights(content, name), name)
+    weights = _weights(source if isinstance(source, Mapping) else read_weights(name), name)
+    family = next((family for family in FAMILIES if _has(weights, family)), None)
+    if family is None:
+        raise FileError(f"{name}: no ResNet in it, and no EfficientNet-Lite0; its tensors are {sorted(weights)[:8]}")
+    found: dict[str, Tensor] = {}
+    origin: dict[str, str] = {}
+    for old, value in weights.items():
+        key = family.rename(_without_prefixes(old))
+        if key in found:
+            raise FileError(f"{name}: {old} and {origin[key]} are the same layer {key}; keep one of them")
+        found[key], origin[key] = value, old
+    return _Opened(name=name, family=family, found=found, origin=origin)
 
 
-def _shifted(origin: Mapping[str, str]) -> set[str]:
-    """The convolutions that the release marks as shifted."""
-    return {key for key, old in origin.items() if ".net." in old}
+def _has(weights: Mapping[str, Tensor], family: Family) -> bool:
+    return any(family.marks.match(_without_prefixes(key)) for key in weights)
 
 
 def _weights(content: Any, name: str) -> dict[str, Tensor]:
-    """The dictionary of a ResNet's tensors in a checkpoint, wherever it is nested."""
+    """The dictionary of a network's tensors in a checkpoint, wherever it is nested."""
     if not isinstance(content, Mapping):
         what = "a whole model or another object" if isinstance(content, Ignored) else f"a {type(content).__name__}"
         raise FileError(f"{name}: holds {what}, not a dictionary of weights; save its state_dict() alone")
     found = [_tensors(part) for part in _parts(content)]
     for weights in found:
-        if any(_BACKBONE.match(_our_name(key)) for key in weights):
+        if any(_has(weights, family) for family in FAMILIES):
             return weights
     weights = next((weights for weights in found if weights), {})
     if not weights:
@@ -182,52 +188,15 @@ def _tensors(content: Mapping[Any, Any]) -> dict[str, Tensor]:
     return {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
 
 
-def _our_name(old: str) -> str:
+def _without_prefixes(old: str) -> str:
     """An entry's name without the prefixes that wrappers put before it."""
     while old.startswith(_PREFIXES):
         old = old.split(".", 1)[1]
-    return re.sub(r"^(layer\d+\.\d+\.conv1)\.net\.", r"\1.", old)
+    return old
 
 
-def _canonical(weights: dict[str, Tensor], name: str) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Weights under the encoder's names, and for each of these the name in the file."""
-    found: dict[str, Tensor] = {}
-    origin: dict[str, str] = {}
-    for old, value in weights.items():
-        key = _our_name(old)
-        if key in found:
-            raise FileError(f"{name}: {old} and {origin[key]} are the same layer {key}; keep one of them")
-        found[key], origin[key] = value, old
-    return found, origin
-
-
-def _architecture(found: Mapping[str, Tensor], name: str) -> tuple[int, int]:
-    """(depth, width) of a set of canonical names and shapes; ValueError if no encoder has them."""
-    if not any(_BACKBONE.match(key) for key in found):
-        raise FileError(f"{name}: no ResNet in it; its tensors are {sorted(found)[:8]}")
-    if any(re.match(r"layer\d+\.\d+\.net\.", key) for key in found):
-        raise FileError(f'{name}: TSM with the in-place shift ("block"); only "blockres" is supported')
-    stem = found.get("conv1.weight")
-    if stem is None:
-        raise FileError(f"{name}: without the first convolution conv1.weight; another network, or truncated")
-    if stem.ndim == 5:
-        raise FileError(f"{name}: a network of 3-D convolutions (conv1 is {list(stem.shape)}); the encoder's are 2-D")
-    if stem.ndim == 4 and stem.shape[1] == 10:
-        raise FileError(f"{name}: trained on optical flow (conv1 takes 10 channels); get the RGB weights")
-    if stem.ndim != 4 or stem.shape[1:] != (3, 7, 7):
-        raise FileError(f"{name}: conv1.weight is {list(stem.shape)} instead of [width, 3, 7, 7]; another network")
-    blocks = tuple(len({k.split(".")[1] for k in found if k.startswith(f"layer{s}.")}) for s in (1, 2, 3, 4))
-    kind = "bottleneck" if any(".conv3." in key for key in found) else "basic"
-    depth = _DEPTHS.get((blocks, kind))
-    if depth not in _SUPPORTED:
-        what = f"a ResNet with {kind} blocks {list(blocks)}" if depth is None else f"a ResNet-{depth}"
-        raise FileError(f"{name}: holds {what}; supported are ResNet-{', '.join(map(str, _SUPPORTED))}")
-    return depth, stem.shape[0]
-
-
-def _refuse_misfit(
-    settings: EncoderSettings, found: dict[str, Tensor], target: Mapping[str, Tensor], shifted: set[str], name: str
-) -> None:
+def _refuse_misfit(settings: Architecture, opened: _Opened, target: Mapping[str, Tensor]) -> None:
+    name, found = opened.name, opened.found
     misfits = [
         f"{key} {list(found[key].shape)} instead of {list(value.shape)}"
         for key, value in target.items()
@@ -238,15 +207,11 @@ def _refuse_misfit(
     missing = [k for k in target if k not in found and not k.endswith(".num_batches_tracked")]
     if missing:
         raise FileError(f"{name}: {len(missing)} entries are missing: {missing[:4]}; is the file truncated?")
-    unknown = [k for k in found if _BACKBONE.match(k) and k not in target]
+    unknown = [k for k in found if opened.family.backbone.match(k) and k not in target]
     if unknown:
         raise FileError(f"{name}: {len(unknown)} entries that the encoder does not have: {unknown[:4]}")
-    first = {k for k in target if re.fullmatch(r"layer\d+\.\d+\.conv1\.weight", k)}
-    # Without any ".net" the file is a plain ResNet (ImageNet weights, TSN): it can initialise either encoder.
-    if shifted and not settings.shift:
-        raise FileError(f"{name}: trained with temporal shift, but the encoder has shift=False")
-    if shifted and shifted != first:
-        raise FileError(f"{name}: only {len(shifted)} of {len(first)} blocks are shifted; another TSM variant")
+    if isinstance(settings, EncoderSettings):
+        _refuse_other_shift(settings, shifted(opened.origin), target, name)
     numbers = [k for k in target if k in found and not k.endswith(".num_batches_tracked")]
     others = [f"{k} ({found[k].dtype})" for k in numbers if found[k].dtype not in _FLOATS]
     if others:
@@ -261,3 +226,12 @@ def _refuse_misfit(
             f"{name}: values above {_LARGEST:g}, or negative variances, in {absurd[:4]}; the file is damaged, or the"
             " training diverged"
         )
+
+
+def _refuse_other_shift(settings: EncoderSettings, marked: set[str], target: Mapping[str, Tensor], name: str) -> None:
+    first = {k for k in target if re.fullmatch(r"layer\d+\.\d+\.conv1\.weight", k)}
+    # Without any ".net" the file is a plain ResNet (ImageNet weights, TSN): it can initialise either encoder.
+    if marked and not settings.shift:
+        raise FileError(f"{name}: trained with temporal shift, but the encoder has shift=False")
+    if marked and marked != first:
+        raise FileError(f"{name}: only {len(marked)} of {len(first)} blocks are shifted; another TSM variant")

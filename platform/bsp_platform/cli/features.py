@@ -158,7 +158,7 @@ def _name_some(what: str, names: tuple[str, ...]) -> None:
 @click.option("--out", type=OUTPUT_FILE, help="Write the weights under our names here; must be free.")
 @click.option("--sha256", help="Refuse a file whose SHA-256 does not begin with these digits.")
 def weights(file: Path, depth: str | None, width: int | None, out: Path | None, sha256: str | None) -> None:
-    """Check a checkpoint: published TSM weights, a torchvision-style ResNet, or an encoder of ours.
+    """Check a checkpoint: published TSM weights, a torchvision-style ResNet, EfficientNet-Lite0, or an encoder of ours.
 
     FILE is what torch.save wrote (.pt, .pth), or .safetensors; nothing in it is run. Prints its SHA-256, the
     architecture, and which entries of the file fill which of the encoder. A file that does not fit is refused with
@@ -168,6 +168,8 @@ def weights(file: Path, depth: str | None, width: int | None, out: Path | None, 
 
     from bsp.encoders.build import build_encoder
     from bsp.encoders.checkpoints import checkpoint_settings, load_checkpoint
+    from bsp.encoders.families import described
+    from bsp.encoders.tsm import EncoderSettings
     from bsp.features.interchange_files import refuse_existing
     from bsp.io import atomic_path
     from bsp_platform.storage.files import file_sha256
@@ -178,13 +180,16 @@ def weights(file: Path, depth: str | None, width: int | None, out: Path | None, 
     if sha256 is not None and not (sha256 and hashed.startswith(sha256.lower())):
         raise click.ClickException(f"{file}: its SHA-256 is {hashed}, not {sha256}; download it again")
     try:
-        found = checkpoint_settings(file)
-        settings = replace(found, depth=int(depth or found.depth), width=width or found.width)
+        found = settings = checkpoint_settings(file)
+        if isinstance(found, EncoderSettings):
+            settings = replace(found, depth=int(depth or found.depth), width=width or found.width)
+        elif depth or width:
+            raise ValueError(f"{file}: {described(found)}, but --depth and --width are of a ResNet")
         encoder = build_encoder(settings, seed=0)
         report = load_checkpoint(encoder, file)
     except ValueError as error:
         raise click.ClickException(str(error)) from error
-    say(f"{file}: ResNet-{found.depth} of width {found.width}, features of {settings.feature_width} numbers")
+    say(f"{file}: {described(found).split(' ', 1)[1]}, features of {settings.feature_width} numbers")
     say(f"SHA-256  {hashed}")
     say(report)
     if out is not None:

@@ -89,10 +89,12 @@ class Profile:
         workers: int,
         seed: int,
         weights: Mapping[Architecture, str] = MappingProxyType({}),
+        start: str = "",
     ) -> EncoderRecipe:
         """The encoder of a stream on these data; the teachers of a distilled one have its seed.
 
-        ``weights``: SHA-256 of a checkpoint that is taken as the vanilla encoder instead of training one.
+        ``weights``: SHA-256 of a checkpoint that is taken as the vanilla encoder instead of training one. ``start``:
+        what trainings start from, as in EncoderRecipe; a distilled student starts from its teacher all the same.
         """
         encoder = self.encoder_of(stream)
         if stream.method == "random":
@@ -123,7 +125,13 @@ class Profile:
                 )
                 teachers = tuple(
                     self.encoder_recipe(
-                        teacher, trimmed=trimmed, num_actions=num_actions, workers=workers, seed=seed, weights=weights
+                        teacher,
+                        trimmed=trimmed,
+                        num_actions=num_actions,
+                        workers=workers,
+                        seed=seed,
+                        weights=weights,
+                        start=start,
                     )
                     for teacher in taught
                 )
@@ -139,7 +147,8 @@ class Profile:
             workers=workers,
             seed=seed,
             teachers=teachers,
-            zero_residual=encoder.zero_residual,
+            zero_residual=encoder.zero_residual and (not start or bool(teachers)),
+            start="" if teachers else start,
         )
 
 

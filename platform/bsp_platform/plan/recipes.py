@@ -58,7 +58,7 @@ class Training(NamedTuple):
 @dataclass(frozen=True, kw_only=True)
 class EncoderRecipe:
     """Frozen encoder weights. ``pretext`` None is not trained: random (only encoder and seed count) or, with
-    ``weights``, a published checkpoint as it is."""
+    ``weights`` or ``start``, a published checkpoint as it is."""
 
     encoder: Architecture
     pretext: Pretext | None = None
@@ -71,6 +71,8 @@ class EncoderRecipe:
     teachers: tuple[EncoderRecipe, ...] = field(default=(), metadata={"later": True})  # action, boundary
     weights: str = field(default="", metadata={"later": True})  # SHA-256 of a checkpoint file; "" = none
     zero_residual: bool = field(default=False, metadata={"later": True})  # blocks begin as their shortcuts
+    # What it starts from: "" random weights, "image" ImageNet's (bsp/encoders/start.py), else SHA-256 of a file.
+    start: str = field(default="", metadata={"later": True})
     code: int = 1
 
     def __post_init__(self) -> None:
@@ -79,6 +81,11 @@ class EncoderRecipe:
             raise ValueError("a trained encoder needs pretext, clips, augment, train and trimmed; a random one none")
         if self.weights and self.pretext is not None:
             raise ValueError("weights from a file are taken as they are: such an encoder has no pretext")
+        if self.start and (self.weights or self.teachers or self.zero_residual):
+            raise ValueError(
+                "start weights go with no other beginning: published weights as they are, the student's copy of its"
+                " teacher, or blocks that begin as their shortcuts (zero_residual, for random weights)"
+            )
         teachers = self.pretext.teachers if self.pretext else 0
         if len(self.teachers) != teachers:
             raise ValueError(f"this pretext needs {teachers} teachers, not {len(self.teachers)}")
@@ -96,8 +103,18 @@ class EncoderRecipe:
         if self.weights:
             return f"given_{self.encoder.name}_{self.weights[:8]}"
         if self.pretext is None:
-            return f"random_{self.encoder.name}_seed{self.seed}"
-        return f"{self.pretext.name}_{self.encoder.name}_seed{self.seed}_step{self.training.train.steps}"
+            return (
+                f"{self.start[:8]}_{self.encoder.name}" if self.start else f"random_{self.encoder.name}_seed{self.seed}"
+            )
+        name = f"{self.pretext.name}_{self.encoder.name}_seed{self.seed}_step{self.training.train.steps}"
+        return f"{name}_from_{self.start[:8]}" if self.start else name
+
+    @property
+    def start_recipe(self) -> EncoderRecipe | None:
+        """The stage of the weights that its training starts from, untrained; None for random ones and teachers'."""
+        if not self.start or self.pretext is None:
+            return None
+        return EncoderRecipe(encoder=self.encoder.for_snippets(), start=self.start)
 
     @property
     def training(self) -> Training:

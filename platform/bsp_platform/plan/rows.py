@@ -87,9 +87,10 @@ class RowRecipes:
                 yield self.tasks[name].data.name, recipe
 
     def stages(self) -> list[tuple[str, Any]]:
-        """(kind, recipe) of all of them, and of the teachers."""
-        teachers = [teacher for encoder in self.encoders for teacher in encoder.teachers]
-        encoders = dict.fromkeys([*teachers, *self.encoders])  # each once, in order
+        """(kind, recipe) of all of them, of the teachers, and of the weights that trainings start from."""
+        trained = [*(teacher for encoder in self.encoders for teacher in encoder.teachers), *self.encoders]
+        starts = [encoder.start_recipe for encoder in trained if encoder.start_recipe]
+        encoders = dict.fromkeys([*starts, *trained])  # each once, in order
         return [
             *(("encoders", recipe) for recipe in encoders),
             *(("features", recipe) for recipe in dict.fromkeys(f for _, f in self.features())),

@@ -47,7 +47,7 @@ class RowJob:
     data: dict[str, ObjectRef]  # by name of the data set
     glove: ObjectRef  # of WordVectors or None
     class_scores: dict[str, str]  # by name of the data set: path of a given classification result
-    weights: dict[str, str]  # by SHA-256: path of a given checkpoint
+    weights: dict[str, str]  # by SHA-256: path of a given checkpoint, or of start weights
     recipes: dict[Cell, RowRecipes]
     probes: dict[EncoderRecipe, BoundaryProbe] = field(default_factory=dict)  # scores of encoders while they train
 
@@ -95,13 +95,15 @@ class _RowRunner:
         if found := self.store.find("encoders", recipe):
             return found
         teachers = [self.weights(teacher) for teacher in reversed(recipe.teachers)][::-1]
+        start = self.weights(recipe.start_recipe) if recipe.start_recipe else None
 
         def build(folder: Path) -> dict:
             import ray
             from ray.tune.integration.ray_train import TuneReportCallback
 
-            if recipe.weights:
-                return given_encoder(folder, recipe, Path(self.job.weights[recipe.weights]))
+            if recipe.weights or (recipe.start and recipe.pretext is None):
+                given = self.job.weights.get(recipe.weights or recipe.start)
+                return given_encoder(folder, recipe, Path(given) if given else None)
             if recipe.pretext is None:
                 return train_encoder(folder, recipe, None, self.job.resources, store=self.store)
             pretext, clips, augment, train = recipe.training
@@ -125,6 +127,7 @@ class _RowRunner:
                 stream,
                 self.job.resources,
                 teachers=teachers,
+                start=start,
                 callbacks=[TuneReportCallback()],
                 probe=self.job.probes.get(recipe),
                 store=self.store,

@@ -23,6 +23,7 @@ import torch
 from bsp.encoders.build import build_encoder
 from bsp.encoders.checkpoints import load_checkpoint
 from bsp.encoders.contract import Encoder
+from bsp.encoders.start import IMAGE, load_start
 from bsp.errors import FileError
 from bsp.files.text import parse_json
 from bsp.files.weights import parse_weights
@@ -58,7 +59,8 @@ class TrainJob:
     stream: ClipStream
     resources: Resources
     teachers: tuple[Any, ...] = ()  # weight files of recipe.teachers: paths, as StageStore.pack_paths gives them
-    store: StageStore | None = None  # None: every node sees the teachers' files
+    start: Any = None  # weight file of recipe.start_recipe, in the same way
+    store: StageStore | None = None  # None: every node sees these files
     probe: Callable[[Encoder, int], dict[str, float]] | None = None  # (encoder, step) -> metrics; see work/probe.py
 
 
@@ -70,7 +72,10 @@ def build_model(recipe: EncoderRecipe) -> PretrainingModel:
 
 
 def start_training(job: TrainJob, device: torch.device) -> tuple[PretrainingModel, Loss]:
-    """The network as it is before step 0, and the loss; a student's teachers are loaded onto the device."""
+    """The network as it is before step 0, and the loss; a student's teachers are loaded onto the device.
+
+    Its encoder is random, the recipe's start weights, or a copy of the first teacher.
+    """
     recipe = job.recipe
     model = build_model(recipe)
     paths = job.store.download_paths(job.teachers) if job.store else job.teachers
@@ -79,6 +84,9 @@ def start_training(job: TrainJob, device: torch.device) -> tuple[PretrainingMode
         # Choice: the student starts as a copy of the action teacher. From random weights it learnt the boundary
         # teacher's features within 800 steps and nothing of the action teacher's (docs/findings.md).
         model.encoder.load_state_dict(teachers[0].state_dict())
+    if of_start := recipe.start_recipe:
+        path = job.store.download_paths(job.start) if job.store else job.start
+        model.encoder.load_state_dict(load_encoder(Path(path), of_start).state_dict())
     teachers = [teacher.to(device) for teacher in teachers]
     return model.to(device), recipe.training.pretext.objective(teachers)
 
@@ -216,17 +224,21 @@ def train_encoder(
     resources: Resources,
     *,
     teachers: Sequence[Path] = (),
+    start: Path | None = None,
     callbacks: list[Any] | None = None,
     probe: Callable[[Encoder, int], dict[str, float]] | None = None,
     store: StageStore | None = None,
 ) -> dict[str, Any]:
     """Make the encoder of ``recipe`` in the stage folder; returns facts for the manifest.
 
-    ``teachers`` are the weight files of the recipe's teachers. What ``probe`` gives at a checkpoint is reported.
-    With ``store`` on S3 checkpoints go there. They stay beside the result: the store removes them with the manifest.
-    Needs a running Ray unless the recipe is a random encoder. Continues a run that was interrupted.
+    ``teachers`` are the weight files of the recipe's teachers, ``start`` that of its ``start_recipe``. What ``probe``
+    gives at a checkpoint is reported. With ``store`` on S3 checkpoints go there. They stay beside the result: the store
+    removes them with the manifest. Needs a running Ray unless the recipe is a random encoder. Continues a run that was
+    interrupted.
     """
     began = time.time()
+    if recipe.weights or (recipe.start and recipe.pretext is None):
+        raise ValueError(f"{recipe.name} is a checkpoint as it is: given_encoder makes its stage")
     if recipe.pretext is None:
         save_encoder(build_encoder(recipe.encoder, recipe.seed), recipe, folder)
         write_json(folder / HISTORY, [])
@@ -236,6 +248,8 @@ def train_encoder(
     from bsp_platform.work.elastic import FAILURES, LOST_NODES, ElasticTrainer
 
     train = recipe.training.train
+    if (start is None) != (recipe.start_recipe is None):
+        raise ValueError(f"{recipe.name} starts from {recipe.start or 'random weights'}, given was the file {start}")
     if stream is None:
         raise ValueError(f"{recipe.name} is trained: it needs a stream of clips")
     if train.batch_size % recipe.workers:
@@ -243,8 +257,16 @@ def train_encoder(
             f"batch_size {train.batch_size} cannot be shared by {recipe.workers} workers equally; "
             "use --workers that divides it"
         )
-    places = store.pack_paths(list(teachers)) if store else teachers
-    job = TrainJob(recipe=recipe, stream=stream, resources=resources, teachers=tuple(places), store=store, probe=probe)
+    places, start_place = store.pack_paths([list(teachers), start]) if store else (teachers, start)
+    job = TrainJob(
+        recipe=recipe,
+        stream=stream,
+        resources=resources,
+        teachers=tuple(places),
+        start=start_place,
+        store=store,
+        probe=probe,
+    )
     trainer = ElasticTrainer(
         train_worker,
         train_loop_config={"job": job},
@@ -286,19 +308,24 @@ def train_encoder(
     }
 
 
-def given_encoder(folder: Path, recipe: EncoderRecipe, checkpoint: Path) -> dict[str, Any]:
+def given_encoder(folder: Path, recipe: EncoderRecipe, checkpoint: Path | None) -> dict[str, Any]:
     """The stage of an encoder that is a published checkpoint as it is; its loading report is kept beside it.
 
-    Raises ValueError if the file is not the one of the recipe, or does not fit the encoder.
+    ``checkpoint`` is the file of the recipe's ``weights`` or ``start``; None with the start "image", which a package
+    has. Raises ValueError if the file is not the one of the recipe, or does not fit the encoder.
     """
-    if file_sha256(checkpoint) != recipe.weights:
-        raise ValueError(f"{checkpoint} is no longer the file that the run began with; start the command again")
     encoder = build_encoder(recipe.encoder, recipe.seed)
-    report = load_checkpoint(encoder, checkpoint)
+    if recipe.start == IMAGE:
+        report, name = load_start(encoder, IMAGE), IMAGE
+    else:
+        assert checkpoint is not None
+        if file_sha256(checkpoint) != (recipe.weights or recipe.start):
+            raise ValueError(f"{checkpoint} is no longer the file that the run began with; start the command again")
+        report, name = load_checkpoint(encoder, checkpoint), checkpoint.name
     save_encoder(encoder, recipe, folder)
     write_json(folder / HISTORY, [])
-    (folder / "loading_report.txt").write_text(f"{checkpoint.name}\n{report}\n", "utf-8")
-    return {"name": recipe.name, "checkpoint": checkpoint.name, "loading_report": str(report)}
+    (folder / "loading_report.txt").write_text(f"{name}\n{report}\n", "utf-8")
+    return {"name": recipe.name, "checkpoint": name, "loading_report": str(report)}
 
 
 def save_encoder(encoder: Encoder, recipe: EncoderRecipe, folder: Path) -> None:

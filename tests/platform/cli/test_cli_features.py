@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 
 import h5py
 import numpy as np
@@ -177,3 +178,17 @@ def test_safetensors_and_their_hash(checkpoint, tmp_path):
     assert f"SHA-256  {sha256}" in found.output
     other = run("weights", path, "--sha256", "0" * 64)
     assert (other.exit_code, f"its SHA-256 is {sha256}, not 0000" in other.output) == (1, True)
+
+
+def test_the_package_of_image_weights_is_described(tmp_path):
+    from bsp.encoders.start import image_weights_file
+
+    result = run("weights", image_weights_file(), "--out", tmp_path / "ours.pt")
+    assert result.exit_code == 0, result.output
+    assert "EfficientNet-Lite0 of width 1, features of 1280 numbers" in result.output
+    assert re.search(r"matched +294 .*\n.*renamed +294 .*\n.*_conv_stem.weight -> conv_stem.weight", result.output)
+    again = run("weights", tmp_path / "ours.pt")
+    assert "renamed     0" in again.output
+    refused = run("weights", tmp_path / "ours.pt", "--depth", "18")
+    assert refused.exit_code == 1
+    assert "EfficientNet-Lite0 of width 1, but --depth and --width are of a ResNet" in refused.output

@@ -7,12 +7,25 @@ import torch
 
 from bsp.clips.augment import AugmentSettings
 from bsp.clips.plan import BoundaryKind, ClipSettings
+from bsp.encoders.build import build_encoder
 from bsp.encoders.tsm import EncoderSettings
+from bsp.encoders.tsm_lite0 import TSMLite0Settings
 from bsp.pretraining.loop import TrainSettings
 from bsp.pretraining.pretext import PretextSettings
 from bsp_platform.plan.recipes import EncoderRecipe
 from bsp_platform.plan.resources import Resources
-from bsp_platform.work.pretraining import load_encoder, load_state, newest_complete_state, save_state, train_encoder
+from bsp_platform.storage.files import file_sha256
+from bsp_platform.storage.manifests import recipe_hash
+from bsp_platform.work.pretraining import (
+    TrainJob,
+    given_encoder,
+    load_encoder,
+    load_state,
+    newest_complete_state,
+    save_state,
+    start_training,
+    train_encoder,
+)
 from bsp_platform.work.streaming import ClipStream
 
 KINDS = (BoundaryKind.DIFF_CLASS, BoundaryKind.SAME_SPEED)
@@ -94,7 +107,6 @@ def test_workers_that_cannot_share_a_batch_are_refused_before_anything_starts(tm
 
 def test_a_student_starts_as_its_action_teacher_and_needs_the_same_encoder(tmp_path):
     from bsp.pretraining.fusion import FusionSettings
-    from bsp_platform.work.pretraining import TrainJob, start_training
 
     teachers, paths = [], []
     for seed in (4, 5):
@@ -114,3 +126,63 @@ def test_a_student_starts_as_its_action_teacher_and_needs_the_same_encoder(tmp_p
         dataclasses.replace(student, encoder=EncoderSettings(width=16))
     with pytest.raises(ValueError, match="needs 2 teachers"):
         dataclasses.replace(student, teachers=teachers[:1])
+
+
+def test_training_starts_from_the_weights_of_a_file(tmp_path):
+    torch.save(build_encoder(EncoderSettings(width=8), 77).state_dict(), tmp_path / "resnet.pth")
+    recipe = dataclasses.replace(recipe_of(40, 5), start=file_sha256(tmp_path / "resnet.pth"))
+    assert recipe.name == f"dc+ss_cls_tsm_r18w8_seed3_step5_from_{recipe.start[:8]}"
+    assert recipe_hash(recipe) != recipe_hash(recipe_of(40, 5))
+    of_start = recipe.start_recipe
+    assert (of_start.pretext, of_start.name) == (None, f"{recipe.start[:8]}_tsm_r18w8")
+    given_encoder(tmp_path, of_start, tmp_path / "resnet.pth")
+    assert "resnet.pth" in (tmp_path / "loading_report.txt").read_text()
+    job = TrainJob(recipe=recipe, stream=None, resources=Resources(), start=str(tmp_path / "encoder.pt"))
+    model, _ = start_training(job, torch.device("cpu"))
+    expected = build_encoder(EncoderSettings(width=8), 77).state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in model.encoder.state_dict().items())
+    assert model.training
+    torch.save(build_encoder(EncoderSettings(width=8), 78).state_dict(), tmp_path / "resnet.pth")
+    with pytest.raises(ValueError, match=r"resnet\.pth is no longer the file"):
+        given_encoder(tmp_path, of_start, tmp_path / "resnet.pth")
+
+
+def test_training_starts_from_image_weights_that_come_by_pip(tmp_path):
+    from bsp.encoders.start import image_weights_file
+    from bsp.files.weights import read_weights
+
+    recipe = EncoderRecipe(encoder=TSMLite0Settings(), start="image", seed=5)
+    assert recipe.name == "image_tsm_lite0"
+    given_encoder(tmp_path, recipe, None)
+    found = load_encoder(tmp_path / "encoder.pt", recipe)
+    assert torch.equal(found.conv_head.weight, read_weights(image_weights_file())["_conv_head.weight"])
+    trained = dataclasses.replace(recipe_of(40, 5), encoder=TSMLite0Settings(), start="image")
+    assert trained.start_recipe == dataclasses.replace(recipe, seed=0)
+
+
+def test_a_start_goes_with_no_other_beginning(tmp_path):
+    plain = EncoderRecipe(encoder=EncoderSettings(width=8))
+    assert plain.start_recipe is recipe_of(40, 5).start_recipe is None
+    for other in ({"weights": "ab"}, {"zero_residual": True}):
+        with pytest.raises(ValueError, match="start weights go with no other beginning"):
+            dataclasses.replace(plain, start="image", **other)
+    with pytest.raises(ValueError, match="is a checkpoint as it is"):
+        train_encoder(tmp_path, dataclasses.replace(plain, start="ab"), None, Resources())
+    with pytest.raises(ValueError, match="starts from random weights, given was the file"):
+        train_encoder(tmp_path, recipe_of(40, 5), None, Resources(), start=tmp_path / "encoder.pt")
+    with pytest.raises(ValueError, match="starts from image, given was the file None"):
+        train_encoder(tmp_path, dataclasses.replace(recipe_of(40, 5), start="image"), None, Resources())
+
+
+def test_profiles_give_the_start_to_every_training_but_a_students():
+    from bsp.clips.plan import PAPER_KINDS
+    from bsp_platform.plan.profiles import smoke
+    from bsp_platform.plan.recipes import Stream
+
+    data = {"trimmed": "t", "num_actions": 4, "workers": 1, "seed": 3, "start": "ab12"}
+    alone = smoke().encoder_recipe(Stream(method="classification", kinds=PAPER_KINDS), **data)
+    student = smoke().encoder_recipe(Stream(method="distillation", kinds=PAPER_KINDS), **data)
+    deep = smoke().encoder_recipe(Stream(method="action", encoder="r50"), **data)
+    assert (alone.start, student.start, [teacher.start for teacher in student.teachers]) == ("ab12", "", ["ab12"] * 2)
+    assert (deep.start, deep.zero_residual) == ("ab12", False)
+    assert smoke().encoder_recipe(Stream(method="action", encoder="r50"), **data | {"start": ""}).zero_residual
