@@ -10,7 +10,7 @@ EXPERIMENTS := table4=ablation_table4 table5=ablation_table5 table1=table1_activ
     figure2=figure2_synthesis figure4=figure4_feature_difference figure5=figure5_qualitative all-tables=all_tables sweep=sweep_boundaries
 TARGETS := $(foreach pair,$(EXPERIMENTS),$(firstword $(subst =, ,$(pair))))
 
-.PHONY: setup dev lint types test test-fast test-slow test-all faults fuzz ui layout clean help $(TARGETS)
+.PHONY: setup dev docs lint types test test-fast test-slow test-all faults fuzz ui layout clean help $(TARGETS)
 
 help:
 	@echo "make TARGET [ARGS='--seeds 3 --profile mini']   one experiment on the embedded data:"
@@ -24,6 +24,7 @@ help:
 	@echo "make test-slow                   those tests alone; make test-all: all tests"
 	@echo "make faults                      the tests that break something, and the fault matrix"
 	@echo "make fuzz [ARGS=...]             mutated files of every kind: --count 2000, --seed 0, --kind npy (docs/datasets.md)"
+	@echo "make docs                        the site: build/site/index.html"
 	@echo "make layout                      the order of imports, drawn: docs/import_order.svg"
 	@echo "make dev                         .venv with what developers need (CONTRIBUTING.md)"
 	@echo "make lint, make types            ruff; mypy (strict for bsp/)"
@@ -87,6 +88,12 @@ faults: dev
 # 2000 mutated files of each kind: read, or refused by an error that names them. Failing ones go to fuzz_failures/.
 fuzz: dev
 	$(BIN)/python tests/support/fuzzing.py $(ARGS)
+
+# The site, from docs/ and the docstrings; a warning is an error.
+docs: dev
+	rm -rf docs/api
+	$(BIN)/sphinx-build -q -W --keep-going -b html docs build/site
+	@echo "build/site/index.html"
 
 layout: setup
 	$(BIN)/python experiments/tools/import_order.py $(ARGS)
