@@ -21,6 +21,7 @@ _SETTINGS = {
     "MALLOC_MMAP_THRESHOLD_": str(2**30),
     "MALLOC_TRIM_THRESHOLD_": str(2**32),
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    "RAY_USAGE_STATS_ENABLED": "0",  # nothing is reported to anybody
     "DO_NOT_TRACK": "true",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # bsp_platform.tracking tries again, and without making a run twice
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",  # seconds
