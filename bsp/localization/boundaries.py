@@ -188,7 +188,11 @@ def _peaks(
 def _curve(
     feat_SD: np.ndarray, time_N: np.ndarray, settings: PeakSettings, mean_D: np.ndarray, std_D: np.ndarray
 ) -> np.ndarray:
-    curve = feature_difference((feat_SD - mean_D) / std_D, settings.measure)
+    parts = [  # of a long video; every gap is computed by itself
+        feature_difference((feat_SD[first : first + _ROWS_AT_ONCE + 1] - mean_D) / std_D, settings.measure)
+        for first in range(0, max(1, len(feat_SD) - 1), _ROWS_AT_ONCE)
+    ]
+    curve = np.concatenate(parts)
     if settings.smoothing_s and len(curve) > 1:
         curve = gaussian_filter1d(curve, settings.smoothing_s / _step_s(time_N), mode="nearest")
     return curve
@@ -209,9 +213,15 @@ class BoundaryHead:
         """Probability of a boundary at every gap, float32 [S - 1]."""
         if feat_SD.ndim != 2 or 3 * feat_SD.shape[1] != len(self.weight):
             raise ValueError(f"features {list(feat_SD.shape)}, but the head takes [S, {len(self.weight) // 3}]")
-        before, after = _sides([feat_SD], self.context)
-        inputs = _inputs(torch.from_numpy(feat_SD), before, after)
-        return (((inputs - self.mean) / self.std) @ self.weight + self.bias).sigmoid().numpy()
+        feat, parts = torch.from_numpy(np.ascontiguousarray(feat_SD)), []
+        for before, after in zip(*(side.split(_ROWS_AT_ONCE) for side in _sides([feat_SD], self.context)), strict=True):
+            inputs = _inputs(feat, before, after)
+            parts.append((((inputs - self.mean) / self.std) @ self.weight + self.bias).sigmoid())
+        return torch.cat(parts).numpy()
+
+    def curve(self, feat_SD: np.ndarray, time_N: np.ndarray) -> np.ndarray:
+        """The same as float64."""
+        return self.scores(feat_SD).astype(np.float64)
 
     def boundaries_s(self, feat_SD: np.ndarray, time_N: np.ndarray) -> np.ndarray:
         """Which times of the gaps are boundaries, seconds, ascending."""

@@ -62,7 +62,7 @@ class Model:
     @property
     def class_agnostic(self) -> bool:
         """Whether detections come without a class, as there is no classifier (class scores came from a file)."""
-        return bool(self.class_names) and self.classifier is None
+        return self.kind in HEADS and HEADS[self.kind].needs_class_scores and self.classifier is None
 
     @property
     def has_encoders(self) -> bool:

@@ -28,7 +28,7 @@ from bsp.localization.boundaries import (
 from bsp.localization.epochs import mean_and_std
 from bsp.metrics.boundaries import evaluate_boundaries
 from bsp.tasks.found import BoundaryCurve
-from bsp.tasks.head import HeadInputs, Scored, Split, VideoPart, read_split
+from bsp.tasks.head import Applied, HeadInputs, Kept, Scored, Split, VideoPart, read_split
 
 BOUNDARIES = "boundaries.json"
 MAX_OTHER_LENGTH_SHARE = 0.05  # of the clips with features: a larger share of wrong lengths means wrong files
@@ -115,14 +115,38 @@ def peaks_of_difference(part: VideoPart) -> BoundaryCurve:
     detector, time_N = PeakDetector(PeakSettings(), mean_D, std_D, 0.0), gap_times_s(part.info)
     curve_N = detector.curve(part.feat_SD, time_N)
     threshold = float(curve_N.mean() + curve_N.std()) if len(curve_N) else 0.0
-    return _found_peaks(replace(detector, threshold=threshold), part.feat_SD, time_N)
+    return _found(replace(detector, threshold=threshold), part)
 
 
-def _found_peaks(detector: PeakDetector, feat_SD: np.ndarray, time_N: np.ndarray) -> BoundaryCurve:
-    curve_N = detector.curve(feat_SD, time_N)
-    times_s = detector.boundaries_s(feat_SD, time_N)
+def _found(detector: PeakDetector | BoundaryHead, part: VideoPart) -> BoundaryCurve:
+    """The detector's boundaries, and its curve."""
+    time_N = gap_times_s(part.info)
+    curve_N = detector.curve(part.feat_SD, time_N)
+    times_s = detector.boundaries_s(part.feat_SD, time_N)
     scores = curve_N[np.searchsorted(time_N, times_s)]
     return BoundaryCurve(times_s=times_s, scores=scores, curve_times_s=time_N, curve=curve_N)
+
+
+def keep_boundaries(inputs: Inputs, trained: Boundaries) -> Kept:
+    """The peaks' threshold and the features' scale, or the head's weights."""
+    detector = trained.detector
+    if isinstance(detector, PeakDetector):
+        scale = {"mean": torch.from_numpy(detector.mean_D), "std": torch.from_numpy(detector.std_D)}
+        return Kept(settings=detector.settings, tensors=scale, facts={"threshold": detector.threshold})
+    tensors = {"mean": detector.mean, "std": detector.std, "weight": detector.weight}
+    return Kept(settings=detector.settings, tensors=tensors, facts={"bias": detector.bias, "context": detector.context})
+
+
+def apply_boundaries(kept: Kept, device: str) -> Applied:
+    """Boundaries as :func:`score_boundaries` finds them, not rounded; ``device`` is not used."""
+    if isinstance(kept.settings, PeakSettings):
+        mean_D, std_D = (kept.tensors[name].numpy() for name in ("mean", "std"))
+        peaks = PeakDetector(kept.settings, mean_D, std_D, float(kept.facts["threshold"]))
+        return Applied(boundaries=lambda part: _found(peaks, part))
+    mean, std, weight = (kept.tensors[name] for name in ("mean", "std", "weight"))
+    context, bias = int(kept.facts["context"]), float(kept.facts["bias"])
+    head = BoundaryHead(kept.settings, context, mean, std, weight, bias)
+    return Applied(boundaries=lambda part: _found(head, part))
 
 
 def _gap_times(split: Split[GEBDVideo]) -> list[np.ndarray]:

@@ -47,6 +47,7 @@ class Grounder:
     test: Queries
     infos: dict[str, FeatureInfo]  # by video
     facts: dict[str, Any]
+    words: Words
 
 
 def train_grounder(inputs: GroundingInputs) -> Grounder:
@@ -106,7 +107,7 @@ def train_grounder(inputs: GroundingInputs) -> Grounder:
         network = train_lgi(train.features, train.queries, settings, **how)
     counts = {"train": len(train.queries), "held out": len(held_out.queries), "test": len(test.queries)}
     facts = {"words": words.source, "queries": counts, "training_sentences_without_a_known_word": unknown}
-    return Grounder(network, test, infos, {**facts, "dropped": list(data.dropped)})
+    return Grounder(network, test, infos, {**facts, "dropped": list(data.dropped)}, words)
 
 
 def score_grounder(inputs: GroundingInputs, trained: Grounder) -> Scored:

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+import torch
+
 from bsp.datasets.crosstask import CrossTaskDataset, CrossTaskVideo
 from bsp.datasets.label_times import LabelTimes
 from bsp.localization.actionness import (
@@ -18,9 +21,11 @@ from bsp.localization.actionness import (
     video_seconds,
 )
 from bsp.metrics.actionness import SEGMENT_S, evaluate_actionness, segment_count, segment_labels
-from bsp.tasks.head import HeadInputs, Scored, read_split
+from bsp.tasks.found import Segment, best_first
+from bsp.tasks.head import Applied, HeadInputs, Kept, Scored, VideoPart, read_split
 
 TRUTH, PREDICTIONS = "ground_truth.json", "predictions.json"
+STEP = "step"  # the label of what is found in a new video
 _DIGITS = 7  # of the scores, as they are written and evaluated
 
 
@@ -42,7 +47,15 @@ def train_steps(inputs: Inputs) -> Trained:
         training.features, positions, labels, inputs.settings, seed=inputs.seed, on_epoch=inputs.on_epoch,
         device=inputs.device,
     )  # fmt: skip
-    return classifier, {"labels": times.facts(), "videos": len(training.videos), "without": training.without}
+    scores = [classifier.scores(*part) for part in zip(training.features, positions, strict=True)]
+    return classifier, {
+        "labels": times.facts(),
+        "videos": len(training.videos),
+        "without": training.without,
+        # Choice: what is a step in a new video: as many of the training segments score so high as are steps. Steps are
+        # rare, so that few scores reach 0.5.
+        "threshold": float(np.quantile(np.concatenate(scores), 1 - float(np.concatenate(labels).mean()))),
+    }
 
 
 def score_steps(inputs: Inputs, trained: Trained) -> Scored:
@@ -72,3 +85,39 @@ def score_steps(inputs: Inputs, trained: Trained) -> Scored:
 
 def _times(video: CrossTaskVideo) -> list[tuple[float, float]]:
     return [(step.start_s, step.end_s) for step in video.steps]
+
+
+def keep_steps(inputs: Inputs, trained: Trained) -> Kept:
+    """The classifier, and the score from which on a segment is part of a step."""
+    classifier, training = trained
+    bias = torch.tensor(classifier.bias, dtype=torch.float64)
+    return Kept(
+        settings=inputs.settings,
+        tensors={"weight": torch.from_numpy(classifier.weight_D), "bias": bias},
+        class_names=(STEP,),
+        facts={"threshold": training["threshold"]},
+    )
+
+
+def apply_steps(kept: Kept, device: str) -> Applied:
+    """Runs of segments above the threshold, each with its mean score; ``device`` is not used."""
+    classifier = LinearActionness(kept.tensors["weight"].numpy(), float(kept.tensors["bias"]))
+    threshold = float(kept.facts["threshold"])
+
+    def detect(part: VideoPart) -> list[Segment]:
+        position_N = segment_positions(part.info, segment_count(part.duration_s))
+        score_N = classifier.scores(part.feat_SD, position_N)
+        return best_first(runs_of(score_N, threshold, part.duration_s))
+
+    return Applied(detect=detect, whole_videos=False)
+
+
+def runs_of(score_N: np.ndarray, threshold: float, duration_s: float) -> list[Segment]:
+    """Segments of consecutive scores >= ``threshold``, one per SEGMENT_S seconds, in order of time."""
+    edges = np.diff(np.concatenate([[0], score_N >= threshold, [0]]).astype(np.int8))
+    found = []
+    for first, end in zip(np.flatnonzero(edges == 1).tolist(), np.flatnonzero(edges == -1).tolist(), strict=True):
+        end_s = min(end * SEGMENT_S, duration_s)
+        score = float(score_N[first:end].mean())
+        found.append(Segment(label=STEP, start_s=first * SEGMENT_S, end_s=end_s, score=score))
+    return found

@@ -12,12 +12,28 @@ import numpy as np
 
 from bsp.datasets.activitynet import LocalizationDataset, UntrimmedVideo
 from bsp.datasets.label_times import LabelTimes
-from bsp.features.record import seconds_at, snippets_at, video_end_s
+from bsp.features.record import FeatureInfo, seconds_at, snippets_at, video_end_s
 from bsp.localization.gtad.decode import attach_classes
-from bsp.localization.gtad.windows import WindowGTAD, WindowSettings, propose_windows, train_windows, training_windows
+from bsp.localization.gtad.windows import (
+    WindowGTAD,
+    WindowSettings,
+    build_windows,
+    propose_windows,
+    train_windows,
+    training_windows,
+)
 from bsp.metrics.detection import THUMOS_TIOUS
-from bsp.tasks.detection import Detector, read_untrimmed, score_detections, times_of
-from bsp.tasks.head import HeadInputs, Scored, Split
+from bsp.tasks.detection import (
+    Detector,
+    proposals_of,
+    read_untrimmed,
+    score_detections,
+    segments_of,
+    soft_merge,
+    times_of,
+)
+from bsp.tasks.found import Segment
+from bsp.tasks.head import Applied, HeadInputs, Kept, Scored, Split, VideoPart
 
 Inputs = HeadInputs[LocalizationDataset, WindowSettings]
 WindowDetector = Detector[WindowGTAD, WindowSettings]
@@ -61,11 +77,45 @@ def score_window_detector(inputs: Inputs, trained: WindowDetector) -> Scored:
     found = propose_windows(trained.network, test.features, settings, inputs.device)
     for video, info, (cells_N2, score_N) in zip(test.videos, test.infos, found, strict=True):
         duration_s = video_end_s(info)
-        # Choice: neither times nor scores are rounded (the release: 0.1 s and six digits), which would make ties.
-        share_N2 = np.clip(seconds_at(info, cells_N2) / duration_s, 0.0, 1.0)
+        share_N2 = _shares(info, cells_N2, duration_s)
         row = trained.class_scores[video.video_id]
         results[video.video_id] = attach_classes(
             share_N2, score_N, duration_s, row, data.class_names, settings.top_classes
         )
     detections = {"version": "THUMOS14", "external_data": {}, "results": results}
     return score_detections(data, detections, inputs.subsets[1], trained, tious=THUMOS_TIOUS)
+
+
+def _shares(info: FeatureInfo, cells_N2: np.ndarray, duration_s: float) -> np.ndarray:
+    """Cells as fractions of the duration."""
+    # Choice: neither times nor scores are rounded (the release: 0.1 s and six digits), which would make ties.
+    return np.clip(seconds_at(info, cells_N2) / duration_s, 0.0, 1.0)
+
+
+def keep_window_detector(inputs: Inputs, trained: WindowDetector) -> Kept:
+    """The trained network."""
+    return Kept(
+        settings=trained.settings, tensors=trained.network.state_dict(), class_names=tuple(inputs.data.class_names)
+    )
+
+
+def apply_window_detector(kept: Kept, device: str) -> Applied:
+    """Detections as :func:`score_window_detector` makes them; without class scores proposals of no class.
+
+    The network's own windows have a fixed number of snippets. Videos much longer than those of the training are cut
+    nevertheless, as their classes come from whole videos.
+    """
+    settings: WindowSettings = kept.settings
+    network = build_windows(settings, 0)
+    network.load_state_dict(kept.tensors)
+    network.to(device).eval()
+
+    def detect(part: VideoPart) -> list[Segment]:
+        ((cells_N2, score_N),) = propose_windows(network, [part.feat_SD], settings, device)
+        share_N2 = _shares(part.info, cells_N2, part.duration_s)
+        if part.class_scores is None:
+            return proposals_of(share_N2 * part.duration_s, score_N)
+        names, top = kept.class_names, settings.top_classes
+        return segments_of(attach_classes(share_N2, score_N, part.duration_s, part.class_scores, names, top))
+
+    return Applied(detect=detect, merge=soft_merge(settings))

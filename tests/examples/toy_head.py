@@ -1,7 +1,8 @@
 """A complete head: a snippet belongs to an action if its features are nearer to the mean of actions than to the rest's.
 
-A head is two functions and a record. ``HEADS["nearest-mean"] = NEAREST_MEAN`` (bsp/tasks/heads.py) makes it known, and
-a task (bsp_platform/plan/tasks.py) pairs it with a data set: ``Task(head=NEAREST_MEAN, data=..., settings=...)``.
+A head is two functions and a record, and two more functions to use it on new videos.
+``HEADS["nearest-mean"] = NEAREST_MEAN`` (bsp/tasks/heads.py) makes it known, and a task (bsp_platform/plan/tasks.py)
+pairs it with a data set: ``Task(head=NEAREST_MEAN, data=..., settings=...)``.
 Letters: S snippets, D feature width, G annotated instances.
 """
 
@@ -10,11 +11,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from bsp.datasets.activitynet import LocalizationDataset, UntrimmedVideo
-from bsp.features.record import snippets_at
+from bsp.features.record import seconds_at, snippets_at
 from bsp.tasks.detection import times_of
-from bsp.tasks.head import Head, HeadInputs, Scored, Split, read_split
+from bsp.tasks.found import Segment
+from bsp.tasks.head import Applied, Head, HeadInputs, Kept, Scored, Split, VideoPart, read_split
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,11 +43,34 @@ def score(inputs: Inputs, mean_2D: np.ndarray) -> Scored:
     split = read_split(inputs.features, inputs.data.videos, inputs.subsets[1])
     found = []
     for feat_SD in split.features:
-        outside_S, inside_S = (np.linalg.norm(feat_SD - mean_D, axis=1) for mean_D in mean_2D)
-        found.append(inputs.settings.weight * inside_S < outside_S)
+        found.append(is_action(feat_SD, mean_2D, inputs.settings.weight))
     right_S = np.concatenate(found) == np.concatenate(inside_actions(split))
     predictions = {video.video_id: inside.tolist() for video, inside in zip(split.videos, found, strict=True)}
     return Scored(predictions={"snippets.json": predictions}, scores={"accuracy": 100 * float(right_S.mean())})
+
+
+def is_action(feat_SD: np.ndarray, mean_2D: np.ndarray, weight: float) -> np.ndarray:
+    """Which snippets are nearer to the mean of actions, bool [S]."""
+    outside_S, inside_S = (np.linalg.norm(feat_SD - mean_D, axis=1) for mean_D in mean_2D)
+    return weight * inside_S < outside_S
+
+
+def keep(inputs: Inputs, mean_2D: np.ndarray) -> Kept:
+    """What a model folder stores: weights as tensors, settings; and plain facts, of which there are none here."""
+    return Kept(settings=inputs.settings, tensors={"mean": torch.from_numpy(mean_2D)})
+
+
+def apply(kept: Kept, device: str) -> Applied:
+    """The inverse: functions from a video's features to what is found in it, here a segment per run of snippets."""
+    mean_2D = kept.tensors["mean"].numpy()
+
+    def detect(part: VideoPart) -> list[Segment]:
+        inside_S = is_action(part.feat_SD, mean_2D, kept.settings.weight)
+        edges = np.flatnonzero(np.diff(np.concatenate([[False], inside_S, [False]])))
+        times_K2 = seconds_at(part.info, edges.reshape(-1, 2)).tolist()
+        return [Segment(label="action", start_s=start, end_s=end, score=1.0) for start, end in times_K2]
+
+    return Applied(detect=detect, whole_videos=False)  # a snippet is judged by itself: long videos need no windows
 
 
 def inside_actions(split: Split[UntrimmedVideo]) -> list[np.ndarray]:
@@ -59,5 +85,11 @@ def inside_actions(split: Split[UntrimmedVideo]) -> list[np.ndarray]:
 
 
 NEAREST_MEAN = Head(
-    title="nearest mean", data=LocalizationDataset, settings=NearestMeanSettings, train=train, score=score
+    title="nearest mean",
+    data=LocalizationDataset,
+    settings=NearestMeanSettings,
+    train=train,
+    score=score,
+    keep=keep,
+    apply=apply,
 )

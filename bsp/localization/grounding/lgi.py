@@ -251,3 +251,26 @@ def ground_lgi(
         for start, end in model(*batch[:4]).moments_B2.cpu().double().tolist():
             found.append(np.array([[start, end, 1.0]]))
     return found
+
+
+@torch.no_grad()
+def ground_lgi_by_attention(
+    model: LGI, feat_SD: np.ndarray, query: Query, device: str | torch.device = "cpu"
+) -> np.ndarray:
+    """As :func:`ground_lgi` for one video and query, float64 [1, 3], with a score in [0, 1] that tells windows apart.
+
+    Choice: the share of the attention over the segments that lies inside the moment, minus the moment's share of the
+    segments: 0 where the attention is even. LGI itself has no score.
+    """
+    device = torch.device(device)
+    model = model.to(device).eval()
+    _check_queries([query], 1, model.sentence.words.num_embeddings, "grounding")
+    batch = _batch([feat_SD], [query], model.settings, device)
+    outputs = model(*batch[:4])
+    ((start, end),) = outputs.moments_B2.cpu().double().tolist()
+    rows, segments = len(feat_SD), model.settings.segments
+    low, high = (min(max(side, 0.0), 1.0) for side in sorted((start, end)))
+    inside_T = torch.from_numpy(guided_segments(low, high, rows, segments))
+    weight = float(outputs.segment_weights_BT[0].cpu()[inside_T].sum())
+    score = max(0.0, weight - float(inside_T.sum()) / min(rows, segments))
+    return np.array([[start, end, score]])
