@@ -90,9 +90,11 @@ def _by_label(segments: Sequence[Segment]) -> Iterator[tuple[str, np.ndarray, np
 
 
 def soft_merged(segments: Sequence[Segment], *, sigma: float) -> list[Segment]:
-    """Gaussian Soft-NMS in each class, best first."""
+    """Gaussian Soft-NMS in each class, best first; all with a score above 0 stay."""
     merged = []
     for label, times_N2, score_N in _by_label(segments):
+        # With a candidate of score 0 outside of the video, which is the one that soft_nms never takes.
+        times_N2, score_N = np.concatenate([times_N2, [[-2.0, -1.0]]]), np.append(score_N, 0.0)
         kept_N2, kept_N = soft_nms(times_N2, score_N, sigma=sigma, max_proposals=len(score_N))
         rows = zip(kept_N2.tolist(), kept_N.tolist(), strict=True)
         merged += [Segment(label=label, start_s=a, end_s=b, score=score) for (a, b), score in rows]
