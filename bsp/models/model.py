@@ -51,6 +51,10 @@ class Model:
         wanted = getattr(self.kept and self.kept.settings, "feature_width", width)
         if wanted != width:
             raise ValueError(f"the head takes features of width {wanted}, its streams give {width}")
+        made_by = (self.kept.facts.get("features") or {}).get("encoder_hash") if self.kept else None
+        hashes = "+".join(stream.encoder_hash for stream in self.streams[: self.head_streams])
+        if made_by is not None and made_by != hashes:
+            raise ValueError(f"the head was trained on features of {made_by:.40}, its streams are {hashes:.40}")
         if self.classifier is not None and self.classifier.num_classes != len(self.class_names):
             raise ValueError(f"{self.classifier.num_classes} classes of the classifier, {len(self.class_names)} names")
 

@@ -23,6 +23,7 @@ from bsp_platform.storage.manifests import recipe_hash
 from bsp_platform.storage.stages import StageStore
 from bsp_platform.sweep.failures import NO_ROOM, collect_errors, reason_of_trial
 from bsp_platform.sweep.live import LiveView
+from bsp_platform.sweep.models import RowModels, write_row_models
 from bsp_platform.sweep.ray_log import RayLog
 from bsp_platform.sweep.row_runner import run_row
 from bsp_platform.sweep.tracking import SweepTracking
@@ -90,6 +91,9 @@ def run(experiment: Experiment, options: Options) -> int:
             notes=sources.notes,
             duration_s=time.time() - began,
         )
+        models = RowModels({}, 0, ())
+        with collect_errors(troubles, f"the models in {results}"):
+            models = write_row_models(experiment, profile, sources, store, recipes, results / "models")
         table = table_content(result)
         with collect_errors(troubles, f"the tables in {results}"):
             write_tables(results, table)
@@ -97,6 +101,9 @@ def run(experiment: Experiment, options: Options) -> int:
             tracking.close(rows, scores, failures, results)
     print_table(table)
     say(f"Tables: {results}/table.{{json,csv,md}}")
+    say(f"Models: {results}/models: {len(models.folders)}, {models.made} of them new")
+    for note in models.notes:
+        say(f"  {note}")
     say(f"MLflow: {tracking.tracker.mlflow.ui_command()}\n  compare: {tracking.compare_url()}")
     for (name, seed), text in failures.items():
         say(f"FAILED {name} seed {seed}: {text}")

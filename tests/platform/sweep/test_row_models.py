@@ -1,0 +1,132 @@
+"""A finished row leaves a model folder: features and detections of a video as its stages have them."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import bsp
+from bsp.features.store import read_features
+from bsp.tasks.detection import segments_of
+from bsp_platform.plan.profiles import smoke
+from bsp_platform.plan.rows import Experiment, Row
+from bsp_platform.plan.sources import Sources
+from bsp_platform.storage.stages import StageStore
+from bsp_platform.sweep.models import licence, write_row_models
+from row_without_ray import SmallRow, row  # noqa: F401 (a fixture)
+
+pytestmark = pytest.mark.long
+
+EXPERIMENT = Experiment(name="table", title="Table", rows=(Row(name="random", label="Random", streams=()),))
+
+
+def write(storage, small: SmallRow, out):
+    sources = Sources(
+        trimmed=None, trimmed_print="t", data=small.data, videos_prints={"activitynet": "v"},
+        labels_prints={"activitynet": "l"},
+    )  # fmt: skip
+    recipes = {("random", 0): small.recipes}
+    return write_row_models(EXPERIMENT, smoke(), sources, StageStore(storage), recipes, out)
+
+
+def test_a_row_through_its_model_folder(row, tmp_path):  # noqa: F811
+    storage, out = tmp_path / "storage", tmp_path / "models"
+    assert write(storage, row, out).folders == {}  # nothing is finished
+    row.run(storage)
+    done = write(storage, row, out)
+    assert (done.made, done.notes) == (1, ())
+    path = done.folders["random", 0, "gtad"]
+    assert path == out / "random-seed0"
+    model = bsp.load_model(path)
+    assert model.provenance["data"] == {"name": "activitynet", "videos": "v", "annotations": "l"}
+    assert model.provenance["licence"].startswith("Apache-2.0")
+    assert model.streams[0].provenance["recipe"]["recipe"] == "EncoderRecipe"
+    head = stage(storage, "heads")
+    assert model.provenance["stages"]["head recipe"] == head.name
+    features = stage(storage, "features")
+    results = json.loads((head / "detections.json").read_text("utf-8"))["results"]
+    assert results
+    videos = {video.video_id: video for video in row.data["activitynet"].videos}
+    for video_id, rows in results.items():
+        wanted, record = read_features(features, video_id)
+        feat_SD, info = model.features(videos[video_id].path)
+        assert np.array_equal(feat_SD, wanted)
+        assert replace(record, sha256="", npy_bytes=0, record_sha256="") == replace(info, video_id=video_id)
+        found = model.detect_features(feat_SD, info, duration_s=videos[video_id].duration_s)
+        assert [s.label for s in found] == [s.label for s in segments_of(rows)]
+        numbers = [[(s.start_s, s.end_s, s.score) for s in some] for some in (found, segments_of(rows))]
+        np.testing.assert_allclose(*numbers, rtol=1e-5, atol=1e-9)
+        assert len(model.detect(videos[video_id].path)) == len(found)
+
+    # the same again is left alone; what is damaged or of other weights is replaced
+    before = (path / "model.json").stat()
+    assert write(storage, row, out).made == 0
+    assert (path / "model.json").stat() == before
+    (path / "head.safetensors").write_bytes(b"short")
+    assert write(storage, row, out).made == 1
+    bsp.load_model(path)
+    text = (path / "model.json").read_text("utf-8")
+    (path / "model.json").write_text(text.replace(head.name, "0" * 16), "utf-8")
+    assert write(storage, row, out).made == 1
+
+    # equal files are one on disk
+    copied = shutil.copytree(path, out / "other")
+    shutil.rmtree(path)
+    write(storage, row, out)
+    assert (path / "encoder0.safetensors").samefile(copied / "encoder0.safetensors")
+    bsp.load_model(path)
+
+    # a folder of the user's is not touched
+    shutil.rmtree(path)
+    path.mkdir()
+    (path / "mine.txt").touch()
+    done = write(storage, row, out)
+    assert done.folders == {}
+    assert "holds other things" in done.notes[0]
+
+
+def test_stages_of_an_earlier_version(row, tmp_path):  # noqa: F811
+    """Their heads kept no weights: results stay valid, and a line says how a model comes to be."""
+    storage, out = tmp_path / "storage", tmp_path / "models"
+    scores = row.run(storage)
+    forget(storage, "class_scores", "classifier.safetensors")
+    done = write(storage, row, out)
+    assert done.notes == ("random-seed0: detections without a class, as there is no classifier in the storage",)
+    assert bsp.load_model(done.folders["random", 0, "gtad"]).class_agnostic
+    forget(storage, "heads", "head.safetensors")
+    assert row.run(storage) == scores
+    assert row.made == []
+    done = write(storage, row, out)
+    assert (done.folders, done.made) == ({}, 0)
+    assert done.notes == (
+        "no model of random seed 0, gtad: an earlier version trained it and kept no weights of its head; --fresh makes "
+        "its stages anew, and the model with them",
+    )
+
+
+def stage(storage, kind):
+    (manifest,) = (storage / kind).glob("*/manifest.json")
+    return manifest.parent
+
+
+def forget(storage, kind, name):
+    """As if the stage had been made without this file."""
+    from bsp_platform.storage import manifests
+
+    folder = stage(storage, kind)
+    path = folder / "manifest.json"
+    manifest = json.loads(path.read_text("utf-8"))
+    del manifest["check"], manifest["files"][name]
+    path.write_text(json.dumps({**manifest, "check": manifests._sha256_of(manifest)}), "utf-8")
+    (folder / name).unlink()
+
+
+def test_licences(row):  # noqa: F811
+    (head,) = row.recipes.heads.values()
+    assert licence(head, "activitynet", rendered=True).startswith("Apache-2.0")
+    assert licence(head, "activitynet", rendered=False).endswith("whose terms hold")
+    stream = head.streams[0]
+    given = replace(stream, encoder=replace(stream.encoder, weights="a" * 64))
+    assert "the weights aaaaaaaaaaaa," in licence(replace(head, features=given), "activitynet", rendered=False)
