@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bsp.localization.gtad.network import GTADSettings
+from bsp.models.kept import HEAD
 from bsp.tasks.head import HISTORY
 from bsp_platform.plan.options import Options
 from bsp_platform.plan.profiles import Profile
@@ -150,7 +151,8 @@ def finished(
             stages.append(ShownStage(name=f"encoders/{found.name}", prefix=prefix, files=(WEIGHTS,), folder=folder))
     for head, recipe in recipes.heads.items():
         found = store.need("heads", recipe)
-        files = tuple(sorted(p.name for p in found.glob("[!_]*.json") if p.name not in (HISTORY, MANIFEST)))
+        others = (HISTORY, MANIFEST, f"{HEAD}.json")  # the last one is part of the model folder
+        files = tuple(sorted(p.name for p in found.glob("[!_]*.json") if p.name not in others))
         stages.append(ShownStage(name=f"heads/{found.name}", prefix=f"{head}/", axis="epoch", files=files, folder=head))
     record = replace(record, stages=tuple(stages)).with_state("FINISHED", ended_ms)
     return record.with_numbers((scores or {}) | {f"seconds/{kind}": value for kind, value in seconds.items()})
