@@ -40,6 +40,8 @@ FORMAT = 1
 MODEL = "model.json"
 _CHECK = "sha256"  # of model.json itself, without this field
 _MOST_JSON = 256 * 2**20  # bytes
+# What building a network from settings and facts of a file, whose types are checked but not their sense, can raise.
+_MISFITS = (ValueError, RuntimeError, LookupError, TypeError, AttributeError, ArithmeticError, MemoryError)
 _PLAIN = [f.name for f in fields(FeatureStream) if f.name not in ("encoder", "mean", "std", "provenance")]
 _TYPES: dict[str, type[Any]] = {
     "kind": str, "head_streams": int, "classifier_stream": int, "streams": list, "provenance": dict, "files": dict,
@@ -107,7 +109,7 @@ def load_model(path: str | os.PathLike[str], *, device: str = "cpu") -> Model:
             device=device,
         )
         _ = model.applied  # the weights fit, or nothing is loaded
-    except (ValueError, RuntimeError, KeyError, TypeError, IndexError) as error:
+    except _MISFITS as error:
         raise FileError(f"{folder}: its parts do not fit together ({str(error)[:300]}); {REMEDY}") from None
     return model
 
@@ -221,9 +223,10 @@ def _read_stream(folder: Path, number: int, record: object, where: str, device: 
 def _read_encoder(folder: Path, record: dict[str, Any], where: str) -> Encoder:
     settings = read_settings(record.get("settings"), f"{where}: settings", tuple(ENCODERS))
     path = folder / safe_name(str(record["file"]), where)
-    encoder = build_encoder(settings, 0)
+    tensors = read_tensors(path)
     try:
-        encoder.load_state_dict(read_tensors(path))
-    except RuntimeError as error:
+        encoder = build_encoder(settings, 0)
+        encoder.load_state_dict(tensors)
+    except _MISFITS as error:
         raise FileError(f"{path}: not the weights of {settings.name} ({str(error)[:300]}); {REMEDY}") from None
     return encoder.eval()

@@ -107,7 +107,7 @@ class Model:
             lines["classes"] = f"{len(self.class_names)}: {names}"
         if self.class_agnostic:
             lines["detections"] = "without a class: the class scores came from a file, there is no classifier"
-        if self.window_s:
+        if self.window_s and self.applied.whole_videos and (self.applied.detect or self.applied.ground):
             lines["videos of the training"] = f"up to {self.window_s:.0f} s; much longer ones are cut into windows"
         return lines | {name: str(value) for name, value in self.provenance.items() if isinstance(value, str | int)}
 

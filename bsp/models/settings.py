@@ -17,6 +17,7 @@ from bsp.errors import FileError
 from bsp.tasks.heads import HEADS
 
 _REMEDY = "the file is damaged or of another version; make the model again or update the program"
+_MOST = 10**6  # of any count or width; more would build a network without end
 _NOT_FINITE = ("inf", "-inf", "nan")  # how floats that JSON lacks are written
 
 
@@ -50,7 +51,7 @@ def read_settings(document: object, where: str, kinds: Iterable[type[Any]] = ())
     """
     classes = {kind.__name__: kind for kind in kinds} or known_classes()
     name = document.get("class") if isinstance(document, dict) else None
-    if not isinstance(document, dict) or name not in classes:
+    if not isinstance(document, dict) or not isinstance(name, str) or name not in classes:
         raise FileError(f"{where}: class is {name!r:.80}, known are {', '.join(sorted(classes))}; {_REMEDY}")
     kind = classes[name]
     fields = {field.name: field for field in dataclasses.fields(kind) if field.init}
@@ -100,7 +101,8 @@ def _read(value: Any, hint: Any, where: str) -> Any:
     elif hint is type(None):
         if value is None:
             return None
-    elif hint in (int, str, bool) and type(value) is hint:
+    elif hint in (int, str, bool) and type(value) is hint and (hint is not int or abs(value) <= _MOST):
         return value
     wanted = getattr(hint, "__name__", None) if origin is None else str(hint)
-    raise FileError(f"{where} cannot be {value!r:.80}, it is of the type {wanted or hint}; {_REMEDY}")
+    limit = f", at most {_MOST:,}" if hint is int else ""
+    raise FileError(f"{where} cannot be {value!r:.80}, it is of the type {wanted or hint}{limit}; {_REMEDY}")

@@ -5,9 +5,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from bsp.datasets.charades_sta import GroundingDataset, GroundingVideo, Moment
-from bsp.datasets.crosstask import CrossTaskDataset, CrossTaskVideo, Step, Task
-from bsp.datasets.gebd import GEBDDataset, GEBDVideo
 from bsp.localization.actionness import ActionnessSettings
 from bsp.localization.boundaries import BoundaryHeadSettings, PeakSettings
 from bsp.localization.grounding.lgi_network import LGISettings
@@ -20,15 +17,22 @@ from bsp.models.streams import imported_stream
 from bsp.tasks.class_scores import classify_videos
 from bsp.tasks.detection import segments_of
 from bsp.tasks.found import Segment
-from bsp.tasks.head import Features, HeadInputs, Sentences, run_head
+from bsp.tasks.head import HeadInputs, Sentences, run_head
 from bsp.tasks.heads import HEADS
 from bsp.tasks.steps import runs_of
-from small_models import FPS, STEP_S, STRIDE, class_scores_of, info_of, planted
+from small_models import (
+    DURATION_S,
+    SNIPPETS,
+    STEP_S,
+    VERBS,
+    class_scores_of,
+    clips,
+    planted,
+    sentences,
+    steps,
+)
 from toy_head import NEAREST_MEAN, NearestMeanSettings
 
-SNIPPETS = 24
-DURATION_S = (SNIPPETS * STRIDE + 3) / FPS
-VERBS = ("waves", "squats", "kicks", "walks")
 WINDOWS = WindowSettings(
     feature_width=8, cells=16, stride_cells=8, max_duration=8, inner_samples=2, context_samples=1, epochs=2,
     learning_rate=1e-3, max_proposals=20,
@@ -62,29 +66,6 @@ def test_gtad_on_windows(tmp_path):
     without = replace(model, classifier=None)
     assert without.class_agnostic
     assert {s.label for s in without.detect_features(*features.read("v6"))} == {""}
-
-
-def sentences():
-    """Features whose channel k is high while verb k is going on, a third of the video each."""
-    rng = np.random.default_rng(0)
-    videos, found, moments = [], {}, {"train": [], "test": []}
-    for number in range(12):
-        subset, name = ("train" if number < 9 else "test"), f"g{number}"
-        feat_SD = 0.1 * rng.normal(size=(SNIPPETS, 8)).astype(np.float32)
-        for third, verb in enumerate(rng.permutation(4)[:3]):
-            feat_SD[8 * third : 8 * third + 8, verb] += 2
-            moments[subset].append(
-                Moment(
-                    video_id=name, sentence=f"a person {VERBS[verb]}.", start_s=third * DURATION_S / 3,
-                    end_s=(third + 1) * DURATION_S / 3, line=len(moments[subset]),
-                )
-            )  # fmt: skip
-        found[name] = feat_SD, info_of(name, SNIPPETS)
-        videos.append(GroundingVideo(video_id=name, path=None, duration_s=DURATION_S, subset=subset))
-    data = GroundingDataset(
-        videos=tuple(videos), moments={k: tuple(v) for k, v in moments.items()}, missing=(), dropped=()
-    )
-    return data, Features(found.get)
 
 
 GLOVE = WordVectors(
@@ -143,20 +124,6 @@ def test_unknown_words_are_reported_and_a_sentence_of_nothing_else_is_refused(se
         model.ground("no such file.mp4", "Penguins dance")  # before the video is read
 
 
-def steps():
-    rng = np.random.default_rng(0)
-    videos, found = [], {}
-    for number in range(10):
-        name, (first, last) = f"s{number}", sorted(rng.choice(SNIPPETS, 2, replace=False).tolist())
-        feat_SD = rng.normal(size=(SNIPPETS, 4)).astype(np.float32)
-        feat_SD[first : last + 1, 1] += 5
-        found[name] = feat_SD, info_of(name, SNIPPETS, 4)
-        span = (Step(1, first * STEP_S, (last + 1) * STEP_S),)
-        videos.append(CrossTaskVideo(name, None, "training" if number < 8 else "test", "1", span, "http://example.org"))
-    data = CrossTaskDataset(tuple(videos), (Task("1", "Make Tea", "http://example.org", ("stir",)),), ())
-    return data, Features(found.get)
-
-
 def test_steps(tmp_path):
     data, features = steps()
     settings = ActionnessSettings(batch_segments=32)
@@ -188,29 +155,6 @@ def test_runs_by_hand():
         Segment(label="step", start_s=pytest.approx(0.6), end_s=0.7, score=0.5),
     ]
     assert runs_of(np.array([0.1]), 0.5, 0.2) == []
-
-
-def clips():
-    """Features that jump at the boundaries."""
-    rng = np.random.default_rng(0)
-    videos, found = [], {}
-    for number in range(20):
-        name = f"c{number}"
-        gaps = np.sort(rng.choice([4, 9, 14, 19], 2, replace=False))
-        feat_SD = rng.normal(size=16) + 0.1 * rng.normal(size=(SNIPPETS, 16))
-        for gap in gaps:
-            feat_SD[gap + 1 :] += rng.normal(size=16)
-        found[name] = feat_SD.astype(np.float32), info_of(name, SNIPPETS, 16)
-        raters = (tuple(((gaps + 1) * STEP_S).tolist()),)
-        videos.append(
-            GEBDVideo(
-                video_id=name, path=None, subset="training" if number < 14 else "validation", duration_s=DURATION_S,
-                fps=FPS, frames=SNIPPETS * STRIDE + 3, boundaries_s=raters,
-                boundary_frames=tuple(tuple(float(int(t * FPS)) for t in row) for row in raters), consistency=(0.8,),
-                consistency_avg=0.8, path_video=None,
-            )
-        )  # fmt: skip
-    return GEBDDataset(videos=tuple(videos), missing=(), dropped=()), Features(found.get)
 
 
 @pytest.mark.parametrize(

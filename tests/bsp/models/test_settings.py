@@ -51,6 +51,7 @@ def test_a_field_that_an_older_file_lacks_gets_its_default():
         ({"cells_": 3}, r"GTADSettings has no field 'cells_'"),
         ({"cells": "100"}, r"GTADSettings\.cells cannot be '100', it is of the type int"),
         ({"cells": 100.0}, r"cells cannot be 100\.0"),
+        ({"batch_size": 10**7}, r"batch_size cannot be 10000000, it is of the type int, at most 1,000,000"),
         ({"cells": True}, r"cells cannot be True"),
         ({"cells": None}, r"cells cannot be None"),
         ({"decay": "fast"}, r"decay cannot be 'fast', it is of the type float"),
