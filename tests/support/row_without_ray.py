@@ -24,10 +24,12 @@ from bsp.tasks.head import SCORES
 from bsp_platform.plan.profiles import smoke
 from bsp_platform.plan.recipes import Stream
 from bsp_platform.plan.resources import Resources
-from bsp_platform.plan.rows import Row, RowRecipes, data_sets, row_recipes
-from bsp_platform.plan.sources import DataPaths, load_sources
+from bsp_platform.plan.rows import Experiment, Row, RowRecipes, data_sets, row_recipes
+from bsp_platform.plan.sources import DataPaths, Sources, load_sources
 from bsp_platform.storage.placement import CACHE_VARIABLE
+from bsp_platform.storage.stages import StageStore
 from bsp_platform.sweep import row_runner
+from bsp_platform.sweep.models import RowModels, write_row_models
 from bsp_platform.sweep.row_runner import RowJob, run_on_node
 
 
@@ -137,6 +139,15 @@ class SmallRow:
         finally:
             self.made, self.extracted = runner.made, inline.extracted
         return json.loads((folder / SCORES).read_text())["scores"]
+
+    def write_models(self, storage: str | Path, out: Path) -> RowModels:
+        """The model folders of the row, as a sweep makes them at its end."""
+        prints = dict.fromkeys(self.data, "f")
+        sources = Sources(
+            trimmed=None, trimmed_print="t", data=self.data, videos_prints=prints, labels_prints=prints
+        )  # fmt: skip
+        table = Experiment(name="table", title="Table", rows=(Row(name="random", label="Random", streams=()),))
+        return write_row_models(table, smoke(), sources, StageStore(storage), {("random", 0): self.recipes}, out)
 
 
 @pytest.fixture

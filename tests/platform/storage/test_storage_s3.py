@@ -12,6 +12,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from bsp.models.folder import load_model
 from bsp_platform.cli.main import main
 from bsp_platform.storage import leases
 from bsp_platform.storage.run_places import place_for_runs
@@ -74,6 +75,10 @@ def test_a_row_on_s3_has_the_scores_of_a_folder_and_is_found_from_anywhere(row, 
         same = {p.name: p.read_bytes() for p in (undisturbed[0] / kind / folder.name).glob("*.npy")}
         assert store.find(kind, recipe) == folder
         assert {p.name: p.read_bytes() for p in folder.glob("*.npy")} == same
+    shutil.rmtree(tmp_path / "cache")
+    models = row.write_models(address, tmp_path / "models")
+    assert load_model(models.folders["random", 0, "gtad"]).has_encoders
+    assert row.write_models(address, tmp_path / "models").made == 0
     shutil.rmtree(tmp_path / "cache")
     store.put_aside("heads", row.recipes.heads["gtad"])
     assert row.run(address) == undisturbed[1]

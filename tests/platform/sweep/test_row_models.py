@@ -10,37 +10,22 @@ import pytest
 import bsp
 from bsp.features.store import read_features
 from bsp.tasks.detection import segments_of
-from bsp_platform.plan.profiles import smoke
-from bsp_platform.plan.rows import Experiment, Row
-from bsp_platform.plan.sources import Sources
-from bsp_platform.storage.stages import StageStore
-from bsp_platform.sweep.models import licence, write_row_models
+from bsp_platform.sweep.models import licence
 from row_without_ray import SmallRow, row  # noqa: F401 (a fixture)
 
 pytestmark = pytest.mark.long
 
-EXPERIMENT = Experiment(name="table", title="Table", rows=(Row(name="random", label="Random", streams=()),))
-
-
-def write(storage, small: SmallRow, out):
-    sources = Sources(
-        trimmed=None, trimmed_print="t", data=small.data, videos_prints={"activitynet": "v"},
-        labels_prints={"activitynet": "l"},
-    )  # fmt: skip
-    recipes = {("random", 0): small.recipes}
-    return write_row_models(EXPERIMENT, smoke(), sources, StageStore(storage), recipes, out)
-
 
 def test_a_row_through_its_model_folder(row, tmp_path):  # noqa: F811
     storage, out = tmp_path / "storage", tmp_path / "models"
-    assert write(storage, row, out).folders == {}  # nothing is finished
+    assert row.write_models(storage, out).folders == {}  # nothing is finished
     row.run(storage)
-    done = write(storage, row, out)
+    done = row.write_models(storage, out)
     assert (done.made, done.notes) == (1, ())
     path = done.folders["random", 0, "gtad"]
     assert path == out / "random-seed0"
     model = bsp.load_model(path)
-    assert model.provenance["data"] == {"name": "activitynet", "videos": "v", "annotations": "l"}
+    assert model.provenance["data"] == {"name": "activitynet", "videos": "f", "annotations": "f"}
     assert model.provenance["licence"].startswith("Apache-2.0")
     assert model.streams[0].provenance["recipe"]["recipe"] == "EncoderRecipe"
     head = stage(storage, "heads")
@@ -62,19 +47,19 @@ def test_a_row_through_its_model_folder(row, tmp_path):  # noqa: F811
 
     # the same again is left alone; what is damaged or of other weights is replaced
     before = (path / "model.json").stat()
-    assert write(storage, row, out).made == 0
+    assert row.write_models(storage, out).made == 0
     assert (path / "model.json").stat() == before
     (path / "head.safetensors").write_bytes(b"short")
-    assert write(storage, row, out).made == 1
+    assert row.write_models(storage, out).made == 1
     bsp.load_model(path)
     text = (path / "model.json").read_text("utf-8")
     (path / "model.json").write_text(text.replace(head.name, "0" * 16), "utf-8")
-    assert write(storage, row, out).made == 1
+    assert row.write_models(storage, out).made == 1
 
     # equal files are one on disk
     copied = shutil.copytree(path, out / "other")
     shutil.rmtree(path)
-    write(storage, row, out)
+    row.write_models(storage, out)
     assert (path / "encoder0.safetensors").samefile(copied / "encoder0.safetensors")
     bsp.load_model(path)
 
@@ -82,7 +67,7 @@ def test_a_row_through_its_model_folder(row, tmp_path):  # noqa: F811
     shutil.rmtree(path)
     path.mkdir()
     (path / "mine.txt").touch()
-    done = write(storage, row, out)
+    done = row.write_models(storage, out)
     assert done.folders == {}
     assert "holds other things" in done.notes[0]
 
@@ -92,13 +77,13 @@ def test_stages_of_an_earlier_version(row, tmp_path):  # noqa: F811
     storage, out = tmp_path / "storage", tmp_path / "models"
     scores = row.run(storage)
     forget(storage, "class_scores", "classifier.safetensors")
-    done = write(storage, row, out)
+    done = row.write_models(storage, out)
     assert done.notes == ("random-seed0: detections without a class, as there is no classifier in the storage",)
     assert bsp.load_model(done.folders["random", 0, "gtad"]).class_agnostic
     forget(storage, "heads", "head.safetensors")
     assert row.run(storage) == scores
     assert row.made == []
-    done = write(storage, row, out)
+    done = row.write_models(storage, out)
     assert (done.folders, done.made) == ({}, 0)
     assert done.notes == (
         "no model of random seed 0, gtad: an earlier version trained it and kept no weights of its head; --fresh makes "
