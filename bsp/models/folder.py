@@ -48,8 +48,11 @@ _TYPES: dict[str, type[Any]] = {
 }  # fmt: skip
 
 
-def write_model(folder: str | os.PathLike[str], model: Model) -> None:
-    """Write a model folder, complete or not at all. FileExistsError unless ``folder`` is free or empty."""
+def write_model(folder: str | os.PathLike[str], model: Model, *, float16: bool = False) -> None:
+    """Write a model folder, complete or not at all. FileExistsError unless ``folder`` is free or empty.
+
+    ``float16``: the weights of encoders and head in half of the bytes; ValueError if that would change one.
+    """
     folder = Path(folder)
     refuse_existing(folder)
     with atomic_path(folder) as partial:
@@ -57,14 +60,14 @@ def write_model(folder: str | os.PathLike[str], model: Model) -> None:
         document: dict[str, Any] = {
             "format": FORMAT,
             "kind": model.kind,
-            "streams": [_write_stream(partial, number, stream) for number, stream in enumerate(model.streams)],
+            "streams": [_write_stream(partial, number, stream, float16) for number, stream in enumerate(model.streams)],
             "head_streams": model.head_streams,
             "classifier_stream": model.classifier_stream,
             "provenance": model.provenance,
             "head": None,
         }
         if model.kept is not None:
-            write_tensors(partial / f"{HEAD}.safetensors", model.kept.tensors)
+            write_tensors(partial / f"{HEAD}.safetensors", model.kept.tensors, float16=float16)
             document["head"] = kept_json(model.kept)
         if model.classifier is not None:
             write_classifier(partial, model.classifier)
@@ -177,13 +180,13 @@ def _listed(folder: Path, name: object, document: dict[str, Any]) -> Path:
     return folder / safe_name(name, folder / MODEL)
 
 
-def _write_stream(folder: Path, number: int, stream: FeatureStream) -> dict[str, Any]:
+def _write_stream(folder: Path, number: int, stream: FeatureStream, float16: bool) -> dict[str, Any]:
     record: dict[str, Any] = {name: getattr(stream, name) for name in _PLAIN}
     record |= {"mean": list(stream.mean), "std": list(stream.std), "provenance": stream.provenance}
     if stream.encoder is None:
         return {**record, "file": None, "settings": None}
     name = f"encoder{number}.safetensors"
-    write_tensors(folder / name, stream.encoder.state_dict())
+    write_tensors(folder / name, stream.encoder.state_dict(), float16=float16)
     return {**record, "file": name, "settings": settings_json(stream.encoder.settings)}
 
 

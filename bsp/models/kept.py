@@ -25,14 +25,31 @@ REMEDY = "copy the folder again, or make the model again"
 _MOST_JSON = 256 * 2**20  # bytes; a vocabulary of a million words has 20 MB
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """A safetensors file, complete or not at all."""
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], *, float16: bool = False) -> None:
+    """A safetensors file, complete or not at all.
+
+    ``float16`` writes half of the bytes; ValueError if that would change a value (see :func:`as_float16`).
+    """
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    if float16:
+        halves = {name: tensor.half() for name, tensor in plain.items() if tensor.dtype == torch.float32}
+        changed = [name for name, half in halves.items() if not torch.equal(half.float(), plain[name])]
+        if changed:
+            raise ValueError(f"{path}: {changed[:4]} have values that float16 does not; round them by as_float16 first")
+        plain |= halves
     write_bytes(path, safetensors.torch.save(plain))
 
 
+def as_float16(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors whose float32 values are rounded to those that float16 has, and still of their type."""
+    return {name: of.half().to(of.dtype) if of.dtype == torch.float32 else of for name, of in tensors.items()}
+
+
 def read_tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """The tensors of a safetensors file. FileError, naming it, if it is missing, damaged or not finite."""
+    """The tensors of a safetensors file; float16 is widened to float32.
+
+    FileError, naming it, if it is missing, damaged or not finite.
+    """
     try:
         found = read_weights(path)
     except FileNotFoundError:
@@ -42,7 +59,7 @@ def read_tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     broken = [k for k, value in found.items() if value.is_floating_point() and not bool(torch.isfinite(value).all())]
     if broken:
         raise FileError(f"{path}: values that are not finite in {broken[:4]}; {REMEDY}")
-    return found
+    return {name: of.float() if of.dtype == torch.float16 else of for name, of in found.items()}
 
 
 def kept_json(kept: Kept) -> dict[str, Any]:

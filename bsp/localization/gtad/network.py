@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar, cast
 
 import numpy as np
@@ -28,8 +28,7 @@ from bsp.localization.gtad.sgalign import AlignedLinear, linear_rows
 
 __all__ = ["GTAD", "GTADSettings", "attach_classes", "build_gtad", "fit", "propose", "run_head", "train_gtad"]
 
-HIDDEN, BLOCK, CARDINALITY, NEIGHBOURS = 256, 128, 32, 3
-ALIGNED, MAP = 512, 128  # widths of the localisation stack
+CARDINALITY, NEIGHBOURS = 32, 3
 CELLS_AT_ONCE = 400  # computed at once on a CPU: four videos of 100 cells; larger tables exceed the memory pool
 
 
@@ -51,6 +50,11 @@ class GTADSettings:
     soft_nms_sigma: float = 0.8  # above 0; smaller suppresses more
     max_proposals: int = 100  # kept per video
     top_classes: int = 2  # classes attached to every proposal
+    # Widths of the network; those of the release. Narrow ones for small data, and for models that must be small.
+    hidden: int = field(default=256, metadata={"later": True})  # of cells, a multiple of 4
+    block: int = field(default=128, metadata={"later": True})  # within a graph block, a multiple of 32
+    aligned: int = field(default=512, metadata={"later": True})  # of an anchor, after alignment
+    mapped: int = field(default=128, metadata={"later": True})  # of an anchor, in the layers after that
 
     def __post_init__(self) -> None:
         if self.feature_width < 4 or self.feature_width % 4:
@@ -59,7 +63,10 @@ class GTADSettings:
             raise ValueError(f"cells must be at least 3, got {self.cells}")
         if not 1 <= self.max_duration <= self.cells:
             raise ValueError(f"max_duration must be in 1..cells ({self.cells}), got {self.max_duration}")
-        counts = "inner_samples context_samples batch_size epochs decay_epoch max_proposals top_classes"
+        for name, unit in (("hidden", 4), ("block", CARDINALITY)):
+            if getattr(self, name) < unit or getattr(self, name) % unit:
+                raise ValueError(f"{name} must be a positive multiple of {unit}, got {getattr(self, name)}")
+        counts = "inner_samples context_samples batch_size epochs decay_epoch max_proposals top_classes aligned mapped"
         for name in counts.split():
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
@@ -96,7 +103,7 @@ class GCNeXt(nn.Module):
 
     same_group: Tensor  # float32 [inner, inner], 1 where a grouped convolution connects two channels
 
-    def __init__(self, channels: int = HIDDEN, inner: int = BLOCK, groups: int = CARDINALITY):
+    def __init__(self, channels: int, inner: int, groups: int = CARDINALITY):
         super().__init__()
         conv = nn.Conv1d
         self.time_in = nn.utils.skip_init(conv, channels, inner, 1)
@@ -138,20 +145,21 @@ class GTAD(nn.Module):
         super().__init__()
         self.settings = settings
         conv = nn.Conv1d
-        self.base = nn.utils.skip_init(conv, settings.feature_width, HIDDEN, 3, padding=1, groups=4)
-        self.base_graph = GCNeXt()
-        self.start_graph, self.end_graph, self.map_graph = GCNeXt(), GCNeXt(), GCNeXt()
-        self.start, self.end = nn.utils.skip_init(conv, HIDDEN, 1, 1), nn.utils.skip_init(conv, HIDDEN, 1, 1)
+        hidden, block = settings.hidden, settings.block
+        self.base = nn.utils.skip_init(conv, settings.feature_width, hidden, 3, padding=1, groups=4)
+        self.base_graph = GCNeXt(hidden, block)
+        self.start_graph, self.end_graph, self.map_graph = (GCNeXt(hidden, block) for _ in range(3))
+        self.start, self.end = nn.utils.skip_init(conv, hidden, 1, 1), nn.utils.skip_init(conv, hidden, 1, 1)
         self.align = AlignedLinear(
             cells=settings.cells,
             max_duration=settings.max_duration,
-            channels=HIDDEN,
-            width=ALIGNED,
+            channels=hidden,
+            width=settings.aligned,
             inner=settings.inner_samples,
             context=settings.context_samples,
             outside=outside,
         )
-        widths = (ALIGNED, MAP, MAP, MAP, 2)
+        widths = (settings.aligned, settings.mapped, settings.mapped, settings.mapped, 2)
         self.stack = nn.ModuleList(nn.utils.skip_init(nn.Linear, a, b) for a, b in itertools.pairwise(widths))
 
     def forward(self, feat_BTC: Tensor) -> Outputs:

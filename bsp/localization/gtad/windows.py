@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from bsp.localization.gtad.decode import soft_nms
 from bsp.localization.gtad.labels import Labels, anchor_tiou, boundary_labels
-from bsp.localization.gtad.network import GTAD, MAP, GTADSettings, draw_weights, fit, run_head
+from bsp.localization.gtad.network import GTAD, GTADSettings, draw_weights, fit, run_head
 from bsp.localization.gtad.sgalign import anchor_grid, linear_rows
 
 logger = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ class WindowGTAD(GTAD):
     def __init__(self, settings: WindowSettings):
         super().__init__(settings, outside=True)
         for layer in (1, 2):  # as released: the layer before them, 512 -> 128, stays 1x1
-            self.stack[layer] = nn.utils.skip_init(nn.Conv2d, MAP, MAP, 3, padding=1)
+            self.stack[layer] = nn.utils.skip_init(nn.Conv2d, settings.mapped, settings.mapped, 3, padding=1)
         duration, start = anchor_grid(settings.cells, settings.max_duration)
         place = torch.from_numpy(duration * settings.cells + start)
         row = torch.full((settings.max_duration * settings.cells,), self.align.anchors)  # the row "outside"
@@ -79,11 +79,12 @@ class WindowGTAD(GTAD):
         first, *convolutions, last = cast(list[nn.Linear], list(self.stack))  # those between are nn.Conv2d
         x = linear_rows(x, first.weight, first.bias).relu_()
         # taken as an embedding, whose gradient is summed in a fixed order
-        grid = F.embedding(self.row, x).view(1, self.settings.max_duration, self.settings.cells, MAP)
+        settings = self.settings
+        grid = F.embedding(self.row, x).view(1, settings.max_duration, settings.cells, settings.mapped)
         grid = grid.permute(0, 3, 1, 2)
         for layer in convolutions:
             grid = layer(grid).relu_()
-        grid = grid.permute(0, 2, 3, 1).reshape(-1, MAP)
+        grid = grid.permute(0, 2, 3, 1).reshape(-1, settings.mapped)
         return F.linear(grid, last.weight, last.bias).sigmoid().t()[:, self.place]
 
 

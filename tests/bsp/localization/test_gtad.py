@@ -64,6 +64,22 @@ def test_parameter_counts_of_the_published_layout(width, parameters):
     assert count(model.base_graph) == 166_912
 
 
+def test_parameter_counts_of_narrow_widths():
+    """Counted by hand: weights and biases, layer by layer."""
+    settings = GTADSettings(
+        feature_width=16, cells=5, max_duration=5, inner_samples=8, context_samples=2, hidden=8, block=32, aligned=12,
+        mapped=6,
+    )  # fmt: skip
+    model = GTAD(settings)
+    assert count(model.base) == 8 * (16 // 4) * 3 + 8
+    block = (8 * 32 + 32) + (32 * 3 + 32) + (32 * 8 + 8) + (16 * 32 + 32) + (32 + 32) + (32 * 8 + 8)
+    assert count(model.base_graph) == block
+    assert count(model.start) == 8 + 1
+    assert count(model.stack) == (12 * 6 + 6) + 2 * (6 * 6 + 6) + (6 * 2 + 2)
+    assert count(model) == count(model.base) + 4 * block + 2 * 9 + count(model.align) + count(model.stack)
+    assert count(model.align) <= 8 * (8 + 2 * 2) * 12 + 2 * 12
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -72,6 +88,9 @@ def test_parameter_counts_of_the_published_layout(width, parameters):
         {"max_duration": 13},
         {"inner_samples": 0},
         {"epochs": 0},
+        {"hidden": 6},
+        {"block": 48},
+        {"aligned": 0},
         {"learning_rate": 0.0},
         {"weight_decay": -1.0},
         {"decay": 1.5},

@@ -15,6 +15,7 @@ from bsp.localization.gtad.network import build_gtad
 from bsp.localization.video_classifier import fit_video_classifier
 from bsp.models import streams as streams_module
 from bsp.models.folder import MODEL, load_encoder, load_model, write_model
+from bsp.models.kept import as_float16
 from bsp.models.model import Model
 from bsp.models.streams import stream_of
 from bsp.tasks.head import Kept
@@ -50,6 +51,23 @@ def rewrite(folder, change):
     del document["sha256"]
     change(document)
     (folder / MODEL).write_text(json.dumps({**document, "sha256": _own_hash(document)}), "utf-8")
+
+
+def test_half_of_the_bytes_for_weights_that_float16_has(tmp_path, video):
+    exact = small_stream()
+    with pytest.raises(ValueError, match="float16 does not; round them"):
+        write_model(tmp_path / "exact", Model(kind="encoder", streams=(exact,)), float16=True)
+    assert not (tmp_path / "exact").exists()
+    encoder = small_encoder()
+    encoder.load_state_dict(as_float16(encoder.state_dict()))
+    model = Model(kind="encoder", streams=(stream_of(encoder, size_px=SIZE),))
+    write_model(tmp_path / "half", model, float16=True)
+    write_model(tmp_path / "whole", model)
+    half, whole = ((tmp_path / of / "encoder0.safetensors").stat().st_size for of in ("half", "whole"))
+    assert half < 0.55 * whole
+    loaded = bsp.load_model(tmp_path / "half")
+    assert {p.dtype for p in loaded.streams[0].encoder.parameters()} == {torch.float32}
+    assert np.array_equal(loaded.features(video)[0], bsp.load_model(tmp_path / "whole").features(video)[0])
 
 
 def test_features_are_those_of_extraction(encoder_folder, video):

@@ -1,0 +1,315 @@
+"""``bsp detect``, ``bsp boundaries`` and ``bsp ground``: what a model finds in videos, as files and as pages."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from bsp.errors import FileError, VideoError
+from bsp_platform.cli.common import INPUT_FILE, INPUT_FOLDER, SOME_LEFT_OUT, not_nan
+from bsp_platform.plain_text import duration, plain_table, printable, say
+
+if TYPE_CHECKING:
+    from bsp.datasets.results_json import VideoRecord
+    from bsp.models.model import Model
+    from bsp.pages.findings import Findings
+    from bsp.pages.look import Question, What
+
+_EVERY_S = 60.0  # between two lines of progress where there is no terminal
+_FORMATS = "json,csv,vtt,html"
+_ROWS = 12  # of a table on the console
+VIDEOS = click.Path(exists=True, readable=True, path_type=Path)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Options that the three commands share."""
+
+    model: Path | str
+    out: Path
+    features: Path | None
+    annotations: Path | None
+    threshold: float | None
+    top: int | None
+    formats: tuple[str, ...]
+    device: str
+    as_json: bool
+
+
+def _formats(ctx: click.Context, param: click.Parameter, value: str) -> tuple[str, ...]:
+    chosen = tuple(dict.fromkeys(part.strip().lower() for part in value.split(",") if part.strip()))
+    unknown = [part for part in chosen if part not in _FORMATS.split(",")]
+    if unknown or not chosen:
+        raise click.BadParameter(f"{', '.join(unknown) or 'nothing'}: choose among {_FORMATS}", ctx, param)
+    return chosen
+
+
+def shared_options(model_help: str, *, needs_model: bool) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Decorator with the options of all three commands, which come as one ``options`` argument."""
+    options = [
+        click.option("--model", "model", required=needs_model, help=model_help),
+        click.option(
+            "--out", type=click.Path(file_okay=False, path_type=Path), default=Path("found"), show_default=True,
+            help="Folder of the results; a video whose results of the same model are there is not computed again.",
+        ),
+        click.option("--features", type=INPUT_FOLDER, help="Features made by bsp extract with this model, by video."),
+        click.option("--annotations", type=INPUT_FILE, help="Ground truth in ActivityNet's layout, shown beside."),
+        click.option("--threshold", type=float, callback=not_nan, help="Keep what has at least this score."),
+        click.option("--top", type=click.IntRange(min=1), help="Keep the best so many of each video."),
+        click.option("--format", "formats", default=_FORMATS, show_default=True, callback=_formats, help="Which."),
+        click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True),
+        click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout, and nothing else there."),
+    ]  # fmt: skip
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+_MODEL = "Model folder, or models:/NAME@ALIAS of MLflow's registry."
+
+
+@click.command()
+@click.argument("videos", nargs=-1, required=True, type=VIDEOS)
+@shared_options(_MODEL, needs_model=True)
+def detect(videos: tuple[Path, ...], model: str, **options: Any) -> None:
+    """Find the segments of VIDEOS (files or folders): class, start, end, score.
+
+    \b
+    bsp detect video.mp4 --model MODEL --out PAGES
+    bsp detect VIDEOS --model models:/mine@best --out PAGES --threshold 0.2 --json
+
+    Writes results.json (ActivityNet's layout), results.csv and, for each video, subtitles (.vtt) and a page (.html)
+    with the video, its segments on a time line, and change points. A broken video is named and left out: exit code 3.
+    """
+    from bsp.pages.look import Question
+
+    run_look(videos, Question(what="detect"), Options(model=model, **options))
+
+
+@click.command()
+@click.argument("videos", nargs=-1, required=True, type=VIDEOS)
+@shared_options(f"{_MODEL}  [default: the one that comes with bsp, trained on stick figures]", needs_model=False)
+def boundaries(videos: tuple[Path, ...], model: str | None, **options: Any) -> None:
+    """Find where something changes in VIDEOS (files or folders).
+
+    \b
+    bsp boundaries video.mp4
+    bsp boundaries VIDEOS --model MODEL --out PAGES --top 20
+
+    Takes every model: one without a boundary head shows the peaks of how much its features change. Writes results.json
+    ({video: [seconds]}), results.csv and, for each video, chapters (.vtt) and a page (.html). A broken video is named
+    and left out: exit code 3.
+    """
+    from bsp.pages.look import Question
+
+    run_look(videos, Question(what="boundaries"), Options(model=model or shipped_model(), **options))
+
+
+@click.command()
+@click.argument("video", type=VIDEOS)
+@click.argument("sentence")
+@shared_options(_MODEL, needs_model=True)
+def ground(video: Path, sentence: str, model: str, **options: Any) -> None:
+    """Find the moments of VIDEO (a file or folder) that SENTENCE describes.
+
+    \b
+    bsp ground video.mp4 "a person opens the door" --model MODEL
+
+    Writes results.json (as bsp evaluate grounding reads it), results.csv, subtitles (.vtt) and a page (.html).
+    """
+    from bsp.pages.look import Question
+
+    if not sentence.strip():
+        raise click.BadParameter("the sentence is empty", param_hint="SENTENCE")
+    run_look((video,), Question(what="ground", sentence=sentence), Options(model=model, **options))
+
+
+def shipped_model() -> Path:
+    """Folder of the model that comes with the package. ClickException if the installation lacks it."""
+    import bsp
+
+    folder = Path(bsp.__file__).parent / "models" / "shipped"
+    if not (folder / "model.json").is_file():
+        raise click.ClickException(f"{folder}: this installation has no model of its own; give one with --model")
+    return folder
+
+
+def open_model(text: Path | str, device: str) -> tuple[Model, Path]:
+    """The model of a folder or of MLflow's registry, and its folder. ClickException for one that cannot be read."""
+    import torch
+
+    import bsp
+
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    elif device == "cuda" and not torch.cuda.is_available():
+        raise click.ClickException("--device cuda: PyTorch sees no GPU; use --device cpu")
+    folder = Path(text)
+    if isinstance(text, str) and text.startswith("models:/"):
+        folder = _registered(text)
+    try:
+        return bsp.load_model(folder, device=device), folder
+    except FileError as error:
+        raise click.ClickException(printable(error, lines=True)) from error
+
+
+def _registered(name: str) -> Path:
+    """The folder of a model in MLflow's registry."""
+    from importlib import import_module
+
+    registry = import_module("bsp_platform.tracking.registry")
+    folder: Path = registry.model_folder(name)
+    return folder
+
+
+def run_look(videos: tuple[Path, ...], question: Question, options: Options) -> None:
+    """Look at all videos, print and write what was found; exit code 3 if some were left out, 1 if all were."""
+    from bsp.pages.results import named_videos, write_of_all
+
+    files = named_videos(videos)
+    model, folder = open_model(options.model, options.device)
+    truth = _truth(options.annotations)
+    found: list[Findings] = []
+    rows: list[dict[str, Any]] = []
+    left_out: list[dict[str, str]] = []
+    for number, (name, path) in enumerate(files.items(), 1):
+        try:
+            findings, written, again = _one(
+                name, path, question, model, folder, truth, options, f"{number}/{len(files)}"
+            )
+        except VideoError as error:
+            left_out.append({"video": str(path), "reason": error.reason})
+            say(f"left out: {error}", err=True)
+            continue
+        except (ValueError, RuntimeError) as error:
+            raise click.ClickException(printable(error, lines=True)) from error
+        found.append(findings)
+        rows.append(_row(findings, written))
+        if not options.as_json:
+            _print(findings, question.what, written, again)
+    written = write_of_all(options.out, found, question.what, options.formats) if found else {}
+    if options.as_json:
+        document: dict[str, Any] = {"model": str(folder), "videos": rows, "left_out": left_out}
+        document["files"] = {kind: str(path) for kind, path in written.items()}
+        click.echo(json.dumps(document, indent=1))
+    elif written:
+        for note in dict.fromkeys(note for findings in found for note in findings.notes):
+            say(f"\n{note}")
+        say(f"\nall videos: {', '.join(map(str, written.values()))}")
+    if left_out:
+        say(f"{len(left_out)} of {len(files)} videos left out", err=True)
+        raise click.exceptions.Exit(SOME_LEFT_OUT if found else 1)
+
+
+def _one(
+    name: str, path: Path, question: Question, model: Model, folder: Path, truth: dict[str, VideoRecord],
+    options: Options, place: str,
+) -> tuple[Findings, dict[str, Path], bool]:  # fmt: skip
+    """Findings of a video, its files by format, and whether the findings were there before."""
+    from bsp.datasets.activitynet import Instance
+    from bsp.features.store import read_features
+    from bsp.pages.look import look, model_hash, selected, with_truth
+    from bsp.pages.results import keep_findings, kept_findings, key_of, write_of_video
+    from bsp.video.read import probe
+
+    info = probe(path)
+    features, hashed = None, ""
+    if options.features is not None:
+        ids = [of for of in (name, name.removeprefix("v_")) if (options.features / f"{of}.json").is_file()]
+        if not ids:
+            raise click.ClickException(f"{options.features}: no features of {name}; extract them with this model")
+        features = read_features(options.features, ids[0])
+        hashed = (options.features / f"{ids[0]}.json").read_text("utf-8")
+    key = key_of(model_hash(folder), path, what=question.what, sentence=question.sentence, features=hashed)
+    findings = kept_findings(options.out, name, key)
+    again = findings is not None
+    if findings is None:
+        with _progress(f"{place} {path.name}") as progress:
+            findings = look(model, info, question, video_id=name, features=features, progress=progress)
+        keep_findings(options.out, name, key, findings)
+    record = truth.get(name) or truth.get(name.removeprefix("v_"))
+    if record is not None:
+        findings = with_truth(findings, [Instance(i["label"], *i["segment"]) for i in record["annotations"]])
+    findings = selected(findings, threshold=options.threshold, top=options.top)
+    return findings, write_of_video(options.out, name, findings, info, question.what, options.formats), again
+
+
+def _truth(path: Path | None) -> dict[str, VideoRecord]:
+    from bsp.datasets.results_json import check_ground_truth
+    from bsp.files.text import read_json
+
+    return {} if path is None else check_ground_truth(read_json(path), str(path))
+
+
+@contextmanager
+def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on a terminal's stderr; else a line a minute there."""
+    from tqdm import tqdm
+
+    began = shown = time.monotonic()
+    with tqdm(desc=printable(what), unit="snippet", disable=None, leave=False, mininterval=0.5) as bar:
+
+        def report(done: int, total: int) -> None:
+            nonlocal shown
+            bar.total = total
+            bar.update(done - bar.n)
+            now = time.monotonic()
+            if bar.disable and now - shown >= _EVERY_S:
+                shown = now
+                rate = done / (now - began)
+                left = duration((total - done) / max(rate, 1e-9))
+                say(f"{what}: {done:,} of {total:,} snippets, {rate:.1f}/s, {left} left", err=True)
+
+        yield report
+
+
+def _row(findings: Findings, written: dict[str, Path]) -> dict[str, Any]:
+    """A video in the document of --json."""
+    from bsp.pages.findings import to_document
+
+    document = to_document(findings)
+    row = {key: document[key] for key in ("video_id", "video", "duration_s", "segments")}
+    if (curve := document["boundaries"]) is not None:
+        row["boundaries"] = {key: curve[key] for key in ("times_s", "scores")}
+    if findings.sentence:
+        row["sentence"] = findings.sentence
+    return row | {"notes": list(findings.notes), "files": {kind: str(path) for kind, path in written.items()}}
+
+
+def _print(findings: Findings, what: What, written: dict[str, Path], again: bool) -> None:
+    """A video's best findings on the console."""
+    from rich.console import Console
+
+    from bsp.pages.findings import shown_at_first
+    from bsp.pages.formats import clock
+
+    head = f"{findings.video_id}, {clock(findings.duration_s)} long" + (" (found before)" if again else "")
+    if what == "boundaries" and (curve := findings.boundaries) is not None:
+        say(f"\n{head}: {len(curve.times_s)} change points")
+        best = sorted(sorted(range(len(curve.times_s)), key=lambda k: -curve.scores[k])[:_ROWS])
+        rows: list[tuple[str, ...]] = [(clock(curve.times_s[k]), f"{curve.scores[k]:.3f}") for k in best]
+        table = plain_table(("time", "score"), rows, first_left=True)
+        more = len(curve.times_s) - len(rows)
+    else:
+        shown = shown_at_first(findings)
+        say(f"\n{head}: {len(findings.segments)} candidate segments")
+        rows = [(s.label or "segment", clock(s.start_s), clock(s.end_s), f"{s.score:.3f}") for s in shown[:_ROWS]]
+        table = plain_table(("segment", "start", "end", "score"), rows, first_left=True)
+        more = len(findings.segments) - len(rows)
+    if rows:
+        Console().print(table)
+    if more > 0:
+        say(f"and {more} of lower scores")
+    if "html" in written:
+        say(f"page: {written['html']}")
