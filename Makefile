@@ -10,9 +10,10 @@ EXPERIMENTS := table4=ablation_table4 table5=ablation_table5 table1=table1_activ
     figure2=figure2_synthesis figure4=figure4_feature_difference figure5=figure5_qualitative all-tables=all_tables sweep=sweep_boundaries
 TARGETS := $(foreach pair,$(EXPERIMENTS),$(firstword $(subst =, ,$(pair))))
 
-.PHONY: setup dev docs lint types test test-fast test-slow test-all faults fuzz ui layout clean help $(TARGETS)
+.PHONY: demo setup dev docs lint types test test-fast test-slow test-all faults fuzz ui layout clean help $(TARGETS)
 
 help:
+	@echo "make demo                        a rendered video, what the small model that comes with bsp finds in it, and the page"
 	@echo "make TARGET [ARGS='--seeds 3 --profile mini']   one experiment on the embedded data:"
 	@echo "  table1 G-TAD, R18 and R50      table2 video grounding       table3 step localisation"
 	@echo "  table4 pretext tasks           table5 fusion methods        thumos-hacs the supplement's data sets"
@@ -56,6 +57,10 @@ sweep: $(VENV)/.search
 $(VENV)/.search: $(VENV)/.installed
 	$(BIN)/pip install --quiet -e '.[search]'
 	@touch $@
+
+# From a clean clone to a page; ARGS='--out DIR --no-open'.
+demo: setup
+	$(BIN)/bsp demo $(ARGS)
 
 $(TARGETS): setup
 	$(BIN)/python experiments/$(patsubst $@=%,%,$(filter $@=%,$(EXPERIMENTS))).py $(ARGS)

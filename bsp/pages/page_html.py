@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import os
 import unicodedata
 from collections.abc import Sequence
 from functools import cache
@@ -33,9 +34,11 @@ _FIRST_MARKS = 60
 _CELL_HEIGHT_PX = 68  # of the film strip, as in page.css
 
 
-def write_page(path: Path, findings: Findings, info: VideoInfo, downloads: Sequence[tuple[str, str]] = ()) -> None:
+def write_page(
+    path: str | os.PathLike[str], findings: Findings, info: VideoInfo, downloads: Sequence[tuple[str, str]] = ()
+) -> None:
     """Write the page of a probed video; ``downloads``: (text, link relative to the page). Raises VideoError."""
-    found = player(info, path)
+    found = player(info, Path(path))
     # A video that no browser plays is looked at in these pictures: larger ones.
     film = thumbnails(info, height_px=96 if found.played else 240)
     write_text(path, page_html(findings, film=film, player=found, downloads=downloads))
@@ -136,9 +139,9 @@ def _least_mark(scores: list[float]) -> float:
 
 
 def _score_texts(scores: Sequence[float]) -> list[str]:
-    """Scores with as many decimals as show two digits of a typical one."""
-    typical = float(np.median(np.abs(scores))) if len(scores) else 1.0
-    decimals = 2 if typical >= 0.1 or typical == 0 else min(6, int(np.ceil(-np.log10(typical))) + 1)
+    """Scores with as many decimals as show three digits of the highest."""
+    top = max(map(abs, scores), default=1.0)
+    decimals = int(np.clip(3 - np.ceil(np.log10(top)), 0, 6)) if top > 0 else 2
     return [f"{score:.{decimals}f}" for score in scores]
 
 

@@ -192,7 +192,7 @@ def run_look(videos: tuple[Path, ...], question: Question, options: Options) -> 
             left_out.append({"video": str(path), "reason": error.reason})
             say(f"left out: {error}", err=True)
             continue
-        except (ValueError, RuntimeError) as error:
+        except ValueError as error:
             raise click.ClickException(printable(error, lines=True)) from error
         found.append(findings)
         rows.append(_row(findings, written))

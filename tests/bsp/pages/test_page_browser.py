@@ -88,7 +88,7 @@ def test_choosing_a_segment_seeks_the_video(page) -> None:
     assert time_of(page) == 12.0
     page.click("#found .seg:has-text('wave') >> nth=0")
     assert time_of(page) == 3.0
-    assert page.inner_text("#segments tr.chosen").split() == ["wave", "0:03.0", "–", "0:06.5", "3.5", "s", "0.80"]
+    assert page.inner_text("#segments tr.chosen").split() == ["wave", "0:03.0", "–", "0:06.5", "3.5", "s", "0.800"]
     assert page.inner_text("#clock") == "0:03.0 / 0:20.0"
     assert page.faults == []
 
@@ -99,10 +99,10 @@ def test_the_slider_and_the_classes_filter_table_and_time_line(page) -> None:
     page.focus("#least")
     page.keyboard.press("Home")
     assert (rows.count(), bars.count()) == (4, 4)
-    assert page.inner_text("#shown") == "0.10 · 4 of 4"
+    assert page.inner_text("#shown") == "0.100 · 4 of 4"
     page.keyboard.press("ArrowRight")
     page.keyboard.press("ArrowRight")
-    assert page.inner_text("#shown") == "0.80 · 2 of 4"
+    assert page.inner_text("#shown") == "0.800 · 2 of 4"
     page.click(".chip:has-text('wave')")
     assert (rows.count(), bars.count()) == (1, 1)
     page.click(".chip >> nth=0")
@@ -149,7 +149,7 @@ def test_keys_alone_reach_everything(page) -> None:
     assert page.is_visible("#marks")
     assert not page.is_visible("#segments")
     page.click("#marks tbody tr >> nth=1")
-    assert page.inner_text("#marks tr.chosen").split() == ["0:12.0", "0.70"]
+    assert page.inner_text("#marks tr.chosen").split() == ["0:12.0", "0.700"]
 
 
 def test_the_time_line_seeks_and_zooms(page) -> None:

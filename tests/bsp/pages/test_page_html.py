@@ -113,7 +113,7 @@ def test_what_was_found_in_a_line(findings, line) -> None:
     assert f'<p class="facts">{line}</p>' in page
 
 
-def test_small_scores_keep_two_digits() -> None:
+def test_scores_keep_three_digits_of_the_highest() -> None:
     segments = [Found(label="a", start_s=0, end_s=1, score=score) for score in (0.00123, 0.0045, 0.0009)]
     page = page_html(Findings(video_id="v", video="v.mp4", duration_s=100.0, segments=segments))
-    assert re.findall(r"</meter> ([\d.]+)<", page) == ["0.0045", "0.0012", "0.0009"]
+    assert re.findall(r"</meter> ([\d.]+)<", page) == ["0.00450", "0.00123", "0.00090"]
