@@ -2,7 +2,7 @@
 
 Two encoders are trained on Pantomime's trimmed videos, one to name actions (vanilla), one to name synthetic boundaries
 (BSP); a narrow G-TAD reads both streams, a linear classifier the first. All weights are rounded to float16 before they
-are used further, so that the scores are those of the files. About 10 minutes on two cores; what is done is kept in
+are used further, so that the scores are those of the files. About 12 minutes on two cores; what is done is kept in
 --work, and found again.
 
     python experiments/tools/make_shipped_model.py --work shipped_work --out shipped_model
@@ -155,7 +155,7 @@ def boundary_scores(
 @click.option("--work", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder of what is kept.")
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="The model; replaced.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
-@click.option("--clips", type=click.IntRange(min=32), default=25_600, show_default=True, help="Of each encoder.")
+@click.option("--clips", type=click.IntRange(min=32), default=19_200, show_default=True, help="Of each encoder.")
 @click.option("--makers", type=click.IntRange(min=1), default=1, show_default=True, help="Processes that make clips.")
 def main(work: Path, out: Path, seed: int, clips: int, makers: int) -> None:
     """Render, train both encoders and the head, score what will be shipped, and write it."""
@@ -199,7 +199,7 @@ def main(work: Path, out: Path, seed: int, clips: int, makers: int) -> None:
     by_tiou = {float(tiou): value for tiou, value in report["mAP"].items()}
     scores = {f"mAP@{tiou}": round(100 * by_tiou[tiou], 1) for tiou in (0.5, 0.75)}
     scores |= {
-        "mAP average": round(100 * report["average_mAP"], 1),
+        "average mAP": round(100 * report["average_mAP"], 1),
         "accuracy of the classifier": round(100 * classes.accuracy, 1),
         f"change points right within {_NEAR_S} s": round(precision, 1),
         f"starts and ends found within {_NEAR_S} s": round(recall, 1),
@@ -209,7 +209,7 @@ def main(work: Path, out: Path, seed: int, clips: int, makers: int) -> None:
         "trained on": f"Pantomime {CODE_VERSION} (rendered stick figures), seed {seed}",
         "made by": f"experiments/tools/make_shipped_model.py --seed {seed} --clips {clips}",
         "scores": ", ".join(f"{name} {value}" for name, value in scores.items())
-        + f", in percent, on {len(detections)} videos of the same world; chosen epoch by these videos",
+        + f", in percent, on {len(detections)} videos of the same world, which also chose the head's epoch",
         "licence": "Apache-2.0",
         "versions": f"torch {torch.__version__}, numpy {np.__version__}, Python {platform.python_version()}",
         "note": NOTE,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bsp.errors import FileError, VideoError
+from bsp.errors import VideoError
 from bsp_platform.cli.common import INPUT_FILE, INPUT_FOLDER, SOME_LEFT_OUT, not_nan
 from bsp_platform.plain_text import duration, plain_table, printable, say
 
@@ -155,12 +155,11 @@ def open_model(text: Path | str, device: str) -> tuple[Model, Path]:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     elif device == "cuda" and not torch.cuda.is_available():
         raise click.ClickException("--device cuda: PyTorch sees no GPU; use --device cpu")
-    folder = Path(text)
-    if isinstance(text, str) and text.startswith("models:/"):
-        folder = _registered(text)
     try:
+        registered = isinstance(text, str) and text.startswith("models:/")
+        folder = _registered(str(text)) if registered else Path(text)
         return bsp.load_model(folder, device=device), folder
-    except FileError as error:
+    except ValueError as error:  # FileError, and what a registry refuses
         raise click.ClickException(printable(error, lines=True)) from error
 
 

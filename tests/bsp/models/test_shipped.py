@@ -18,7 +18,7 @@ def test_it_is_small_and_says_what_it_is():
     facts = model.provenance
     assert facts["licence"] == "Apache-2.0"
     assert "stick figures" in facts["note"]
-    assert "mAP average" in facts["scores"]
+    assert "average mAP" in facts["scores"]
     assert facts["made by"].startswith("experiments/tools/make_shipped_model.py --seed")
     assert len(model.class_names) == 10
 
