@@ -105,9 +105,10 @@ layout: setup
 
 # The server binds to the loopback address only, and answers to these names only: else any page in the user's browser
 # could have a name of its own point to this address, and read. Without the job runner it is two processes, not ten.
+# --app-name bsp: MLflow's own application, opened as "model training" and on the tables (bsp_platform/tracking/ui.py).
 ui: setup
 	@mkdir -p mlflow
-	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow server --workers 1 --host 127.0.0.1 --port 5000 \
+	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow server --app-name bsp --workers 1 --host 127.0.0.1 --port 5000 \
 	    --allowed-hosts localhost:5000,127.0.0.1:5000 \
 	    --cors-allowed-origins http://localhost:5000,http://127.0.0.1:5000 \
 	    --backend-store-uri sqlite:///$(CURDIR)/mlflow/mlflow.db

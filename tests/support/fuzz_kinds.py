@@ -321,7 +321,7 @@ def _manifest(path: Path) -> Any:
 def _run_records(folder: Path) -> list[bytes]:
     from bsp_platform.tracking.record import RunRecord, ShownStage
 
-    stage = ShownStage(name="heads/0123", prefix="gtad/", axis="epoch", files=("scores.json",), folder="gtad")
+    stage = ShownStage(name="heads/0123", prefix="training/gtad/", axis="epoch", files=("scores.json",), folder="gtad")
     record = RunRecord(experiment="x", key="p/1", name="r", started_ms=5, stages=(stage,), files={"t.md": "00"})
     return [json.dumps(asdict(record.with_numbers({"mAP": 1.5, "nan": float("nan")}))).encode()]
 

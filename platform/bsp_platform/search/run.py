@@ -91,7 +91,8 @@ def run_search(spec: SearchOptions, options: Options) -> int:
             tracking.finish(results, content)
     print_search(content)
     say(f"Table and plots: {results}/table.{{json,csv,md}}, parallel.png, response.png")
-    say(f"MLflow: {tracking.tracker.mlflow.ui_command()}\n  compare: {tracking.compare_url()}")
+    say(f"MLflow: {tracking.tracker.mlflow.ui_command()}")
+    say(f"  the trials: {tracking.table_url()}\n  compare: {tracking.compare_url()}")
     failed = [trial for trial in search.trials() if trial.status == "failed"]
     for trial in failed:
         say(f"FAILED {trial.name} ({trial.setting}): {trial.reason}")

@@ -14,12 +14,16 @@ from typing import TYPE_CHECKING, Any
 from bsp_platform.search.proposals import Trial
 from bsp_platform.search.space import shown
 from bsp_platform.sweep.tracking import finished
+from bsp_platform.tracking import names
 from bsp_platform.tracking.record import RunRecord, Status, new_record, now_ms
 from bsp_platform.tracking.tracker import Tracker
 from bsp_platform.work.probe import PROBE
 
 if TYPE_CHECKING:
     from bsp_platform.search.state import Search
+
+
+COLUMNS = ("mAP_avg", PROBE)
 
 
 class SearchTracking:
@@ -41,7 +45,14 @@ class SearchTracking:
         params |= {f"space.{name}": ",".join(map(shown, values)) for name, values in spec.space.items()}
         key = f"{profile.name}/{self.search.key}"
         name = f"{spec.name} {profile.name} {spec.search}"
-        self.parent = self.tracker.begin(new_record(spec.name, key, name, params))
+        columns = [
+            *(f"params.{name}" for name in spec.space),
+            *(f"metrics.{names.OURS}{name}" for name in COLUMNS),
+            "tags.outcome",
+        ]
+        note = f"Search {name}\nThe trials, each with its setting as parameters; `{names.OURS}mAP_avg` in percent."
+        record = new_record(spec.name, key, name, params, columns=columns, note=note)
+        self.parent = self.tracker.begin(record)
         for trial in self.search.trials():
             self.start(trial)
             if trial.status != "open":
@@ -61,9 +72,11 @@ class SearchTracking:
         record = self.runs[trial.number]
         searched = {plan.searched.name for plan in self.search.plans(trial.setting)[:1]}
         if "record" in result and result["encoder"] in searched:
-            self.tracker.live(record, "pretrain/", result["record"])
+            self.tracker.live(record, f"{names.TRAINING}pretrain/", result["record"])
         if PROBE in result:
-            record = record.with_numbers({PROBE: result[PROBE]}, int(result["probe_step"]), now_ms())
+            record = record.with_numbers(
+                {names.score_name(PROBE, COLUMNS): result[PROBE]}, int(result["probe_step"]), now_ms()
+            )
             self.runs[trial.number] = self.tracker.show(record)
 
     def close(self, trial: Trial) -> None:
@@ -76,7 +89,8 @@ class SearchTracking:
             means = {name: statistics.fmean(s[name] for s in scores) for name in scores[0]}
             if trial.last_probe is not None:
                 means["last_probe_ap"] = trial.last_probe
-            record = finished(record, plan.recipes, store, [plan.searched]).with_numbers(means)
+            record = finished(record, plan.recipes, store, COLUMNS, [plan.searched])
+            record = record.with_numbers(names.our_scores(means, COLUMNS))
         else:
             # A trial that was stopped early is no failure.
             status: Status = "FINISHED" if trial.status == "stopped" else "FAILED"
@@ -92,6 +106,10 @@ class SearchTracking:
         files = sorted([*results.glob("table.*"), *results.glob("*.png")])
         failed = any(row["status"] == "failed" for row in content["trials"])
         self.tracker.end(self.parent.with_numbers(numbers, len(content["trials"]), now_ms()), files, failed=failed)
+
+    def table_url(self) -> str:
+        """MLflow's table of the trials."""
+        return self.tracker.mlflow.table_url(self.parent)
 
     def compare_url(self) -> str:
         """MLflow's page that compares the trials, with parallel coordinates."""

@@ -98,13 +98,14 @@ def run(experiment: Experiment, options: Options) -> int:
         with collect_errors(troubles, f"the tables in {results}"):
             write_tables(results, table)
         with collect_errors(troubles, "MLflow's record of the sweep"):
-            tracking.close(rows, scores, failures, results)
+            tracking.close(failures, results)
     print_table(table)
     say(f"Tables: {results}/table.{{json,csv,md}}")
     say(f"Models: {results}/models: {len(models.folders)}, {models.made} of them new")
     for note in models.notes:
         say(f"  {note}")
-    say(f"MLflow: {tracking.tracker.mlflow.ui_command()}\n  compare: {tracking.compare_url()}")
+    say(f"MLflow: {tracking.tracker.mlflow.ui_command()}")
+    say(f"  the table: {tracking.table_url()}\n  charts: {tracking.compare_url()}")
     for (name, seed), text in failures.items():
         say(f"FAILED {name} seed {seed}: {text}")
     for trouble in troubles:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, is_dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -11,16 +11,21 @@ from typing import Any
 from bsp.localization.gtad.network import GTADSettings
 from bsp.models.kept import HEAD
 from bsp.tasks.head import HISTORY
+from bsp_platform.plain_text import markdown_text
 from bsp_platform.plan.options import Options
 from bsp_platform.plan.profiles import Profile
 from bsp_platform.plan.recipes import EncoderRecipe
-from bsp_platform.plan.rows import Cell, Experiment, Row, RowRecipes
+from bsp_platform.plan.rows import Cell, Experiment, RowRecipes
 from bsp_platform.plan.sources import Sources
 from bsp_platform.storage.manifests import MANIFEST, as_plain, recipe_hash
 from bsp_platform.storage.stages import StageStore
+from bsp_platform.tracking import names
 from bsp_platform.tracking.record import RunRecord, ShownStage, new_record, now_ms, opened
 from bsp_platform.tracking.tracker import Tracker
 from bsp_platform.work.pretraining import WEIGHTS
+
+# Of a head's stage: its curves are metrics, and what is kept of it for new videos is in the model folder.
+_NOT_SHOWN = (HISTORY, MANIFEST, f"{HEAD}.json")
 
 
 class SweepTracking:
@@ -37,23 +42,40 @@ class SweepTracking:
         settings = naming_settings(profile)
         key = f"{profile.name}/{recipe_hash({'settings': settings, **data, 'workers': options.workers})}"
         params = {"profile": profile.name, "about": profile.about, **data}
-        self.parent = new_record(experiment.name, key, f"{experiment.name} {profile.name}", params)
+        self.data = {name: text for name, text in data.items() if name != "notes"}
+        self.parent = new_record(
+            experiment.name, key, f"{experiment.name} {profile.name}", params, columns=self._columns(),
+            note=_note(experiment, profile), data=self.data,
+        )  # fmt: skip
         self.runs: dict[Cell, RunRecord] = {}
 
     def open(self, recipes: dict[Cell, RowRecipes]) -> None:
         """Show all runs before any trial starts; finished rows with their results from the storage."""
         self.recipes = recipes
-        self.parent = self.tracker.begin(self.parent)
+        # Without the means over seeds, which earlier versions showed as its metrics; they are in the table.
+        self.parent = self.tracker.show(replace(opened(self.parent, self.store), points=()))
         for cell, r in recipes.items():
             done, record = r.finished(self.store), self._new_record(cell, r)
-            if done:
-                record = finished(opened(record, self.store, running=False), r, self.store)
-            self.runs[cell] = self.tracker.show(record) if done else self.tracker.begin(record)
+            record = opened(record, self.store, running=not done)
+            row = next(row for row in self.experiment.rows if row.name == cell[0])
+            record = record.with_numbers(names.paper(row.paper))
+            self.runs[cell] = self.tracker.show(
+                finished(record, r, self.store, self.experiment.columns) if done else record
+            )
+
+    def _columns(self, failed: bool = False) -> list[str]:
+        """Of the table in MLflow: ours and the paper's side by side."""
+        given = {metric for row in self.experiment.rows for metric in row.paper}
+        columns: list[str] = []
+        for metric in sorted(self.experiment.columns, key=lambda name: not name.endswith("avg")):  # the headline first
+            columns.append(f"metrics.{names.OURS}{metric}")
+            if metric in given:
+                columns.append(f"metrics.{names.PAPER}{metric}")
+        return [*columns, *(["tags.failure"] if failed else []), "attributes.Dataset"]
 
     def _new_record(self, cell: Cell, r: RowRecipes) -> RunRecord:
         rows = self.experiment.rows
         number, row = next((k, row) for k, row in enumerate(rows, 1) if row.name == cell[0])
-        tags = {f"paper.{metric}": str(value) for metric, value in row.paper.items()}
         encoders = "+".join(recipe_hash(encoder) for encoder in r.encoders)
         # Parameters are what the comparison page offers as axes; the profile's own are the same in all rows.
         encoder, train = r.encoders[0].encoder, self.profile.train
@@ -74,8 +96,12 @@ class SweepTracking:
         heads = list(r.heads.values())
         key = f"{self.parent.key}/{recipe_hash(heads[0] if len(heads) == 1 else heads)}"
         name = f"{number:02d} {row.label} seed {cell[1]}"
-        tags |= {"paper.data": self.experiment.paper_data, "encoder": encoders}
-        return new_record(self.experiment.name, key, name, params, parent=self.parent.key, tags=tags)
+        tags = {"paper.data": self.experiment.paper_data, "encoder": encoders}
+        record = new_record(
+            self.experiment.name, key, name, params, parent=self.parent.key, tags=tags, data=self.data,
+            note=f"{self.experiment.title}: row {number}, {row.label}, seed {cell[1]}.\n{_how_to_read(self.profile)}",
+        )  # fmt: skip
+        return record
 
     def pretrain_record(self, cell: Cell, result: Mapping[str, Any]) -> None:
         """Show a training record, if it is of the row's own encoder and not of that of the shared class scores."""
@@ -92,7 +118,7 @@ class SweepTracking:
         """Show the scores, curves and files of a finished row and seed; without scores it has failed."""
         record, r = self.runs[cell], self.recipes[cell]
         if r.finished(self.store):
-            record = finished(record, r, self.store)
+            record = finished(record, r, self.store, self.experiment.columns)
         elif record.status == "RUNNING":
             record = record.with_state("FAILED", now_ms(), failure)
         self.runs[cell] = self.tracker.show(record)
@@ -101,25 +127,48 @@ class SweepTracking:
         """Show the cost of inference of each row's encoders as metrics of its runs."""
         for cell, record in self.runs.items():
             found = costs.get(cell[0], {})
-            numbers = {f"cost/{name}": value for name, value in found.items() if isinstance(value, int | float)}
-            self.runs[cell] = self.tracker.show(record.with_numbers(numbers))
+            numbers = {name: value for name, value in found.items() if isinstance(value, int | float)}
+            self.runs[cell] = self.tracker.show(record.with_numbers(names.usage(numbers)))
 
-    def close(
-        self, rows: list[Row], scores: Mapping[Cell, Mapping[str, float]], failures: Mapping[Cell, str], results: Path
-    ) -> None:
-        """Means, tables and the state of the parent; then wait until all is sent, if MLflow answers."""
-        means: dict[str, float] = {}
-        for row in rows:
-            of_row = [value for (name, _), value in scores.items() if name == row.name]
-            if of_row:
-                shared = [m for m in self.experiment.columns if m in of_row[0]]
-                means |= {f"{m}/{row.name}": sum(s[m] for s in of_row) / len(of_row) for m in shared}
-        parent = self.parent.with_numbers(means, time_ms=now_ms())
+    def close(self, failures: Mapping[Cell, str], results: Path) -> None:
+        """Tables, description and the state of the parent; then wait until all is sent, if MLflow answers."""
+        table = results / "table.md"
+        text = table.read_text("utf-8") if table.exists() else ""
+        note = _note(self.experiment, self.profile, text, failures)
+        parent = replace(self.parent, columns=tuple(self._columns(bool(failures))), note=note)
         self.tracker.end(parent, sorted(results.glob("table.*")), failed=bool(failures))
 
+    def table_url(self) -> str:
+        """The UI's table of the rows."""
+        return self.tracker.mlflow.table_url(self.parent)
+
     def compare_url(self) -> str:
-        """The UI's page that compares the rows."""
-        return self.tracker.mlflow.compare_url(self.runs.values())
+        """The UI's charts of the rows, scores first."""
+        return self.tracker.mlflow.table_url(self.parent, charts=True)
+
+
+def _note(experiment: Experiment, profile: Profile, table: str = "", failures: Mapping[Cell, str] | None = None) -> str:
+    """The description of the table in MLflow; ``table`` is table.md, whose title and list of stages are left out."""
+    body = table.partition("Stages that were in the storage already:")[0].partition("\n")[2].strip()
+    title = f"{experiment.title} (profile {profile.name})"
+    lines = [title, "", _how_to_read(profile), "", body or "The rows are being made.", ""]
+    for (row, seed), reason in (failures or {}).items():
+        lines.append(f"- **failed**: {row} seed {seed}: {markdown_text(reason)}")
+    return "\n".join(lines)
+
+
+def _how_to_read(profile: Profile) -> str:
+    evidence = (
+        "The videos are rendered by this program: the numbers show that the code works and are **no evidence** for or "
+        "against the paper."
+        if profile.pantomime is not None
+        else "The paper's numbers are of its own data; see the data sets of the run for ours."
+    )
+    return (
+        f"**How to read it.** `{names.OURS}` are our scores, `{names.PAPER}` the paper's for the same row, both in "
+        f"percent; one run per row and seed, named and sorted as in the paper. `{names.OTHERS}` are further scores of "
+        f"ours, `{names.TRAINING}` curves, `{names.USAGE}` what it cost. {evidence}"
+    )
 
 
 def naming_settings(profile: Profile) -> dict[str, Any]:
@@ -134,9 +183,14 @@ def naming_settings(profile: Profile) -> dict[str, Any]:
 
 
 def finished(
-    record: RunRecord, recipes: RowRecipes, store: StageStore, encoders: Sequence[EncoderRecipe] | None = None
+    record: RunRecord,
+    recipes: RowRecipes,
+    store: StageStore,
+    columns: Collection[str],
+    encoders: Sequence[EncoderRecipe] | None = None,
 ) -> RunRecord:
-    """The record of a row whose stages are complete, with the curves of ``encoders`` (None: all). Its end is the time
+    """The record of a row whose stages are complete, with the curves of ``encoders`` (None: all). ``columns`` are the
+    scores of the table. Its end is the time
     when its last head was made; if that lies before its start, the start is the end less the seconds of its stages."""
     scores, seconds = recipes.scores(store), recipes.seconds(store)
     manifests = [store.check(store.folder("heads", head), head) for head in recipes.heads.values()]
@@ -151,13 +205,14 @@ def finished(
             stages.append(ShownStage(name=f"encoders/{found.name}", prefix=prefix, files=(WEIGHTS,), folder=folder))
     for head, recipe in recipes.heads.items():
         found = store.need("heads", recipe)
-        others = (HISTORY, MANIFEST, f"{HEAD}.json")  # the last one is part of the model folder
-        files = tuple(sorted(p.name for p in found.glob("[!_]*.json") if p.name not in others))
-        stages.append(ShownStage(name=f"heads/{found.name}", prefix=f"{head}/", axis="epoch", files=files, folder=head))
+        files = tuple(sorted(p.name for p in found.glob("[!_]*.json") if p.name not in _NOT_SHOWN))
+        prefix = f"{names.TRAINING}{head}/"
+        stages.append(ShownStage(name=f"heads/{found.name}", prefix=prefix, axis="epoch", files=files, folder=head))
     record = replace(record, stages=tuple(stages)).with_state("FINISHED", ended_ms)
-    return record.with_numbers((scores or {}) | {f"seconds/{kind}": value for kind, value in seconds.items()})
+    taken = {f"seconds_{kind}": round(value, 1) for kind, value in seconds.items()}
+    return record.with_numbers(names.our_scores(scores or {}, columns) | names.usage(taken))
 
 
 def _pretrain_prefix(place: int) -> str:
     """Prefix of the curves of a row's first, second, ... encoder."""
-    return f"pretrain_{place + 1}/" if place else "pretrain/"
+    return f"{names.TRAINING}pretrain_{place + 1}/" if place else f"{names.TRAINING}pretrain/"

@@ -20,22 +20,19 @@ from urllib.parse import quote
 from filelock import FileLock
 
 from bsp_platform.storage.stages import StageStore
+from bsp_platform.tracking import page
+from bsp_platform.tracking.names import metric_name
 from bsp_platform.tracking.record import FAILURE_TAG, Point, RunRecord, attached, now_ms, shown_stages, stage_points
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Run
+    from mlflow.entities import DatasetInput, Run
 
 log = logging.getLogger(__name__)
 KEY_TAG, SENT_TAG = "bsp.key", "bsp.sent"
 _SQLITE = "sqlite:///"
 _POINTS = 1000  # MLflow's limit of a request
 _LONGEST = 5000  # characters of a tag or parameter
-
-
-def mlflow_name(name: str) -> str:
-    """MLflow refuses most punctuation in names: "mAP@0.50" is "mAP_0.50" there, "dc+ss" is "dc_ss"."""
-    return re.sub(r"[^\w/.\- :]", "_", name)
 
 
 def shown_uri(uri: str) -> str:
@@ -52,14 +49,17 @@ class Lacking:
     tags: dict[str, str] = field(default_factory=dict)
     points: list[Point] = field(default_factory=list)
     files: list[tuple[Path, str]] = field(default_factory=list)  # and their folder in MLflow
+    data: dict[str, str] = field(default_factory=dict)  # data sets and their fingerprints
+    page: dict[str, str] = field(default_factory=dict)  # tags of the experiment
     state: bool = False
 
     def __bool__(self) -> bool:
-        return any((self.run, self.params, self.tags, self.points, self.files, self.state))
+        return any((self.run, self.params, self.tags, self.points, self.files, self.data, self.page, self.state))
 
     def __str__(self) -> str:
         counts = ((len(self.params), "parameters"), (len(self.tags), "tags"), (len(self.points), "points"))
         parts = [f"{count} {what}" for count, what in counts if count] + [path.name for path, _ in self.files]
+        parts += [f"data set {name}" for name in self.data] + (["the experiment's page"] if self.page else [])
         return ", ".join((["the run"] if self.run else []) + parts + (["its state"] if self.state else []))
 
 
@@ -147,10 +147,16 @@ class MlflowStore:
         if tags.get(SENT_TAG) == record.content_hash:
             return Lacking()
         lacking = Lacking(run=run is None, state=True)
-        wanted = {mlflow_name(name): text[:_LONGEST] for name, text in record.tags.items()}
+        wanted = {metric_name(name): text[:_LONGEST] for name, text in record.tags.items()}
+        wanted[page.TABLE_TAG] = record.parent or record.key
+        if (number := self._experiment(record.experiment)) is not None:
+            lacking.page = page.experiment_tags(record, number, self.client.get_experiment(number).tags)
+            wanted |= {page.NOTE_TAG: text} if (text := page.note(record, number)) else {}
+        given = {of.dataset.name: of.dataset.digest for of in run.inputs.dataset_inputs} if run and run.inputs else {}
+        lacking.data = {name: text for name, text in record.data.items() if given.get(name) != _digest(text)}
         lacking.tags = {name: text for name, text in wanted.items() if tags.get(name) != text}
         # MLflow lets no parameter change, so one that differs stays.
-        wanted = {mlflow_name(name): text[:_LONGEST] for name, text in record.params.items()}
+        wanted = {metric_name(name): text[:_LONGEST] for name, text in record.params.items()}
         lacking.params = {name: text for name, text in wanted.items() if name not in params}
         history = _History(self.client, run)
         ended_ms = record.ended_ms or now_ms()
@@ -162,6 +168,8 @@ class MlflowStore:
         for point in record.points:
             if repr(history.of(point.name).get(point.step)) != repr(point.value):  # nan is not equal to itself
                 lacking.points.append(point)
+        # Scores first, as the page that compares runs opens on the first of their metrics.
+        lacking.points.sort(key=lambda point: point.name.partition("/")[0])
         lacking.files += [(path, "") for path in attached(store, record)]
         return lacking
 
@@ -187,6 +195,10 @@ class MlflowStore:
             params=[Param(name, text) for name, text in lacking.params.items()],
             tags=[RunTag(name, text) for name, text in lacking.tags.items()],
         )
+        if lacking.data:
+            self.client.log_inputs(run_id, [_data_set(name, text) for name, text in lacking.data.items()])
+        for name, text in lacking.page.items():
+            self.client.set_experiment_tag(self.experiment_id(record.experiment), name, text)
         if FAILURE_TAG not in record.tags and FAILURE_TAG in self.client.get_run(run_id).data.tags:
             self.client.delete_tag(run_id, FAILURE_TAG)
         self._log(run_id, lacking.points, record.ended_ms or now_ms())
@@ -215,7 +227,7 @@ class MlflowStore:
     def _log(self, run_id: str, points: list[Point], ended_ms: int) -> None:
         from mlflow.entities import Metric
 
-        metrics = [Metric(mlflow_name(p.name), p.value, p.time_ms or ended_ms, p.step) for p in points]
+        metrics = [Metric(metric_name(p.name), p.value, p.time_ms or ended_ms, p.step) for p in points]
         for first in range(0, len(metrics), _POINTS):
             self.client.log_batch(run_id, metrics=metrics[first : first + _POINTS])
 
@@ -227,15 +239,20 @@ class MlflowStore:
         hosts = "localhost:5000,127.0.0.1:5000"
         return f"mlflow server --backend-store-uri {store} --host 127.0.0.1 --port 5000 --allowed-hosts {hosts}"
 
+    def table_url(self, parent: RunRecord, *, charts: bool = False) -> str:
+        """The UI's page of a table, or of its charts; text if MLflow has none yet."""
+        if (number := self._experiments.get(parent.experiment)) is None:
+            return "when MLflow is back, and bsp deliver has sent the runs"
+        return f"{page.base_url(shown_uri(self.uri))}/{page.runs_path(number, parent.key, charts=charts)}"
+
     def compare_url(self, records: Iterable[RunRecord]) -> str:
         """The UI's page that compares those of these runs that MLflow has."""
         found = [(record.experiment, self._runs.get((record.experiment, record.key))) for record in records]
         ids = [run_id for _, run_id in found if run_id]
         if not ids:
             return "when MLflow is back, and bsp deliver has sent the runs"
-        base = shown_uri(self.uri).rstrip("/") if self.uri.startswith("http") else "http://127.0.0.1:5000"
         experiments = [self._experiments[name] for name in dict.fromkeys(name for name, run_id in found if run_id)]
-        return f"{base}/#/compare-runs?runs={quote(json.dumps(ids))}&experiments={quote(json.dumps(experiments))}"
+        return f"{page.base_url(shown_uri(self.uri))}/{page.compare_path(ids, experiments)}"
 
 
 class ArtifactsNotSent(RuntimeError):
@@ -252,6 +269,21 @@ def is_run_error(error: Exception) -> bool:
     return isinstance(error, kinds) or getattr(error, "error_code", None) in _RUN_ERRORS
 
 
+def _digest(fingerprint: str) -> str:
+    return fingerprint[:36]  # MLflow's longest
+
+
+def _data_set(name: str, fingerprint: str) -> DatasetInput:
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    source = json.dumps({"fingerprint": fingerprint})
+    context = "pre-training" if name.startswith("trimmed") else "localisation"
+    return DatasetInput(
+        Dataset(name=name, digest=_digest(fingerprint), source_type="local", source=source),
+        tags=[InputTag("mlflow.data.context", context)],
+    )
+
+
 class _History:
     """Values by step of a run's metrics, each metric fetched once; of several values at a step the newest counts."""
 
@@ -260,7 +292,7 @@ class _History:
         self._steps: dict[str, dict[int, float]] = {}
 
     def of(self, name: str) -> dict[int, float]:
-        name = mlflow_name(name)
+        name = metric_name(name)
         if name not in self._steps:
             points = []
             if self._run is not None and name in self._run.data.metrics:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -20,6 +21,7 @@ from bsp_platform.storage.errors import StageDamaged
 from bsp_platform.storage.manifests import MANIFEST
 from bsp_platform.storage.names import leaving_link, stays_inside
 from bsp_platform.storage.stages import StageStore
+from bsp_platform.tracking.names import DECIMALS, PAPER, renamed, renamed_prefix
 
 log = logging.getLogger(__name__)
 RUNS = "runs"
@@ -67,6 +69,9 @@ class RunRecord:
     files: dict[str, str] = field(default_factory=dict)  # beside the record: name and SHA-256
     status: Status = "RUNNING"
     ended_ms: int = 0  # 0 = it has not ended
+    columns: tuple[str, ...] = ()  # of a parent: the metrics that its table shows, in order
+    note: str = ""  # its description, Markdown
+    data: dict[str, str] = field(default_factory=dict)  # data sets and their fingerprints
 
     @property
     def folder(self) -> str:
@@ -102,10 +107,14 @@ def new_record(
     *,
     parent: str = "",
     tags: Mapping[str, str] | None = None,
+    columns: Iterable[str] = (),
+    note: str = "",
+    data: Mapping[str, str] | None = None,
 ) -> RunRecord:
     """The record of a run that begins now."""
     return RunRecord(
         experiment=experiment, key=key, name=name, parent=parent, started_ms=now_ms(),
+        columns=tuple(columns), note=note, data=dict(data or {}),
         tags={name: printable(text, lines=True) for name, text in (tags or {}).items()},
         params={name: printable(value, lines=True) for name, value in params.items()},
     )  # fmt: skip
@@ -136,7 +145,10 @@ def opened(record: RunRecord, store: StageStore, *, running: bool = True) -> Run
     earlier = earlier_record(store, record)
     if earlier is None:
         return record
-    record = replace(earlier, name=record.name, params=record.params, tags=earlier.tags | record.tags)
+    record = replace(
+        earlier, name=record.name, params=record.params, tags=earlier.tags | record.tags, columns=record.columns,
+        note=record.note, data=record.data,
+    )  # fmt: skip
     return record.with_state("RUNNING") if running else record
 
 
@@ -177,7 +189,26 @@ def parse_record(text: bytes, where: str) -> RunRecord:
     outside = next((name for name in names if not stays_inside(name)), None)
     if outside is not None:
         raise ValueError(f"{where} names {outside!r}, which is no file of the storage; remove that record")
-    return record
+    return _renamed(record) if record.parent else record
+
+
+def _renamed(record: RunRecord) -> RunRecord:
+    """A row's record, perhaps of an earlier version, with today's names; the paper's scores were tags then."""
+    given = {name: text for name, text in record.tags.items() if name.startswith("paper.") and _is_number(text)}
+    columns = [name.removeprefix("paper.") for name in given]
+    points: dict[tuple[str, int], Point] = {}
+    for point in record.points:
+        value = point.value if "/" in point.name else round(point.value, DECIMALS)
+        name = renamed(point.name, columns)
+        points[name, point.step] = replace(point, name=name, value=value)
+    stages = tuple(replace(stage, prefix=renamed_prefix(stage.prefix)) for stage in record.stages)
+    tags = {name: text for name, text in record.tags.items() if name not in given}
+    record = replace(record, points=tuple(points.values()), stages=stages, tags=tags)
+    return record.with_numbers({PAPER + name.removeprefix("paper."): float(text) for name, text in given.items()})
+
+
+def _is_number(text: str) -> bool:
+    return re.fullmatch(r"\d+(\.\d+)?", text) is not None
 
 
 def attach(store: StageStore, record: RunRecord, paths: Iterable[Path]) -> RunRecord:

@@ -27,7 +27,8 @@ import psutil
 import pytest
 import yaml
 
-from bsp_platform.tracking.mlflow_store import mlflow_name
+from bsp_platform.plan.rows import Experiment
+from bsp_platform.tracking.names import metric_name, our_scores
 from cluster_hosts import ADDRESSES, HOSTS, USER, Lab, why_not
 from cluster_services import BUCKET, CREDENTIALS, start_services, use_services, why_no_services
 from repository import ROOT
@@ -300,7 +301,12 @@ def test_the_table_comes_out_and_mlflow_has_the_same_scores(story: Story):
     for row in rows:
         assert row["failures"] == {}
         assert 0 <= row["scores"]["mAP_avg"]["mean"] <= 100
-        scores = {mlflow_name(metric): value["mean"] for metric, value in row["scores"].items()}
+        scores = {
+            metric_name(name): value
+            for name, value in our_scores(
+                {metric: value["mean"] for metric, value in row["scores"].items()}, Experiment.columns
+            ).items()
+        }
         assert any(
             status == "FINISHED" and all(metrics.get(name) == value for name, value in scores.items())
             for status, metrics in logged

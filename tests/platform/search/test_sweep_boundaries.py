@@ -315,8 +315,8 @@ def test_a_search_stops_by_the_probe_is_found_again_and_a_larger_one_goes_on(
     (parent,) = (run for run in runs if "mlflow.parentRunId" not in run.data.tags)
     assert {e: run.data.tags["outcome"] for e, run in children.items()} == {r["epsilon"]: r["status"] for r in rows}
     child = children[finished["epsilon"]]
-    assert child.data.metrics["mAP_avg"] == pytest.approx(finished["mAP_avg"]["mean"])
-    assert child.data.metrics["probe_ap"] == pytest.approx(finished["probes"]["0"])
+    assert child.data.metrics["ours/mAP_avg"] == round(finished["mAP_avg"]["mean"], 2)
+    assert child.data.metrics["ours/probe_ap"] == pytest.approx(finished["probes"]["0"])
     files = {file.path for file in client.list_artifacts(parent.info.run_id)}
     assert files == {"table.json", "table.csv", "table.md", "parallel.png", "response.png"}
 

@@ -18,7 +18,8 @@ from bsp_platform.storage import leases
 from bsp_platform.storage.run_places import place_for_runs
 from bsp_platform.storage.stages import StageStore
 from bsp_platform.sweep.tracking import finished
-from bsp_platform.tracking.mlflow_store import MlflowStore, mlflow_name
+from bsp_platform.tracking.mlflow_store import MlflowStore
+from bsp_platform.tracking.names import metric_name, our_scores
 from bsp_platform.tracking.record import RunRecord, attach, write_record
 from mlflow_runs import all_of
 from row_without_ray import another_node, row, undisturbed  # noqa: F401 (fixtures)
@@ -103,7 +104,7 @@ def test_what_mlflow_shows_is_sent_by_a_driver_whose_disk_is_new(row, undisturbe
     assert row.run(address) == undisturbed[1]
     (tmp_path / "table.md").write_text("12.5")
     record = RunRecord(experiment="exp", key="p", name="r", started_ms=1)
-    record = attach(store, finished(record, row.recipes, store), [tmp_path / "table.md"])
+    record = attach(store, finished(record, row.recipes, store, ()), [tmp_path / "table.md"])
     write_record(store, record)
     shutil.rmtree(tmp_path / "cache")
     done = CliRunner().invoke(main, ["deliver", "--storage", address, "--home", str(tmp_path / "mlflow")])
@@ -111,7 +112,7 @@ def test_what_mlflow_shows_is_sent_by_a_driver_whose_disk_is_new(row, undisturbe
     shown = all_of(MlflowStore(None, tmp_path / "mlflow"), tmp_path / "files")["p"]
     assert set(shown["files"]) == {"encoder.pt", "gtad/detections.json", "gtad/scores.json", "table.md"}
     assert shown["files"]["table.md"] == b"12.5"
-    expected = {mlflow_name(name): repr(value) for name, value in undisturbed[1].items()}
+    expected = {metric_name(name): repr(value) for name, value in our_scores(undisturbed[1], ()).items()}
     assert {name: shown["metrics"][name][0][1] for name in expected} == expected
 
 

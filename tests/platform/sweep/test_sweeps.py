@@ -154,9 +154,9 @@ def test_mlflow_shows_a_parent_and_one_run_per_row_with_curves_and_scores(undist
     assert len(runs) == 4
     assert {r.info.status for r in runs} == {"FINISHED"}
     child = children["{dc, ss} cls"]
-    assert child.data.metrics["mAP_avg"] == pytest.approx(scores(undisturbed)["cls-dc"]["mAP_avg"]["mean"])
-    assert child.data.tags["paper.mAP_avg"] == "2.0"
-    curve = client.get_metric_history(child.info.run_id, "pretrain/loss")
+    assert child.data.metrics["ours/mAP_avg"] == round(scores(undisturbed)["cls-dc"]["mAP_avg"]["mean"], 2)
+    assert child.data.metrics["paper/mAP_avg"] == 2.0
+    curve = client.get_metric_history(child.info.run_id, "training/pretrain/loss")
     assert [point.step for point in curve] == list(range(5, 201, 5))
     artifacts = {file.path for file in client.list_artifacts(child.info.run_id)}
     assert {"gtad", "encoder.pt"} <= artifacts
@@ -222,10 +222,10 @@ def test_fusion_rows_reuse_what_the_other_table_made(undisturbed, tmp_path_facto
 
     client = MlflowClient(f"sqlite:///{folder / 'mlflow' / 'mlflow.db'}")
     runs = client.search_runs([client.get_experiment_by_name("small").experiment_id])
-    recorded = {r.data.params["row"]: r.data.metrics for r in runs if "cost/streams" in r.data.metrics}
-    assert {name: metrics["cost/streams"] for name, metrics in recorded.items()}["2-stream"] == 2
-    assert recorded["feat dist"]["cost/flops_per_clip"] == cost["distillation"]["flops_per_clip"]
-    assert {"pretrain/action_accuracy", "pretrain/boundary_accuracy"} <= recorded["toys"].keys()
+    recorded = {r.data.params["row"]: r.data.metrics for r in runs if "usage/streams" in r.data.metrics}
+    assert {name: metrics["usage/streams"] for name, metrics in recorded.items()}["2-stream"] == 2
+    assert recorded["feat dist"]["usage/flops_per_clip"] == cost["distillation"]["flops_per_clip"]
+    assert {"training/pretrain/action_accuracy", "training/pretrain/boundary_accuracy"} <= recorded["toys"].keys()
     markdown = (folder / "results" / "small" / "small" / "table.md").read_text()
     assert "| Other (cited) |" in markdown
     assert "learnt from scratch" in markdown
@@ -332,7 +332,7 @@ def test_killed_worker_then_killed_driver_then_the_same_command_gives_the_same_t
     assert {run["status"] for run in runs.values()} == {"FINISHED"}
     for row, run in runs.items():  # no holes, nothing twice
         assert run["curves"] == expected[row]["curves"], row
-    assert [step for step, _ in runs["vanilla"]["curves"]["pretrain/loss"]] == list(range(5, 201, 5))
+    assert [step for step, _ in runs["vanilla"]["curves"]["training/pretrain/loss"]] == list(range(5, 201, 5))
     fault_row(
         "SIGKILL of a training worker, then of the head's driver; then the same command",
         f"worker restarted from step {worker_step} of 200; training continued from step {driver_step}; scores, "
@@ -378,7 +378,7 @@ def test_a_failed_row_is_reported_and_does_not_take_the_others_with_it(tmp_path)
     runs = {r.info.run_name: r for r in client.search_runs([client.get_experiment_by_name("small").experiment_id])}
     assert runs["03 {sc} reg seed 0"].info.status == "FAILED"
     # The random row also trained the vanilla encoder that gives all rows their class scores: not its own curve.
-    assert not [name for name in runs["01 random seed 0"].data.metrics if name.startswith("pretrain/")]
+    assert not [name for name in runs["01 random seed 0"].data.metrics if name.startswith("training/pretrain/")]
 
 
 @pytest.mark.ray

@@ -19,7 +19,8 @@ from bsp_platform.storage.files import write_json
 from bsp_platform.storage.manifests import recipe_hash
 from bsp_platform.storage.stages import StageStore
 from bsp_platform.sweep.tracking import finished
-from bsp_platform.tracking.mlflow_store import MlflowStore, mlflow_name
+from bsp_platform.tracking.mlflow_store import MlflowStore
+from bsp_platform.tracking.names import metric_name
 from bsp_platform.tracking.record import RunRecord, ShownStage, attach, opened, parse_record, write_record
 from bsp_platform.tracking.tracker import Tracker
 from mlflow_runs import all_of, start_server, stop_server, wait_for
@@ -68,19 +69,23 @@ def storage(tmp_path) -> StageStore:
 PARENT = RunRecord(experiment="exp", key="p", name="exp smoke", started_ms=BEGAN_MS, params={"profile": "smoke"})
 CHILD = RunRecord(
     experiment="exp", key="p/1", parent="p", name="01 {dc, ss} cls", started_ms=BEGAN_MS + 5, params={"row": "x"},
-    tags={"paper.mAP@0.50": "2.0"},
+    tags={"of row@1": "2.0"},
 )  # fmt: skip
 
 
 def finished_child() -> RunRecord:
     stages = (
-        ShownStage(name=f"encoders/{recipe_hash(Made('e'))}", prefix="pretrain/", files=("encoder.pt",)),
+        ShownStage(name=f"encoders/{recipe_hash(Made('e'))}", prefix="training/pretrain/", files=("encoder.pt",)),
         ShownStage(
-            name=f"heads/{recipe_hash(Made('h'))}", prefix="gtad/", axis="epoch", files=("scores.json",), folder="gtad"
+            name=f"heads/{recipe_hash(Made('h'))}",
+            prefix="training/gtad/",
+            axis="epoch",
+            files=("scores.json",),
+            folder="gtad",
         ),
     )
     record = replace(CHILD, stages=stages, status="FINISHED", ended_ms=BEGAN_MS + 100_000)
-    return record.with_numbers({"mAP@0.50": 12.5, "undefined": float("nan")})
+    return record.with_numbers({"ours/mAP@0.50": 12.5, "ours/undefined": float("nan")})
 
 
 def finished_parent(store: StageStore, table: Path) -> RunRecord:
@@ -98,7 +103,7 @@ def run_all(tracker: Tracker, store: StageStore, table: Path) -> int:
     tracker.show(PARENT)
     tracker.show(CHILD)
     for step in (5, 10, 15, 10, 15, 20, 25):  # it was continued from the checkpoint of step 5
-        tracker.live(CHILD, "pretrain/", entry(step))
+        tracker.live(CHILD, "training/pretrain/", entry(step))
     tracker.show(finished_child())
     tracker.show(finished_parent(store, table))
     return tracker.close()
@@ -120,12 +125,12 @@ def test_a_run_shows_what_its_record_and_stages_hold(home, storage, table, tmp_p
     assert child["info"] == ("01 {dc, ss} cls", "FINISHED", BEGAN_MS + 5, BEGAN_MS + 100_000)
     assert child["parent"] == "p"
     assert child["params"] == {"row": "x"}
-    assert child["tags"]["paper.mAP_0.50"] == "2.0"
+    assert child["tags"]["of row_1"] == "2.0"
     assert child["metrics"] == {
-        "pretrain/loss": [(step, repr(1 / step), BEGAN_MS + 1000 * step) for step in (5, 10, 15, 20, 25)],
-        "gtad/loss": [(epoch, "0.5", BEGAN_MS + 100_000) for epoch in range(3)],
-        "mAP_0.50": [(0, "12.5", BEGAN_MS + 100_000)],
-        "undefined": [(0, "nan", BEGAN_MS + 100_000)],
+        "training/pretrain/loss": [(step, repr(1 / step), BEGAN_MS + 1000 * step) for step in (5, 10, 15, 20, 25)],
+        "training/gtad/loss": [(epoch, "0.5", BEGAN_MS + 100_000) for epoch in range(3)],
+        "ours/mAP_0.50": [(0, "12.5", BEGAN_MS + 100_000)],
+        "ours/undefined": [(0, "nan", BEGAN_MS + 100_000)],
     }
     assert set(child["files"]) == {"encoder.pt", "gtad/scores.json"}
     assert child["files"]["encoder.pt"] == b"weights"
@@ -145,7 +150,7 @@ def test_sending_again_changes_nothing_and_an_empty_mlflow_is_filled_from_the_st
 
     status, said = deliver(storage, tmp_path, "--show")
     assert (status, "0 of 2 runs" in said) == (1, True)
-    assert "exp, 01 {dc, ss} cls: lacks the run, 1 parameters, 1 tags, 10 points, encoder.pt, scores.json" in said
+    assert "exp, 01 {dc, ss} cls: lacks the run, 1 parameters, 2 tags, 10 points, encoder.pt, scores.json" in said
     status, said = deliver(storage, tmp_path)
     assert (status, "2 of 2 runs" in said) == (0, True), said
     assert all_of(MlflowStore(None, tmp_path), tmp_path / "files 3") == expected
@@ -218,15 +223,15 @@ def test_a_new_summary_stands_beside_the_old_and_an_old_run_without_marks_is_com
     mlflow, record = MlflowStore(None, home), replace(CHILD, experiment="summary", parent="")
     client, number = mlflow.client, mlflow.experiment_id("summary")
     run = client.create_run(number, tags={"bsp.key": record.key}).info.run_id  # as earlier versions made it
-    client.log_metric(run, "mAP_0.50", 12.5)
-    client.log_metric(run, "pretrain/loss", 1 / 5, step=5)
+    client.log_metric(run, "ours/mAP_0.50", 12.5)
+    client.log_metric(run, "training/pretrain/loss", 1 / 5, step=5)
     done = replace(finished_child(), experiment="summary", parent="")
     for mean in (12.5, 12.5, 14.0, 13.0):
-        done = replace(done.with_numbers({"mAP@0.50": mean}), ended_ms=done.ended_ms + 2**40)
+        done = replace(done.with_numbers({"ours/mAP@0.50": mean}), ended_ms=done.ended_ms + 2**40)
         mlflow.send(storage, done)
-    assert [p.value for p in client.get_metric_history(run, "mAP_0.50")] == [12.5, 14.0, 13.0]
-    assert client.get_run(run).data.metrics["mAP_0.50"] == 13.0
-    assert sorted(p.step for p in client.get_metric_history(run, "pretrain/loss")) == [5, 10, 15, 20, 25]
+    assert [p.value for p in client.get_metric_history(run, "ours/mAP_0.50")] == [12.5, 14.0, 13.0]
+    assert client.get_run(run).data.metrics["ours/mAP_0.50"] == 13.0
+    assert sorted(p.step for p in client.get_metric_history(run, "training/pretrain/loss")) == [5, 10, 15, 20, 25]
 
 
 def test_what_is_gone_is_named_and_left_out(home, storage, table, tmp_path, caplog):
@@ -238,7 +243,7 @@ def test_what_is_gone_is_named_and_left_out(home, storage, table, tmp_path, capl
     mlflow = MlflowStore(None, home)
     mlflow.send(storage, record)
     shown = all_of(mlflow, tmp_path / "files", "gone")["p/1"]
-    assert (set(shown["metrics"]), shown["files"]) == ({"mAP_0.50", "undefined"}, {})
+    assert (set(shown["metrics"]), shown["files"]) == ({"ours/mAP_0.50", "ours/undefined"}, {})
     assert "table.md is gone, or a link out of the storage" in caplog.text
     assert "encoder.pt has 5 bytes" in caplog.text
     assert "manifest.json is gone; its curves and files are not sent" in caplog.text
@@ -283,16 +288,35 @@ def test_a_finished_row_gives_its_record_without_having_been_recorded(row, undis
     """Of stages that earlier versions made nobody has noted anything else."""
     folder, scores = undisturbed
     store = StageStore(folder)
-    record = finished(replace(CHILD, started_ms=2**50), row.recipes, store)
+    record = finished(replace(CHILD, started_ms=2**50), row.recipes, store, ())
     manifests = {path.parent.parent.name: json.loads(path.read_text()) for path in folder.glob("*/*/manifest.json")}
     numbers = {point.name: point.value for point in record.points}
-    assert {name: numbers[name] for name in scores} == scores
-    assert numbers["seconds/heads"] == manifests["heads"]["seconds"]
+    assert {name: numbers[f"scores/{name}"] for name in scores} == {name: round(scores[name], 2) for name in scores}
+    assert numbers["usage/seconds_heads"] == round(manifests["heads"]["seconds"], 1)
     assert record.ended_ms == datetime.fromisoformat(manifests["heads"]["made"]).timestamp() * 1000
     seconds = sum(manifests[kind]["seconds"] for kind in ("encoders", "features", "heads"))
     assert record.ended_ms - record.started_ms == int(1000 * seconds)
     assert [stage.files for stage in record.stages] == [("encoder.pt",), ("detections.json", "scores.json")]
     assert parse_record(json.dumps(asdict(record)).encode(), "here") == record
+
+
+def test_a_row_of_an_earlier_version_gets_todays_names_once(home, storage):
+    tracker = Tracker(None, "earlier", home, storage)
+    tracker.show(replace(PARENT, experiment="earlier"))
+    stage = ShownStage(name=f"encoders/{recipe_hash(Made('e'))}", prefix="pretrain/")
+    earlier = replace(CHILD, experiment="earlier", stages=(stage,), status="FINISHED", ended_ms=BEGAN_MS)
+    earlier = replace(earlier, tags={"paper.mAP@0.50": "40.44", "paper.data": "ActivityNet"})
+    earlier = earlier.with_numbers({"mAP@0.50": 12.3456, "AR@1": 3.0, "seconds/heads": 2.5, "cost/streams": 2})
+    tracker.show(earlier)  # written as that version did; what it sent has its own names
+    assert tracker.close() == 0
+    assert "earlier, 01 {dc, ss} cls: sending" in deliver(storage, home)[1]
+    metrics = tracker.mlflow.find("earlier", CHILD.key).data.metrics
+    assert {name: value for name, value in metrics.items() if name.split("/")[0] in ("ours", "paper", "scores")} == {
+        "ours/mAP_0.50": 12.35, "paper/mAP_0.50": 40.44, "scores/AR_1": 3.0,
+    }  # fmt: skip
+    assert (metrics["usage/seconds_heads"], metrics["usage/streams"]) == (2.5, 2)
+    assert metrics["training/pretrain/loss"] == 1 / 25
+    assert "sending" not in deliver(storage, home)[1]
 
 
 def test_the_load_of_the_machine_goes_to_the_run(home, storage, monkeypatch):
@@ -323,7 +347,7 @@ def test_the_printed_links_lead_to_a_server_on_loopback_or_to_the_given_one(home
     assert mlflow.compare_url([record, CHILD]) == f"http://127.0.0.1:5000{expected}"
     mlflow.uri = "https://me:secret@mlflow.example/"
     assert mlflow.compare_url([record]) == f"https://me:***@mlflow.example{expected}"
-    assert mlflow_name("mAP@0.50") == "mAP_0.50"
+    assert metric_name("mAP@0.50") == "mAP_0.50"
 
 
 def test_a_store_that_has_never_answered_is_an_error_with_the_remedy(storage, tmp_path):
@@ -353,7 +377,7 @@ def test_a_server_killed_in_the_middle_shows_the_same_in_the_end(home, storage, 
         def live(*steps: int) -> None:
             for step in steps:
                 for tracker in trackers:
-                    tracker.live(records[1], "pretrain/", entry(step))
+                    tracker.live(records[1], "training/pretrain/", entry(step))
 
         def show(*shown: RunRecord) -> None:
             for record in shown:
@@ -362,7 +386,7 @@ def test_a_server_killed_in_the_middle_shows_the_same_in_the_end(home, storage, 
 
         def arrived() -> bool:
             found = away.mlflow.find("killed", "p/1")
-            return found is not None and "pretrain/loss" in found.data.metrics
+            return found is not None and "training/pretrain/loss" in found.data.metrics
 
         show(*records[:2])
         live(5)
@@ -382,7 +406,7 @@ def test_a_server_killed_in_the_middle_shows_the_same_in_the_end(home, storage, 
         late.show(records[-1])
         assert late.close() == 0
         shown, expected = (all_of(t.mlflow, tmp_path / str(k), "killed") for k, t in enumerate(trackers))
-        assert len(expected["p/1"]["metrics"]["pretrain/loss"]) == 5
+        assert len(expected["p/1"]["metrics"]["training/pretrain/loss"]) == 5
         fault_row(
             "SIGKILL of the MLflow server while a row is trained",
             "the sweep went on; `bsp deliver` sent what was lacking once the server was back: runs, parameters, points "
