@@ -87,7 +87,7 @@ class MlflowStore:
         """Made at its first use, as it connects to the data base."""
         from mlflow import MlflowClient
 
-        return MlflowClient(tracking_uri=self.uri)
+        return MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
 
     def first_contact(self, experiment: str) -> Exception | None:
         """Make the experiment; the error if the store does not answer now. RuntimeError if it never has."""
