@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shlex
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -13,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from bsp_platform.tracking.mlflow_store import MlflowStore
+from repository import ROOT
 
 
 def all_of(mlflow: MlflowStore, folder: Path, experiment: str = "exp") -> dict[str, dict[str, Any]]:
@@ -59,6 +63,40 @@ def start_server(folder: Path, port: int) -> subprocess.Popen:
     )  # fmt: skip
     wait_for(lambda: answers(port), "MLflow server")
     return server
+
+
+def make_ui() -> list[str]:
+    """The words of the command that `make ui` runs, from `mlflow` on."""
+    printed = subprocess.run(["make", "-n", "ui"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    line = next(line for line in printed.replace("\\\n", " ").splitlines() if "mlflow server" in line)
+    words = shlex.split(line)
+    return words[next(k for k, word in enumerate(words) if word.endswith("mlflow")) :]
+
+
+@contextlib.contextmanager
+def running_ui(database: Path) -> Iterator[int]:
+    """The port of a server that is started as `make ui` starts it, but for its port and data base."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    words = [word.replace("5000", str(port)) for word in make_ui()]
+    words[words.index("--backend-store-uri") + 1] = f"sqlite:///{database}"
+    path = database.with_suffix(".log")
+    with open(path, "w") as log:
+        server = subprocess.Popen(
+            [str(Path(sys.executable).with_name("mlflow")), *words[1:]], cwd=database.parent, stdout=log, stderr=log,
+            env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}, start_new_session=True,
+        )  # fmt: skip
+    try:
+        deadline = time.monotonic() + 180
+        while not answers(port):
+            assert server.poll() is None, path.read_text()
+            assert time.monotonic() < deadline, path.read_text()
+            time.sleep(0.1)
+        yield port
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait(30)
 
 
 def answers(port: int) -> bool:

@@ -114,6 +114,11 @@ COMMANDS: dict[str, dict[str, Entry]] = {
             "Send to MLflow what it lacks of the runs of a storage.",
             "bsp deliver --tracking-uri URI --show",
         ),
+        "register": Entry(
+            "tracking:register",
+            "Copy a model folder into MLflow's registry.",
+            "bsp register MODEL --name NAME --alias ALIAS",
+        ),
         "completion": Entry(
             "runs:completion",
             "The shell completes commands, options and paths.",

@@ -1,4 +1,4 @@
-"""``bsp deliver``: send to MLflow what it lacks of the runs in a storage."""
+"""``bsp deliver`` and ``bsp register``: send to MLflow what it lacks of the runs in a storage, and model folders."""
 
 from __future__ import annotations
 
@@ -45,3 +45,27 @@ def deliver(storage: str, tracking_uri: str | None, home: Path, show: bool) -> N
     say(f"{shown_uri(mlflow.uri)}: {complete} of {len(records)} runs of {store.address} are whole")
     if complete < len(records):
         raise click.exceptions.Exit(1)
+
+
+@click.command()
+@click.argument("model", type=click.Path(exists=True, file_okay=False, path_type=Path), metavar="FOLDER")
+@click.option("--name", required=True, help="In the registry.")
+@click.option("--alias", default="", help="Moved to this model: models:/NAME@ALIAS.")
+@click.option("--tracking-uri", envvar="MLFLOW_TRACKING_URI", help="MLflow store [default: SQLite in --home]")
+@click.option("--home", type=click.Path(path_type=Path), default=Path("mlflow"), show_default=True)
+def register(model: Path, name: str, alias: str, tracking_uri: str | None, home: Path) -> None:
+    """Copy a model folder into MLflow's registry; one that is there already is found, and not copied.
+
+    \b
+    Example: bsp register results/ablation_table4/mini/models/vanilla-seed0 --name table4 --alias best
+             bsp detect VIDEO --model models:/table4@best
+    """
+    from bsp.models.folder import load_model
+    from bsp_platform.tracking import registry
+
+    try:
+        load_model(model)  # whole, or not registered
+        said = registry.register(model, name, alias, store=registry.registry(tracking_uri, home))
+    except ValueError as error:
+        raise click.ClickException(str(error)) from None
+    say(f"{model}: {said}")

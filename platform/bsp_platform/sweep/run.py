@@ -98,7 +98,7 @@ def run(experiment: Experiment, options: Options) -> int:
         with collect_errors(troubles, f"the tables in {results}"):
             write_tables(results, table)
         with collect_errors(troubles, "MLflow's record of the sweep"):
-            tracking.close(failures, results)
+            tracking.close(scores, failures, results)
     print_table(table)
     say(f"Tables: {results}/table.{{json,csv,md}}")
     say(f"Models: {results}/models: {len(models.folders)}, {models.made} of them new")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, is_dataclass, replace
 from datetime import datetime
@@ -11,7 +12,7 @@ from typing import Any
 from bsp.localization.gtad.network import GTADSettings
 from bsp.models.kept import HEAD
 from bsp.tasks.head import HISTORY
-from bsp_platform.plain_text import markdown_text
+from bsp_platform.plain_text import markdown_text, say
 from bsp_platform.plan.options import Options
 from bsp_platform.plan.profiles import Profile
 from bsp_platform.plan.recipes import EncoderRecipe
@@ -21,9 +22,11 @@ from bsp_platform.storage.manifests import MANIFEST, as_plain, recipe_hash
 from bsp_platform.storage.stages import StageStore
 from bsp_platform.tracking import names
 from bsp_platform.tracking.record import RunRecord, ShownStage, new_record, now_ms, opened
+from bsp_platform.tracking.registry import register
 from bsp_platform.tracking.tracker import Tracker
 from bsp_platform.work.pretraining import WEIGHTS
 
+log = logging.getLogger(__name__)
 # Of a head's stage: its curves are metrics, and what is kept of it for new videos is in the model folder.
 _NOT_SHOWN = (HISTORY, MANIFEST, f"{HEAD}.json")
 
@@ -71,7 +74,7 @@ class SweepTracking:
             columns.append(f"metrics.{names.OURS}{metric}")
             if metric in given:
                 columns.append(f"metrics.{names.PAPER}{metric}")
-        return [*columns, *(["tags.failure"] if failed else []), "attributes.Dataset"]
+        return [*(["tags.failure"] if failed else []), *columns, "attributes.Dataset"]
 
     def _new_record(self, cell: Cell, r: RowRecipes) -> RunRecord:
         rows = self.experiment.rows
@@ -130,13 +133,29 @@ class SweepTracking:
             numbers = {name: value for name, value in found.items() if isinstance(value, int | float)}
             self.runs[cell] = self.tracker.show(record.with_numbers(names.usage(numbers)))
 
-    def close(self, failures: Mapping[Cell, str], results: Path) -> None:
-        """Tables, description and the state of the parent; then wait until all is sent, if MLflow answers."""
+    def close(self, scores: Mapping[Cell, Mapping[str, float]], failures: Mapping[Cell, str], results: Path) -> None:
+        """Tables, description and the state of the parent; wait until all is sent, if MLflow answers; then register
+        the best row's model, if ``results/models`` has it: one copy, as every row's would be much for nothing."""
         table = results / "table.md"
         text = table.read_text("utf-8") if table.exists() else ""
         note = _note(self.experiment, self.profile, text, failures)
         parent = replace(self.parent, columns=tuple(self._columns(bool(failures))), note=note)
         self.tracker.end(parent, sorted(results.glob("table.*")), failed=bool(failures))
+        self._register_best(scores, results / "models")
+
+    def _register_best(self, scores: Mapping[Cell, Mapping[str, float]], models: Path) -> None:
+        headline = next((name for name in self.experiment.columns if name.endswith("avg")), self.experiment.columns[0])
+        ranked = sorted((cell for cell in scores if headline in scores[cell]), key=lambda cell: -scores[cell][headline])
+        found = [(cell, folder) for cell in ranked for folder in _folders_of(models, cell)]
+        if not found:
+            return
+        (cell, folder), name, store = found[0], f"{self.experiment.name}-{self.profile.name}", self.tracker.mlflow
+        try:
+            said = register(folder, name, "best", store=store, run_id=store.run_id(self.runs[cell]))
+        except Exception as error:  # whatever MLflow, the data base or the network raises
+            log.warning("%s is not registered (%s); later: bsp register %s --name %s", folder, error, folder, name)
+        else:
+            say(f"Best model by {headline}: {folder}, registered as {said}")
 
     def table_url(self) -> str:
         """The UI's table of the rows."""
@@ -145,6 +164,12 @@ class SweepTracking:
     def compare_url(self) -> str:
         """The UI's charts of the rows, scores first."""
         return self.tracker.mlflow.table_url(self.parent, charts=True)
+
+
+def _folders_of(models: Path, cell: Cell) -> list[Path]:
+    """The model folders of a row and seed, one for each of its heads."""
+    name = f"{cell[0]}-seed{cell[1]}"
+    return [path for path in sorted(models.glob("*")) if path.name == name or path.name.startswith(f"{name}-")]
 
 
 def _note(experiment: Experiment, profile: Profile, table: str = "", failures: Mapping[Cell, str] | None = None) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from urllib.parse import quote
 
 from bsp_platform.tracking.names import metric_name
-from bsp_platform.tracking.record import RunRecord
+from bsp_platform.tracking.record import FAILURE_TAG, RunRecord
 
 TABLE_TAG = "bsp.table"  # of a parent and its runs: the parent's key
 NOTE_TAG = "mlflow.note.content"
@@ -21,7 +21,7 @@ _SHOWN_TAG = (
     "mlflow.bsp.shown"  # hidden in lists; of an experiment: when the run ended, or began, that its description is of
 )
 _LONGEST_NOTE = 7500  # characters; MLflow takes 8000 in a run's description
-_WIDTHS_PX = {"attributes.`Run Name`": 190, "attributes.`Created`": 120}
+_TEXT_PX = 260  # of a column that holds a sentence
 
 
 def view_key(key: str) -> str:
@@ -77,11 +77,16 @@ def _view(record: RunRecord) -> str:
         "datasetsFilter": [],
         "selectedColumns": columns,
         "columnOrder": columns,
-        "columnWidths": _WIDTHS_PX | {name: 22 + 7 * len(name.split("`")[1]) for name in columns},
+        "columnWidths": {column: _width_px(column) for column in columns},
         "runsHiddenMode": "SHOW_ALL",
     }
     moment = record.started_ms
     return json.dumps({"name": record.name, "createdAt": moment, "updatedAt": moment, "state": json.dumps(state)})
+
+
+def _width_px(column: str) -> int:
+    name = column.split("`")[1]
+    return _TEXT_PX if name == FAILURE_TAG else 24 + 8 * max(len(name), 8)
 
 
 def _column(name: str) -> str:

@@ -32,7 +32,7 @@ def signature(kind: str) -> ModelSignature:
 
 def example(kind: str) -> pd.DataFrame:
     """An input: paths of videos, and a sentence where the model needs one."""
-    import pandas as pd  # type: ignore[import-untyped]
+    import pandas as pd
 
     return pd.DataFrame({"video": ["video.mp4"]} | ({"sentence": [_SENTENCE]} if kind in _MOMENTS else {}))
 

@@ -148,6 +148,9 @@ def _log(store: MlflowStore, folder: Path, name: str, digest: str, run_id: str |
         name, logged.artifact_location, run_id, tags=tags, model_id=logged.model_id,
         description="\n".join(f"- {key}: {text}" for key, text in {"kind": tags["kind"], **provenance}.items()),
     )  # fmt: skip
+    # As MLflow does for a version that it makes of a logged model: the run's page shows it as registered.
+    versions = json.dumps([{"name": name, "version": int(made.version)}])
+    client.set_logged_model_tags(logged.model_id, {"mlflow.modelVersions": versions})
     return str(made.version)
 
 

@@ -1,18 +1,12 @@
 """MLflow's servers answer to their own names alone: started as the Makefile and the cluster files start them."""
 
 import http.client
-import os
 import shlex
-import signal
-import socket
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import pytest
 import yaml
 
+from mlflow_runs import make_ui, running_ui
 from repository import ROOT
 
 pytestmark = pytest.mark.server  # MLflow's
@@ -22,14 +16,6 @@ SECURITY = {
     "--allowed-hosts": "localhost:5000,127.0.0.1:5000",
     "--cors-allowed-origins": "http://localhost:5000,http://127.0.0.1:5000",
 }
-
-
-def make_ui() -> list[str]:
-    """The words of the command that `make ui` runs, from `mlflow` on."""
-    printed = subprocess.run(["make", "-n", "ui"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    line = next(line for line in printed.replace("\\\n", " ").splitlines() if "mlflow server" in line)
-    words = shlex.split(line)
-    return words[next(k for k, word in enumerate(words) if word.endswith("mlflow")) :]
 
 
 def cluster_server(name: str) -> list[str]:
@@ -58,30 +44,8 @@ def test_the_cluster_files_start_a_server_with_the_same_names(name):
 
 
 def test_a_server_of_make_ui_answers_to_its_own_names_alone(tmp_path):
-    words = make_ui()
-    assert options(words) == SECURITY
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    words = [word.replace("5000", str(port)) for word in words]
-    words[words.index("--backend-store-uri") + 1] = f"sqlite:///{tmp_path}/mlflow.db"
-    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    with open(tmp_path / "log", "w") as log:
-        server = subprocess.Popen(
-            [str(Path(sys.executable).with_name("mlflow")), *words[1:]],
-            cwd=tmp_path, env=environment, stdout=log, stderr=log, start_new_session=True,
-        )  # fmt: skip
-    try:
-        deadline = time.time() + 180
-        while True:
-            try:
-                if status(port, "x", "/health") == 200:
-                    break
-            except OSError:
-                pass
-            assert server.poll() is None, (tmp_path / "log").read_text()
-            assert time.time() < deadline, (tmp_path / "log").read_text()
-            time.sleep(0.1)
+    assert options(make_ui()) == SECURITY
+    with running_ui(tmp_path / "mlflow.db") as port:
         search = "/api/2.0/mlflow/experiments/search"
         for host in (f"localhost:{port}", f"127.0.0.1:{port}"):
             assert status(port, host, search, "POST") == 200, host
@@ -99,6 +63,3 @@ def test_a_server_of_make_ui_answers_to_its_own_names_alone(tmp_path):
             assert status(port, host, "/") == 403, host
         assert status(port, f"localhost:{port}", search, "POST", "http://evil.example") == 403
         assert status(port, f"localhost:{port}", search, "POST", f"http://localhost:{port}") == 200
-    finally:
-        os.killpg(server.pid, signal.SIGTERM)
-        server.wait(30)
