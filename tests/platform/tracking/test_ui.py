@@ -159,8 +159,16 @@ def test_the_description_has_the_table_and_how_to_read_it(page, address):
 def test_the_links_open_on_scores(page, address, swept):
     page.goto(f"{address}/#/experiments")
     open_experiment(page)
-    page.get_by_role("link", name="charts").click()
-    opened = page.context.pages[-1]  # links of a description open a page of their own
+    link = page.get_by_role("link", name="charts")
+    if link.get_attribute("target") == "_blank":
+        with page.expect_popup() as popup:
+            link.click()
+        opened = popup.value
+    else:
+        link.click()
+        opened = page
+    opened.wait_for_url("**compareRunsMode=CHART**")
+    opened.get_by_placeholder("Search metric charts").wait_for()
     opened.set_viewport_size({"width": 1500, "height": 850})
     opened.get_by_text("ours/mAP_0.50").first.wait_for()
     titles = [text for text in opened.locator("body").inner_text().splitlines() if text.startswith(("ours", "paper"))]
