@@ -81,7 +81,9 @@ def publish(
     rounded = {metric: round(value, 6) for metric, value in metrics.items()}
     key_hash = recipe_hash({"key": key, "metrics": rounded})
     params = {"profile": profile.name, **params}
-    record = tracker.begin(new_record(name, f"{profile.name}/{key_hash}", f"{name} {profile.name}", params))
+    note = f"{content['title']}\n\n{content['caption']}\n\nThe picture is in the artifacts. Data: {profile.about}."
+    record = new_record(name, f"{profile.name}/{key_hash}", f"{name} {profile.name}", params, note=note)
+    record = tracker.begin(record)
     tracker.end(record.with_numbers(rounded, time_ms=now_ms()), paths)
     say(f"{content['title']}: {folder}/figure.{{png,pdf,json}}\nMLflow: {tracker.mlflow.ui_command()}")
     return folder

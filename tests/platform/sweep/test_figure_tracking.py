@@ -80,6 +80,10 @@ def test_a_figure_made_twice_is_one_run_and_another_one_a_second(options):
     assert [m.value for m in client.get_metric_history(run.info.run_id, "AUC/x_1")] == [0.5]
     assert {f.path for f in client.list_artifacts(run.info.run_id)} == {"figure.png", "figure.pdf", "figure.json"}
     assert run.info.status == "FINISHED"
+    tags = client.get_experiment_by_name("fig").tags
+    assert tags["mlflow.experimentKind"] == "custom_model_development"
+    assert tags["mlflow.note.content"] == run.data.tags["mlflow.note.content"]
+    assert tags["mlflow.note.content"].startswith("t\n\nc\n")
     content = published(options, "fig")
     assert (content["title"], content["profile"]) == ("t", "smoke")
     make(0.6)
