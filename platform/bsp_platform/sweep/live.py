@@ -7,21 +7,48 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TextIO
 
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from bsp_platform.plain_text import duration, plain_table, printable
+from bsp_platform.plain_text import duration, plain_table, printable, say
 from bsp_platform.tracking.record import TIME
 from bsp_platform.work.bottleneck import SHARES
 
+DOING = "doing"  # in a report: what a stage waits for, until it has progress to show
 _EVERY_S = 60.0  # without a terminal: at most one line per row and stage in this time
 _ENDS = ("finished", "FAILED")
 # Entries of a training record that are no losses or statistics of the pretext.
 _SPEED = {"step", TIME, "clips_per_s", "data_wait_share", "learning_rate", "max_memory_mb", "damaged_share", *SHARES}
+
+
+@contextmanager
+def waiting(what: str, file: TextIO) -> Iterator[None]:
+    """Says on the console what the command waits for meanwhile: with its seconds on a terminal, else a line."""
+    console, began = Console(file=file), time.monotonic()
+    if not console.is_terminal:
+        say(f"{what} ...", file=file)
+        yield
+        return
+    shown = _Seconds(what, began)
+    with Live(
+        shown, console=console, refresh_per_second=2, transient=True, redirect_stdout=False, redirect_stderr=False
+    ):
+        yield
+
+
+class _Seconds:
+    """ "what (12 s) ...", anew whenever it is shown."""
+
+    def __init__(self, what: str, began: float):
+        self.what, self.began = what, began
+
+    def __rich__(self) -> str:
+        return f"{self.what} ({time.monotonic() - self.began:.0f} s) ..."
 
 
 class LiveView:
@@ -59,18 +86,23 @@ class LiveView:
     def update(self, cell: tuple[str, int], report: dict[str, Any]) -> None:
         """Take a report: {"stage", "at", "total", "rate"}, or of training {"encoder", "step", "steps", "record"}."""
         now = self.clock()
-        state = self.state.setdefault(cell, {"stage": "", "text": "", "printed": now})
+        state = self.state.setdefault(cell, {"stage": "", "text": "", "printed": now, "doing": ""})
         # A training record carries no stage; it belongs to the encoder that is being trained.
         stage = report.get("stage") or (f"pretrain {report['encoder']}" if "encoder" in report else state["stage"])
         if stage != state["stage"]:
             if state["text"]:
                 self._line(cell, state, now)  # the last progress of the previous stage
-            state.update(stage=stage, text="", measured={}, first=None)
+            state.update(stage=stage, text="", measured={}, first=None, doing="")
             self._line(cell, state, now)
         # Measurements are shown until the next ones of the same stage.
         numbers = {name: report[name] for name in ("skipped", "rate") if name in report}
         state["measured"] |= numbers | report.get("record", {})
         state["text"] = self._progress(state, report, now) or state["text"]
+        if DOING in report and report[DOING] != state["doing"]:
+            state.update(doing=report[DOING], since=now)
+            self._line(cell, state | {"text": f"{report[DOING]} ..."}, now)
+        elif state["text"]:
+            state["doing"] = ""
         if state["text"] and now - state["printed"] >= _EVERY_S:
             self._line(cell, state, now)
 
@@ -113,5 +145,11 @@ class LiveView:
         finished = sum(s["stage"] in _ENDS for s in self.state.values())
         title = f"{finished}/{len(self.cells)} finished, {self.clock() - self.began:.0f} s"
         states = [(cell, self.state[cell]) for cell in self.cells if cell in self.state]
-        rows = [(*cell, state["stage"], state["text"]) for cell, state in states]
+        rows = [(*cell, state["stage"], self._shown(state)) for cell, state in states]
+        if not states:
+            title += f"; starting the rows' processes ({self.clock() - self.began:.0f} s) ..."
         return plain_table(("row", "seed", "stage", "progress"), rows, title=title)
+
+    def _shown(self, state: dict[str, Any]) -> str:
+        doing = state["doing"]
+        return f"{doing} ({self.clock() - state['since']:.0f} s) ..." if doing else state["text"]

@@ -99,7 +99,8 @@ class _RowRunner:
 
         def build(folder: Path) -> dict:
             import ray
-            from ray.tune.integration.ray_train import TuneReportCallback
+
+            from bsp_platform.sweep.training_reports import Beginnings, Records
 
             if recipe.weights or (recipe.start and recipe.pretext is None):
                 given = self.job.weights.get(recipe.weights or recipe.start)
@@ -128,7 +129,7 @@ class _RowRunner:
                 self.job.resources,
                 teachers=teachers,
                 start=start,
-                callbacks=[TuneReportCallback()],
+                callbacks=[Records(), Beginnings(f"pretrain {recipe.name}")],
                 probe=self.job.probes.get(recipe),
                 store=self.store,
             )

@@ -6,7 +6,9 @@ the same command, and a failed row is reported while the others go on.
 
 from __future__ import annotations
 
+import threading
 import time
+from importlib import import_module
 from typing import TextIO
 
 from ray import tune
@@ -36,6 +38,8 @@ from bsp_platform.work.cluster.start import object_store
 def run(experiment: Experiment, options: Options) -> int:
     """Run the rows that are not finished, write and print the table. Returns the exit status: 1 if a row failed."""
     began = time.time()
+    # Its import takes seconds, in which this process mostly waits for the processes that render or that are Ray's.
+    threading.Thread(target=import_module, args=("mlflow",), name="import mlflow", daemon=True).start()
     profile = options.profile
     rows = _chosen(experiment, options.rows)
     refuse_early(options)

@@ -8,6 +8,7 @@ from typing import Any, TextIO
 
 import ray
 from ray import tune
+from typing_extensions import override
 
 from bsp_platform.plain_text import say
 from bsp_platform.plan.options import Options
@@ -15,17 +16,20 @@ from bsp_platform.plan.rows import Cell, RowRecipes
 from bsp_platform.plan.sources import Sources
 from bsp_platform.storage.stages import StageStore
 from bsp_platform.sweep.failures import collect_errors
+from bsp_platform.sweep.live import waiting
 from bsp_platform.sweep.row_runner import RowJob
 from bsp_platform.work.cluster.loopback import private_folder
 from bsp_platform.work.cluster.planning import plan_lines, start_planned
 from bsp_platform.work.cluster.start import TRIAL_RESOURCES
+from bsp_platform.work.probe import WORKERS, release_workers
 
 
 def start_job(
     options: Options, store: StageStore, sources: Sources, recipes: dict[Cell, RowRecipes], console: TextIO
 ) -> tuple[RowJob, int]:
     """Start or join Ray and print the plan; the job that all trials share, and how many of them run at a time."""
-    plan = start_planned(options)
+    with waiting("starting Ray", console):
+        plan = start_planned(options)
     for line in plan_lines(plan, options):
         say(line, file=console)
     job = RowJob(
@@ -57,9 +61,30 @@ def run_trials(
         run_config=tune.RunConfig(
             name=time.strftime("%Y%m%d-%H%M%S"),
             storage_path=str(private_folder() / "tune"),  # it holds pickles, which a storage must not
-            callbacks=[callback],
+            callbacks=[callback, FreePlaces()],
             verbose=0,
         ),
     )
     with collect_errors(troubles, "Ray Tune"):  # at the end it reads files, which a full disk leaves incomplete
         tuner.fit()
+
+
+class FreePlaces(tune.Callback):
+    """Removes the placement group of a training whose trial has ended before it: Ray keeps it till its job ends."""
+
+    def __init__(self) -> None:
+        self.places: dict[str, str] = {}  # by trial
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # as all our callbacks
+
+    @override
+    def on_trial_result(self, iteration, trials, trial, result, **info):
+        if WORKERS in result:
+            self.places[trial.trial_id] = result[WORKERS]
+
+    @override
+    def on_trial_complete(self, iteration, trials, trial, **info):
+        release_workers(self.places.pop(trial.trial_id, ""))
+
+    on_trial_error = on_trial_complete

@@ -7,6 +7,7 @@ ignore them silently.
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,6 +33,11 @@ _PARTS = {
     "RayTrainError": f"{_TRAIN}.exceptions",
     "ScalingDecision": f"{_TRAIN}.execution.scaling_policy",
     "WorkerHealthCheckFailedError": f"{_TRAIN}.exceptions",
+    # Ray Train's controller (below, and sweep/training_reports.py)
+    "PlacementGroupCleanerCallback": f"{_TRAIN}.callbacks.placement_group_callback",
+    "TrainController": f"{_TRAIN}.execution.controller",
+    "WorkerGroup": f"{_TRAIN}.execution.worker_group",
+    "WorkerGroupCallback": f"{_TRAIN}.execution.callback",
     # Ray Train's process group (cluster/local_torch.py)
     "_TorchBackend": "ray.train.torch.config",
     "_set_torch_distributed_env_vars": "ray.train.torch.config",
@@ -82,7 +88,58 @@ class OwnPolicies:
         raise NotImplementedError
 
     def _initialize_and_run_controller(self, **parts: Any) -> Any:
-        return super()._initialize_and_run_controller(**parts | self.policies())  # type: ignore[misc]  # the next base's
+        import ray
+
+        parts |= self.policies()
+        if ray.get_runtime_context().get_actor_id():
+            return _run_controller_here(parts)
+        return super()._initialize_and_run_controller(**parts)  # type: ignore[misc]  # the next base's
+
+
+def _run_controller_here(parts: dict[str, Any]) -> Any:
+    """Run Ray Train's controller in this process, an actor, instead of in an actor of its own; returns its result.
+
+    A process for the controller, and one that watches it for the case that it dies, take seconds of every training to
+    start. Here both die together, as without: Ray Train's controller ends with the process that has started it. What
+    may be left then is the placement group of the training processes: whoever has started this actor removes it
+    (sweep/tuning.py).
+    """
+    import ray
+
+    here = importlib.import_module(__name__)
+    callbacks = [c for c in parts["callbacks"] if not isinstance(c, here.PlacementGroupCleanerCallback)]
+    controller = here.TrainController(**parts | {"callbacks": callbacks})
+    if ray.util.get_node_ip_address() in ("127.0.0.1", "::1"):
+        controller.worker_group_cls = _same_environment()
+    try:
+        asyncio.run(controller.run())
+        return _result_of(controller)
+    finally:
+        if group := controller.get_worker_group():  # stopped in the middle
+            group.shutdown()
+
+
+def _result_of(controller: Any) -> Any:
+    result = controller.get_result()
+    if result.error:
+        raise result.error
+    return result
+
+
+def _same_environment() -> type:
+    """Ray Train's worker group, whose processes get the environment that they have on one machine anyway.
+
+    Given again, it would be another runtime environment to Ray, for which no idle process could be used.
+    """
+    group: type = importlib.import_module(__name__).WorkerGroup
+    need_private(group, "_get_worker_runtime_env")
+
+    class SameEnvironment(group):  # type: ignore[misc]  # imported late
+        @staticmethod
+        def _get_worker_runtime_env(custom_runtime_env: Any) -> Any:
+            return custom_runtime_env
+
+    return SameEnvironment
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from bsp_platform.plan.resources import TRIAL_CPUS
 
 # Trials run on the head, where the driver is: the loss of a worker node ends no row, only its tasks there,
 # which are started again on another node.
+DASHBOARD = "BSP_RAY_DASHBOARD"  # set: a Ray that is started here has its dashboard, on http://127.0.0.1:8265
 TRIAL_RESOURCES = {"CPU": TRIAL_CPUS, "node:__internal_head__": 0.001}
 
 
@@ -42,7 +43,7 @@ def start_ray(
             address="local",  # never another cluster that runs on this machine
             num_cpus=cpus or os.cpu_count(),
             num_gpus=gpus,
-            include_dashboard=True,
+            include_dashboard=bool(os.environ.get(DASHBOARD)),  # 3 s of the start
             dashboard_host="127.0.0.1",
             object_store_memory=object_store_mb * 2**20,
             log_to_driver=log_to_driver,
