@@ -51,7 +51,12 @@ def _counts(value: object, field: dataclasses.Field) -> bool:
 
 def recipe_hash(recipe: object) -> str:
     """16 hex digits of the SHA-256 of the recipe's canonical JSON."""
-    return _sha256_of(as_plain(recipe))[:16]
+    return plain_hash(as_plain(recipe))
+
+
+def plain_hash(plain: object) -> str:
+    """The same of a recipe that is JSON already, as it stands in manifests."""
+    return _sha256_of(plain)[:16]
 
 
 def _sha256_of(value: object) -> str:

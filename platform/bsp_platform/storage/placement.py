@@ -11,7 +11,7 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -71,6 +71,27 @@ class SharedFolder:
     def names(self, folder: str) -> list[str]:
         """Names of all files below ``folder``, sorted."""
         return sorted(self.name(path) for path in (self.root / folder).rglob("*") if path.is_file())
+
+    def listing(self) -> dict[str, tuple[int, float]]:
+        """Bytes and time of the last change (seconds since 1970) of all files of the storage, by name."""
+        found = {}
+        for path in self.root.rglob("*"):
+            with suppress(FileNotFoundError):  # removed meanwhile
+                facts = path.lstat()
+                if not path.is_dir():
+                    found[self.name(path)] = facts.st_size, facts.st_mtime
+        return found
+
+    def remove(self, names: Iterable[str]) -> None:
+        """Remove files by their names, in this order, and folders that become empty; missing ones are no error."""
+        for name in names:
+            path = self.root / name
+            path.unlink(missing_ok=True)
+            for folder in path.relative_to(self.root).parents[:-1]:
+                try:
+                    (self.root / folder).rmdir()
+                except OSError:  # not empty
+                    break
 
     @contextmanager
     def claim(self, name: str, on_wait: Callable[[], None] | None) -> Iterator[Callable[[], None]]:
@@ -148,6 +169,16 @@ class BucketWithCopies(SharedFolder):
     @override
     def names(self, folder: str) -> list[str]:
         return sorted(f"{folder}/{name}" for name in self.bucket.sizes(folder))
+
+    @override
+    def listing(self) -> dict[str, tuple[int, float]]:
+        return self.bucket.listing()
+
+    @override
+    def remove(self, names: Iterable[str]) -> None:
+        for name in names:
+            self.bucket.delete(name)
+            super().remove([name])  # the copy
 
     @property
     def expiry_s(self) -> float:

@@ -190,6 +190,17 @@ class Bucket:
                 )
         return found
 
+    def listing(self) -> dict[str, tuple[int, float]]:
+        """Bytes and time of the last change (seconds since 1970) of all objects, by name."""
+        start = self._key("")
+
+        def listed() -> Iterator[tuple[str, tuple[int, float]]]:
+            for page in self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=start):
+                for entry in page.get("Contents", ()):
+                    yield entry["Key"].removeprefix(start), (entry["Size"], entry["LastModified"].timestamp())
+
+        return self._call("", lambda: dict(listed()))
+
     def move(self, name: str, target: str) -> None:
         """Copy, then delete. Nothing happens if there is no such object."""
         source: dict[str, Any] = {"Bucket": self.bucket, "Key": self._key(name)}

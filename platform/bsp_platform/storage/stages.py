@@ -38,7 +38,7 @@ from bsp_platform.storage.placement import BucketWithCopies, SharedFolder
 from bsp_platform.storage.s3 import is_address
 
 log = logging.getLogger(__name__)
-_REPLACED = "replaced"
+REPLACED = "replaced"  # folder of stages that were put aside
 
 
 @dataclass(frozen=True)
@@ -218,7 +218,7 @@ class StageStore:
 
     def _replaced(self, kind: str, folder: Path) -> Path:
         stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%f")
-        return self.root / _REPLACED / stamp / kind / folder.name
+        return self.root / REPLACED / stamp / kind / folder.name
 
     # --- notes ------------------------------------------------------------------------------------------------
 

@@ -134,7 +134,7 @@ def _same_environment() -> type:
     group: type = importlib.import_module(__name__).WorkerGroup
     need_private(group, "_get_worker_runtime_env")
 
-    class SameEnvironment(group):  # type: ignore[misc]  # imported late
+    class SameEnvironment(group):
         @staticmethod
         def _get_worker_runtime_env(custom_runtime_env: Any) -> Any:
             return custom_runtime_env
