@@ -9,11 +9,13 @@ import pytest
 import torch
 
 from bsp.localization.grounding.lgi import (
+    LGIOutputs,
     LGISettings,
     _batch,
     build_lgi,
     distinct_loss,
     ground_lgi,
+    ground_lgi_by_attention,
     guidance_loss,
     guided_segments,
     largest_offset,
@@ -322,3 +324,18 @@ def test_distinct_loss_against_a_loop():
     assert distinct_loss(weights, 0.3).item() == pytest.approx(total / 4, rel=1e-5)
     # one word: every row is 1, so 3 * 0.7^2 + 6 * 1
     assert distinct_loss(torch.ones(2, 3, 1), 0.3).item() == pytest.approx(7.47)
+
+
+def test_a_score_from_attention_by_hand(monkeypatch):
+    """Of 12 segments a moment from 1/4 to 1/2 takes number 3 to 6, a third of them."""
+    settings = LGISettings(feature_width=4, segments=12, hidden=8, attention=4, kernel=3, heads=2)
+    model = build_lgi(settings, np.zeros((5, 6), np.float32), False, 0)
+    feat_SD, query = np.zeros((12, 4), np.float32), Query(video=0, tokens=np.array([4]), start=0.0, end=1.0)
+    weights = {"even": [1 / 12] * 12, "inside": [0.0] * 3 + [0.25] * 4 + [0.0] * 5, "outside": [1.0] + [0.0] * 11}
+    for name, wanted in (("even", 0.0), ("inside", 2 / 3), ("outside", 0.0)):
+        for moment in ((0.25, 0.5), (0.5, 0.25)):  # also one that LGI gives reversed
+            outputs = LGIOutputs(torch.tensor([moment]), torch.tensor([weights[name]]), torch.zeros(1, 3, 1))
+            monkeypatch.setattr(model, "forward", lambda *_, outputs=outputs: outputs)
+            ((start, end, score),) = ground_lgi_by_attention(model, feat_SD, query)
+            assert (start, end) == moment
+            assert score == pytest.approx(wanted, abs=1e-6)

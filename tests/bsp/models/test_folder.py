@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import bsp
+from bsp.encoders.build import ENCODERS, build_encoder
 from bsp.errors import FileError
 from bsp.features.store import extract_features
 from bsp.features.streams import concatenate_streams
@@ -96,6 +97,15 @@ def test_the_encoder_is_a_plain_module(encoder_folder):
         assert torch.equal(encoder(clip), wanted(clip))
     with pytest.raises(ValueError, match="has 1 streams, none is number 1"):
         load_encoder(encoder_folder, stream=1)
+
+
+@pytest.mark.parametrize("kind", ENCODERS, ids=lambda kind: kind.__name__)
+def test_every_encoder_through_a_folder(kind, tmp_path):
+    encoder = build_encoder(kind().for_snippets(), 0).eval()
+    write_model(tmp_path / "m", Model(kind="encoder", streams=(stream_of(encoder, size_px=64),)))
+    clip = torch.rand((1, encoder.clip_frames, 3, 64, 64), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(load_encoder(tmp_path / "m")(clip), encoder(clip))
 
 
 def test_streams_of_one_grid_decode_the_video_once(video, tmp_path, monkeypatch):

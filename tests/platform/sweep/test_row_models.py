@@ -10,6 +10,7 @@ import pytest
 import bsp
 from bsp.features.store import read_features
 from bsp.tasks.detection import segments_of
+from bsp_platform.plan.rows import RowRecipes
 from bsp_platform.sweep.models import licence
 from row_without_ray import SmallRow, row  # noqa: F401 (a fixture)
 
@@ -70,6 +71,24 @@ def test_a_row_through_its_model_folder(row, tmp_path):  # noqa: F811
     done = row.write_models(storage, out)
     assert done.folders == {}
     assert "holds other things" in done.notes[0]
+
+
+def test_classes_from_the_features_of_another_encoder(row, tmp_path):  # noqa: F811
+    """As in the tables, where the vanilla encoder of seed 0 gives all rows their classes."""
+    (head,) = row.recipes.heads.values()
+    other = replace(head.streams[0], encoder=replace(head.streams[0].encoder, seed=1))
+    head = replace(head, class_scores=replace(head.class_scores, features=other))
+    row.recipes = RowRecipes(encoders=row.recipes.encoders, heads={"gtad": head})
+    row.run(tmp_path / "storage")
+    model = bsp.load_model(row.write_models(tmp_path / "storage", tmp_path / "models").folders["random", 0, "gtad"])
+    assert (len(model.streams), model.head_streams, model.classifier_stream) == (2, 1, 1)
+    results = json.loads((stage(tmp_path / "storage", "heads") / "detections.json").read_text("utf-8"))["results"]
+    videos = {video.video_id: video for video in row.data["activitynet"].videos}
+    video_id, rows = next(iter(results.items()))
+    found, wanted = model.detect(videos[video_id].path), segments_of(rows)
+    assert [s.label for s in found] == [s.label for s in wanted]
+    numbers = [[(s.start_s, s.end_s, s.score) for s in some] for some in (found, wanted)]
+    np.testing.assert_allclose(*numbers, rtol=1e-3)  # the annotations round the duration
 
 
 def test_stages_of_an_earlier_version(row, tmp_path):  # noqa: F811
