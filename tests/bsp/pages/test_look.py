@@ -29,7 +29,8 @@ def by_heart(**other) -> SimpleNamespace:
         times_s=np.array([1.0]), scores=np.array([0.5]), curve_times_s=np.arange(4.0), curve=np.arange(4.0)
     )
     model = SimpleNamespace(
-        kind="2dtan", provenance={"note": "read me"}, class_agnostic=True, device="cpu", describe=lambda: {"kind": "2dtan"},
+        kind="2dtan", provenance={"note": "read me"}, class_agnostic=True, device="cpu",
+        describe=lambda: {"kind": "2dtan"},
         applied=SimpleNamespace(detect=True, ground=True), unknown_words=lambda sentence: sentence.split()[1:],
         detect_features=lambda feat, info, for_classes: [Segment(label="", start_s=0.0, end_s=1.0, score=0.5)],
         ground_features=lambda feat, info, sentence: [Segment(label=sentence, start_s=1.0, end_s=3.0, score=0.9)],
