@@ -41,6 +41,7 @@ class Options:
     formats: tuple[str, ...]
     device: str
     as_json: bool
+    tracking_uri: str | None = None  # of the registry, for a model of that
 
 
 def _formats(ctx: click.Context, param: click.Parameter, value: str) -> tuple[str, ...]:
@@ -65,6 +66,10 @@ def shared_options(model_help: str, *, needs_model: bool) -> Callable[[Callable[
         click.option("--top", type=click.IntRange(min=1), help="Keep the best so many of each video."),
         click.option("--format", "formats", default=_FORMATS, show_default=True, callback=_formats, help="Which."),
         click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True),
+        click.option(
+            "--tracking-uri", envvar="MLFLOW_TRACKING_URI",
+            help="MLflow store of models:/NAME.  [default: $MLFLOW_TRACKING_URI, else mlflow/mlflow.db here]",
+        ),
         click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout, and nothing else there."),
     ]  # fmt: skip
 
@@ -145,7 +150,7 @@ def shipped_model() -> Path:
     return folder
 
 
-def open_model(text: Path | str, device: str) -> tuple[Model, Path]:
+def open_model(text: Path | str, device: str, tracking_uri: str | None = None) -> tuple[Model, Path]:
     """The model of a folder or of MLflow's registry, and its folder. ClickException for one that cannot be read."""
     import torch
 
@@ -157,19 +162,17 @@ def open_model(text: Path | str, device: str) -> tuple[Model, Path]:
         raise click.ClickException("--device cuda: PyTorch sees no GPU; use --device cpu")
     try:
         registered = isinstance(text, str) and text.startswith("models:/")
-        folder = _registered(str(text)) if registered else Path(text)
+        folder = _registered(str(text), tracking_uri) if registered else Path(text)
         return bsp.load_model(folder, device=device), folder
     except ValueError as error:  # FileError, and what a registry refuses
         raise click.ClickException(printable(error, lines=True)) from error
 
 
-def _registered(name: str) -> Path:
+def _registered(name: str, tracking_uri: str | None) -> Path:
     """The folder of a model in MLflow's registry."""
-    from importlib import import_module
+    from bsp_platform.tracking.registry import model_folder
 
-    registry = import_module("bsp_platform.tracking.registry")
-    folder: Path = registry.model_folder(name)
-    return folder
+    return model_folder(name, tracking_uri=tracking_uri)
 
 
 def run_look(videos: tuple[Path, ...], question: Question, options: Options) -> None:
@@ -177,7 +180,7 @@ def run_look(videos: tuple[Path, ...], question: Question, options: Options) -> 
     from bsp.pages.results import named_videos, write_of_all
 
     files = named_videos(videos)
-    model, folder = open_model(options.model, options.device)
+    model, folder = open_model(options.model, options.device, options.tracking_uri)
     truth = _truth(options.annotations)
     found: list[Findings] = []
     rows: list[dict[str, Any]] = []

@@ -107,3 +107,25 @@ def test_annotations_are_shown_beside(model, videos, tmp_path):
     page = (tmp_path / "one.html").read_text("utf-8")
     assert "Ground truth" in page
     assert "moving noise" in page
+
+
+def test_a_model_of_the_registry(model, videos, tmp_path, monkeypatch):
+    from bsp_platform.tracking import registry
+
+    asked = []
+
+    def model_folder(name, tracking_uri=None):
+        asked.append((name, tracking_uri))
+        if name != "models:/mine@best":
+            raise ValueError(f"{name}: not in the registry")
+        return model
+
+    monkeypatch.setattr(registry, "model_folder", model_folder)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///of the environment")
+    done = run("boundaries", videos / "two.mp4", "--model", "models:/mine@best", "--out", tmp_path)
+    assert done.exit_code == 0, done.output
+    other = run(
+        "boundaries", videos / "two.mp4", "--model", "models:/x@y", "--out", tmp_path, "--tracking-uri", "file:z"
+    )
+    assert (other.exit_code, "models:/x@y: not in the registry" in other.output) == (1, True)
+    assert asked == [("models:/mine@best", "sqlite:///of the environment"), ("models:/x@y", "file:z")]
