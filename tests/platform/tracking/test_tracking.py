@@ -337,7 +337,7 @@ def test_the_load_of_the_machine_goes_to_the_run(home, storage, monkeypatch):
 def test_the_printed_links_lead_to_a_server_on_loopback_or_to_the_given_one(home):
     mlflow = MlflowStore(None, home)
     assert mlflow.ui_command() == (
-        f"mlflow server --backend-store-uri sqlite:///{home}/mlflow.db --host 127.0.0.1 --port 5000"
+        f"mlflow server --app-name bsp --backend-store-uri sqlite:///{home}/mlflow.db --host 127.0.0.1 --port 5000"
         " --allowed-hosts localhost:5000,127.0.0.1:5000"
     )
     record = replace(PARENT, experiment="links")
