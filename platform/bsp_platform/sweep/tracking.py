@@ -61,7 +61,7 @@ class SweepTracking:
             done, record = r.finished(self.store), self._new_record(cell, r)
             record = opened(record, self.store, running=not done)
             row = next(row for row in self.experiment.rows if row.name == cell[0])
-            record = record.with_numbers(names.paper(row.paper))
+            record = record.with_numbers(names.paper(row.paper), time_ms=record.started_ms)
             self.runs[cell] = self.tracker.show(
                 finished(record, r, self.store, self.experiment.columns) if done else record
             )
