@@ -30,8 +30,9 @@ _NEEDED = ("torch", "numpy", "safetensors")  # what a pyfunc needs beside this p
 
 
 def registry(tracking_uri: str | None = None, home: Path = Path("mlflow")) -> MlflowStore:
-    """The store whose registry is meant: ``tracking_uri``, or the SQLite file in ``home``, as for experiments."""
-    return MlflowStore(tracking_uri, home)
+    """The store whose registry is meant, as for experiments: ``tracking_uri``, else the variable MLFLOW_TRACKING_URI,
+    else the SQLite file in ``home``."""
+    return MlflowStore(tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or None, home)
 
 
 def model_folder(text: str, tracking_uri: str | None = None, home: Path = Path("mlflow")) -> Path:
@@ -46,6 +47,9 @@ def model_folder(text: str, tracking_uri: str | None = None, home: Path = Path("
     if found is None:
         raise ValueError(f"{text}: write models:/NAME@ALIAS or models:/NAME/VERSION")
     store = registry(tracking_uri, home)
+    file = Path(store.uri.removeprefix("sqlite:///"))
+    if store.uri.startswith("sqlite:///") and not file.is_file():  # else MLflow would make an empty one
+        raise ValueError(f"{text}: there is no MLflow in {file.parent}; set MLFLOW_TRACKING_URI, or go to its folder")
     known = _version(store, text, **found.groupdict())
     places = sorted(path.parent for path in (_downloaded(store, known, home) / "data").glob(f"*/{_MODEL}"))
     if len(places) != 1:

@@ -55,9 +55,15 @@ def test_one_version_for_one_model_and_the_alias_moves(home, models):
     assert store.client.get_logged_model(output.model_id).name == "vanilla-seed1"
 
 
-def test_a_path_is_a_path_and_what_is_not_there_is_named(home, models, monkeypatch):
+def test_a_path_is_a_path_and_what_is_not_there_is_named(home, models, monkeypatch, tmp_path):
     assert model_folder("some/folder", home=home) == Path("some/folder")
     register(models[0], "known", "good", store=registry(None, home))
+    with pytest.raises(ValueError, match="no MLflow in"):
+        model_folder("models:/known@good", home=tmp_path)
+    assert not (tmp_path / "mlflow.db").exists()
+    with monkeypatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", registry(None, home).uri)
+        assert load_model(model_folder("models:/known@good", home=tmp_path)).kind == "encoder"
     for text in ("models:/known@worse", "models:/known/9", "models:/other@good"):
         with pytest.raises(ValueError, match="models:/known@good"):
             model_folder(text, home=home)
