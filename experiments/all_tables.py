@@ -46,9 +46,13 @@ def run_all(options: Options) -> int:
         except (ValueError, RuntimeError, OSError, EOFError) as error:
             say(f"error: {error}")
             failures[name] = str(error)
+        if options.dry_run:
+            continue
         unwritten: list[str] = []  # errors of the last writing; on a full disk finished scripts still count
         with collect_errors(unwritten, "the report"):
             write_report(options.results, options.profile.name, SCRIPTS, failures)
+    if options.dry_run:
+        return 1 if failures else 0
     for trouble in unwritten:
         say(f"FAILED {trouble}")
     say(f"\nReport: {options.results / 'REPORT.md'}")

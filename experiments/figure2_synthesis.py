@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from bsp.figures.synthesis import draw_synthesis, first_of_each_kind, real_panel, synthesis_panel
-from bsp_platform.plain_text import escape_unencodable, printable
+from bsp_platform.plain_text import escape_unencodable, printable, say
 from bsp_platform.plan.options import Options, storage_place
 from bsp_platform.plan.profiles import PROFILES
 from bsp_platform.plan.sources import DataPaths, load_sources
@@ -29,6 +29,9 @@ CAPTION = (
 
 def main(options: Options, seed: int = 0) -> int:
     """Draw one clip of every boundary type; returns the exit status."""
+    if options.dry_run:
+        say("figure2_synthesis: --dry-run: draws one clip of each boundary type; nothing is trained")
+        return 0
     profile = options.profile
     sources = load_sources(profile, {"activitynet"}, options.data, storage=StageStore(options.storage).root)
     plans = first_of_each_kind(sources.trimmed, profile.clips, seed)

@@ -16,6 +16,7 @@ from ablation_table5 import TABLE_5
 from bsp.figures.qualitative import TOP_SEGMENTS, choose_cases, coverage, draw_cases, make_case, truth_segments
 from bsp.figures.style import BSP, VANILLA, spread, spread_text
 from bsp.tasks.detection import DETECTIONS
+from bsp_platform.plain_text import say
 from bsp_platform.plan.options import Options, experiment_command
 from bsp_platform.sweep.figures import finished_rows, publish
 
@@ -35,6 +36,9 @@ CAPTION = (
 
 def main(options: Options) -> int:
     """Find the two cases and draw them; returns the exit status."""
+    if options.dry_run:
+        say("figure5_qualitative: --dry-run: draws what Table 5 has left in the storage; nothing is trained")
+        return 0
     table_rows = [replace(row, heads=("gtad",)) for row in TABLE_5.rows if row.name in ROWS.values()]
     sources, store, recipes = finished_rows(NAME, table_rows, options, need="heads")
     videos = [

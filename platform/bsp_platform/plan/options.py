@@ -32,6 +32,7 @@ class Options:
     cpus: int | None = None  # of a Ray started here, or that the joined cluster may grow to; None = what is there
     gpus: int | None = None  # that the joined cluster may grow to; None = what is there
     fresh: bool = False
+    dry_run: bool = False  # only say what would be computed
     device: Device = "auto"  # auto = a GPU if Ray has one
 
 
@@ -77,6 +78,7 @@ def experiment_command(root: Path, run: Callable[[Options], int]) -> click.Comma
     @click.option("--device", type=click.Choice(DEVICES), default="auto", help="auto: a GPU if Ray has one")
     @click.option("--cpus", type=click.IntRange(1), help="CPUs for a Ray started here, or that the cluster may reach")
     @click.option("--gpus", type=click.IntRange(0), help="GPUs that the cluster may reach")
+    @click.option("--dry-run", is_flag=True, help="only say what would be computed and what is found; writes nothing")
     @click.option("--fresh", is_flag=True, help="make all stages of these rows again; old ones are put aside")
     def command(profile: str, rows: str, fresh: bool, **other) -> None:
         escape_unencodable()

@@ -85,12 +85,20 @@ class Sources:
 
 
 def load_sources(
-    profile: Profile, wanted: Collection[str], paths: DataPaths, *, storage: Path, progress: bool = True
+    profile: Profile,
+    wanted: Collection[str],
+    paths: DataPaths,
+    *,
+    storage: Path,
+    caches: Path | None = None,
+    progress: bool = True,
 ) -> Sources:
     """Render or find the embedded data, or load the given folders, of the data sets in ``wanted``.
 
-    A data set without an embedded version is given by its folder in every profile. ValueError for a missing option.
+    A data set without an embedded version is given by its folder in every profile. What is found
+    in files is remembered in ``caches`` (None: the storage). ValueError for a missing option.
     """
+    caches = caches or storage
     folders = dict(paths.folders)
     if profile.pantomime is not None:
         embedded = {name: data_set.embedded for name, data_set in DATA_SETS.items()}
@@ -107,12 +115,12 @@ def load_sources(
     missing = [f"--{name} DIR" for name in ("kinetics", *sorted(wanted)) if name not in folders]
     if missing:
         raise ValueError(f"profile {profile.name} needs {' and '.join(missing)}")
-    trimmed = load_kinetics_folder(folders["kinetics"], cache_dir=storage / "catalogs")
+    trimmed = load_kinetics_folder(folders["kinetics"], cache_dir=caches / "catalogs")
     data = {name: DATA_SETS[name].load(folders[name]) for name in sorted(wanted)}
     glove = None
     sentences = [d for d in data.values() if isinstance(d, GroundingDataset)]
     if sentences and paths.glove is not None:
-        glove = _only_words_of(load_glove(paths.glove, cache_dir=storage / "glove"), sentences)
+        glove = _only_words_of(load_glove(paths.glove, cache_dir=caches / "glove"), sentences)
     return Sources(
         trimmed=trimmed,
         trimmed_print=trimmed.fingerprint(),

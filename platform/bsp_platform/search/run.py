@@ -9,20 +9,22 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, TextIO
 
 import ray
 from ray import tune
 
-from bsp_platform.plain_text import say
+from bsp_platform.plain_text import duration, say
 from bsp_platform.plan.options import Options
 from bsp_platform.plan.sources import Sources, load_sources
 from bsp_platform.search.driver import LAST_PROBE, HalvingByFusion, SettingSearcher, WatchSearch
-from bsp_platform.search.space import Setting
+from bsp_platform.search.space import Setting, all_settings
 from bsp_platform.search.state import Search, SearchOptions, rungs_of, trial_plans
 from bsp_platform.search.tables import print_search, search_content, write_search
 from bsp_platform.search.tracking import SearchTracking
 from bsp_platform.storage.stages import StageStore
+from bsp_platform.sweep.dry_run import Times, open_to_read, sources_to_read, unrendered
 from bsp_platform.sweep.failures import NO_ROOM, collect_errors
 from bsp_platform.sweep.live import LiveView
 from bsp_platform.sweep.ray_log import RayLog
@@ -64,6 +66,8 @@ def run_search(spec: SearchOptions, options: Options) -> int:
     began = time.time()
     if options.rows:
         raise ValueError(f"--rows {','.join(options.rows)}: a search has trials, not rows; use --space")
+    if options.dry_run:
+        return _dry_run(spec, options)
     refuse_early(options)
     store = StageStore(options.storage)
     with store.only_one(spec.name):
@@ -99,6 +103,25 @@ def run_search(spec: SearchOptions, options: Options) -> int:
     for trouble in troubles:
         say(f"FAILED {trouble}")
     return 1 if failed or troubles else 0
+
+
+def _dry_run(spec: SearchOptions, options: Options) -> int:
+    """Say what the search would do, from a storage that is only read."""
+    say(f"{spec.name}: --dry-run, nothing is started, rendered or written")
+    store = open_to_read(options.storage)
+    missing = unrendered(options, {"activitynet"}, store.root if store else Path(options.storage))
+    if store is None or missing:
+        what = f"not rendered yet: {', '.join(missing)}" if missing else f"{options.storage} is not there"
+        say(f"{what}; all {spec.trials or 'trials of the grid, or 12'} trials would run")
+        return 0
+    search = Search(spec, options, sources_to_read(options, {"activitynet"}, store), store)
+    to_run, total = search.to_run(), max(search.total, len(search.trials()))
+    say(f"{spec.search} search, {total} trials, {total - len(to_run)} decided already")
+    first = next(iter(all_settings(spec.space, options.profile.clips)))
+    seconds = Times(store).of("encoders", search.plans(first)[0].searched)
+    about = f"about {duration(seconds)} of training each" if seconds else "no earlier encoder to tell the time"
+    say(f"to run: {len(to_run)} trials, {about}" if to_run else "nothing to run")
+    return 0
 
 
 def _put_aside(search: Search) -> None:

@@ -23,6 +23,7 @@ from bsp_platform.report.costs import row_costs
 from bsp_platform.report.tables import SweepResult, print_table, table_content, write_tables
 from bsp_platform.storage.manifests import recipe_hash
 from bsp_platform.storage.stages import StageStore
+from bsp_platform.sweep.dry_run import dry_run
 from bsp_platform.sweep.failures import NO_ROOM, collect_errors, reason_of_trial
 from bsp_platform.sweep.live import LiveView
 from bsp_platform.sweep.models import RowModels, write_row_models
@@ -38,11 +39,13 @@ from bsp_platform.work.cluster.start import object_store
 def run(experiment: Experiment, options: Options) -> int:
     """Run the rows that are not finished, write and print the table. Returns the exit status: 1 if a row failed."""
     began = time.time()
-    # Its import takes seconds, in which this process mostly waits for the processes that render or that are Ray's.
-    threading.Thread(target=import_module, args=("mlflow",), name="import mlflow", daemon=True).start()
     profile = options.profile
     rows = _chosen(experiment, options.rows)
+    if options.dry_run:
+        return dry_run(experiment, rows, options)
     refuse_early(options)
+    # Its import takes seconds, in which this process mostly waits for the processes that render or that are Ray's.
+    threading.Thread(target=import_module, args=("mlflow",), name="import mlflow", daemon=True).start()
     store = StageStore(options.storage)
     with store.only_one(experiment.name):
         sources = load_sources(profile, data_sets(rows), options.data, storage=store.root)
