@@ -101,8 +101,9 @@ class LiveView:
         if DOING in report and report[DOING] != state["doing"]:
             state.update(doing=report[DOING], since=now)
             self._line(cell, state | {"text": f"{report[DOING]} ..."}, now)
-        elif state["text"]:
+        elif state["text"] and state["doing"]:
             state["doing"] = ""
+            self._line(cell, state, now)
         if state["text"] and now - state["printed"] >= _EVERY_S:
             self._line(cell, state, now)
 

@@ -10,7 +10,7 @@ import pytest
 
 from bsp_platform.plain_text import duration
 from bsp_platform.plan.resources import Resources
-from bsp_platform.sweep.live import LiveView
+from bsp_platform.sweep.live import DOING, LiveView, waiting
 from bsp_platform.work.bottleneck import MAKER, MakerClock, MakerTimes, WaitWatch, bottleneck
 
 
@@ -223,3 +223,26 @@ def test_what_is_said_while_the_program_ends_goes_to_the_log(tmp_path):
     )
     assert (done.stdout, done.stderr) == ("the last line\n", "")
     assert (tmp_path / "x.log").read_text() == "shutting down\n"
+
+
+def test_what_a_stage_waits_for_is_said_at_once_and_so_is_its_first_progress():
+    news = [
+        (0, {"stage": "pretrain enc"}),
+        (1, {"stage": "pretrain enc", DOING: "starting the training process"}),
+        (2, {"stage": "pretrain enc", DOING: "starting the training process"}),
+        (9, {"stage": "pretrain enc", DOING: "first clips"}),
+        (14, record(10)),
+        (20, record(20)),
+    ]
+    assert lines_of(news) == [
+        "[     0 s] row seed 0: pretrain enc",
+        "[     1 s] row seed 0: pretrain enc: starting the training process ...",
+        "[     9 s] row seed 0: pretrain enc: first clips ...",
+        "[    14 s] row seed 0: pretrain enc: step 10/1000 (1%), loss 1.500, 210 clips/s, waiting for data 3%",
+    ]
+
+
+def test_waiting_says_what_for_without_a_terminal():
+    console = io.StringIO()
+    with waiting("starting Ray", console):
+        assert console.getvalue() == "starting Ray ...\n"
