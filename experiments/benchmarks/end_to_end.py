@@ -12,6 +12,7 @@ seconds, scores, the plan, and what Ray was asked for by every stage. The scores
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from dataclasses import replace
@@ -37,6 +38,7 @@ from bsp_platform.plan.rows import Experiment, Row
 from bsp_platform.plan.sources import DataPaths
 from bsp_platform.sweep.run import run
 from bsp_platform.work.cluster.planning import refuse_early
+from bsp_platform.work.cluster.start import DASHBOARD
 
 KINDS = (BoundaryKind.DIFF_CLASS, BoundaryKind.SAME_SPEED)
 EXPERIMENT = Experiment(
@@ -160,6 +162,7 @@ def main(work: Path, tiny: bool, device: Device, cpus: int | None) -> None:
     refuse_early(options)
     options = replace(options, data=data_folders(work))
     rendered = time.time()
+    os.environ.setdefault(DASHBOARD, "1")  # it answers what Ray was asked for
     status = run(EXPERIMENT, options)
     table = json.loads((work / "results" / EXPERIMENT.name / "paper" / "table.json").read_text(encoding="utf-8"))
     result = {
