@@ -73,7 +73,9 @@ def run_once(rows: str, profile: str, data: Path | None) -> list[tuple[float, st
         command += ["--tracking-uri", f"sqlite:///{folder}/mlflow.db"]
         began = time.monotonic()
         lines = []
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8"
+        ) as process:
             assert process.stdout is not None
             for line in process.stdout:
                 lines.append((time.monotonic() - began, line.rstrip()))
