@@ -88,7 +88,7 @@ def extract_dataset(
         places = (store.pack_paths(weights), store.pack_paths(folder)) if store else (weights, folder)
         gpus = resources.gpus_per_extractor
         job = ExtractionJob(recipe=recipe, weights=places[0], folder=places[1], gpus=gpus, store=store)
-        for row in (extract_on_gpus if gpus else _extract_on_cpus)(job, todo, resources):
+        for row in (extract_on_gpus if gpus else extract_on_cpus)(job, todo, resources):
             done += 1
             snippets += int(row["snippets"])
             if row["error"]:
@@ -120,7 +120,7 @@ def extract_dataset(
     }
 
 
-def _extract_on_cpus(job: ExtractionJob, videos: list, resources: Resources) -> Iterator[dict[str, Any]]:
+def extract_on_cpus(job: ExtractionJob, videos: list, resources: Resources) -> Iterator[dict[str, Any]]:
     """One row per video as it is finished: "video_id", "snippets", and "error" or ""."""
     import ray
     from ray.data import ActorPoolStrategy
