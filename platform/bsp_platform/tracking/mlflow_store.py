@@ -237,7 +237,8 @@ class MlflowStore:
             return f"open {shown_uri(self.uri)}"
         store = quote(self.uri, safe=":/")
         hosts = "localhost:5000,127.0.0.1:5000"
-        return f"mlflow server --app-name bsp --backend-store-uri {store} --host 127.0.0.1 --port 5000 --allowed-hosts {hosts}"
+        where = f"--host 127.0.0.1 --port 5000 --allowed-hosts {hosts}"
+        return f"mlflow server --app-name bsp --backend-store-uri {store} {where}"
 
     def table_url(self, parent: RunRecord, *, charts: bool = False) -> str:
         """The UI's page of a table, or of its charts; text if MLflow has none yet."""
