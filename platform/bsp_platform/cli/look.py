@@ -17,10 +17,10 @@ from bsp_platform.cli.common import INPUT_FILE, INPUT_FOLDER, SOME_LEFT_OUT, not
 from bsp_platform.plain_text import duration, plain_table, printable, say
 
 if TYPE_CHECKING:
-    from bsp.datasets.results_json import VideoRecord
     from bsp.models.model import Model
     from bsp.pages.findings import Findings
     from bsp.pages.look import Question, What
+    from bsp.survey.annotations import AnnotatedInstance
 
 _EVERY_S = 60.0  # between two lines of progress where there is no terminal
 _FORMATS = "json,csv,vtt,html"
@@ -61,7 +61,7 @@ def shared_options(model_help: str, *, needs_model: bool) -> Callable[[Callable[
             help="Folder of the results; a video whose results of the same model are there is not computed again.",
         ),
         click.option("--features", type=INPUT_FOLDER, help="Features made by bsp extract with this model, by video."),
-        click.option("--annotations", type=INPUT_FILE, help="Ground truth in ActivityNet's layout, shown beside."),
+        click.option("--annotations", type=INPUT_FILE, help="Ground truth, shown beside: ActivityNet's JSON or CSV."),
         click.option("--threshold", type=float, callback=not_nan, help="Keep what has at least this score."),
         click.option("--top", type=click.IntRange(min=1), help="Keep the best so many of each video."),
         click.option("--format", "formats", default=_FORMATS, show_default=True, callback=_formats, help="Which."),
@@ -215,11 +215,10 @@ def run_look(videos: tuple[Path, ...], question: Question, options: Options) -> 
 
 
 def _one(
-    name: str, path: Path, question: Question, model: Model, folder: Path, truth: dict[str, VideoRecord],
+    name: str, path: Path, question: Question, model: Model, folder: Path, truth: dict[str, list[AnnotatedInstance]],
     options: Options, place: str,
 ) -> tuple[Findings, dict[str, Path], bool]:  # fmt: skip
     """Findings of a video, its files by format, and whether the findings were there before."""
-    from bsp.datasets.activitynet import Instance
     from bsp.features.store import read_features
     from bsp.pages.look import look, model_hash, selected, with_truth
     from bsp.pages.results import keep_findings, kept_findings, key_of, write_of_video
@@ -240,18 +239,27 @@ def _one(
         with _progress(f"{place} {path.name}") as progress:
             findings = look(model, info, question, video_id=name, features=features, progress=progress)
         keep_findings(options.out, name, key, findings)
-    record = truth.get(name) or truth.get(name.removeprefix("v_"))
-    if record is not None:
-        findings = with_truth(findings, [Instance(i["label"], *i["segment"]) for i in record["annotations"]])
+    instances = truth.get(name) or truth.get(name.removeprefix("v_"))
+    if instances is not None:
+        findings = with_truth(findings, instances)
     findings = selected(findings, threshold=options.threshold, top=options.top)
     return findings, write_of_video(options.out, name, findings, info, question.what, options.formats), again
 
 
-def _truth(path: Path | None) -> dict[str, VideoRecord]:
-    from bsp.datasets.results_json import check_ground_truth
-    from bsp.files.text import read_json
+def _truth(path: Path | None) -> dict[str, list[AnnotatedInstance]]:
+    """Annotated instances by video. ClickException, naming the first fault, for a file with faults."""
+    if path is None:
+        return {}
+    from bsp.survey.annotations import check_annotations
 
-    return {} if path is None else check_ground_truth(read_json(path), str(path))
+    checked = check_annotations(path, None)
+    if grave := [finding for finding in checked.findings if finding.grave]:
+        more = f" (and {len(grave) - 1} more: bsp check --annotations)" if len(grave) > 1 else ""
+        raise click.ClickException(printable(f"{grave[0]}{more}", lines=True))
+    found: dict[str, list[AnnotatedInstance]] = {}
+    for instance in checked.instances:
+        found.setdefault(instance.video_id, []).append(instance)
+    return found
 
 
 @contextmanager

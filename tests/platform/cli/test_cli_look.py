@@ -96,17 +96,22 @@ def test_what_is_refused(arguments, code, message, model, videos, tmp_path, monk
     assert (done.exit_code, message in " ".join(done.output.split())) == (code, True), done.output
 
 
-def test_annotations_are_shown_beside(model, videos, tmp_path):
+@pytest.mark.parametrize("kind", ["json", "csv"])
+def test_annotations_are_shown_beside(model, videos, tmp_path, kind):
     note = {"segment": [1.0, 2.0], "label": "moving noise"}
     record = {"subset": "validation", "duration": 12.0, "annotations": [note]}
-    (tmp_path / "truth.json").write_text(json.dumps({"database": {"one": record}}))
-    done = run(
-        "boundaries", videos / "one.mp4", "--model", model, "--out", tmp_path, "--annotations", tmp_path / "truth.json"
-    )
+    truth = tmp_path / f"truth.{kind}"
+    rows = "video,start_s,end_s,label\none,1.0,2.0,moving noise\n"
+    truth.write_text(rows if kind == "csv" else json.dumps({"database": {"one": record}}))
+    asked = ("boundaries", videos / "one.mp4", "--model", model, "--out", tmp_path, "--annotations", truth)
+    done = run(*asked)
     assert done.exit_code == 0, done.output
     page = (tmp_path / "one.html").read_text("utf-8")
     assert "Ground truth" in page
     assert "moving noise" in page
+    truth.write_text(truth.read_text().replace("2.0", "0.5"))  # ends before it starts
+    refused = run(*asked)
+    assert (refused.exit_code, "moving" in refused.output or "0.5" in refused.output) == (1, True), refused.output
 
 
 def test_a_model_of_the_registry(model, videos, tmp_path, monkeypatch):
