@@ -12,10 +12,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from ablation_table4 import TABLE_4
 from bsp.models.folder import write_model
 from bsp.models.model import Model
+from bsp_platform.cli.tracking import deliver
 from bsp_platform.plan.options import Options
 from bsp_platform.plan.profiles import mini
 from bsp_platform.plan.rows import row_recipes
@@ -24,7 +26,8 @@ from bsp_platform.report.tables import SweepResult, table_content, write_tables
 from bsp_platform.storage.files import write_json
 from bsp_platform.storage.stages import StageStore
 from bsp_platform.sweep.tracking import SweepTracking
-from mlflow_runs import running_ui
+from bsp_platform.tracking.mlflow_store import MlflowStore
+from mlflow_runs import all_of, running_ui
 from repository import ROOT
 from small_models import small_stream
 
@@ -48,6 +51,8 @@ def swept(tmp_path_factory, tiny_pantomime, tiny_data) -> Path:
     profile, store = options.profile, StageStore(storage)
     sources = load_sources(profile, {"activitynet"}, options.data, storage=storage, progress=False)
     recipes = {(row.name, 0): row_recipes(row, 0, profile, sources, 1) for row in TABLE_4.rows}
+    tracking = SweepTracking(TABLE_4, profile, sources, options, store)
+    tracking.open(recipes)
     scores = {}
     for number, (cell, of_row) in enumerate(recipes.items()):
         if cell[0] == FAILED:
@@ -75,8 +80,6 @@ def swept(tmp_path_factory, tiny_pantomime, tiny_data) -> Path:
         results / "models" / "cls-S-seed0",
         Model(kind="encoder", streams=(small_stream(),), provenance={"row": "S cls"}),
     )
-    tracking = SweepTracking(TABLE_4, profile, sources, options, store)
-    tracking.open(recipes)
     for cell in recipes:
         tracking.close_cell(cell, failures.get(cell, ""))
     table = SweepResult(
@@ -122,6 +125,20 @@ def open_experiment(page) -> None:
 def _boxes(page, selector: str) -> list[tuple[dict, str]]:
     """Where elements are, and their texts; their order in the page is another one."""
     return [(found.bounding_box(), found.inner_text().strip()) for found in page.locator(selector).all()]
+
+
+def test_another_mlflow_is_filled_with_the_same(swept, tmp_path):
+    done = CliRunner().invoke(deliver, ["--storage", str(swept / "storage"), "--home", str(tmp_path / "mlflow")])
+    assert done.exit_code == 0, done.output
+    shown, expected = (
+        all_of(MlflowStore(None, home), tmp_path / name, TABLE_4.name)
+        for name, home in (("new", tmp_path / "mlflow"), ("old", swept / "mlflow"))
+    )
+    assert shown == expected
+    tags = [MlflowStore(None, home).client.get_experiment_by_name(TABLE_4.name).tags for home in (
+        tmp_path / "mlflow", swept / "mlflow")]  # fmt: skip
+    assert tags[0] == tags[1]
+    assert {name for name in tags[0] if name.startswith("mlflow.sharedViewState.")}
 
 
 def test_from_the_list_of_experiments_to_the_table(page, address):
