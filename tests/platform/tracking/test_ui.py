@@ -134,6 +134,8 @@ def test_another_mlflow_is_filled_with_the_same(swept, tmp_path):
         all_of(MlflowStore(None, home), tmp_path / name, TABLE_4.name)
         for name, home in (("new", tmp_path / "mlflow"), ("old", swept / "mlflow"))
     )
+    for run in (*shown.values(), *expected.values()):
+        run["info"] = run["info"][:2]  # a row of no duration starts after the second of its end
     assert shown == expected
     tags = [MlflowStore(None, home).client.get_experiment_by_name(TABLE_4.name).tags for home in (
         tmp_path / "mlflow", swept / "mlflow")]  # fmt: skip
