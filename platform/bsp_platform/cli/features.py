@@ -1,7 +1,8 @@
-"""``bsp features`` and ``bsp weights``: features to and from other projects, and published encoder weights."""
+"""``bsp features``, ``bsp weights``, ``bsp export-encoder``: features and encoders, to and from other projects."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -196,3 +197,48 @@ def weights(file: Path, depth: str | None, width: int | None, out: Path | None, 
         with atomic_path(out) as partial:
             torch.save({"name": file.stem, "encoder": encoder.state_dict()}, partial)
         say(f"written: {out}")
+
+
+@click.command("export-encoder")
+@click.option("--model", required=True, metavar="MODEL", help="Model folder, or models:/NAME@ALIAS of MLflow.")
+@click.option("--out", type=OUTPUT_FILE, required=True, help="FILE.onnx or FILE.pt2; must be free.")
+@click.option("--stream", type=click.IntRange(min=0), default=0, show_default=True, help="Which of its encoders.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout, and nothing else there.")
+def export_encoder(model: str, out: Path, stream: int, as_json: bool) -> None:
+    """Write the encoder of a model as a program that runs without this package.
+
+    \b
+    bsp export-encoder --model MODEL --out encoder.onnx    for ONNX Runtime; needs the extra [onnx]
+    bsp export-encoder --model MODEL --out encoder.pt2     for torch.export.load
+
+    It maps normalised clips, float32 [any number, frames, 3, size, size], to features [clips, vectors, width], whose
+    mean over the vectors is the feature of a snippet. How to normalise is printed. About a minute for ONNX.
+    """
+    from bsp.encoders.export import export_onnx, save_program
+    from bsp_platform.cli.look import open_model
+    from bsp_platform.storage.files import file_sha256
+
+    if out.suffix not in (".onnx", ".pt2"):
+        raise click.UsageError(f"--out {out}: its name must end in .onnx or .pt2, which says the format")
+    loaded, folder = open_model(model, "cpu")
+    if stream >= len(loaded.streams):
+        raise click.ClickException(f"{folder}: has {len(loaded.streams)} streams, none is number {stream} (from 0)")
+    of = loaded.streams[stream]
+    if of.encoder is None:
+        raise click.ClickException(f"{folder}: stream {stream} was made from imported features; it has no encoder")
+    say(f"exporting {of.encoder.settings.name} for pictures of {of.size_px} px", err=True)
+    (export_onnx if out.suffix == ".onnx" else save_program)(of.encoder, out, of.size_px)
+    facts = {
+        "file": str(out),
+        "sha256": file_sha256(out),
+        "encoder": of.encoder.settings.name,
+        "clips": ["any", of.encoder.clip_frames, 3, of.size_px, of.size_px],
+        "feature_width": of.feature_width,
+        "mean": list(of.encoder.mean),
+        "std": list(of.encoder.std),
+    }
+    if as_json:
+        click.echo(json.dumps(facts))
+        return
+    for name, value in facts.items():
+        say(f"{name:<14} {value}")

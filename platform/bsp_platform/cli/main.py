@@ -92,6 +92,11 @@ COMMANDS: dict[str, dict[str, Entry]] = {
             "What is in a file of published weights, and does it fit?",
             "bsp weights kinetics_rgb.pth",
         ),
+        "export-encoder": Entry(
+            "features:export_encoder",
+            "A model's encoder as an ONNX file or a program of torch.export.",
+            "bsp export-encoder --model MODEL --out encoder.onnx",
+        ),
         "prepare": Entry(
             "prepare:prepare",
             "A small copy of a data set, from which clips are read faster.",
