@@ -61,12 +61,15 @@ class GroundingDataset:
     dropped: tuple[str, ...]  # training lines left out, as "file:line: why"
 
 
-def load_charades_sta(folder: str | Path, video_folder: str | Path | None = None) -> GroundingDataset:
+def load_charades_sta(
+    folder: str | Path, video_folder: str | Path | None = None, *, find_files: bool = True
+) -> GroundingDataset:
     """Read the official files of a folder and find the videos, ``<id>.<ext>``.
 
     folder holds charades_sta_train.txt and charades_sta_test.txt, and either Charades_v1_train.csv and
         Charades_v1_test.csv or charades_durations.json; all may be gzipped (with ".gz" at the end of the name).
-    video_folder: by default folder/videos, or the folder itself where that does not exist. Training moments are clipped
+    video_folder: by default folder/videos, or the folder itself where that does not exist. Without ``find_files`` no
+    file is looked for, and none is missing. Training moments are clipped
     by ``clamped``, dropped ones are logged; test moments stay as written, because the two protocols of the metric treat
     them differently.
     Raises AnnotationError for a missing or malformed file, a moment of an unknown video or a video in both splits;
@@ -89,12 +92,12 @@ def load_charades_sta(folder: str | Path, video_folder: str | Path | None = None
         raise AnnotationError(f"{folder}: videos in both splits: {', '.join(shared[:5])} ({len(shared)}); remove them")
     for video_id in subset_of:
         safe_name(video_id, f"{folder}: charades_sta_{subset_of[video_id]}.txt")
-    found = find_videos(videos_folder(folder) if video_folder is None else video_folder, subset_of)
+    found = find_videos(video_folder or videos_folder(folder), subset_of) if find_files else {}
     videos = tuple(
         GroundingVideo(video_id, found.get(video_id), durations[video_id], subset)
         for video_id, subset in subset_of.items()
     )
-    missing = tuple(video.video_id for video in videos if video.path is None)
+    missing = tuple(video.video_id for video in videos if video.path is None) if find_files else ()
     if missing:
         names = ", ".join(missing[:20]) + (f" and {len(missing) - 20} more" if len(missing) > 20 else "")
         logger.warning("%s: %d of %d videos have no file: %s", folder, len(missing), len(videos), names)

@@ -94,7 +94,7 @@ def train_grounder(inputs: GroundingInputs) -> Grounder:
     settings = replace(settings, feature_width=train.features[0].shape[1])
     how: dict[str, Any] = {
         "table": words.table,
-        "trainable_words": words.trainable,
+        "trainable_words": words.trainable or sentences.train_vectors,
         "seed": inputs.seed,
         "validation": (held_out.features, held_out.queries) if held_out.queries else None,
         "on_epoch": inputs.on_epoch,

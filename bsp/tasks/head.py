@@ -58,6 +58,7 @@ class Sentences:
 
     vectors: WordVectors | None = None  # None: word embeddings are learnt
     width: int = 300  # width of learnt embeddings
+    train_vectors: bool = False  # train the given vectors further; the published codes freeze them
     blind: Blind = ""  # baselines that get no sentence, or no video
     held_out_every: int = 10  # one in so many training videos chooses the epoch instead of training; 0 = off
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from bsp_platform.plain_text import plain_table, printable, say
 
 INPUT_FILE = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
 INPUT_FOLDER = click.Path(exists=True, file_okay=False, readable=True, path_type=Path)
+_EVERY_S = 60.0  # a line of progress without a terminal
 SOME_LEFT_OUT = 3  # exit code: done, but some videos were left out, each named on stderr
 OUTPUT_FILE = click.Path(dir_okay=False, writable=True, path_type=Path)
 
@@ -82,3 +85,27 @@ def print_percentages(title: str, rows: dict[str, float]) -> None:
     table = plain_table(("", ""), [(name, f"{value:.2f} %") for name, value in rows.items()], first_left=True)
     table.show_header = False
     Console().print(table)
+
+
+@contextmanager
+def epochs_shown(title: str) -> Iterator[Callable[[int, int, Mapping[str, Any]], None]]:
+    """Epochs with their loss, on stderr: a bar on a terminal, else a line a minute."""
+    from tqdm import tqdm
+
+    began = said = time.monotonic()
+    with tqdm(desc=f"training {title}", unit="epoch", disable=None) as bar:
+
+        def show(done: int, total: int, entry: Mapping[str, Any]) -> None:
+            nonlocal said
+            shown = {k: v for k, v in entry.items() if k == "loss" or k.startswith("validation")}
+            text = ", ".join(f"{name} {value:.4g}" for name, value in shown.items())
+            if not bar.disable:
+                bar.total = total
+                bar.set_postfix_str(text, refresh=False)
+                bar.update(done - bar.n)
+            elif time.monotonic() - said >= _EVERY_S:
+                said = time.monotonic()
+                left_s = (total - done) * (said - began) / done
+                say(f"{title}: epoch {done} of {total}, {text}, {left_s:.0f} s left", err=True)
+
+        yield show

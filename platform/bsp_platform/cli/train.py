@@ -1,17 +1,27 @@
-"""``bsp train``: a localisation head on existing features, our own or imported ones, without Ray or MLflow."""
+"""``bsp train``: a localisation head on existing features, our own or imported ones, without Ray or MLflow.
+
+Labels are published annotation files or a CSV file of one's own; what comes out is a model folder with the results.
+"""
 
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from bsp_platform.cli.common import INPUT_FILE, INPUT_FOLDER, FileCommandGroup, LazyChoice, print_percentages
+from bsp_platform.cli.common import (
+    INPUT_FILE,
+    INPUT_FOLDER,
+    FileCommandGroup,
+    LazyChoice,
+    epochs_shown,
+    print_percentages,
+)
 from bsp_platform.plain_text import say
 from bsp_platform.plan.device import DEVICES, Device, local_device
 
@@ -20,17 +30,28 @@ if TYPE_CHECKING:
 
     from bsp.datasets.activitynet import LocalizationDataset
     from bsp.datasets.data_sets import Annotated
+    from bsp_platform.plan.own_heads import Chosen
+    from bsp_platform.work.listed_features import Found
 
 
 def _profiles() -> list[str]:
+    from bsp_platform.plan.own_heads import OWN
     from bsp_platform.plan.profiles import PROFILES
 
-    return sorted(PROFILES)
+    return sorted({*PROFILES, OWN})
 
 
 @click.group(cls=FileCommandGroup)
 def train() -> None:
-    """Train a localisation head on features and print its scores."""
+    """Train a localisation head on features, print its scores, and keep it as a model folder.
+
+    \b
+    bsp train gtad --features FEATURES --annotations labels.csv --out MODEL
+    bsp train gtad --features FEATURES --annotations labels.csv --out MODEL --set head.epochs=20 --set head.cells=64
+
+    labels.csv: a line "video,start_s,end_s,label" for each action (docs/training.md). MODEL is what bsp detect, bsp
+    boundaries and bsp ground take; its scores, predictions and history lie beside the weights.
+    """
 
 
 def _device(ctx: click.Context, param: click.Parameter, wanted: Device) -> str:
@@ -64,10 +85,19 @@ def training_options(command: Callable) -> Callable:
         click.option(
             "--profile",
             type=LazyChoice(_profiles),
-            default="paper",
-            show_default=True,
-            help="Whose settings the head gets; mini and smoke have narrow, short ones.",
+            help="Whose settings the head gets; own: by the data.  [default: own for a CSV file, else paper]",
         ),
+        click.option(
+            "--set", "changes", multiple=True, metavar="NAME=VALUE", help="A field of the settings: head.epochs=20."
+        ),
+        click.option(
+            "--validation-share",
+            type=click.FloatRange(0, 1, min_open=True, max_open=True),
+            default=0.2,
+            show_default=True,
+            help="Videos held out to score on, where a CSV file has no column subset.",
+        ),
+        click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout, and nothing else there."),
         click.option(
             "--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder; must be free."
         ),
@@ -86,25 +116,46 @@ def training_options(command: Callable) -> Callable:
 
 @train.command()
 @training_options
-@click.option("--annotations", type=INPUT_FILE, required=True, help="ActivityNet's JSON (or of this layout); also .gz.")
+@click.option(
+    "--annotations",
+    type=INPUT_FILE,
+    required=True,
+    help="CSV video,start_s,end_s,label; or ActivityNet's JSON; also .gz.",
+)
+@click.option(
+    "--head", type=click.Choice(["gtad", "gtad-windows"]), help="Whole videos, or windows.  [default: by the data]"
+)
 @click.option(
     "--class-scores",
     type=INPUT_FILE,
     help="Published video-level class scores.  [default: a linear classifier on the first features]",
 )
-def gtad(annotations: Path, class_scores: Path | None, **common: Any) -> None:
-    """G-TAD: train on the subset "training", detect in "validation", evaluate by the ActivityNet protocol."""
+def gtad(annotations: Path, head: str | None, class_scores: Path | None, **common: Any) -> None:
+    """G-TAD: train on the subset "training", detect in "validation", evaluate by the ActivityNet protocol.
+
+    \b
+    bsp train gtad --features FEATURES --annotations labels.csv --out MODEL
+    """
     from bsp.datasets.activitynet import load_activitynet
+    from bsp.datasets.own import load_own_actions
     from bsp.tasks.detection import require_instances
 
-    def load() -> LocalizationDataset:
+    def load(found: Found) -> LocalizationDataset:
+        if is_table(annotations):
+            return load_own_actions(annotations, found.durations_s, validation_share=common["validation_share"])
         data = load_activitynet(annotations, None)
         for subset in ("training", "validation"):
             require_instances(data.videos, subset, str(annotations))
         return data
 
+    def choose(found: Found, data: Any, width: int) -> Chosen:
+        from bsp_platform.plan.own_heads import choose_detector
+
+        return choose_detector(data, found.infos, "training", width, head)
+
     common["consequence"] = "Those of the validation subset count as videos without a detection."
-    _train("gtad", load, annotations=annotations, class_scores=class_scores, **common)
+    common["choose"] = choose
+    _train(head or "gtad", load, annotations=annotations, class_scores=class_scores, **common)
 
 
 @train.command()
@@ -115,20 +166,36 @@ def thumos(thumos: Path, class_scores: Path | None, **common: Any) -> None:
     """G-TAD on windows: train on THUMOS-14's validation videos, detect in its test videos, mAP at 0.3:0.1:0.7."""
     from bsp.datasets.thumos14 import load_thumos14
 
-    _train("thumos", lambda: load_thumos14(thumos), annotations=thumos, class_scores=class_scores, **common)
+    _train("thumos", lambda found: load_thumos14(thumos), annotations=thumos, class_scores=class_scores, **common)
 
 
 @train.command()
 @training_options
-@click.option("--head", type=click.Choice(["2dtan", "lgi"]), required=True)
-@click.option("--charades", type=INPUT_FOLDER, required=True, help="Folder with the files of Charades-STA.")
+@click.option("--head", type=click.Choice(["2dtan", "lgi"]), default="2dtan", show_default=True)
+@click.option("--annotations", type=INPUT_FILE, help="CSV video,start_s,end_s,sentence.")
+@click.option("--charades", type=INPUT_FOLDER, help="Instead: folder with the files of Charades-STA.")
 @click.option("--glove", type=INPUT_FILE, help="GloVe text file, also .gz.  [default: words learnt from scratch]")
-def grounding(head: Literal["2dtan", "lgi"], charades: Path, **common: Any) -> None:
-    """2D-TAN or LGI: train on Charades-STA's training split, ground the test sentences, evaluate by its protocol."""
-    from bsp.datasets.charades_sta import load_charades_sta
+@click.option("--train-words", is_flag=True, help="Train the vectors of --glove further; they are frozen otherwise.")
+def grounding(head: Literal["2dtan", "lgi"], annotations: Path | None, charades: Path | None, **common: Any) -> None:
+    """2D-TAN or LGI: train on sentences and their moments, ground those of the test videos, evaluate by the protocol.
 
+    \b
+    bsp train grounding --features FEATURES --annotations sentences.csv --out MODEL
+    """
+    from bsp.datasets.charades_sta import load_charades_sta
+    from bsp.datasets.own import load_own_moments
+
+    given = _one_of(annotations, charades, "--charades")
+
+    def load(found: Found) -> Annotated:
+        if annotations is None:
+            return load_charades_sta(given, find_files=False)
+        return load_own_moments(annotations, found.durations_s, validation_share=common["validation_share"])
+
+    if common["train_words"] and common["glove"] is None:
+        raise click.UsageError("--train-words goes with --glove; words without vectors are always trained")
     common["consequence"] = "Their test sentences count as not found."
-    _train(head, lambda: load_charades_sta(charades), annotations=charades, **common)
+    _train(head, load, annotations=given, **common)
 
 
 @train.command()
@@ -140,42 +207,73 @@ def steps(crosstask: Path, **common: Any) -> None:
     from bsp.datasets.crosstask import load_crosstask
 
     release = folder_inside(crosstask, "crosstask_release")
-    _train("actionness", lambda: load_crosstask(release), annotations=crosstask, **common)
+    _train("actionness", lambda found: load_crosstask(release), annotations=crosstask, **common)
 
 
 @train.command()
 @training_options
-@click.option("--gebd", type=INPUT_FOLDER, required=True, help="Folder with k400_*train* and k400_*val* (.pkl, .json).")
+@click.option("--annotations", type=INPUT_FILE, help="CSV video,time_s.")
+@click.option("--gebd", type=INPUT_FOLDER, help="Instead: folder with k400_*train* and k400_*val* (.pkl, .json).")
 @click.option(
     "--way",
     type=click.Choice(["peaks", "head"]),
     required=True,
     help="peaks: of the difference of neighbouring features, no labels but for one threshold. head: a linear layer.",
 )
-def boundaries(gebd: Path, way: Literal["peaks", "head"], **common: Any) -> None:
-    """Event boundaries: train on Kinetics-GEBD's training clips, F1 on its validation clips (challenge rules)."""
-    from bsp.datasets.gebd import load_gebd_folder
+def boundaries(annotations: Path | None, gebd: Path | None, way: Literal["peaks", "head"], **common: Any) -> None:
+    """Event boundaries: train on the training videos, F1 on the validation videos (rules of the challenge).
 
-    _train(f"boundary-{way}", lambda: load_gebd_folder(gebd, find_files=False), annotations=gebd, **common)
+    \b
+    bsp train boundaries --way head --features FEATURES --annotations boundaries.csv --out MODEL
+    """
+    from bsp.datasets.gebd import load_gebd_folder
+    from bsp.datasets.own import load_own_boundaries
+
+    given = _one_of(annotations, gebd, "--gebd")
+
+    def load(found: Found) -> Annotated:
+        if annotations is None:
+            return load_gebd_folder(given, find_files=False)
+        share = common["validation_share"]
+        return load_own_boundaries(annotations, found.durations_s, found.rates, validation_share=share)
+
+    _train(f"boundary-{way}", load, annotations=given, **common)
+
+
+def _one_of(annotations: Path | None, folder: Path | None, option: str) -> Path:
+    given = [path for path in (annotations, folder) if path is not None]
+    if len(given) != 1:
+        raise click.UsageError(f"give either --annotations or {option}")
+    return given[0]
+
+
+def is_table(path: Path) -> bool:
+    """Whether annotations are a CSV file of one's own, by the ending."""
+    return path.name.lower().removesuffix(".gz").endswith((".csv", ".tsv", ".txt"))
 
 
 def _train(
     name: str,
-    load: Callable[[], Annotated],
+    load: Callable[[Found], Annotated],
     *,
     annotations: Path,
     class_scores: Path | None = None,
     glove: Path | None = None,
+    train_words: bool = False,
     consequence: str = "",
+    choose: Callable[[Found, Any, int], Chosen] | None = None,
     folders: tuple[Path, ...],
     out: Path,
-    profile: str,
+    profile: str | None,
+    changes: tuple[str, ...],
+    validation_share: float,
     seed: int,
     threads: int,
     device: str,
     max_missing: float,
+    as_json: bool,
 ) -> None:
-    """Run the head of a task on the videos with features; print the scores and write all results.
+    """Run the head of a task on the videos with features; print the scores and write the model with all results.
 
     The features are checked before the annotations are loaded.
     """
@@ -184,99 +282,102 @@ def _train(
     from bsp.datasets.activitynet import LocalizationDataset
     from bsp.localization.grounding.words import load_glove
     from bsp.tasks.head import HeadInputs, Sentences
-    from bsp_platform.plan.profiles import PROFILES
+    from bsp_platform.plan.own_heads import OWN, head_name, head_settings
     from bsp_platform.plan.tasks import TASKS
     from bsp_platform.storage.manifests import as_plain
     from bsp_platform.work import heads
+    from bsp_platform.work.listed_features import check_features, records_of, subsets_of, videos_without_features
 
-    task, complete_profile = TASKS[name], PROFILES[profile]()
-    expect = check_features(folders)
-    data = load()
+    expect = check_features(folders, err=as_json)
+    found = records_of(folders[0])
+    data = load(found)
+    is_own = is_table(annotations) and annotations.is_file()
+    profile = profile or (OWN if is_own else "paper")
     used = [video.video_id for video in data.videos]
     without = videos_without_features(folders, used, max_missing, consequence)
     vectors = None if glove is None else load_glove(glove)
-    settings = task.settings(complete_profile)
+    task = TASKS[name] if name in TASKS else TASKS["thumos"]
+    pick = None if choose is None else partial(choose, found, data, next(iter(found.infos.values())).feature_width)
+    head, settings, word_width = head_settings(task, profile, pick, len(data.videos), changes, as_json)
+    kind = head_name(head)
+    subsets = ("training", "validation") if isinstance(data, LocalizationDataset) and choose else task.data.subsets
+    if is_own:
+        _say_split(data, err=as_json)
     with complete(out) as folder:
         scores = None
-        if task.head.needs_class_scores:
+        if head.needs_class_scores:
             assert isinstance(data, LocalizationDataset)  # as all data of heads that need class scores
             present = replace(data, videos=tuple(video for video in data.videos if video.video_id not in without))
             scores = folder / heads.CLASS_SCORES
             if class_scores is None:
-                heads.make_class_scores(folder, folders[0], present, expect, task.data.subsets)
+                heads.make_class_scores(folder, folders[0], present, expect, subsets)
             else:
-                heads.convert_class_scores(folder, class_scores, present, task.data.subsets[1])
+                heads.convert_class_scores(folder, class_scores, present, subsets[1])
         inputs = HeadInputs(
             features=heads.listed(folders, expect),
             data=data,
             settings=settings,
-            subsets=task.data.subsets,
+            subsets=subsets,
             seed=seed,
             device=device,
             class_scores=heads.scores_in(scores),
-            sentences=Sentences(vectors=vectors, width=complete_profile.word_width),
+            sentences=Sentences(vectors=vectors, width=word_width, train_vectors=train_words),
         )
-        facts = heads.run_and_write(folder, task.head, inputs, threads=threads)
+        with epochs_shown(head.title) as show:
+            facts = heads.run_and_write(folder, head, inputs, threads=threads, show=show)
         files = {"annotations": annotations, "class_scores": class_scores, "glove": glove}
         used_settings: dict[str, Any] = {key: path and str(path) for key, path in files.items()}
-        used_settings |= {"task": name, "features": [*map(str, folders)], "head": as_plain(settings), "seed": seed}
+        used_settings |= {"task": name, "head_name": kind, "profile": profile, "features": [*map(str, folders)]}
+        used_settings |= {"head": as_plain(settings), "seed": seed, "subsets": subsets_of(data)}
         (folder / "settings.json").write_text(json.dumps(used_settings, indent=1), "utf-8")
+        model = heads.write_trained_model(
+            folder, kind, heads.streams_of_features(folders), _provenance(used_settings, facts)
+        )
     words = f", words: {facts['words']}" if "words" in facts else ""
-    print_percentages(f"{task.head.title}, {annotations}{words}", facts["scores"])
-    say(f"written: {out}")
+    if as_json:
+        click.echo(json.dumps({"model": str(out), "scores": facts["scores"], "settings": used_settings}))
+    else:
+        print_percentages(f"{head.title}, {annotations}{words}", facts["scores"])
+    say(f"written: {out}", err=as_json)
+    if model is not None:
+        _say_use(model, out, err=as_json)
 
 
-def check_features(folders: tuple[Path, ...]) -> dict[str, int | str]:
-    """Print the streams; ValueError for mixed features. Returns the fields that all records have in common."""
-    from bsp.features.interchange import uniform_record
-    from bsp_platform.work.listed_features import check_listed
+def _say_split(data: Any, *, err: bool) -> None:
+    """The videos to score on by name: what a person wants to know of a split that was drawn."""
+    from bsp_platform.work.listed_features import subsets_of
 
-    records = []
-    for folder in folders:
-        check_listed(folder)
-        ids, record = uniform_record(folder)
-        records.append(record)
-        # All features of a folder have one precision; those of two streams may differ, as each has its own encoder.
-        precision = "" if record.precision == "float32" else f", {record.precision}"
-        width, stride = record.feature_width, record.stride_frames
-        say(f"{folder}: {len(ids)} videos, width {width}, stride {stride} frames{precision}")
-    strides = {record.stride_frames for record in records}
-    if len(strides) > 1:
-        raise ValueError(
-            f"the streams have strides of {' and '.join(map(str, sorted(strides)))} frames; extract or import all"
-            " with the same one"
+    subsets = subsets_of(data)
+    *_, scored = sorted(subsets)
+    names = subsets[scored]
+    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+    trained = sum(map(len, subsets.values())) - len(names)
+    say(f"{trained} videos to train on, {len(names)} to score on: {', '.join(names[:8])}{more}", err=err)
+
+
+def _provenance(settings: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
+    from importlib.metadata import version
+
+    return {
+        "made_by": "bsp train",
+        "bsp": version("bsp-platform"),
+        "torch": version("torch"),
+        "settings": {name: settings[name] for name in ("annotations", "features", "profile", "seed")},
+        "scores": dict(facts["scores"]),
+        "licence": "not stated: made from the data and the encoders given, whose terms hold",
+    }
+
+
+def _say_use(model: Any, out: Path, *, err: bool) -> None:
+    if not model.has_encoders:
+        say(
+            "The features were imported, so this model has no encoder: it takes features of the same kind, not videos.",
+            err=err,
         )
-    return {"stride_frames": records[0].stride_frames}
-
-
-def videos_without_features(
-    folders: tuple[Path, ...], video_ids: list[str], max_missing: float, consequence: str = ""
-) -> set[str]:
-    """Those of the videos that a stream lacks; their number is printed with the ``consequence``.
-
-    ValueError if none is left, or more than ``max_missing`` percent are without.
-    """
-    from bsp.files.spelling import name_remark
-    from bsp_platform.work.listed_features import has_features
-
-    without = {i for i in video_ids if not all(has_features(folder, i) for folder in folders)}
-    if len(without) == len(set(video_ids)):
-        present = sorted(path.stem for path in folders[0].glob("*.json"))
-        other = name_remark(present, without)
-        raise ValueError(
-            f"none of the {len(without)} annotated videos, such as {video_ids[0]}, has features in"
-            f" {', '.join(map(str, folders))}; {other or 'are the ids the same'}? Import them with --prefix, or rename"
-        )
-    if without:
-        share = 100 * len(without) / len(set(video_ids))
-        said = f"{len(without)} of {len(set(video_ids))} annotated videos have no features, such as {min(without)}."
-        if share > max_missing:
-            raise ValueError(
-                f"{said} That is {share:.1f} %, more than --max-missing {max_missing:g}: extract or import the rest, or"
-                f" allow it with --max-missing {math.ceil(share)}"
-            )
-        say(f"{said} {consequence}".strip(), err=True)
-    return without
+        return
+    use = {"2dtan": "ground", "lgi": "ground", "boundary-peaks": "boundaries", "boundary-head": "boundaries"}
+    sentence = ' "a sentence"' if use.get(model.kind) == "ground" else ""
+    say(f"Next: bsp {use.get(model.kind, 'detect')} VIDEO{sentence} --model {out} --out PAGES", err=err)
 
 
 @contextmanager

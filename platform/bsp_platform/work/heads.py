@@ -6,7 +6,7 @@ Heads themselves are in bsp/tasks. The sweep calls these functions as Ray tasks 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,10 +17,14 @@ import torch
 
 from bsp.datasets.activitynet import LocalizationDataset
 from bsp.datasets.class_scores import read_class_scores
+from bsp.features.interchange import uniform_record
 from bsp.features.record import FeatureInfo
 from bsp.features.streams import concatenate_streams
 from bsp.localization.grounding.words import WordVectors
-from bsp.models.kept import write_classifier, write_kept
+from bsp.models.folder import MODEL, load_model, write_model
+from bsp.models.kept import CLASSIFIER, HEAD, read_classifier, read_kept, write_classifier, write_kept
+from bsp.models.model import Model
+from bsp.models.streams import FeatureStream, imported_stream
 from bsp.tasks.class_scores import class_scores_document, classify_videos
 from bsp.tasks.head import ClassScores, Features, Head, HeadInputs, Sentences, no_class_scores, run_head
 from bsp_platform.plan.recipes import AnyHeadRecipe, GroundingRecipe
@@ -107,19 +111,74 @@ def scores_in(path: Path | None) -> ClassScores:
     return no_class_scores if path is None else partial(read_class_scores, path)
 
 
+def stream_of_features(folder: Path, record: FeatureInfo) -> FeatureStream:
+    """The encoder that made the features in ``folder``, from the model beside them (``bsp extract`` leaves one).
+
+    Without one, as of imported features, a stream without encoder. ValueError if the model made other features than
+    the ``record`` says.
+    """
+    if not (folder / "model" / MODEL).is_file():
+        return imported_stream(record, folder.name)
+    stream = load_model(folder / "model").streams[0]
+    if stream.encoder_hash != record.encoder_hash:
+        raise ValueError(
+            f"{folder / 'model'}: is the encoder {stream.encoder_hash[:12]}, but the features beside it were made by "
+            f"{record.encoder_hash:.12}; extract them again"
+        )
+    return stream
+
+
+def streams_of_features(folders: Sequence[Path]) -> list[FeatureStream]:
+    """As :func:`stream_of_features`, of each folder."""
+    return [stream_of_features(folder, uniform_record(folder)[1]) for folder in folders]
+
+
+def write_trained_model(
+    folder: Path, kind: str, streams: Sequence[FeatureStream], provenance: Mapping[str, Any]
+) -> Model | None:
+    """Turn the files of a trained head in ``folder`` (:func:`run_and_write`, :func:`make_class_scores`) into those of a
+    model folder, beside its results. None for a head that cannot be kept."""
+    if not (folder / f"{HEAD}.json").is_file():
+        return None
+    made = (folder / f"{CLASSIFIER}.safetensors").is_file()
+    model = Model(
+        kind=kind,
+        streams=tuple(streams),
+        head_streams=len(streams),
+        kept=read_kept(folder),
+        classifier=read_classifier(folder) if made else None,
+        provenance=dict(provenance),
+    )
+    (folder / f"{HEAD}.json").unlink()  # model.json holds it
+    whole = folder / "whole"
+    write_model(whole, model)
+    for path in sorted(whole.iterdir()):
+        path.replace(folder / path.name)
+    whole.rmdir()
+    return model
+
+
 def run_and_write(
-    folder: Path, head: Head[Any, Any, Any], inputs: HeadInputs[Any, Any], *, threads: int = 1
+    folder: Path,
+    head: Head[Any, Any, Any],
+    inputs: HeadInputs[Any, Any],
+    *,
+    threads: int = 1,
+    show: Callable[[int, int, Mapping[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
     """Run a head; its facts. Writes predictions, scores in percent, the training history and the trained head (files of
     :func:`bsp.models.kept.write_kept`) into ``folder``.
 
-    After every epoch the progress is written there (``PROGRESS``).
+    After every epoch the progress is written there (``PROGRESS``), and ``show`` gets epochs done, all, and the entry.
     """
     torch.set_num_threads(threads)
     epochs, passed = getattr(inputs.settings, "epochs", 1), itertools.count(1)
 
     def on_epoch(entry: dict[str, Any]) -> None:
-        write_json(folder / PROGRESS, {"at": next(passed), "total": epochs, "loss": entry["loss"]})
+        at = next(passed)
+        write_json(folder / PROGRESS, {"at": at, "total": epochs, "loss": entry["loss"]})
+        if show is not None:
+            show(at, epochs, entry)
 
     done = run_head(head, replace(inputs, on_epoch=on_epoch))
     for name, document in done.documents.items():

@@ -7,14 +7,20 @@ A plain folder (imported features) has no list: there a video either has both of
 from __future__ import annotations
 
 import functools
+import math
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bsp.features.record import FeatureInfo
-from bsp.features.store import read_features
+from bsp.features.interchange import uniform_record
+from bsp.features.record import FeatureInfo, video_end_s
+from bsp.features.store import read_feature_info, read_features
+from bsp.files.spelling import name_remark
+from bsp_platform.plain_text import say
 from bsp_platform.storage.errors import StageDamaged, retry
 from bsp_platform.storage.manifests import MANIFEST, check_content, parse_manifest
 
@@ -73,3 +79,81 @@ def check_listed(folder: Path) -> None:
     files = listed_files(folder)
     if files is not None:
         check_content(folder, {name: facts for name, facts in files.items() if name.endswith((".npy", ".json"))})
+
+
+@dataclass(frozen=True)
+class Found:
+    """The records of the first features by video, and what follows from them."""
+
+    infos: Mapping[str, FeatureInfo]
+    durations_s: Mapping[str, float]
+    rates: Mapping[str, float]  # frames per second
+
+
+def records_of(folder: Path) -> Found:
+    """The records of all features in a folder."""
+
+    names = [path.stem for path in sorted(folder.glob("*.json"))]
+    infos = {name: read_feature_info(folder, name) for name in names if has_features(folder, name)}
+    return Found(
+        infos,
+        {name: video_end_s(info) for name, info in infos.items()},
+        {name: info.fps for name, info in infos.items()},
+    )
+
+
+def check_features(folders: tuple[Path, ...], *, err: bool = False) -> dict[str, int | str]:
+    """Print the streams; ValueError for mixed features. Returns the fields that all records have in common."""
+
+    records = []
+    for folder in folders:
+        check_listed(folder)
+        ids, record = uniform_record(folder)
+        records.append(record)
+        # All features of a folder have one precision; those of two streams may differ, as each has its own encoder.
+        precision = "" if record.precision == "float32" else f", {record.precision}"
+        width, stride = record.feature_width, record.stride_frames
+        say(f"{folder}: {len(ids)} videos, width {width}, stride {stride} frames{precision}", err=err)
+    strides = {record.stride_frames for record in records}
+    if len(strides) > 1:
+        raise ValueError(
+            f"the streams have strides of {' and '.join(map(str, sorted(strides)))} frames; extract or import all"
+            " with the same one"
+        )
+    return {"stride_frames": records[0].stride_frames}
+
+
+def videos_without_features(
+    folders: tuple[Path, ...], video_ids: list[str], max_missing: float, consequence: str = ""
+) -> set[str]:
+    """Those of the videos that a stream lacks; their number is printed with the ``consequence``.
+
+    ValueError if none is left, or more than ``max_missing`` percent are without.
+    """
+
+    without = {i for i in video_ids if not all(has_features(folder, i) for folder in folders)}
+    if len(without) == len(set(video_ids)):
+        present = sorted(path.stem for path in folders[0].glob("*.json"))
+        other = name_remark(present, without)
+        raise ValueError(
+            f"none of the {len(without)} annotated videos, such as {video_ids[0]}, has features in"
+            f" {', '.join(map(str, folders))}; {other or 'are the ids the same'}? Import them with --prefix, or rename"
+        )
+    if without:
+        share = 100 * len(without) / len(set(video_ids))
+        said = f"{len(without)} of {len(set(video_ids))} annotated videos have no features, such as {min(without)}."
+        if share > max_missing:
+            raise ValueError(
+                f"{said} That is {share:.1f} %, more than --max-missing {max_missing:g}: extract or import the rest, or"
+                f" allow it with --max-missing {math.ceil(share)}"
+            )
+        say(f"{said} {consequence}".strip(), err=True)
+    return without
+
+
+def subsets_of(data: Any) -> dict[str, list[str]]:
+    """Ids of an annotated data set's videos by subset."""
+    found: dict[str, list[str]] = {}
+    for video in data.videos:
+        found.setdefault(video.subset, []).append(video.video_id)
+    return found
