@@ -1,7 +1,8 @@
 """Do annotations fit the videos? Every fault of a file with its place, field, value and remedy, not only the first.
 
 Files: ActivityNet's JSON layout, or a CSV whose first line names ``video,start_s,end_s`` and ``label`` or ``sentence``.
-This looks at a file as it is written; loaders of data sets refuse what cannot be used.
+This looks at a file as it is written, and goes on after a fault. What it finds good is given to the loader of the
+training (bsp/datasets/own.py, results_json.py) in the end, whose refusal is the last finding.
 """
 
 from __future__ import annotations
@@ -14,9 +15,11 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from bsp.datasets.own import read_lines
+from bsp.datasets.results_json import check_ground_truth
 from bsp.errors import AnnotationError
 from bsp.files.spelling import name_remark
-from bsp.files.text import clean_id, clean_label, read_json, read_table
+from bsp.files.text import clean_id, clean_label, read_csv, read_json, read_table
 
 OVER_S = 0.5  # Choice: an end so little after the video's is rounding; loaders clip it
 _CUTOFF = 0.85  # similarity above which two labels are probably one
@@ -93,6 +96,8 @@ def check_annotations(path: str | Path, durations: Mapping[str, float] | None) -
         findings += _names(named, durations, name)
     clean = _unlike(clean, name, findings)
     findings += _labels(clean, name)
+    if not any(finding.grave for finding in findings):
+        findings += _refused(path, name, rows)
     if not clean and not any(finding.grave for finding in findings):
         findings.append(_finding(name, "the file", "", "", "has no instance", "write at least one"))
     ids = tuple(dict.fromkeys(video for _, video in named))
@@ -124,15 +129,27 @@ def _csv_rows(path: str | Path) -> tuple[list[tuple[str, str]], list[_Row]]:
                 label,
             )
         )
+        if cells["video"] and not any(cells[column] for column in ("start_s", "end_s", label)) and label == "label":
+            rows.pop()  # a video without any action
         if cells["video"]:
             named.setdefault(clean_id(cells["video"]), f"line {line}")
     return [(place, video) for video, place in named.items()], rows
 
 
+def _refused(path: str | Path, name: str, rows: Sequence[_Row]) -> Iterator[Finding]:
+    """What the loader of the training refuses besides."""
+    try:
+        if name.lower().endswith((".json", ".json.gz")):
+            check_ground_truth(read_json(path), name)
+        elif rows:
+            read_lines(path, "moments" if rows[0].label_field == "sentence" else "actions")
+    except AnnotationError as error:
+        problem, _, remedy = str(error).removeprefix(f"{name}: ").rpartition("; ")
+        yield _finding(name, "the file", "", "", problem or remedy, remedy if problem else "correct it")
+
+
 def _columns(path: str | Path) -> Iterator[str]:
     """ "sentence" if the header has it and no label."""
-    from bsp.files.text import read_csv
-
     _, names = next(read_csv(path), (1, []))
     if "sentence" in names and "label" not in names:
         yield "sentence"
@@ -252,20 +269,13 @@ def _clock(value: Any) -> float | None:
     return seconds
 
 
-def known_id(video_id: str, known: Mapping[str, Any]) -> str | None:
-    """The id of the video that an annotation means: the same, or the same with or without ``v_``."""
-    tries = (video_id, f"v_{video_id}", video_id.removeprefix("v_"))
-    return next((one for one in tries if one in known), None)
-
-
 def _fits_video(
     row: _Row, one: AnnotatedInstance, durations: Mapping[str, float], name: str, findings: list[Finding]
 ) -> bool:
     """Whether the instance begins within its video. A video that is not there is no matter of the single row."""
-    key = known_id(one.video_id, durations)
-    if key is None:
+    if one.video_id not in durations:
         return True
-    length = durations[key]
+    length = durations[one.video_id]
     if one.start_s >= length:
         problem = f"after the end of the video, which is {length:.2f} s long"
         remedy = "correct it; are the times in seconds?"
@@ -283,9 +293,8 @@ def _names(named: Sequence[tuple[str, str]], durations: Mapping[str, float], nam
     """Annotated videos that are not there, and videos without an annotation."""
     used = set()
     for place, video in named:
-        key = known_id(video, durations)
-        if key is not None:
-            used.add(key)
+        if video in durations:
+            used.add(video)
             continue
         meant = _one_of(video, durations) or name_remark([video], durations) or _close(video, list(durations))
         yield _finding(
@@ -319,7 +328,7 @@ def _unlike(
     for row, one in clean:
         if one in first:
             findings.append(
-                _finding(name, row.place, row.label_field, row.label, f"the same as {first[one]}", "remove it", False)
+                _finding(name, row.place, row.label_field, row.label, f"the same as {first[one]}", "remove it")
             )
         else:
             first[one] = row.place
@@ -340,4 +349,5 @@ def _labels(clean: Sequence[tuple[_Row, AnnotatedInstance]], name: str) -> Itera
             meant = _close(label, others)
         if meant:
             times = f"occurs {counts[label]} times" if counts[label] > 1 else "occurs once"
-            yield _finding(name, place[label], "label", label, times, f"{meant}; write one of them", False)
+            only_case = any(label.casefold() == other.casefold() for other in others)  # loaders refuse that
+            yield _finding(name, place[label], "label", label, times, f"{meant}; write one of them", only_case)

@@ -21,8 +21,8 @@ def grave(checked):
 
 
 def test_a_good_file_has_no_fault(tmp_path):
-    checked = check_annotations(csv_file(tmp_path, "a.mp4,1,2.5,jump", "b,0,20.2,run", "c,1,2,jump"), DURATIONS)
-    assert not checked.findings  # 0.2 s over the end is rounding; "c" is "v_c"
+    checked = check_annotations(csv_file(tmp_path, "a.mp4,1,2.5,jump", "b,0,20.2,run", "v_c,,,"), DURATIONS)
+    assert not checked.findings  # 0.2 s over the end is rounding; v_c has no action
     assert next((one.video_id, one.start_s, one.end_s, one.label) for one in checked.instances) == ("a", 1, 2.5, "jump")
 
 
@@ -38,6 +38,8 @@ def test_a_good_file_has_no_fault(tmp_path):
         ("a,1,2,", "label", "is empty", "write the label"),
         (",1,2,jump", "video", "is empty", "write the video"),
         ("A,1,2,jump", "video", "no readable video", "'a' (upper and lower case differ)"),
+        ("c,1,2,jump", "video", "no readable video", "'v_c' (one side has \"v_\" in front)"),
+        ("b,1,2,Jump", "label", "occurs once", "'jump' (upper and lower case differ)"),
         ("zzz,1,2,jump", "video", "no readable video", "copy the video"),
     ],
 )
@@ -53,8 +55,8 @@ def test_faults_of_a_row(tmp_path, row, field, problem, remedy):
 def test_all_faults_are_told_and_remarks_do_not_lose_instances(tmp_path):
     rows = ["a,1,2,jump high", "a,1,2,jump high", "a,3,14,jump high", "b,1,2,jump hihg", "b,9,8,run", "b,x,8,run"]
     checked = check_annotations(csv_file(tmp_path, *rows), DURATIONS)
-    assert grave(checked) == {("line 6", "end_s"), ("line 7", "start_s")}
-    remarks = {one.place: one.problem + one.remedy for one in checked.findings if not one.grave}
+    assert grave(checked) == {("line 3", "label"), ("line 6", "end_s"), ("line 7", "start_s")}
+    remarks = {one.place: one.problem + one.remedy for one in checked.findings}
     assert "the same as line 2" in remarks["line 3"]
     assert "10.00 s long" in remarks["line 4"]
     assert "'jump high' is probably meant" in remarks["line 5"]
@@ -88,7 +90,7 @@ def test_activitynet_layout(tmp_path):
     }  # fmt: skip
     path = tmp_path / "anno.json"
     path.write_text(json.dumps({"database": database}))
-    checked = check_annotations(path, DURATIONS)
+    checked = check_annotations(path, DURATIONS | {"c": 9.0})
     assert grave(checked) == {
         ("database.a.annotations[1]", "segment[1]"), ("database.b.annotations[0]", "segment"),
         ("database.b.annotations[2]", "label"), ("database.c", "subset"), ("database.c", "duration"),
@@ -101,3 +103,10 @@ def test_activitynet_layout(tmp_path):
     path.write_text('{"db": {}}')
     with pytest.raises(AnnotationError, match="no object 'database'"):
         check_annotations(path, DURATIONS)
+
+
+def test_what_the_loader_of_the_training_refuses_besides_is_a_fault(tmp_path):
+    path = csv_file(tmp_path, "a,1,2,x,trainng", "b,1,2,x,validation", header="video,start_s,end_s,label,subset")
+    found = [one for one in check_annotations(path, DURATIONS).findings if one.grave]
+    assert len(found) == 1
+    assert "line 2: subset: must be training or validation, found 'trainng'" in found[0].problem
