@@ -141,7 +141,10 @@ def check(
     grid = None
     if usable:
         instances = [(one.start_s, one.end_s) for one in checked.instances] if checked else []
-        grid = suggest_grid([row.duration_s for row in usable], [row.fps for row in usable], instances)
+        # Of the videos that the head is trained on: longer ones are cut into windows when it is used.
+        named = set(checked.videos) if checked else set()
+        of = [row for row in usable if row.id in named] or usable
+        grid = suggest_grid([row.duration_s for row in of], [row.fps for row in of], instances)
     if as_json:
         document = {
             "videos": [asdict(row) | {"usable": row.usable} for row in rows],

@@ -66,6 +66,7 @@ def test_check_reports_and_suggests(videos, tmp_path):
     found = json.loads(done.stdout)
     assert [one["place"] for one in found["annotations"] if one["grave"]] == ["line 3"]
     assert sum(one["usable"] for one in found["videos"]) == 3
+    assert found["grid"]["reasons"][0].startswith("videos last 1.6 to 1.6 s")  # of the annotated one; all: from 0.8 s
     only = run("check", videos / "zero.mp4", "--report", tmp_path / "zero.csv")
     assert only.exit_code == 1
     assert "0 can be used" in only.output
