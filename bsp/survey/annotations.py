@@ -324,11 +324,12 @@ def _unlike(
 ) -> list[tuple[_Row, AnnotatedInstance]]:
     """Without instances that are there already; each is a finding."""
     first: dict[AnnotatedInstance, str] = {}
+    is_csv = not name.lower().endswith((".json", ".json.gz"))  # whose loader refuses them; published files have some
     kept = []
     for row, one in clean:
         if one in first:
             findings.append(
-                _finding(name, row.place, row.label_field, row.label, f"the same as {first[one]}", "remove it")
+                _finding(name, row.place, row.label_field, row.label, f"the same as {first[one]}", "remove it", is_csv)
             )
         else:
             first[one] = row.place
