@@ -186,3 +186,11 @@ def test_profiles_give_the_start_to_every_training_but_a_students():
     assert (alone.start, student.start, [teacher.start for teacher in student.teachers]) == ("ab12", "", ["ab12"] * 2)
     assert (deep.start, deep.zero_residual) == ("ab12", False)
     assert smoke().encoder_recipe(Stream(method="action", encoder="r50"), **data | {"start": ""}).zero_residual
+
+
+def test_start_weights_are_a_stage_of_the_row_before_what_is_trained():
+    from bsp_platform.plan.rows import RowRecipes
+
+    trained = dataclasses.replace(recipe_of(40, 5), start="ab12")
+    stages = RowRecipes(encoders=(trained, recipe_of(40, 5)), heads={}).stages()
+    assert stages == [("encoders", trained.start_recipe), ("encoders", trained), ("encoders", recipe_of(40, 5))]
