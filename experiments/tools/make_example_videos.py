@@ -8,17 +8,19 @@ writes, from a seed, stick figures that act (Pantomime, the embedded world):
     my_videos/videos/*               longer videos: mp4, mkv, avi; one turned as phones do it, one of variable frame
                                      rate, one of 40 minutes, one broken (a download that stopped)
     my_videos/labels.csv             video,start_s,end_s,label of all but the long and the broken one
-    my_videos/long_session.csv       the same of the long one, to compare with what a model finds
+    my_videos/long_session.json      the same of the long one, in ActivityNet's layout, to score what a model finds
 """
 
 from __future__ import annotations
 
 import csv
 import io
+import json
 import struct
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import click
@@ -95,6 +97,13 @@ def write_rows(path: Path, rows: Iterable[tuple[str, ...]]) -> None:
     write_text(path, text.getvalue())
 
 
+def ground_truth(rows: Iterable[tuple[str, str, str, str]], duration_s: float) -> dict[str, Any]:
+    """The labels of the long video in ActivityNet's layout."""
+    annotations = [{"label": label, "segment": [float(start), float(end)]} for _, start, end, label in rows]
+    video = {"duration": duration_s, "subset": "validation", "annotations": annotations}
+    return {"version": "example", "taxonomy": [], "database": {LONG: video}}
+
+
 def write_clips(out: Path, per_action: int) -> None:
     """Short clips of one action each."""
     for action in tqdm(ACTIONS, desc="clips", unit="action"):
@@ -168,7 +177,8 @@ def main(out: Path, clips: int, videos: int, minutes: float) -> None:
         raise click.ClickException(f"{out} is not empty; give a new folder")
     write_clips(out / "clips", clips)
     write_rows(out / "labels.csv", write_videos(out / "videos", videos))
-    write_rows(out / f"{LONG}.csv", write_long(out / "videos" / f"{LONG}.mp4", minutes))
+    rows = write_long(out / "videos" / f"{LONG}.mp4", minutes)
+    write_text(out / f"{LONG}.json", json.dumps(ground_truth(rows, minutes * 60), indent=1))
     click.echo(f"{out}: {clips * len(ACTIONS)} clips, {videos + 2} videos, labels.csv")
 
 
