@@ -53,6 +53,6 @@ def test_the_tutorial_goes_from_a_folder_of_files_to_a_page(tmp_path: Path) -> N
     assert model.class_names == ("bow", "jumping jack", "kick", "squat")
     page = (tmp_path / "found" / "long_session.html").read_text("utf-8")
     assert "jumping jack" in page
-    found = json.loads((tmp_path / "found" / "long_session.json").read_text("utf-8"))["results"]["long_session"]
+    found = json.loads((tmp_path / "found" / "results.json").read_text("utf-8"))["results"]["long_session"]
     last = max(segment["segment"][1] for segment in found)
     assert 2300 < last <= 2401  # the whole of its 40 minutes was looked at
