@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 SNIPPET_FRAMES = 8  # of TSM, the encoder of the paper
-_CELLS_OF_SHORT = 2.0  # cells that a short instance should have
+_CELLS_OF_SHORT = 4.0  # Choice: cells that a short instance should have; a proposal ends where a cell ends
 _SHORT = 0.1  # share of the instances that count as short
 CELLS = (16, 400)  # fewest and most of G-TAD: its table of proposals grows with their square
 
@@ -37,7 +37,7 @@ def suggest_grid(
 ) -> Grid:
     """The suggestion for videos of ``durations_s`` (at ``rates`` frames a second) and ``instances`` (start, end), s.
 
-    The cells are such that an instance shorter than nine in ten others still has two cells in the longest video,
+    The cells are such that an instance shorter than nine in ten others still has four cells in the longest video,
     but no more cells than snippets (a finer grid shows nothing more) and at most CELLS[1]. ValueError without
     videos.
     """

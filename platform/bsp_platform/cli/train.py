@@ -289,7 +289,7 @@ def _train(
     from bsp_platform.work.listed_features import check_features, records_of, subsets_of, videos_without_features
 
     expect = check_features(folders, err=as_json)
-    found = records_of(folders[0])
+    found, streams = records_of(folders[0]), heads.streams_of_features(folders)
     data = load(found)
     is_own = is_table(annotations) and annotations.is_file()
     profile = profile or (OWN if is_own else "paper")
@@ -297,7 +297,7 @@ def _train(
     without = videos_without_features(folders, used, max_missing, consequence)
     vectors = None if glove is None else load_glove(glove)
     task = TASKS[name] if name in TASKS else TASKS["thumos"]
-    pick = None if choose is None else partial(choose, found, data, next(iter(found.infos.values())).feature_width)
+    pick = None if choose is None else partial(choose, found, data, sum(of.feature_width for of in streams))
     head, settings, word_width = head_settings(task, profile, pick, len(data.videos), changes, as_json)
     kind = head_name(head)
     subsets = ("training", "validation") if isinstance(data, LocalizationDataset) and choose else task.data.subsets
@@ -330,9 +330,7 @@ def _train(
         used_settings |= {"task": name, "head_name": kind, "profile": profile, "features": [*map(str, folders)]}
         used_settings |= {"head": as_plain(settings), "seed": seed, "subsets": subsets_of(data)}
         (folder / "settings.json").write_text(json.dumps(used_settings, indent=1), "utf-8")
-        model = heads.write_trained_model(
-            folder, kind, heads.streams_of_features(folders), _provenance(used_settings, facts)
-        )
+        model = heads.write_trained_model(folder, kind, streams, _provenance(used_settings, facts))
     words = f", words: {facts['words']}" if "words" in facts else ""
     if as_json:
         click.echo(json.dumps({"model": str(out), "scores": facts["scores"], "settings": used_settings}))

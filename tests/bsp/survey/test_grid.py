@@ -5,11 +5,11 @@ import pytest
 from bsp.survey.grid import suggest_grid
 
 
-def test_short_instances_get_two_cells():
-    # 100 s at 25 frames a second: 312 snippets of 0.32 s. Instances of 4 s: a cell of 2 s, so 50 cells.
+def test_short_instances_get_four_cells():
+    # 100 s at 25 frames a second: 312 snippets of 0.32 s. Instances of 4 s: a cell of 1 s, so 100 cells.
     grid = suggest_grid([100.0, 60.0], [25.0, 25.0], [(0, 4.0)] * 10)
-    assert (grid.cells, grid.cell_s, grid.window_s) == (50, 2.0, 100.0)
-    assert grid.max_duration == 3  # 4 s over cells of 2 s, and one more as ends fall between cells
+    assert (grid.cells, grid.cell_s, grid.window_s) == (100, 1.0, 100.0)
+    assert grid.max_duration == 5  # 4 s over cells of 1 s, and one more as ends fall between cells
     assert grid.shorter_than_cell == 0
 
 
@@ -23,10 +23,10 @@ def test_no_finer_than_the_snippets():
 
 
 def test_long_videos_of_short_instances_are_cut_into_windows():
-    # an hour, instances of 3 s: 2400 cells; with 400 cells of 1.5 s a window is 600 s.
+    # an hour, instances of 3 s: 4800 cells; with 400 cells of 0.75 s a window is 300 s.
     grid = suggest_grid([3600.0], [25.0], [(0, 3.0)] * 4)
-    assert (grid.cells, grid.window_s, grid.cell_s) == (400, 600.0, 1.5)
-    assert any("600 s" in reason for reason in grid.reasons)
+    assert (grid.cells, grid.window_s, grid.cell_s) == (400, 300.0, 0.75)
+    assert any("300 s" in reason for reason in grid.reasons)
 
 
 def test_without_annotations_the_papers_cells():
