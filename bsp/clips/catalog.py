@@ -14,7 +14,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -83,6 +83,37 @@ class Catalog:
     def videos_of_class(self, label: int) -> np.ndarray:
         """Positions of the videos of class ``label``, int64, rising."""
         return self.order[self.class_offsets[label] : self.class_offsets[label + 1]]
+
+    def select(self, videos: np.ndarray) -> Catalog:
+        """The videos at these positions, int64, in this order, with the same classes and without the list of skips."""
+        columns = ("paths", "labels", "first_frame", "frames", "fps", "readers", "sizes")
+        arrays = {name: getattr(self, name) for name in columns}
+        chosen: dict[str, Any] = {name: None if array is None else array[videos] for name, array in arrays.items()}
+        return replace(self, **chosen, skipped=())
+
+    def seconds(self) -> np.ndarray:
+        """Length of each video's used part, float64 [N], by its average frame rate."""
+        return self.frames / self.fps.astype(np.float64)
+
+    def in_stretches(self, stretch_s: float) -> Catalog:
+        """Each video of two or more times ``stretch_s`` as several equal, consecutive parts of about that length.
+
+        A long video then counts by its length where videos are drawn uniformly; the parts of one keep its path.
+        """
+        # Choice: not for shorter videos, where a part would have fewer frames than they are worth separating.
+        parts = np.maximum(1, np.where(self.seconds() >= 2 * stretch_s, self.seconds() / stretch_s, 1).astype(np.int64))
+        parts = np.minimum(parts, self.frames)
+        of = np.repeat(np.arange(len(self)), parts)
+        place = np.arange(len(of)) - np.repeat(np.cumsum(parts) - parts, parts)
+        whole = self.frames[of].astype(np.int64)
+        begin, end = whole * place // parts[of], whole * (place + 1) // parts[of]
+        chosen = self.select(of)
+        return replace(
+            chosen,
+            first_frame=chosen.first_frame + begin,
+            frames=(end - begin).astype(np.int32),
+            skipped=self.skipped,
+        )
 
     def without_skipped(self) -> Catalog:
         """The same videos without the list of skips, to be sent to workers."""

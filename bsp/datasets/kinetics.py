@@ -1,7 +1,7 @@
-"""Kinetics in its published form (the official CSV and a folder of clips), and plain folders of classes.
+"""Kinetics in its published form (the official CSV and a folder of clips), and one's own videos.
 
-Both give a ``Catalog`` of trimmed videos with action labels, the only annotation the method needs (Section
-3.1).
+These are folders of classes, a CSV list, or videos without classes. All give a ``Catalog`` of trimmed videos with
+action labels, the only annotation the method needs (Section 3.1).
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from bsp.datasets.activitynet import videos_folder
 from bsp.errors import AnnotationError
 from bsp.files.text import VIDEO_EXTENSIONS, clean_id, clean_label, is_hidden, read_table, refuse_alike
 
+LIST_COLUMNS = ("video", "label", "start_s", "end_s")  # of one's own list; the first is needed
+NO_CLASSES = ("videos",)  # the class names of a catalog of videos without classes
 REQUIRED_COLUMNS = ("label", "youtube_id", "time_start", "time_end")
 OPTIONAL_COLUMNS = ("split", "is_cc")
 
@@ -150,6 +152,95 @@ def load_kinetics_folder(folder: str | Path, **options: Any) -> Catalog:
     if not lists:
         return load_class_folders(videos_folder(folder), **options)
     return load_kinetics_csv(folder / lists[0], videos_folder(folder), **options)
+
+
+class OwnVideos(NamedTuple):
+    """One's own videos; ``how`` says in words as what they were read."""
+
+    catalog: Catalog
+    has_classes: bool
+    how: str
+
+
+def load_own_videos(videos: str | Path, **options: Any) -> OwnVideos:
+    """Videos in whatever layout they are given.
+
+    A folder with one folder per class; a folder with Kinetics' training list; a folder of videos without classes; or a
+    CSV list with the columns of ``LIST_COLUMNS``, of which only ``video`` (relative to the list's folder, the root) is
+    needed: ``label`` gives classes, ``start_s`` and ``end_s`` the used part in seconds. Videos lie in ``videos/videos``
+    if there is such a folder. ``options`` and errors as of the other loaders here.
+    """
+    videos = Path(videos)
+    if videos.is_file():
+        return _load_list(videos, **options)
+    if not videos.is_dir():
+        raise AnnotationError(f"{videos}: no such file or folder; give a folder of videos or a CSV list of them")
+    lists = sorted(path for path in videos.glob("*train*.csv*") if not is_hidden(path))
+    if lists:
+        return OwnVideos(load_kinetics_folder(videos, **options), True, f"Kinetics' list {lists[0].name}")
+    root = videos_folder(videos)
+    found = sorted(_walk(root), key=lambda entry: entry[2])
+    loose, inner = [entry[2] for entry in found if not entry[0]], {entry[0] for entry in found if entry[0]}
+    if loose and inner:
+        raise AnnotationError(
+            f"{root}: {loose[0]} and {len(loose) - 1} more videos lie beside the folders {sorted(inner)[:3]}; put "
+            "every video into the folder of its class, or all of them into one folder if they have no classes"
+        )
+    if inner:
+        return OwnVideos(load_class_folders(root, **options), True, f"{len(inner)} folders, one per class")
+    catalog = build_catalog(root, [Listed(path, 0) for path in loose], NO_CLASSES, **options)
+    return OwnVideos(catalog, False, "a folder of videos without classes")
+
+
+def _load_list(path: Path, **options: Any) -> OwnVideos:
+    """The videos of a CSV list: one's own columns, or Kinetics'."""
+    remedy = f"the columns are {', '.join(LIST_COLUMNS)}, of which only video is needed; or Kinetics' own"
+    lines = list(read_table(path, (), remedy=remedy))
+    if not lines:
+        raise AnnotationError(f"{path}: lists no video; {remedy}")
+    columns = list(lines[0][1])
+    if set(REQUIRED_COLUMNS) <= set(columns):
+        catalog = load_kinetics_csv(path, videos_folder(path.parent), **options)
+        return OwnVideos(catalog, True, f"Kinetics' list {path.name}")
+    if "video" not in columns:
+        raise AnnotationError(f"{path}: line 1: no column video, found {', '.join(columns)!r:.80}; {remedy}")
+    if ("start_s" in columns) != ("end_s" in columns):
+        raise AnnotationError(f"{path}: line 1: start_s and end_s go together; {remedy}")
+    has_classes = "label" in columns
+    rows = []
+    labels: dict[str, str] = {}  # and where the first of each stands
+    seen: dict[tuple[str, float | None, float | None], int] = {}
+    for line, fields in lines:
+        row = _own_row(path, line, fields)
+        if (first := seen.setdefault((row[0], *row[2:]), line)) != line:
+            raise AnnotationError(f"{path}: line {line}: {row[0]} is listed twice, first in line {first}; keep one")
+        labels.setdefault(row[1], f"{path}: line {line}")
+        rows.append(row)
+    refuse_alike(labels.items(), "the label")
+    names = tuple(sorted(labels)) if has_classes else NO_CLASSES
+    listing = [Listed(video, names.index(label), start_s, end_s) for video, label, start_s, end_s in rows]
+    catalog = build_catalog(path.parent, listing, names, **options)
+    how = f"the list {path.name}, {len(names)} classes" if has_classes else f"the list {path.name}, without classes"
+    return OwnVideos(catalog, has_classes, how)
+
+
+def _own_row(path: Path, line: int, fields: dict[str, str]) -> tuple[str, str, float | None, float | None]:
+    """Video relative to the list, label, start and end in seconds or None, of a line of one's own list."""
+    for name in ("video", "label"):
+        if not fields.get(name, NO_CLASSES[0]):
+            raise AnnotationError(f"{path}: line {line}: {name} is empty; correct the line")
+    video = os.path.relpath(os.path.join(path.parent, fields["video"]), path.parent)
+    if video.split(os.sep)[0] == os.pardir:
+        raise AnnotationError(
+            f"{path}: line {line}: {fields['video']} lies outside {path.parent}; put the list above all its videos"
+        )
+    label = clean_label(fields.get("label", NO_CLASSES[0]))
+    if not fields.get("start_s") and not fields.get("end_s"):
+        return video, label, None, None
+    start_s, end_s = (_seconds(path, line, name, fields[name]) for name in ("start_s", "end_s"))
+    if end_s <= start_s:
+        raise AnnotationError(f"{path}: line {line}: end_s {end_s:g} is not after start_s {start_s:g}")
+    return video, label, start_s, end_s
 
 
 def read_kinetics_csv(csv_path: str | Path) -> list[KineticsRow]:
