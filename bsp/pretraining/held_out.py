@@ -100,7 +100,11 @@ def score_clips(
             if not good.any():
                 continue
             targets = {name: torch.from_numpy(batch[name][good]).to(device) for name in _TARGETS}
-            with torch.no_grad(), torch.autocast("cuda", dtype=torch.bfloat16, enabled=device.type == "cuda"):
+            with (
+                torch.no_grad(),
+                torch.compiler.set_stance("force_eager"),  # compiling once more would take longer than all clips
+                torch.autocast("cuda", dtype=torch.bfloat16, enabled=device.type == "cuda"),
+            ):
                 clip_BTCHW = normalise(torch.from_numpy(batch["clip"][good]).to(device), kind, mean, std)
                 value, stats = loss(model(clip_BTCHW), targets | {"clip": clip_BTCHW})
             for name, number in ({"loss": value} | stats).items():

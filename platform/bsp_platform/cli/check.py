@@ -18,11 +18,11 @@ from bsp_platform.cli.common import (
     INPUT_FOLDER,
     OUTPUT_FILE,
     SOME_LEFT_OUT,
-    FileCommandGroup,
+    FileCommand,
     LazyChoice,
     not_nan,
 )
-from bsp_platform.plain_text import duration, printable, say
+from bsp_platform.plain_text import duration, say
 from bsp_platform.plan.device import DEVICES, Device
 
 if TYPE_CHECKING:
@@ -36,20 +36,6 @@ _VIDEOS = click.argument(
     "videos", nargs=-1, required=True, type=click.Path(exists=True, readable=True), metavar="VIDEOS..."
 )
 _JSON = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout; messages go to stderr.")
-
-
-class _FileCommand(click.Command):
-    """A command whose errors in files are one line and exit code 1."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        """Run it."""
-        shown = FileCommandGroup(name=self.name).shown
-        try:
-            return super().invoke(ctx)
-        except shown as error:
-            if isinstance(error, BrokenPipeError):
-                raise
-            raise click.ClickException(printable(error, lines=True)) from error
 
 
 def _say(lines: Iterable[str], err: bool) -> None:
@@ -84,7 +70,7 @@ def _progress(what: str, unit: str) -> Iterator[Callable[..., None]]:
         bar.close()
 
 
-@click.command(cls=_FileCommand)
+@click.command(cls=FileCommand)
 @_VIDEOS
 @click.option(
     "--annotations", type=INPUT_FILE, help="ActivityNet's JSON, or CSV: video,start_s,end_s,label (or sentence)."
@@ -172,7 +158,7 @@ def _layouts() -> tuple[str, ...]:
     return LAYOUTS
 
 
-@click.command(cls=_FileCommand)
+@click.command(cls=FileCommand)
 @_VIDEOS
 @click.option("--model", required=True, help="Model folder of an encoder or a head, or models:/NAME@ALIAS.")
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder of the features.")
@@ -336,7 +322,7 @@ def _where(videos: int, device: Device, workers: int | None, out: Path) -> Itera
                 ray.shutdown()
 
 
-@click.command("compare-features", cls=_FileCommand)
+@click.command("compare-features", cls=FileCommand)
 @click.argument("a", type=INPUT_FOLDER)
 @click.argument("b", type=INPUT_FOLDER)
 @click.option(

@@ -52,6 +52,20 @@ class FileCommandGroup(CommandGroup):
         return (*super().shown, ValueError, StageDamaged, StorageUnavailable)
 
 
+class FileCommand(click.Command):
+    """A command by itself whose errors are shown as those of :class:`FileCommandGroup`."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run it."""
+        shown = FileCommandGroup(name=self.name).shown
+        try:
+            return super().invoke(ctx)
+        except shown as error:
+            if isinstance(error, BrokenPipeError):
+                raise
+            raise click.ClickException(printable(error, lines=True)) from error
+
+
 class LazyChoice(click.Choice[str]):
     """One of the names that ``names`` gives when the option is used or its help is shown: importing them is slow."""
 

@@ -23,18 +23,19 @@ class RayLog:
     are redirected once more, for Ray's output during its shutdown. After an error a line names the file.
     """
 
-    def __init__(self, path: Path):
-        self.path = path
+    def __init__(self, path: Path, *, err: bool = False):
+        """``err``: the console is the original standard error."""
+        self.path, self._err = path, err
 
     @classmethod
-    def of_run(cls, folder: Path, name: str) -> RayLog:
+    def of_run(cls, folder: Path, name: str, *, err: bool = False) -> RayLog:
         """A log in a new file below ``folder``, named by the time."""
-        return cls(folder / "logs" / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}.log")
+        return cls(folder / "logs" / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}.log", err=err)
 
     def __enter__(self) -> RayLog:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._saved = [os.dup(1), os.dup(2)]
-        self.console = _text(self._saved[0])
+        self.console = _text(self._saved[self._err])
         self._warnings = logging.StreamHandler(_text(self._saved[1]))
         self._warnings.setFormatter(PlainFormatter("%(levelname)s: %(message)s"))
         self._redirect()

@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -25,7 +26,7 @@ from bsp_platform.storage.stages import StageStore, Stored
 from bsp_platform.work.cluster.assigned_device import assigned_device
 from bsp_platform.work.extraction import extract_dataset
 from bsp_platform.work.heads import CLASS_SCORES, Expected, convert_class_scores, make_class_scores, train_and_score
-from bsp_platform.work.pretraining import WEIGHTS, given_encoder, train_encoder
+from bsp_platform.work.pretraining import WEIGHTS, HeldOut, given_encoder, train_encoder
 from bsp_platform.work.probe import BoundaryProbe
 from bsp_platform.work.streaming import ClipStream
 
@@ -50,6 +51,7 @@ class RowJob:
     weights: dict[str, str]  # by SHA-256: path of a given checkpoint, or of start weights
     recipes: dict[Cell, RowRecipes]
     probes: dict[EncoderRecipe, BoundaryProbe] = field(default_factory=dict)  # scores of encoders while they train
+    held_out: dict[EncoderRecipe, HeldOut] = field(default_factory=dict)  # likewise of pretexts
 
 
 def run_row(config: dict[str, Any], job: RowJob) -> None:
@@ -60,6 +62,16 @@ def run_row(config: dict[str, Any], job: RowJob) -> None:
     runner = _RowRunner(job, _throttled(tune.report))
     retry_damaged(lambda: runner.row(recipes))
     tune.report({"stage": "scored"})
+
+
+def run_encoders(config: dict[str, Any], job: RowJob) -> None:
+    """As :func:`run_row`, for encoders alone."""
+    from ray import tune
+
+    runner = _RowRunner(job, _throttled(tune.report))
+    for recipe in job.recipes[tuple(config["cell"])].encoders:
+        retry_damaged(partial(runner.encoder, recipe))
+    tune.report({"stage": "trained"})
 
 
 def retry_damaged(work: Callable[[], T]) -> T:
@@ -131,6 +143,7 @@ class _RowRunner:
                 start=start,
                 callbacks=[Records(), Beginnings(f"pretrain {recipe.name}")],
                 probe=self.job.probes.get(recipe),
+                held_out=self.job.held_out.get(recipe),
                 store=self.store,
             )
 

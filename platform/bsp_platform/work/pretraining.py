@@ -49,6 +49,8 @@ log = logging.getLogger(__name__)
 WEIGHTS = "encoder.pt"
 HISTORY = "history.json"
 _RUN_NAME = "run"
+# (network, loss, step, device) -> numbers that enter the record of that step, {} for most steps
+HeldOut = Callable[[PretrainingModel, Loss, int, torch.device], dict[str, float]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +64,7 @@ class TrainJob:
     start: Any = None  # weight file of recipe.start_recipe, in the same way
     store: StageStore | None = None  # None: every node sees these files
     probe: Callable[[Encoder, int], dict[str, float]] | None = None  # (encoder, step) -> metrics; see work/probe.py
+    held_out: HeldOut | None = None  # clips of videos that are not trained on
 
 
 def build_model(recipe: EncoderRecipe) -> PretrainingModel:
@@ -144,7 +147,10 @@ def train_worker(config: dict[str, Any]) -> None:
     )
     for done, record in steps:
         if record:
-            record |= makers.take() | {TIME: time.time()}
+            record |= makers.take()
+            if rank == 0 and job.held_out:
+                record |= job.held_out(model, loss, done, device)
+            record[TIME] = time.time()
             history.append(record)
         save = done % settings.checkpoint_every_steps == 0 or done == settings.steps
         if not (record or save):
@@ -227,14 +233,15 @@ def train_encoder(
     start: Path | None = None,
     callbacks: list[Any] | None = None,
     probe: Callable[[Encoder, int], dict[str, float]] | None = None,
+    held_out: HeldOut | None = None,
     store: StageStore | None = None,
 ) -> dict[str, Any]:
     """Make the encoder of ``recipe`` in the stage folder; returns facts for the manifest.
 
     ``teachers`` are the weight files of the recipe's teachers, ``start`` that of its ``start_recipe``. What ``probe``
-    gives at a checkpoint is reported. With ``store`` on S3 checkpoints go there. They stay beside the result: the store
-    removes them with the manifest. Needs a running Ray unless the recipe is a random encoder. Continues a run that was
-    interrupted.
+    gives at a checkpoint is reported; what ``held_out`` gives enters the history. With ``store`` on S3 checkpoints go
+    there. They stay beside the result: the store removes them with the manifest. Needs a running Ray unless the recipe
+    is a random encoder. Continues a run that was interrupted.
     """
     began = time.time()
     if recipe.weights or (recipe.start and recipe.pretext is None):
@@ -266,6 +273,7 @@ def train_encoder(
         start=start_place,
         store=store,
         probe=probe,
+        held_out=held_out,
     )
     trainer = ElasticTrainer(
         train_worker,
