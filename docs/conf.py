@@ -65,7 +65,8 @@ def _page(app: Sphinx, name: str, source: list[str]) -> None:
 
 
 def _included(app: Sphinx, relative: Path, parent: str, content: list[str]) -> None:
-    content[0] = _links_of(content[0], (ROOT / "docs" / relative).resolve().parent)
+    text = _links_of(content[0], (ROOT / "docs" / relative).resolve().parent)
+    content[0] = text.replace(" ± ", "\u00a0±\u00a0")  # a wide table scrolls, its numbers are not broken
 
 
 def _docstring(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
