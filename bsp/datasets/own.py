@@ -158,8 +158,11 @@ def split_videos(labels: Mapping[str, Sequence[str]], share: float = VALIDATION_
     wanted = max(1, round(share * len(labels)))
     held_out: set[str] = set()
     for video_id in sorted(labels, key=lambda name: hashlib.sha256(name.encode()).hexdigest()):
-        mine = set(labels[video_id])
-        if len(held_out) < wanted and all(left[label] > 1 for label in mine):
+        mine, room = set(labels[video_id]), wanted - len(held_out)
+        # One of the videos held out has a label, unless no video has.
+        if room == 1 and not mine and left and not any(labels[other] for other in held_out):
+            continue
+        if room and all(left[label] > 1 for label in mine):
             held_out.add(video_id)
             left.subtract(mine)
     if not any(labels[video_id] for video_id in held_out) and any(labels.values()):

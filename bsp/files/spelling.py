@@ -1,5 +1,5 @@
 """Names in two files that mean the same and are spelt differently: video ids with and without ``v_``, labels with
-underscores. Used for hints to the user only, never to decide what is equal.
+underscores. Used for hints to the user, and to find a video's features and labels where there are none of its own id.
 """
 
 from __future__ import annotations
@@ -22,6 +22,12 @@ def _bare(name: str) -> str:
 
 def _bare_id(name: str) -> str:
     return _CLIP_TIMES.sub("", _bare(name).removeprefix("v_")).casefold()
+
+
+def other_v(video_id: str) -> str:
+    """The id without the ``v_`` in front or, if it has none, with it: ActivityNet's annotations leave out the ``v_`` of
+    its files."""
+    return video_id.removeprefix("v_") if video_id.startswith("v_") else f"v_{video_id}"
 
 
 # (difference between two spellings, function that removes it), simplest first.

@@ -12,15 +12,16 @@ from typing import Any, Literal
 
 import numpy as np
 
-from bsp.features.record import FeatureInfo
+from bsp.features.record import FeatureInfo, video_end_s
 from bsp.features.streams import concatenate_streams
-from bsp.models.model import ENCODER, Model
+from bsp.models.model import ENCODER, Model, refuse_other_features
 from bsp.models.streams import extract_streams
 from bsp.pages.findings import Curve, Findings, Found, ScoredBoundaries, ScoredSegment, best_first
 from bsp.video.read import VideoInfo
 from bsp.video.times import frame_seconds
 
 What = Literal["detect", "boundaries", "ground"]
+_OTHER_LENGTH = 0.05  # Choice: features of a video this much longer or shorter, as a share, are said to be of another
 Progress = Callable[[int, int], None]  # snippets done, and all of them
 
 
@@ -38,29 +39,37 @@ def look(
     question: Question,
     *,
     video_id: str,
-    features: tuple[np.ndarray, FeatureInfo] | None = None,
+    features: Sequence[tuple[np.ndarray, FeatureInfo]] | None = None,
     progress: Progress | None = None,
 ) -> Findings:
     """What the model finds in a probed video: all candidates, nothing left out.
 
-    Detections come with the boundaries that the same features show. ``features``: those of the head's streams, made in
-    the same way; None = they are extracted. Raises VideoError for an unreadable video, ValueError for a model that
-    cannot do this or for features made otherwise.
+    Detections come with the boundaries that the same features show. ``features``: those of each stream (of the head's
+    streams, unless it detects), made in the same way; None = they are extracted. Raises VideoError for an unreadable
+    video, ValueError for a model that cannot do this or for features made otherwise.
     """
     notes = [model.provenance["note"]] if isinstance(model.provenance.get("note"), str) else []
     if question.what == "ground" and (unknown := model.unknown_words(question.sentence)):
         notes.append(f"Words that the model has not learnt, and does not use: {', '.join(unknown)}.")
     segments: Sequence[ScoredSegment] = ()
     boundaries: ScoredBoundaries | None = None
-    of_classes = None
     if question.what == "detect":
         check_detects(model)
+    streams = model.streams if question.what == "detect" else model.streams[: model.head_streams]
+    duration_s = float(frame_seconds(info, info.frames))
     if features is None:
-        streams = model.streams if question.what == "detect" else model.streams[: model.head_streams]
         parts = extract_streams(streams, info.path, video_id=video_id, device=model.device, progress=progress)
-        features = concatenate_streams(parts[: model.head_streams])
-        of_classes = parts[model.classifier_stream] if question.what == "detect" else None
-    feat_SD, record = features
+    else:
+        parts = list(features)
+        for stream, (feat, of) in zip(streams, parts, strict=True):
+            refuse_other_features(feat, of, [stream])
+        covered_s = video_end_s(parts[0][1])
+        if abs(covered_s - duration_s) > max(1.0, _OTHER_LENGTH * duration_s):
+            notes.append(
+                f"The features cover {covered_s:.1f} s, the video lasts {duration_s:.1f} s: times may be wrong."
+            )
+    of_classes = parts[model.classifier_stream] if question.what == "detect" else None
+    feat_SD, record = concatenate_streams(parts[: model.head_streams])
     if question.what == "detect":
         segments = model.detect_features(feat_SD, record, for_classes=of_classes)
         if model.class_agnostic:
@@ -72,7 +81,7 @@ def look(
     return Findings(
         video_id=video_id,
         video=info.path,
-        duration_s=float(frame_seconds(info, info.frames)),
+        duration_s=duration_s,
         segments=segments,
         boundaries=boundaries,
         sentence=question.sentence,

@@ -126,7 +126,7 @@ def _with_classes(
     share_N2: np.ndarray, score_N: np.ndarray, duration_s: float, row_K: np.ndarray, names: Sequence[str],
     settings: GTADSettings,
 ) -> list[dict[str, Any]]:  # fmt: skip
-    if settings.top_classes == 1:  # HACS
+    if settings.top_classes == 1 and len(names) > 1:  # HACS; a single class has no second to compare with
         row_K = best_class_share(row_K)
     return attach_classes(share_N2, score_N, duration_s, row_K, names, settings.top_classes)
 

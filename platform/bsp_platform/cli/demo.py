@@ -56,7 +56,7 @@ def demo(out: Path, opens: bool) -> None:
     (video,) = sorted((world / "videos").glob("*.mp4"))
     say(f"looking at it with {model} ...", err=True)
     options = Options(
-        model=model, out=out, features=None, annotations=world / "activitynet.json", threshold=None, top=None,
+        model=model, out=out, features=(), annotations=world / "activitynet.json", threshold=None, top=None,
         formats=("json", "csv", "vtt", "html"), device="cpu", as_json=False,
     )  # fmt: skip
     run_look((video,), Question(what="detect"), options)

@@ -17,6 +17,9 @@ from bsp_platform.cli.common import INPUT_FILE, INPUT_FOLDER, SOME_LEFT_OUT, not
 from bsp_platform.plain_text import duration, plain_table, printable, say
 
 if TYPE_CHECKING:
+    import numpy as np
+
+    from bsp.features.record import FeatureInfo
     from bsp.models.model import Model
     from bsp.pages.findings import Findings
     from bsp.pages.look import Question, What
@@ -34,7 +37,7 @@ class Options:
 
     model: Path | str
     out: Path
-    features: Path | None
+    features: tuple[Path, ...]  # of each stream, or the folder of all; () = extract them
     annotations: Path | None
     threshold: float | None
     top: int | None
@@ -60,7 +63,10 @@ def shared_options(model_help: str, *, needs_model: bool) -> Callable[[Callable[
             "--out", type=click.Path(file_okay=False, path_type=Path), default=Path("found"), show_default=True,
             help="Folder of the results; a video whose results of the same model are there is not computed again.",
         ),
-        click.option("--features", type=INPUT_FOLDER, help="Features made by bsp extract with this model, by video."),
+        click.option(
+            "--features", type=INPUT_FOLDER, multiple=True,
+            help="Features made by bsp extract with this model, by video; of several streams: once for each, in order.",
+        ),
         click.option("--annotations", type=INPUT_FILE, help="Ground truth, shown beside: ActivityNet's JSON or CSV."),
         click.option("--threshold", type=float, callback=not_nan, help="Keep what has at least this score."),
         click.option("--top", type=click.IntRange(min=1), help="Keep the best so many of each video."),
@@ -219,19 +225,14 @@ def _one(
     options: Options, place: str,
 ) -> tuple[Findings, dict[str, Path], bool]:  # fmt: skip
     """Findings of a video, its files by format, and whether the findings were there before."""
-    from bsp.features.store import read_features
+    from bsp.files.spelling import other_v
     from bsp.pages.look import look, model_hash, selected, with_truth
     from bsp.pages.results import keep_findings, kept_findings, key_of, write_of_video
     from bsp.video.read import probe
 
     info = probe(path)
-    features, hashed = None, ""
-    if options.features is not None:
-        ids = [of for of in (name, name.removeprefix("v_")) if (options.features / f"{of}.json").is_file()]
-        if not ids:
-            raise click.ClickException(f"{options.features}: no features of {name}; extract them with this model")
-        features = read_features(options.features, ids[0])
-        hashed = (options.features / f"{ids[0]}.json").read_text("utf-8")
+    features = _features_of(path, name, question, model, options.features) if options.features else None
+    hashed = [repr(of) for _, of in features or ()]
     key = key_of(model_hash(folder), path, what=question.what, sentence=question.sentence, features=hashed)
     findings = kept_findings(options.out, name, key)
     again = findings is not None
@@ -239,11 +240,33 @@ def _one(
         with _progress(f"{place} {path.name}") as progress:
             findings = look(model, info, question, video_id=name, features=features, progress=progress)
         keep_findings(options.out, name, key, findings)
-    instances = truth.get(name) or truth.get(name.removeprefix("v_"))
+    instances = truth.get(name) or truth.get(other_v(name))
     if instances is not None:
         findings = with_truth(findings, instances)
     findings = selected(findings, threshold=options.threshold, top=options.top)
     return findings, write_of_video(options.out, name, findings, info, question.what, options.formats), again
+
+
+def _features_of(
+    path: Path, name: str, question: Question, model: Model, given: tuple[Path, ...]
+) -> list[tuple[np.ndarray, FeatureInfo]]:
+    """Features of a video of each stream that is needed. VideoError if there are none of it."""
+    from bsp.errors import VideoError
+    from bsp_platform.work.listed_features import has_features, read_listed
+
+    needed = len(model.streams) if question.what == "detect" else model.head_streams
+    folders = list(given)
+    if len(folders) == 1 < needed:  # as bsp extract leaves them
+        folders = [given[0] / str(number + 1) for number in range(needed)]
+    if len(folders) < needed or not all(folder.is_dir() for folder in folders):
+        raise click.ClickException(
+            f"--features {given[0]}: the model reads {needed} streams; give the folder that bsp extract made, which has"
+            f" {' and '.join(str(number + 1) for number in range(needed))} in it, or --features once for each, in order"
+        )
+    for folder in folders[:needed]:
+        if not has_features(folder, name):
+            raise VideoError(str(path), f"{folder} has no features of {name}; extract them with this model")
+    return [read_listed(folder, name) for folder in folders[:needed]]
 
 
 def _truth(path: Path | None) -> dict[str, list[AnnotatedInstance]]:

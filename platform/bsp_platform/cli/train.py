@@ -298,11 +298,12 @@ def _train(
     vectors = None if glove is None else load_glove(glove)
     task = TASKS[name] if name in TASKS else TASKS["thumos"]
     pick = None if choose is None else partial(choose, found, data, sum(of.feature_width for of in streams))
-    head, settings, word_width = head_settings(task, profile, pick, len(data.videos), changes, as_json)
-    kind = head_name(head)
     subsets = ("training", "validation") if isinstance(data, LocalizationDataset) and choose else task.data.subsets
+    examples = len(set(subsets_of(data)[subsets[0]]) - without)
+    head, settings, word_width = head_settings(task, profile, pick, examples, changes, as_json)
+    kind = head_name(head)
     if is_own:
-        _say_split(data, err=as_json)
+        _say_split(data, subsets[1], err=as_json)
     with complete(out) as folder:
         scores = None
         if head.needs_class_scores:
@@ -341,12 +342,11 @@ def _train(
         _say_use(model, out, err=as_json)
 
 
-def _say_split(data: Any, *, err: bool) -> None:
-    """The videos to score on by name: what a person wants to know of a split that was drawn."""
+def _say_split(data: Any, scored: str, *, err: bool) -> None:
+    """The videos of the subset ``scored`` by name: what a person wants to know of a split that was drawn."""
     from bsp_platform.work.listed_features import subsets_of
 
     subsets = subsets_of(data)
-    *_, scored = sorted(subsets)
     names = subsets[scored]
     more = f" and {len(names) - 8} more" if len(names) > 8 else ""
     trained = sum(map(len, subsets.values())) - len(names)

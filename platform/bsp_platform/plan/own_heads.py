@@ -92,12 +92,12 @@ def schedule(videos: int, *, most_batch: int = 16) -> tuple[int, int]:
 def for_few(settings: Any, examples: int) -> Chosen:
     """Another head: its settings with batch and epochs for so many training examples, where it has these fields."""
     fields = getattr(settings, "__dataclass_fields__", {})
-    changes: dict[str, Any] = {}
-    if "batch_size" in fields and "epochs" in fields:
-        batch, epochs = schedule(examples, most_batch=settings.batch_size)
-        changes = {"batch_size": batch, "epochs": max(epochs, settings.epochs)}
-    reasons = (f"{examples} training examples: batches of {changes['batch_size']}, {changes['epochs']} epochs",)
-    return Chosen(head="", settings=replace(settings, **changes), reasons=reasons if changes else ())
+    if "batch_size" not in fields or "epochs" not in fields:
+        return Chosen(head="", settings=settings, reasons=())
+    batch, epochs = schedule(examples, most_batch=settings.batch_size)
+    epochs = max(epochs, settings.epochs)
+    reasons = (f"{examples} training examples: batches of {batch}, {epochs} epochs",)
+    return Chosen(head="", settings=replace(settings, batch_size=batch, epochs=epochs), reasons=reasons)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import functools
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import numpy as np
 from bsp.features.interchange import uniform_record
 from bsp.features.record import FeatureInfo, video_end_s
 from bsp.features.store import read_feature_info, read_features
-from bsp.files.spelling import name_remark
+from bsp.files.spelling import name_remark, other_v
 from bsp_platform.plain_text import say
 from bsp_platform.storage.errors import StageDamaged, retry
 from bsp_platform.storage.manifests import MANIFEST, check_content, parse_manifest
@@ -55,23 +55,36 @@ def _names(video_id: str) -> tuple[str, str]:
     return f"{video_id}.npy", f"{video_id}.json"
 
 
+def stored_name(folder: Path, video_id: str) -> str | None:
+    """The name of this video's features in the manifest, or without one in the folder; None = it has none.
+
+    It is the id or, without features of that, :func:`~bsp.files.spelling.other_v`. Raises as :func:`listed_files`.
+    """
+    files = listed_files(folder)
+    for stored in (video_id, other_v(video_id)):
+        if any((folder / name).exists() if files is None else name in files for name in _names(stored)):
+            return stored
+    return None
+
+
 def has_features(folder: Path, video_id: str) -> bool:
     """Whether the manifest, or without one the folder, has features of this video. Raises as :func:`listed_files`."""
-    files = listed_files(folder)
-    if files is None:
-        return any((folder / name).exists() for name in _names(video_id))
-    return any(name in files for name in _names(video_id))
+    return stored_name(folder, video_id) is not None
 
 
 def read_listed(folder: Path, video_id: str, expect: dict[str, Any] | None = None) -> tuple[np.ndarray, FeatureInfo]:
-    """As :func:`~bsp.features.store.read_features`; both files are compared with the manifest (StageDamaged)."""
-    files = listed_files(folder)
+    """As :func:`~bsp.features.store.read_features`, of :func:`stored_name`; the record says ``video_id``.
+
+    Both files are compared with the manifest (StageDamaged).
+    """
+    files, stored = listed_files(folder), stored_name(folder, video_id) or video_id
     if files is not None:
-        unlisted = [name for name in _names(video_id) if name not in files]
+        unlisted = [name for name in _names(stored) if name not in files]
         if unlisted:
             raise StageDamaged(f"{folder / unlisted[0]} is not in the manifest of its stage", (MANIFEST,))
-        check_content(folder, {name: files[name] for name in _names(video_id)})
-    return retry(lambda: read_features(folder, video_id, expect), folder / video_id)
+        check_content(folder, {name: files[name] for name in _names(stored)})
+    feat_SD, info = retry(lambda: read_features(folder, stored, expect), folder / stored)
+    return feat_SD, info if stored == video_id else replace(info, video_id=video_id)
 
 
 def check_listed(folder: Path) -> None:
@@ -91,10 +104,10 @@ class Found:
 
 
 def records_of(folder: Path) -> Found:
-    """The records of all features in a folder."""
-
+    """The records of all features in a folder, each also under :func:`~bsp.files.spelling.other_v` of its name."""
     names = [path.stem for path in sorted(folder.glob("*.json"))]
-    infos = {name: read_feature_info(folder, name) for name in names if has_features(folder, name)}
+    infos = {name: read_feature_info(folder, name) for name in names if stored_name(folder, name) == name}
+    infos = {other_v(name): info for name, info in infos.items()} | infos
     return Found(
         infos,
         {name: video_end_s(info) for name, info in infos.items()},
@@ -132,6 +145,7 @@ def videos_without_features(
     """
 
     without = {i for i in video_ids if not all(has_features(folder, i) for folder in folders)}
+    _say_stored_otherwise(folders[0], [i for i in video_ids if i not in without])
     if len(without) == len(set(video_ids)):
         present = sorted(path.stem for path in folders[0].glob("*.json"))
         other = name_remark(present, without)
@@ -149,6 +163,20 @@ def videos_without_features(
             )
         say(f"{said} {consequence}".strip(), err=True)
     return without
+
+
+def _say_stored_otherwise(folder: Path, video_ids: list[str]) -> None:
+    """Print how many videos have their features under another name; ValueError for two videos of one name."""
+    names = {video_id: stored_name(folder, video_id) for video_id in video_ids}
+    others = {video_id: name for video_id, name in names.items() if name != video_id}
+    for video_id, name in others.items():
+        if name in names:
+            raise ValueError(
+                f"{folder}: has features of {name!r}, none of {video_id!r}, and both are annotated; extract the other"
+            )
+    if others:
+        one, name = next(iter(others.items()))
+        say(f'{len(others)} videos have their features under a name that differs by "v_": {name} for {one}', err=True)
 
 
 def subsets_of(data: Any) -> dict[str, list[str]]:

@@ -182,3 +182,18 @@ def test_boundaries_become_a_data_set_of_one_annotator(tmp_path):
     assert (videos["a"].frames, videos["b"].frames) == (300, 100)  # 25 frames a second where the rate is not known
     assert videos["c"].boundaries_s == ((),)
     assert (videos["a"].subset, videos["b"].subset) == ("training", "validation")
+
+
+@pytest.mark.parametrize("name", [f"empty{k}" for k in range(8)])
+def test_videos_without_a_label_alone_are_not_what_is_scored(name):
+    """Whichever comes first by its name."""
+    split = split_videos({name: [], "other": ["dig"], "third": ["dig"], "fourth": ["dig"]})
+    assert (split[name], sorted(split.values()).count("validation")) == ("training", 1)
+    assert sorted(split_videos({"a": [], "b": []}).values()) == ["training", "validation"]
+
+
+def test_durations_come_from_the_file_then_the_features_then_the_last_label(tmp_path):
+    text = "video,start_s,end_s,label,duration_s\na,1,2,dig,30\nb,1,2,dig,\nc,1,7.5,dig,\nd,,,,\n"
+    data = load_own_actions(written(tmp_path, text), {"a": 29.0, "b": 28.0})
+    assert {video.video_id: video.duration_s for video in data.videos} == {"a": 30.0, "b": 28.0, "c": 7.5, "d": 1.0}
+    assert next(video for video in data.videos if video.video_id == "d").instances == ()

@@ -113,10 +113,10 @@ def test_what_cannot_work_is_refused_before_the_training(videos, tmp_path):
     write(tmp_path / "sixteen", "video0", np.ones((SNIPPETS, 4), np.float32), stride=16)
     result = gtad(features, annotations, out, "--features", tmp_path / "sixteen")
     assert (result.exit_code, "strides of 8 and 16 frames" in result.output) == (1, True)
-    write(tmp_path / "others", "v_video0", np.ones((SNIPPETS, 4), np.float32))
+    write(tmp_path / "others", "VIDEO0", np.ones((SNIPPETS, 4), np.float32))
     result = gtad(tmp_path / "others", annotations, out)
     assert (result.exit_code, "none of the 14 annotated videos" in result.output) == (1, True)
-    assert "'v_video0' is probably 'video0'" in result.output
+    assert "'VIDEO0' is probably 'video0'" in result.output
     (tmp_path / "empty").mkdir()
     result = gtad(tmp_path / "empty", annotations, out)
     assert (result.exit_code, "holds no features" in result.output) == (1, True)
