@@ -95,7 +95,7 @@ def _line(fields: Mapping[str, str], where: str, number: int, what: What) -> Lin
 
 def _seconds(text: str, where: str) -> float:
     try:
-        value = float(text)
+        value = float(text.replace("_", "?"))  # Python reads 1_000 as a number, spreadsheets do not
     except ValueError:
         remedy = "write seconds, such as 12.5"
         if "," in text:

@@ -69,7 +69,7 @@ def test_all_tables_runs_every_script_and_names_those_that_fail(tmp_path, monkey
         return SimpleNamespace(main=main)
 
     monkeypatch.setattr(module.importlib, "import_module", script)
-    options = SimpleNamespace(rows=(), fresh=False, results=tmp_path, profile=SimpleNamespace(name="smoke"))
+    options = SimpleNamespace(rows=(), fresh=False, dry_run=False, results=tmp_path, profile=SimpleNamespace(name="smoke"))
     assert module.run_all(options) == 1
     assert tuple(ran) == module.SCRIPTS  # the others go on
     report = (tmp_path / "REPORT.md").read_text()
@@ -77,7 +77,7 @@ def test_all_tables_runs_every_script_and_names_those_that_fail(tmp_path, monkey
     assert "**table3_crosstask failed:** some rows failed" in report
     assert report.count("failed:") == 2
     with pytest.raises(ValueError, match="belong to a single table"):
-        module.run_all(SimpleNamespace(rows=("random",), fresh=False))
+        module.run_all(SimpleNamespace(rows=("random",), fresh=False, dry_run=False))
 
 
 def test_every_experiment_is_among_all_tables_and_has_a_make_target():

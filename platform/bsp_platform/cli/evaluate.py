@@ -85,16 +85,29 @@ def detection(top_k: int | None, merge_duplicates: bool, **common: Any) -> None:
     print_percentages(f"Detection, {common['subset']}, {report['videos']['used']} videos", rows)
 
 
+class _Maximum(click.IntRange):
+    """A number of at least 1, or "none"."""
+
+    name = "number or none"
+
+    def __init__(self) -> None:
+        super().__init__(min=1)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """None for "none", in whatever case."""
+        return None if str(value).lower() == "none" else super().convert(value, param, ctx)
+
+
 @evaluate.command()
 @evaluation_options
 @click.option(
     "--max-proposals",
-    type=click.IntRange(min=1),
+    type=_Maximum(),
     default=100,
     show_default=True,
-    help="Average number of proposals per video at which the curve ends.",
+    help="Average number of proposals per video at which the curve ends; none: all proposals count.",
 )
-def proposals(max_proposals: int, **common: Any) -> None:
+def proposals(max_proposals: int | None, **common: Any) -> None:
     """Average recall at an average number of proposals (AR@AN) and the area under that curve (AUC)."""
     from bsp.metrics.proposals import evaluate_proposals
 

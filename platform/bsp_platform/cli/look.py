@@ -15,6 +15,7 @@ import click
 from bsp.errors import VideoError
 from bsp_platform.cli.common import INPUT_FILE, INPUT_FOLDER, SOME_LEFT_OUT, not_nan
 from bsp_platform.plain_text import duration, plain_table, printable, say
+from bsp_platform.plan.device import Device
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,7 +43,7 @@ class Options:
     threshold: float | None
     top: int | None
     formats: tuple[str, ...]
-    device: str
+    device: Device
     as_json: bool
     tracking_uri: str | None = None  # of the registry, for a model of that
 
@@ -156,17 +157,13 @@ def shipped_model() -> Path:
     return folder
 
 
-def open_model(text: Path | str, device: str, tracking_uri: str | None = None) -> tuple[Model, Path]:
+def open_model(text: Path | str, device: Device, tracking_uri: str | None = None) -> tuple[Model, Path]:
     """The model of a folder or of MLflow's registry, and its folder. ClickException for one that cannot be read."""
-    import torch
-
     import bsp
+    from bsp_platform.plan.device import local_device
 
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    elif device == "cuda" and not torch.cuda.is_available():
-        raise click.ClickException("--device cuda: PyTorch sees no GPU; use --device cpu")
     try:
+        device = local_device(device)
         registered = isinstance(text, str) and text.startswith("models:/")
         folder = _registered(str(text), tracking_uri) if registered else Path(text)
         return bsp.load_model(folder, device=device), folder

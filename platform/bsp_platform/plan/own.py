@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Literal
+from typing import Any, Literal
 
 from bsp.clips.augment import AugmentSettings
 from bsp.clips.plan import PAPER_KINDS, BoundaryKind, ClipSettings
@@ -320,7 +320,7 @@ def _train_s(encoder: Architecture, size_px: int, machine: MachineFacts) -> floa
 
 
 @lru_cache
-def _flops(encoder: Architecture, size_px: int) -> int:
+def _flops(encoder: Any, size_px: int) -> int:
     return flops_per_clip(encoder, size_px)
 
 
