@@ -33,9 +33,9 @@ class Split(NamedTuple):
 def split_held_out(catalog: Catalog, share: float) -> Split:
     """Keep about ``share`` of the videos out of training, in pairs of a class; the same ones whatever their order.
 
-    Choice: pairs, so that same-class clips can be made of them; a class keeps two videos and at least half of its own
-    for training. The parts of a file stay together, unless there are fewer than ``FEWEST`` files: then the last parts
-    of each are kept out. ValueError for a share outside 0..0.5.
+    Choice: pairs, so that same-class clips can be made of them, and two of them at least; a class keeps two videos and
+    half of its own for training. The parts of a file stay together, unless there are fewer than ``FEWEST`` files: then
+    the last parts of each are kept out. ValueError for a share outside 0..0.5.
     """
     if not 0 <= share <= 0.5:
         raise ValueError(f"the share of videos that are kept out must lie in 0..0.5, not {share}")
@@ -51,7 +51,7 @@ def split_held_out(catalog: Catalog, share: float) -> Split:
         for video in range(len(catalog) - 1, -1, -1):
             label[of_file[video]] = catalog.labels[video]
         names = [hashlib.blake2b(name, digest_size=8).digest() for name in files.tolist()]
-        chosen = np.isin(of_file, _pairs(label, names, share))
+        chosen = np.isin(of_file, _pairs(label, names, max(share, 4 / len(files))))
     if not chosen.any():
         return none
     return Split(np.flatnonzero(~chosen), np.flatnonzero(chosen))

@@ -69,7 +69,8 @@ def test_all_tables_runs_every_script_and_names_those_that_fail(tmp_path, monkey
         return SimpleNamespace(main=main)
 
     monkeypatch.setattr(module.importlib, "import_module", script)
-    options = SimpleNamespace(rows=(), fresh=False, dry_run=False, results=tmp_path, profile=SimpleNamespace(name="smoke"))
+    profile = SimpleNamespace(name="smoke")
+    options = SimpleNamespace(rows=(), fresh=False, dry_run=False, results=tmp_path, profile=profile)
     assert module.run_all(options) == 1
     assert tuple(ran) == module.SCRIPTS  # the others go on
     report = (tmp_path / "REPORT.md").read_text()

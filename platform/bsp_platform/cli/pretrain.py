@@ -162,9 +162,6 @@ def _about_videos(own: OwnVideos, catalog: Catalog) -> list[str]:
             f"long videos count by their length, as pieces of about {_STRETCH_S:g} s: {parts:,} in all; the cuts and "
             "changes that are in them stay where they are"
         )
-    lines += [f"left out: {name}: {reason}" for name, reason in own.catalog.skipped[:20]]
-    if len(own.catalog.skipped) > 20:
-        lines.append(f"left out: {len(own.catalog.skipped) - 20} more")
     return lines
 
 

