@@ -48,6 +48,10 @@ class AnnotationError(FileError):
     """A list or annotation file is malformed; the message names file, line or field, and the value."""
 
 
+class Diverged(RuntimeError):
+    """A training came to a loss that is no finite number; the message says when, and the remedy."""
+
+
 class MissingExtra(RuntimeError):
     """An optional package is not installed; the message names it and the command that installs it."""
 

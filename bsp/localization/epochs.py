@@ -12,11 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from bsp.errors import Diverged
+
 
 def require_finite(record: Mapping[str, float], learning_rate: float) -> None:
-    """RuntimeError, with the remedy, if the "loss" of an epoch's record is not a finite number."""
+    """Diverged, with the remedy, if the "loss" of an epoch's record is not a finite number."""
     if not math.isfinite(record["loss"]):
-        raise RuntimeError(
+        raise Diverged(
             f"the loss became {record['loss']} in epoch {record['epoch']}; lower learning_rate "
             f"({learning_rate}) or scale the features"
         )

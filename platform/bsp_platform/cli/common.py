@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from bsp.errors import AnnotationError, MissingExtra, TooManyBroken, VideoError
+from bsp.errors import AnnotationError, Diverged, MissingExtra, TooManyBroken, VideoError
 from bsp_platform.plain_text import plain_table, printable, say
 
 INPUT_FILE = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
@@ -46,10 +46,10 @@ class FileCommandGroup(CommandGroup):
 
     @property
     def shown(self) -> tuple[type[Exception], ...]:
-        """Also the errors of stages and of values."""
+        """Also the errors of stages and of values, and what settings can lead to."""
         from bsp_platform.storage.errors import StageDamaged, StorageUnavailable
 
-        return (*super().shown, ValueError, StageDamaged, StorageUnavailable)
+        return (*super().shown, ValueError, Diverged, MemoryError, StageDamaged, StorageUnavailable)
 
 
 class FileCommand(click.Command):

@@ -86,7 +86,9 @@ def runs(storage: str, kinds: tuple[str, ...], as_json: bool) -> None:
 )
 @click.option("--incomplete", is_flag=True, help="Tries that were not finished, and damaged stages.")
 @click.option("--replaced", is_flag=True, help="What --fresh or damage has put aside.")
-@click.option("--unused", is_flag=True, help="Complete stages that no table and no model uses.")
+@click.option(
+    "--unused", is_flag=True, help="Complete stages that no table and no model uses; all of these must be readable."
+)
 @click.option("--dry-run", is_flag=True, help="Only show what would be removed.")
 @click.option("--yes", is_flag=True, help="Remove without asking.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout; needs --yes or --dry-run.")
@@ -112,13 +114,18 @@ def gc(
     bsp gc --storage storage --unused --kind features --older-than 30d --yes
     """
     from bsp_platform.report.clearing import choose, claimed_runs, remove
-    from bsp_platform.report.stock import take_stock
+    from bsp_platform.report.stock import take_stock, unreadable_users
 
     if as_json and not (yes or dry_run):
         raise click.UsageError("--json does not ask; add --yes or --dry-run")
     given = {"incomplete": incomplete, "replaced": replaced, "unused": unused}
     what = [name for name, wanted in given.items() if wanted] or ["incomplete", "replaced"]
     store, age_s = _open(storage), _seconds(older_than)
+    if unused and (reasons := unreadable_users(store)):
+        raise click.ClickException(
+            f"{reasons[0]}. What it uses is not known, so nothing counts as unused ({len(reasons)} such); without"
+            " --unused the rest can be removed"
+        )
     chosen = choose(take_stock(store), what, age_s, kinds, time.time())
     if not as_json:
         _print(chosen, f"{store.address}: {', '.join(what)}, older than {older_than}: {_total(chosen)}")

@@ -107,7 +107,7 @@ def training_options(command: Callable) -> Callable:
             type=INPUT_FOLDER,
             required=True,
             multiple=True,
-            help="Folder of features; given again, a further stream, concatenated.",
+            help="Folder of features, with all its streams; given again, a further stream, concatenated.",
         ),
     ):
         command = option(command)
@@ -286,8 +286,15 @@ def _train(
     from bsp_platform.plan.tasks import TASKS
     from bsp_platform.storage.manifests import as_plain
     from bsp_platform.work import heads
-    from bsp_platform.work.listed_features import check_features, records_of, subsets_of, videos_without_features
+    from bsp_platform.work.listed_features import (
+        check_features,
+        records_of,
+        stream_folders,
+        subsets_of,
+        videos_without_features,
+    )
 
+    folders = stream_folders(folders)
     expect = check_features(folders, err=as_json)
     found, streams = records_of(folders[0]), heads.streams_of_features(folders)
     data = load(found)
@@ -299,7 +306,7 @@ def _train(
     task = TASKS[name] if name in TASKS else TASKS["thumos"]
     pick = None if choose is None else partial(choose, found, data, sum(of.feature_width for of in streams))
     subsets = ("training", "validation") if isinstance(data, LocalizationDataset) and choose else task.data.subsets
-    examples = len(set(subsets_of(data)[subsets[0]]) - without)
+    examples = len(set(subsets_of(data).get(subsets[0], ())) - without)
     head, settings, word_width = head_settings(task, profile, pick, examples, changes, as_json)
     kind = head_name(head)
     if is_own:

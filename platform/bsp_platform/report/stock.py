@@ -197,6 +197,18 @@ def _find_users(store: StageStore, items: list[Item], recipes: dict[str, Any], m
             wanted += uses.get(item.place, ())
 
 
+def unreadable_users(store: StageStore) -> list[str]:
+    """Records of runs and models that cannot be read, each with the reason: what they use is not known."""
+    found = [str(record) for record in all_records(store) if not isinstance(record, RunRecord)]
+    for name in store.files.listing():
+        if name.endswith(f"/{_MODEL}"):
+            try:
+                json.loads(store.read_note(name) or b"")
+            except ValueError as error:
+                found.append(f"{store.where(name)} is no JSON ({error}); make the model again, or remove it")
+    return found
+
+
 def _outside_users(store: StageStore, models: list[str]) -> Iterator[tuple[str, list[str]]]:
     """(name, hashes of stages) of what is no stage: tables by the records of their runs, and model folders."""
     for record in all_records(store):

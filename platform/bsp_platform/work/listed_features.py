@@ -94,6 +94,16 @@ def check_listed(folder: Path) -> None:
         check_content(folder, {name: facts for name, facts in files.items() if name.endswith((".npy", ".json"))})
 
 
+def stream_folders(folders: tuple[Path, ...]) -> tuple[Path, ...]:
+    """The folders; in place of one that ``bsp extract`` made for several streams those in it: ``1``, ``2``, ..."""
+    found: list[Path] = []
+    for folder in folders:
+        numbered = [inner for inner in folder.iterdir() if inner.is_dir() and inner.name.isdecimal()]
+        of_one = any(path.suffix in (".npy", ".json") for path in folder.iterdir())
+        found += [folder] if of_one or not numbered else sorted(numbered, key=lambda inner: int(inner.name))
+    return tuple(found)
+
+
 @dataclass(frozen=True)
 class Found:
     """The records of the first features by video, and what follows from them."""

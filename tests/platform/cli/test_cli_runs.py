@@ -136,6 +136,24 @@ def test_stages_are_listed_with_what_uses_them_and_only_what_nothing_needs_is_re
     assert not store.folder("encoders", UNUSED).exists()
 
 
+def test_nothing_counts_as_unused_while_a_record_or_model_cannot_be_read(tmp_path):
+    """Else the stages of a table whose record is damaged would go."""
+    fill(tmp_path / "storage")
+    arguments = ["gc", "--storage", str(tmp_path / "storage"), "--unused", "--older-than", "0d", "--yes"]
+    (record,) = (tmp_path / "storage").glob("runs/**/*.json")
+    whole = record.read_text()
+    model = tmp_path / "storage" / "mine" / "model.json"
+    model.parent.mkdir()
+    before = sorted((tmp_path / "storage").rglob("content"))
+    for path in (record, model):
+        record.write_text(whole)
+        path.write_text("{")
+        result = CliRunner().invoke(main, arguments)
+        assert (result.exit_code, "nothing counts as unused" in result.output) == (1, True)
+        assert path.name in result.output
+        assert sorted((tmp_path / "storage").rglob("content")) == before
+
+
 def test_nothing_is_removed_while_somebody_makes_it_or_an_experiment_runs(tmp_path):
     store, every = fill(tmp_path), ("gc", "--storage", tmp_path, "--older-than", "0d", "--yes")
     held, go = threading.Event(), threading.Event()

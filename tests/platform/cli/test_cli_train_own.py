@@ -146,3 +146,23 @@ def test_sentences_of_a_csv_file_say_which_videos_are_scored(features, tmp_path)
     assert f"5 videos to train on, 1 to score on: {subsets['test'][0]}\n" in result.stderr
     model = bsp.load_model(out)
     assert model.ground_features(*read_features(features, "video0"), "a person digs")
+
+
+def test_settings_that_diverge_are_one_line(features, tmp_path):
+    annotations, out = actions(tmp_path), tmp_path / "model"
+    result = train("gtad", features, annotations, out, *QUICK, "--set", "head.learning_rate=1e9")
+    assert (result.exit_code, isinstance(result.exception, SystemExit)) == (1, True)
+    assert "Error: the loss became nan in epoch 0; lower learning_rate" in result.output
+    assert not out.exists()
+
+
+def test_all_streams_of_a_folder_by_extract_are_taken_in_their_order(features, tmp_path):
+    """As ``bsp extract`` leaves them for a model of several encoders."""
+    for number in (1, 2, 10):
+        for k in range(6):
+            write(tmp_path / "many" / str(number), f"video{k}", 4 + k, k % 2)
+    result = train("gtad", tmp_path / "many", actions(tmp_path), tmp_path / "model", *QUICK, "--json")
+    assert result.exit_code == 0, result.output
+    settings = json.loads(result.stdout)["settings"]
+    assert settings["features"] == [str(tmp_path / "many" / name) for name in ("1", "2", "10")]
+    assert settings["head"]["feature_width"] == 3 * WIDTH
