@@ -74,8 +74,7 @@ class LiveView:
         )
 
     def __enter__(self) -> LiveView:
-        if len(self.cells) > 1:
-            self._print(f"running {len(self.cells)} rows and seeds, {self.at_a_time} at a time")
+        self._print(f"running {len(self.cells)} rows and seeds, {self.at_a_time} at a time")
         if self.console.is_terminal:
             self.live.start()
         return self
