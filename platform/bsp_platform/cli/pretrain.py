@@ -90,7 +90,7 @@ def _run(given: OwnOptions) -> int:
     """Returns how many videos were left out."""
     from bsp.datasets.kinetics import load_own_videos
     from bsp_platform.plan.options import storage_place
-    from bsp_platform.plan.own import classes_needed, default_pretext, parse_pretext
+    from bsp_platform.plan.own_pretext import classes_needed, default_pretext, parse_pretext
     from bsp_platform.storage.stages import StageStore
     from bsp_platform.sweep.own.settings import keep_choice, refuse_other, resolve
     from bsp_platform.sweep.own.training import OwnTraining, held_out_scores
@@ -195,7 +195,7 @@ def _split(catalog: Catalog, stream: Stream, given: OwnOptions) -> tuple[Catalog
 def _plan_some(catalog: Catalog, stream: Stream) -> None:
     """ValueError if some kind of clip cannot be made of these videos."""
     from bsp.clips.plan import ClipSettings, plan_clip
-    from bsp_platform.plan.own import classes_needed
+    from bsp_platform.plan.own_pretext import classes_needed
 
     if classes_needed(stream) and len(set(catalog.labels.tolist())) < 2 and stream.method not in (
         "classification", "regression",

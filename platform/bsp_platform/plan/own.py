@@ -11,20 +11,18 @@ from functools import lru_cache
 from typing import Any, Literal, cast
 
 from bsp.clips.augment import AugmentSettings
-from bsp.clips.plan import PAPER_KINDS, BoundaryKind, ClipSettings
+from bsp.clips.plan import ClipSettings
 from bsp.encoders.build import flops_per_clip
 from bsp.encoders.contract import Architecture
 from bsp.encoders.tsm import EncoderSettings
 from bsp.encoders.tsm_lite0 import TSMLite0Settings
 from bsp.pretraining.loop import TrainSettings
-from bsp.pretraining.pretexts import PRETEXTS
 from bsp_platform.plain_text import duration
 from bsp_platform.plan.profiles import Profile, paper
 from bsp_platform.plan.recipes import FUSIONS, Stream
 from bsp_platform.plan.resources import TRIAL_CPUS, Resources, paper_resources
 
 Start = Literal["random", "image", "file"]  # weights that a training begins with
-NEEDS_CLASSES = (BoundaryKind.DIFF_CLASS, BoundaryKind.SAME_CLASS)  # two videos, of which the class is known
 ENCODER_NAMES = ("tsm_lite0", "tsm_r18", "tsm_r34", "tsm_r50")
 LITTLE = 200_000  # clips; with fewer only strong changes of speed are learnt
 
@@ -138,57 +136,6 @@ class Choice:
 
     config: OwnConfig
     reasons: tuple[str, ...]
-
-
-def parse_pretext(text: str) -> Stream:
-    """What ``--pretext`` asks for.
-
-    ``S`` (the four kinds), ``vanilla`` (action classes), kinds as ``dc+ss`` or ``{dc,ss}``, ``regression:dc+sc``,
-    ``two-head`` or ``distillation``, both also with kinds behind a colon, or another name of PRETEXTS. ValueError for
-    anything else.
-    """
-    name, _, behind = text.strip().partition(":")
-    if name.lower() in ("vanilla", "action"):
-        return Stream(method="action")
-    if name in FUSIONS:
-        return Stream(method=name, kinds=_kinds(behind) if behind else PAPER_KINDS)
-    if name == "regression":
-        moving = tuple(kind for kind in PAPER_KINDS if kind != BoundaryKind.SAME_SPEED)
-        return Stream(method=name, kinds=_kinds(behind) if behind else moving)
-    if name in PRETEXTS:
-        return Stream(method=name, kinds=_kinds(behind) if behind else PAPER_KINDS)
-    return Stream(method="classification", kinds=_kinds(text))
-
-
-def _kinds(text: str) -> tuple[BoundaryKind, ...]:
-    if text.strip().upper() == "S":
-        return PAPER_KINDS
-    known = {kind.short: kind for kind in PAPER_KINDS} | {kind.name.lower(): kind for kind in PAPER_KINDS}
-    names = text.strip().strip("{}").replace("+", ",").lower().split(",")
-    try:
-        return tuple(sorted({known[name.strip()] for name in names}))
-    except KeyError:
-        raise ValueError(
-            f"--pretext {text}: give S (all four kinds), some of {', '.join(kind.short for kind in PAPER_KINDS)} as "
-            f"dc+ss, vanilla, regression:dc+sc, two-head or distillation"
-        ) from None
-
-
-def classes_needed(stream: Stream) -> str:
-    """Why a pretext needs classes, in words; "" if it does not."""
-    if stream.method == "action":
-        return "it classifies them"
-    if stream.method in FUSIONS:
-        return f"{stream.method} classifies them beside the boundaries"
-    if stream.method not in ("classification", "regression"):
-        return ""  # a pretext of one's own says so when it plans its clips
-    kinds = [f"{kind.short} ({kind.name.lower().replace('_', '-')})" for kind in stream.kinds if kind in NEEDS_CLASSES]
-    return f"{' and '.join(kinds)} join two videos by their classes" if kinds else ""
-
-
-def default_pretext(has_classes: bool) -> str:
-    """All four kinds with classes; without, those that one video is enough for."""
-    return "S" if has_classes else "ds+ss"
 
 
 def random_width(machine: MachineFacts) -> int:

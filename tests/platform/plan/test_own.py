@@ -14,12 +14,11 @@ from bsp_platform.plan.own import (
     MachineFacts,
     OwnConfig,
     choose,
-    classes_needed,
     held_out_clips,
     named_encoder,
-    parse_pretext,
     random_width,
 )
+from bsp_platform.plan.own_pretext import classes_needed, parse_pretext
 from bsp_platform.plan.profiles import smoke
 from bsp_platform.plan.recipes import Stream
 from bsp_platform.work.cluster.planning import Machine, make_plan
