@@ -181,7 +181,7 @@ def test_from_videos_to_a_model_folder(videos, ray_session, tmp_path):
     again = call(*arguments)
     assert json.loads(again.stdout) == document
     assert Path("encoder/model.json").stat().st_mtime_ns == before
-    (stage,) = (StageStore("storage").root / "encoders").iterdir()
+    (stage,) = [path for path in (StageStore("storage").root / "encoders").iterdir() if path.is_dir()]
     history = json.loads((stage / "history.json").read_text())
     assert [record["step"] for record in history if "held_out_accuracy" in record][-1] == 4
     assert history[-1]["held_out_accuracy"] == pytest.approx(held_out["scores"]["accuracy"])
