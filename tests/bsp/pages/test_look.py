@@ -1,6 +1,7 @@
 """What a model is asked for, and what becomes of its answer; with a model that knows its answers by heart."""
 
 import hashlib
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,7 +15,13 @@ from bsp.video.write import write_mp4
 from make_videos import numbered_frames
 from small_models import info_of, planted, run_gtad, small_stream
 
-FEATURES = (np.zeros((5, 8), np.float32), info_of("v", 5))
+STREAM = small_stream()
+FEATURES = [
+    (
+        np.zeros((5, STREAM.feature_width), np.float32),
+        replace(info_of("v", 5), encoder_hash=STREAM.encoder_hash, size_px=STREAM.size_px),
+    )
+]
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +36,8 @@ def by_heart(**other) -> SimpleNamespace:
         times_s=np.array([1.0]), scores=np.array([0.5]), curve_times_s=np.arange(4.0), curve=np.arange(4.0)
     )
     model = SimpleNamespace(
-        kind="2dtan", provenance={"note": "read me"}, class_agnostic=True, device="cpu",
+        kind="2dtan", streams=(STREAM,), head_streams=1, classifier_stream=0,
+        provenance={"note": "read me"}, class_agnostic=True, device="cpu",
         describe=lambda: {"kind": "2dtan"},
         applied=SimpleNamespace(detect=True, ground=True), unknown_words=lambda sentence: sentence.split()[1:],
         detect_features=lambda feat, info, for_classes: [Segment(label="", start_s=0.0, end_s=1.0, score=0.5)],
@@ -78,7 +86,7 @@ def test_a_model_of_imported_features_takes_these_and_no_video(video) -> None:
     kept = run_gtad(data, features, classifier).kept
     given = features.read("v6")
     model = Model(kind="gtad", streams=(imported_stream(given[1]),), kept=kept, classifier=classifier)
-    found = look(model, video, Question(what="detect"), video_id="v6", features=given)
+    found = look(model, video, Question(what="detect"), video_id="v6", features=[given])
     assert [s.score for s in found.segments] == [s.score for s in model.detect_features(*given)]
     with pytest.raises(ValueError, match="made from imported features"):
         look(model, video, Question(what="detect"), video_id="v6")
