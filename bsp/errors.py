@@ -40,6 +40,14 @@ class TooManyBroken(RuntimeError):
     """More videos are missing or broken than the cap allows; the message lists them."""
 
 
+def most_broken(share: float, videos: int) -> int:
+    """How many of so many ``videos`` may be broken when a ``share`` (0..1) may.
+
+    Choice: one always, unless the share is 0 or there is no other; of a dozen videos none would be 5%.
+    """
+    return max(int(share * videos), 1 if share > 0 and videos > 1 else 0)
+
+
 class FileError(ValueError):
     """A file that was given or found is damaged, too large, or of another kind; the message names it and the remedy."""
 

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bsp.errors import AnnotationError, TooManyBroken, VideoError
+from bsp.errors import AnnotationError, TooManyBroken, VideoError, most_broken
 from bsp.video.probe_many import probe_files
 from bsp.video.read import READERS, VideoInfo
 from bsp.video.times import frame_seconds, frames_at
@@ -207,7 +207,7 @@ def report_skips(skipped: Sequence[tuple[str, str]], listed: int, max_share: flo
     if not skipped:
         return
     message = f"{len(skipped)} of {listed} {what}:\n{name_some(skipped)}"
-    if len(skipped) > max_share * listed:
+    if len(skipped) > most_broken(max_share, listed):
         raise TooManyBroken(f"{message}\nThe cap is {max_share:.0%} of them; repair the data or raise the cap.")
     log.warning("left out: %s", message)
 

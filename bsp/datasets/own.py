@@ -50,6 +50,11 @@ class Line:
     duration_s: float | None = None
 
 
+def is_table(path: Path) -> bool:
+    """Whether annotations are such a file, by its ending."""
+    return path.name.lower().removesuffix(".gz").endswith((".csv", ".tsv", ".txt"))
+
+
 def read_lines(path: str | Path, what: What) -> list[Line]:
     """The lines of the file. AnnotationError, with file, line, column, value and remedy, for what cannot be right."""
     columns = COLUMNS[what]

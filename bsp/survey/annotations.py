@@ -1,6 +1,7 @@
 """Do annotations fit the videos? Every fault of a file with its place, field, value and remedy, not only the first.
 
-Files: ActivityNet's JSON layout, or a CSV whose first line names ``video,start_s,end_s`` and ``label`` or ``sentence``.
+Files: ActivityNet's JSON layout, or a CSV whose first line names ``video,start_s,end_s`` and ``label`` or ``sentence``,
+or ``video,time_s``.
 This looks at a file as it is written, and goes on after a fault. What it finds good is given to the loader of the
 training (bsp/datasets/own.py, results_json.py) in the end, whose refusal is the last finding.
 """
@@ -15,7 +16,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from bsp.datasets.own import read_lines
+from bsp.datasets.own import COLUMNS, What, read_lines
 from bsp.datasets.results_json import check_ground_truth
 from bsp.errors import AnnotationError
 from bsp.files.spelling import name_remark
@@ -44,7 +45,7 @@ class Finding:
 
 @dataclass(frozen=True, kw_only=True)
 class AnnotatedInstance:
-    """An instance that can be used: seconds, start before end."""
+    """An instance that can be used: seconds, start before end (equal, and no label, for a boundary)."""
 
     video_id: str
     start_s: float
@@ -60,6 +61,7 @@ class CheckedAnnotations:
     findings: tuple[Finding, ...]
     videos: tuple[str, ...]  # ids that the file names
     subsets: Mapping[str, int]  # videos of each; empty for a CSV file
+    what: What = "actions"
 
 
 @dataclass(frozen=True)
@@ -82,10 +84,12 @@ def check_annotations(path: str | Path, durations: Mapping[str, float] | None) -
     name = str(path)
     findings: list[Finding] = []
     subsets: Counter[str] = Counter()
+    what: What = "actions"
     if name.lower().endswith((".json", ".json.gz")):
         named, rows = _json_rows(read_json(path), name, findings, subsets)
     else:
-        named, rows = _csv_rows(path)
+        what = _what(path)
+        named, rows = _csv_rows(path, what)
     clean: list[tuple[_Row, AnnotatedInstance]] = []
     for row in rows:
         found = _instance(row, name, findings)
@@ -97,62 +101,54 @@ def check_annotations(path: str | Path, durations: Mapping[str, float] | None) -
     clean = _unlike(clean, name, findings)
     findings += _labels(clean, name)
     if not any(finding.grave for finding in findings):
-        findings += _refused(path, name, rows)
+        findings += _refused(path, name, what)
     if not clean and not any(finding.grave for finding in findings):
         findings.append(_finding(name, "the file", "", "", "has no instance", "write at least one"))
     ids = tuple(dict.fromkeys(video for _, video in named))
     instances = tuple(instance for _, instance in clean)
-    return CheckedAnnotations(instances=instances, findings=tuple(findings), videos=ids, subsets=dict(subsets))
+    return CheckedAnnotations(
+        instances=instances, findings=tuple(findings), videos=ids, subsets=dict(subsets), what=what
+    )
 
 
 def _finding(file: str, place: str, field: str, value: Any, problem: str, remedy: str, grave: bool = True) -> Finding:
     return Finding(file=file, place=place, field=field, value=str(value), problem=problem, remedy=remedy, grave=grave)
 
 
-def _csv_rows(path: str | Path) -> tuple[list[tuple[str, str]], list[_Row]]:
+def _csv_rows(path: str | Path, what: What) -> tuple[list[tuple[str, str]], list[_Row]]:
     """((place, id) of each video once, rows). AnnotationError for a wrong header or a line with too few fields."""
-    first = next(iter(_columns(path)), "")
-    label = "sentence" if first == "sentence" else "label"
-    header = f"video,start_s,end_s,{label}"
+    columns = COLUMNS[what]
+    start, end, label = columns[1:] if what != "boundaries" else ("time_s", "", "")
+    header = ",".join(columns)
     rows: list[_Row] = []
     named: dict[str, str] = {}
-    for line, cells in read_table(path, header.split(","), remedy=f"the first line must be {header}"):
-        rows.append(
-            _Row(
-                f"line {line}",
-                cells["video"],
-                cells["start_s"],
-                cells["end_s"],
-                cells[label],
-                "start_s",
-                "end_s",
-                label,
-            )
-        )
-        if cells["video"] and not any(cells[column] for column in ("start_s", "end_s", label)) and label == "label":
-            rows.pop()  # a video without any action
+    for line, cells in read_table(path, columns, remedy=f"the first line must be {header}"):
+        if not cells["video"] or any(cells[column] for column in columns[1:]) or what == "moments":  # else without any
+            texts = (cells[start], cells.get(end, ""), cells.get(label, ""))
+            rows.append(_Row(f"line {line}", cells["video"], *texts, start, end, label))
         if cells["video"]:
             named.setdefault(clean_id(cells["video"]), f"line {line}")
     return [(place, video) for video, place in named.items()], rows
 
 
-def _refused(path: str | Path, name: str, rows: Sequence[_Row]) -> Iterator[Finding]:
+def _refused(path: str | Path, name: str, what: What) -> Iterator[Finding]:
     """What the loader of the training refuses besides."""
     try:
         if name.lower().endswith((".json", ".json.gz")):
             check_ground_truth(read_json(path), name)
-        elif rows:
-            read_lines(path, "moments" if rows[0].label_field == "sentence" else "actions")
+        else:
+            read_lines(path, what)
     except AnnotationError as error:
         problem, _, remedy = str(error).removeprefix(f"{name}: ").rpartition("; ")
         yield _finding(name, "the file", "", "", problem or remedy, remedy if problem else "correct it")
 
 
-def _columns(path: str | Path) -> Iterator[str]:
-    """ "sentence" if the header has it and no label."""
+def _what(path: str | Path) -> What:
+    """What a CSV file lists, by its header."""
     _, names = next(read_csv(path), (1, []))
-    if "sentence" in names and "label" not in names:
-        yield "sentence"
+    if "time_s" in names and "start_s" not in names:
+        return "boundaries"
+    return "moments" if "sentence" in names and "label" not in names else "actions"
 
 
 def _json_rows(
@@ -228,18 +224,19 @@ def _number(value: Any) -> float | None:
 def _instance(row: _Row, name: str, findings: list[Finding]) -> AnnotatedInstance | None:
     """The row's instance; None, with the reasons among the findings, if it cannot be one."""
     before = len(findings)
-    times = []
-    for field, value in ((row.start_field, row.start), (row.end_field, row.end)):
+    times: list[float] = []
+    for field, value in ((row.start_field, row.start), (row.end_field, row.end))[: 2 if row.end_field else 1]:
         number = _number(value)
         shown = "" if value is None else value
         if number is None or not math.isfinite(number):
             seconds = _clock(value)
             remedy = f"write {seconds:g} (seconds)" if seconds is not None else "write seconds, such as 12.5"
             findings.append(_finding(name, row.place, field, shown, "is no finite number", remedy))
-        elif number < 0:
+            continue
+        if number < 0:
             findings.append(_finding(name, row.place, field, shown, "lies before the video begins", "write 0 or more"))
         times.append(number)
-    if not isinstance(row.label, str) or not row.label.strip():
+    if row.label_field and (not isinstance(row.label, str) or not row.label.strip()):
         findings.append(
             _finding(name, row.place, row.label_field, row.label or "", "is empty", f"write the {row.label_field}")
         )
@@ -247,7 +244,9 @@ def _instance(row: _Row, name: str, findings: list[Finding]) -> AnnotatedInstanc
         findings.append(_finding(name, row.place, "video", row.video or "", "is empty", "write the video's name"))
     if len(findings) > before:
         return None
-    start_s, end_s = (float(time) for time in times if time is not None)
+    start_s, end_s = (times[0], times[-1])
+    if not row.end_field:
+        return AnnotatedInstance(video_id=clean_id(row.video), start_s=start_s, end_s=start_s, label="")
     if end_s <= start_s:
         what = "end before start" if end_s < start_s else "no length: start and end are equal"
         remedy = "exchange the two, if that is meant" if end_s < start_s else "correct one of the two"

@@ -11,7 +11,8 @@ import numpy as np
 SNIPPET_FRAMES = 8  # of TSM, the encoder of the paper
 _CELLS_OF_SHORT = 4.0  # Choice: cells that a short instance should have; a proposal ends where a cell ends
 _SHORT = 0.1  # share of the instances that count as short
-CELLS = (16, 400)  # fewest and most of G-TAD: its table of proposals grows with their square
+# Fewest and most of G-TAD. Choice: its table of proposals grows with their square; beyond these, windows do better.
+CELLS = (16, 128)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +26,7 @@ class Grid:
     cell_s: float  # of the longest stretch
     snippet_s: float  # of the median video
     shorter_than_cell: float  # share of the instances
+    on_windows: bool  # the longest videos are longer than ``window_s``
     reasons: tuple[str, ...]
 
 
@@ -64,8 +66,8 @@ def suggest_grid(
     if wanted > cells and cells == CELLS[1]:
         window_s = min(longest, max(cells * short_s / _CELLS_OF_SHORT, 1.5 * float(lengths_s.max())))
         reasons.append(
-            f"{math.ceil(wanted)} cells would be needed for whole videos, more than {CELLS[1]}: cut the videos into"
-            f" stretches of {window_s:.0f} s, or accept coarse ends"
+            f"{math.ceil(wanted)} cells would be needed for whole videos, more than {CELLS[1]}: windows of"
+            f" {window_s:.0f} s, or coarse ends"
         )
     elif wanted > cells:
         reasons.append(f"{math.ceil(wanted)} cells would be finer than the {snippets} snippets of the longest video")
@@ -88,5 +90,6 @@ def suggest_grid(
         cell_s=cell_s,
         snippet_s=snippet_s,
         shorter_than_cell=below,
+        on_windows=window_s < longest,
         reasons=tuple(reasons),
     )

@@ -73,9 +73,10 @@ def _progress(what: str, unit: str) -> Iterator[Callable[..., None]]:
 @click.command(cls=FileCommand)
 @_VIDEOS
 @click.option(
-    "--annotations", type=INPUT_FILE, help="ActivityNet's JSON, or CSV: video,start_s,end_s,label (or sentence)."
+    "--annotations",
+    type=INPUT_FILE,
+    help="ActivityNet's JSON, or CSV: video,start_s,end_s,label (or sentence); video,time_s.",
 )
-@click.option("--head", type=click.Choice(["gtad"]), default="gtad", show_default=True, help="Whose grid is suggested.")
 @click.option(
     "--report",
     type=OUTPUT_FILE,
@@ -89,7 +90,6 @@ def _progress(what: str, unit: str) -> Iterator[Callable[..., None]]:
 def check(
     videos: tuple[str, ...],
     annotations: Path | None,
-    head: str,
     report: Path,
     decode: bool,
     workers: int | None,
@@ -101,7 +101,7 @@ def check(
     bsp check my_videos
     bsp check my_videos --annotations labels.csv --report check.csv
 
-    Suggests a grid for the head from the lengths of videos and instances. Run again, only new, changed and unreadable
+    Suggests a grid for G-TAD from the lengths of videos and instances. Run again, only new, changed and unreadable
     files are looked at. Exit codes: 0 all can be used; 1 no video can, or the annotations have faults; 3 some videos
     cannot be used.
     """
@@ -125,7 +125,7 @@ def check(
     if annotations is not None:
         checked = check_annotations(annotations, {row.id: row.duration_s for row in usable})
     grid = None
-    if usable:
+    if usable and (checked is None or checked.what == "actions"):
         instances = [(one.start_s, one.end_s) for one in checked.instances] if checked else []
         # Of the videos that the head is trained on: longer ones are cut into windows when it is used.
         named = set(checked.videos) if checked else set()
@@ -137,7 +137,7 @@ def check(
             "not_videos": listing.others,
             "annotations": checked and [asdict(finding) for finding in checked.findings],
             "grid": grid and asdict(grid),
-            "command": grid and train_line(head, grid, annotations),
+            "command": train_line(checked, annotations) if usable else None,
         }
         click.echo(json.dumps(document))
     _say(video_lines(listing, rows, report), as_json)
@@ -145,7 +145,11 @@ def check(
         _say(annotation_lines(checked), as_json)
     if grid is not None:
         _say([f"- {reason}" for reason in grid.reasons], as_json)
-        say(f"To train with this grid: {train_line(head, grid, annotations)}", err=as_json)
+        where = "windows" if grid.on_windows else "whole videos"
+        cells = f"{grid.cells} cells on {where}, proposals of up to {grid.max_duration}"
+        say(f"- suggested for G-TAD: {cells}; bsp train chooses them itself", err=as_json)
+    if usable:
+        say(f"To train: {train_line(checked, annotations)}", err=as_json)
     if not usable or (checked is not None and any(finding.grave for finding in checked.findings)):
         raise click.exceptions.Exit(1)
     if len(usable) < len(rows):

@@ -137,7 +137,7 @@ def gtad(annotations: Path, head: str | None, class_scores: Path | None, **commo
     bsp train gtad --features FEATURES --annotations labels.csv --out MODEL
     """
     from bsp.datasets.activitynet import load_activitynet
-    from bsp.datasets.own import load_own_actions
+    from bsp.datasets.own import is_table, load_own_actions
     from bsp.tasks.detection import require_instances
 
     def load(found: Found) -> LocalizationDataset:
@@ -247,11 +247,6 @@ def _one_of(annotations: Path | None, folder: Path | None, option: str) -> Path:
     return given[0]
 
 
-def is_table(path: Path) -> bool:
-    """Whether annotations are a CSV file of one's own, by the ending."""
-    return path.name.lower().removesuffix(".gz").endswith((".csv", ".tsv", ".txt"))
-
-
 def _train(
     name: str,
     load: Callable[[Found], Annotated],
@@ -280,6 +275,7 @@ def _train(
     from dataclasses import replace
 
     from bsp.datasets.activitynet import LocalizationDataset
+    from bsp.datasets.own import is_table
     from bsp.localization.grounding.words import load_glove
     from bsp.tasks.head import HeadInputs, Sentences
     from bsp_platform.plan.own_heads import OWN, head_name, head_settings

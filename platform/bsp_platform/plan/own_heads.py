@@ -17,7 +17,7 @@ from bsp.datasets.activitynet import LocalizationDataset
 from bsp.features.record import FeatureInfo, video_end_s
 from bsp.localization.gtad.network import GTADSettings
 from bsp.localization.gtad.windows import WindowSettings
-from bsp.survey.grid import suggest_grid
+from bsp.survey.grid import CELLS, suggest_grid
 from bsp.tasks.heads import HEADS
 from bsp_platform.plain_text import say
 from bsp_platform.plan.overrides import apply_overrides, as_lines
@@ -25,8 +25,6 @@ from bsp_platform.plan.profiles import PROFILES
 from bsp_platform.plan.tasks import Task
 
 OWN = "own"  # the profile whose settings follow from the data
-# Choice: G-TAD's table of proposals grows with the square of its cells; beyond this many, windows are the better way.
-MOST_CELLS = 128
 WINDOW_CELLS = 64  # snippets of a window
 STEPS = 400  # Choice: steps of the optimiser that a small data set gets; the release's ActivityNet gets 6,000
 _EPOCHS = (10, 60)
@@ -59,17 +57,15 @@ def choose_detector(
     reasons = list(grid.reasons)
     batch, epochs = schedule(len(known))
     lengths_s = np.array([end - start for start, end in instances])
-    on_windows = grid.cells > MOST_CELLS if head is None else head == "gtad-windows"
+    on_windows = grid.on_windows if head is None else head == "gtad-windows"
     shared = {"feature_width": width, "batch_size": batch, "epochs": epochs, "decay_epoch": math.ceil(0.7 * epochs)}
     settings: GTADSettings
     if not on_windows:
-        cells = max(min(grid.cells, MOST_CELLS), 16)
-        longest = min(cells, math.ceil(grid.max_duration * cells / grid.cells))
-        settings = GTADSettings(**shared, cells=cells, max_duration=longest)
-        reasons.append(f"G-TAD on whole videos: {cells} cells, proposals of up to {longest} cells")
+        settings = GTADSettings(**shared, cells=grid.cells, max_duration=grid.max_duration)
+        reasons.append(f"G-TAD on whole videos: {grid.cells} cells, proposals of up to {grid.max_duration} cells")
     else:
         snippets = math.ceil(1.25 * float(lengths_s.max()) / grid.snippet_s)
-        cells = 8 * math.ceil(max(WINDOW_CELLS, min(2 * snippets, MOST_CELLS)) / 8)
+        cells = 8 * math.ceil(max(WINDOW_CELLS, min(2 * snippets, CELLS[1])) / 8)
         longest = min(cells, snippets)
         settings = WindowSettings(
             **shared, cells=cells, stride_cells=cells // 2, max_duration=longest, too_long_cells=longest + 1,

@@ -7,24 +7,24 @@ import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from bsp.datasets.own import is_table
 from bsp.features.compare import Comparison
 from bsp.survey.annotations import CheckedAnnotations
-from bsp.survey.grid import Grid
 from bsp.survey.listing import Listing
 from bsp.survey.videos import VideoRow
 from bsp_platform.plain_text import duration
 
+TRAINED_BY = {"actions": "gtad", "moments": "grounding", "boundaries": "boundaries --way head"}
 NAMED = 20  # videos or faults that are named; reports and --json have all
 _WORST = 5  # videos of a comparison
 
 
-def train_line(head: str, grid: Grid, annotations: Path | None) -> str:
-    """The command that trains with the grid."""
-    labels = "labels.csv" if annotations is None else str(annotations)
-    return (
-        f"bsp train {head} --features FEATURES --annotations {shlex.quote(labels)} --out MODEL"
-        f" --set head.cells={grid.cells} --set head.max_duration={grid.max_duration}"
-    )
+def train_line(checked: CheckedAnnotations | None, annotations: Path | None) -> str:
+    """The command that trains on these annotations, with settings chosen for them."""
+    labels = Path("labels.csv") if annotations is None else annotations
+    head = TRAINED_BY[checked.what if checked else "actions"]
+    own = "" if is_table(labels) else " --profile own"
+    return f"bsp train {head} --features FEATURES --annotations {shlex.quote(str(labels))} --out MODEL{own}"
 
 
 def video_lines(listing: Listing, rows: Sequence[VideoRow], report: Path) -> Iterator[str]:

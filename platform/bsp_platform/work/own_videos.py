@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from bsp.errors import AnnotationError, FileError, TooManyBroken
+from bsp.errors import AnnotationError, FileError, TooManyBroken, most_broken
 from bsp.features.store import read_feature_info, read_features
 from bsp.files.text import read_table
 from bsp.io import atomic_path, write_text
@@ -103,7 +103,7 @@ def extract_videos(
         snippets += int(row["snippets"])
         if row["error"]:
             broken[name] = str(row["error"]).removeprefix(f"{paths[name]}: ")
-        if len(broken) > max_broken * len(videos):
+        if len(broken) > most_broken(max_broken, len(videos)):
             _write_list(folder, videos, broken)
             lines = "\n  ".join(f"{paths[one]}: {why}" for one, why in list(broken.items())[:20])
             raise TooManyBroken(

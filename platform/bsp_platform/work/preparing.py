@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from bsp.errors import TooManyBroken
+from bsp.errors import TooManyBroken, most_broken
 from bsp.io import write_json
 from bsp.video.prepare import PrepareSettings
 from bsp.video.prepared_folder import HIDDEN, copy_others, prepare_one
@@ -113,7 +113,7 @@ def prepare_folder(
         if row["fatal"]:
             raise OSError(f"preparing stopped at {row['name']}: {row['fatal']}; run the same command again to continue")
         progress.add(row)
-        if len(progress.broken) > max_broken_share * len(names):
+        if len(progress.broken) > most_broken(max_broken_share, len(names)):
             raise TooManyBroken(
                 f"{len(progress.broken)} of {len(names)} videos under {root} are broken, more than "
                 f"{max_broken_share:.0%}; repair or remove them, or allow a larger share, such as --max-broken "

@@ -9,6 +9,7 @@ def test_short_instances_get_four_cells():
     # 100 s at 25 frames a second: 312 snippets of 0.32 s. Instances of 4 s: a cell of 1 s, so 100 cells.
     grid = suggest_grid([100.0, 60.0], [25.0, 25.0], [(0, 4.0)] * 10)
     assert (grid.cells, grid.cell_s, grid.window_s) == (100, 1.0, 100.0)
+    assert not grid.on_windows
     assert grid.max_duration == 5  # 4 s over cells of 1 s, and one more as ends fall between cells
     assert grid.shorter_than_cell == 0
 
@@ -23,10 +24,18 @@ def test_no_finer_than_the_snippets():
 
 
 def test_long_videos_of_short_instances_are_cut_into_windows():
-    # an hour, instances of 3 s: 4800 cells; with 400 cells of 0.75 s a window is 300 s.
+    # an hour, instances of 3 s: 4800 cells; with 128 cells of 0.75 s a window is 96 s.
     grid = suggest_grid([3600.0], [25.0], [(0, 3.0)] * 4)
-    assert (grid.cells, grid.window_s, grid.cell_s) == (400, 300.0, 0.75)
-    assert any("300 s" in reason for reason in grid.reasons)
+    assert (grid.cells, grid.window_s, grid.cell_s) == (128, 96.0, 0.75)
+    assert grid.on_windows
+    assert any("96 s" in reason for reason in grid.reasons)
+
+
+def test_no_windows_where_an_action_fills_the_video():
+    # 400 cells of 1 s would be needed, but no window shorter than the video holds the action of 300 s and some context.
+    grid = suggest_grid([400.0], [25.0], [(0, 4.0)] * 4 + [(0, 300.0)])
+    assert (grid.cells, grid.window_s, grid.on_windows) == (128, 400.0, False)
+    assert grid.max_duration == 97  # 300 s over cells of 3.125 s are 96, and one more
 
 
 def test_without_annotations_the_papers_cells():

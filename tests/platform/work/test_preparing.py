@@ -322,11 +322,11 @@ def test_by_ray_data(root, tmp_path, ray_session, capsys):
     direct = prepare_all(root, tmp_path / "direct")
     for name in ALL:
         assert direct[name]["target_sha256"] == prepare_one(root, tmp_path / "out", name, SETTINGS)["target_sha256"]
-    refused = run()
+    refused = run("--max-broken", "0")
     assert refused.exit_code == 1
     assert "1 of 5 videos" in refused.output
     with pytest.raises(TooManyBroken, match=r"wave/e\.mp4"):
-        prepare_folder(root, tmp_path / "out", *found[1:], SETTINGS)
+        prepare_folder(root, tmp_path / "out", *found[1:], SETTINGS, max_broken_share=0)
 
 
 def test_progress_in_a_line():
