@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -85,6 +85,29 @@ def write_row_models(
             except (NoModel, FileError) as error:
                 notes.append(f"no model of {row} seed {seed}, {task}: {error}")
     return RowModels(folders, made, tuple(notes))
+
+
+@dataclass(frozen=True)
+class BestModel:
+    """The model of the highest score of a table."""
+
+    cell: Cell
+    task: str
+    folder: Path
+    headline: str  # the score: an average if the table has one
+
+
+def best_model(
+    columns: Sequence[str], scores: Mapping[Cell, Mapping[str, float]], folders: Mapping[tuple[str, int, str], Path]
+) -> BestModel | None:
+    """``folders``: by row, seed and task. None without a model."""
+    headline = next((name for name in columns if name.endswith("avg")), columns[0])
+    ranked = sorted((cell for cell in scores if headline in scores[cell]), key=lambda cell: -scores[cell][headline])
+    for cell in ranked:
+        for (row, seed, task), folder in folders.items():
+            if (row, seed) == cell:
+                return BestModel(cell, task, folder, headline)
+    return None
 
 
 def _versions() -> dict[str, str]:

@@ -24,9 +24,10 @@ from bsp_platform.report.tables import SweepResult, print_table, table_content, 
 from bsp_platform.storage.manifests import recipe_hash
 from bsp_platform.storage.stages import StageStore
 from bsp_platform.sweep.dry_run import dry_run
+from bsp_platform.sweep.example_page import write_example
 from bsp_platform.sweep.failures import NO_ROOM, collect_errors, reason_of_trial
 from bsp_platform.sweep.live import LiveView
-from bsp_platform.sweep.models import RowModels, write_row_models
+from bsp_platform.sweep.models import RowModels, best_model, write_row_models
 from bsp_platform.sweep.ray_log import RayLog
 from bsp_platform.sweep.row_runner import run_row
 from bsp_platform.sweep.tracking import SweepTracking
@@ -101,14 +102,22 @@ def run(experiment: Experiment, options: Options) -> int:
         models = RowModels({}, 0, ())
         with collect_errors(troubles, f"the models in {results}"):
             models = write_row_models(experiment, profile, sources, store, recipes, results / "models")
+        best = best_model(experiment.columns, scores, models.folders)
+        example = None
+        if best is not None:
+            with collect_errors(troubles, f"the example page in {results}"):
+                of = recipes[best.cell].tasks[best.task].data
+                example = write_example(best.folder, sources.data[of.name], of.subsets[1], results)
         table = table_content(result)
         with collect_errors(troubles, f"the tables in {results}"):
             write_tables(results, table)
         with collect_errors(troubles, "MLflow's record of the sweep"):
-            tracking.close(scores, failures, results)
+            tracking.close(failures, results, best)
     print_table(table)
     say(f"Tables: {results}/table.{{json,csv,md}}")
     say(f"Models: {results}/models: {len(models.folders)}, {models.made} of them new")
+    if best is not None and example is not None:
+        say(f"Example: {example}: what the best row finds in a video")
     for note in models.notes:
         say(f"  {note}")
     say(f"MLflow: {tracking.tracker.mlflow.ui_command()}")

@@ -20,6 +20,8 @@ from bsp_platform.plan.rows import Cell, Experiment, RowRecipes
 from bsp_platform.plan.sources import Sources
 from bsp_platform.storage.manifests import MANIFEST, as_plain, recipe_hash
 from bsp_platform.storage.stages import StageStore
+from bsp_platform.sweep.example_page import PAGE
+from bsp_platform.sweep.models import BestModel
 from bsp_platform.tracking import names
 from bsp_platform.tracking.record import RunRecord, ShownStage, new_record, now_ms, opened
 from bsp_platform.tracking.registry import register
@@ -133,29 +135,28 @@ class SweepTracking:
             numbers = {name: value for name, value in found.items() if isinstance(value, int | float)}
             self.runs[cell] = self.tracker.show(record.with_numbers(names.usage(numbers)))
 
-    def close(self, scores: Mapping[Cell, Mapping[str, float]], failures: Mapping[Cell, str], results: Path) -> None:
-        """Tables, description and the state of the parent; wait until all is sent, if MLflow answers; then register
-        the best row's model, if ``results/models`` has it: one copy, as every row's would be much for nothing."""
+    def close(self, failures: Mapping[Cell, str], results: Path, best: BestModel | None) -> None:
+        """Tables, example page, description, state of the parent; wait until all is sent, if MLflow answers; then
+        register the best row's model: one copy, as every row's would be much for nothing."""
         table = results / "table.md"
         text = table.read_text("utf-8") if table.exists() else ""
         note = _note(self.experiment, self.profile, text, failures)
         parent = replace(self.parent, columns=tuple(self._columns(bool(failures))), note=note)
-        self.tracker.end(parent, sorted(results.glob("table.*")), failed=bool(failures))
-        self._register_best(scores, results / "models")
+        files = [*sorted(results.glob("table.*")), *results.glob(PAGE)]
+        self.tracker.end(parent, files, failed=bool(failures))
+        if best is not None:
+            self._register(best)
 
-    def _register_best(self, scores: Mapping[Cell, Mapping[str, float]], models: Path) -> None:
-        headline = next((name for name in self.experiment.columns if name.endswith("avg")), self.experiment.columns[0])
-        ranked = sorted((cell for cell in scores if headline in scores[cell]), key=lambda cell: -scores[cell][headline])
-        found = [(cell, folder) for cell in ranked for folder in _folders_of(models, cell)]
-        if not found:
-            return
-        (cell, folder), name, store = found[0], f"{self.experiment.name}-{self.profile.name}", self.tracker.mlflow
+    def _register(self, best: BestModel) -> None:
+        name, store = f"{self.experiment.name}-{self.profile.name}", self.tracker.mlflow
         try:
-            said = register(folder, name, "best", store=store, run_id=store.run_id(self.runs[cell]))
+            said = register(best.folder, name, "best", store=store, run_id=store.run_id(self.runs[best.cell]))
         except Exception as error:  # whatever MLflow, the data base or the network raises
-            log.warning("%s is not registered (%s); later: bsp register %s --name %s", folder, error, folder, name)
+            log.warning(
+                "%s is not registered (%s); later: bsp register %s --name %s", best.folder, error, best.folder, name
+            )
         else:
-            say(f"Best model by {headline}: {folder}, registered as {said}")
+            say(f"Best model by {best.headline}: {best.folder}, registered as {said}")
 
     def table_url(self) -> str:
         """The UI's table of the rows."""
@@ -164,12 +165,6 @@ class SweepTracking:
     def compare_url(self) -> str:
         """The UI's charts of the rows, scores first."""
         return self.tracker.mlflow.table_url(self.parent, charts=True)
-
-
-def _folders_of(models: Path, cell: Cell) -> list[Path]:
-    """The model folders of a row and seed, one for each of its heads."""
-    name = f"{cell[0]}-seed{cell[1]}"
-    return [path for path in sorted(models.glob("*")) if path.name == name or path.name.startswith(f"{name}-")]
 
 
 def _note(experiment: Experiment, profile: Profile, table: str = "", failures: Mapping[Cell, str] | None = None) -> str:

@@ -11,7 +11,8 @@ import bsp
 from bsp.features.store import read_features
 from bsp.tasks.detection import segments_of
 from bsp_platform.plan.rows import RowRecipes
-from bsp_platform.sweep.models import licence
+from bsp_platform.sweep.example_page import write_example
+from bsp_platform.sweep.models import BestModel, best_model, licence
 from row_without_ray import SmallRow, row  # noqa: F401 (a fixture)
 
 pytestmark = pytest.mark.long
@@ -45,6 +46,21 @@ def test_a_row_through_its_model_folder(row, tmp_path):  # noqa: F811
         numbers = [[(s.start_s, s.end_s, s.score) for s in some] for some in (found, segments_of(rows))]
         np.testing.assert_allclose(*numbers, rtol=1e-5, atol=1e-9)
         assert len(model.detect(videos[video_id].path)) == len(found)
+
+    # the page of a video: of the validation subset, its actions beside what is found; made once for a model
+    assert best_model(["mAP@0.50", "mAP_avg"], {("S", 0): {"mAP_avg": 9.0}, ("random", 0): {"mAP_avg": 1.0}},
+                      done.folders) == BestModel(("random", 0), "gtad", path, "mAP_avg")  # fmt: skip
+    page = write_example(path, row.data["activitynet"], "validation", tmp_path)
+    shown = max((v for v in videos.values() if v.subset == "validation"), key=lambda video: len(video.instances))
+    text = page.read_text("utf-8")
+    assert shown.video_id in text
+    assert all(instance.label in text for instance in shown.instances)
+    made = page.stat().st_mtime_ns
+    write_example(path, row.data["activitynet"], "validation", tmp_path)
+    assert page.stat().st_mtime_ns == made
+    broken = replace(shown, path=str(tmp_path / "absent.mp4"))
+    lost = replace(row.data["activitynet"], videos=(broken,))
+    assert write_example(path, lost, "validation", tmp_path / "other") is None
 
     # the same again is left alone; what is damaged or of other weights is replaced
     before = (path / "model.json").stat()

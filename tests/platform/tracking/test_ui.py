@@ -17,6 +17,8 @@ from click.testing import CliRunner
 from ablation_table4 import TABLE_4
 from bsp.models.folder import write_model
 from bsp.models.model import Model
+from bsp.pages.findings import Findings, Found
+from bsp.pages.page_html import page_html
 from bsp_platform.cli.tracking import deliver
 from bsp_platform.plan.options import Options
 from bsp_platform.plan.profiles import mini
@@ -25,6 +27,7 @@ from bsp_platform.plan.sources import load_sources
 from bsp_platform.report.tables import SweepResult, table_content, write_tables
 from bsp_platform.storage.files import write_json
 from bsp_platform.storage.stages import StageStore
+from bsp_platform.sweep.models import BestModel
 from bsp_platform.sweep.tracking import SweepTracking
 from bsp_platform.tracking.mlflow_store import MlflowStore
 from mlflow_runs import all_of, running_ui
@@ -36,6 +39,8 @@ pytestmark = [pytest.mark.server, pytest.mark.long]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 KEEP = bool(os.environ.get("BSP_KEEP_SCREENSHOTS"))
 FAILED = "vanilla"
+JUMP = Found(label="jump", start_s=1.0, end_s=2.5)
+BEST = ("cls-S", 0)
 
 
 @pytest.fixture(scope="module")
@@ -76,9 +81,10 @@ def swept(tmp_path_factory, tiny_pantomime, tiny_data) -> Path:
             store.ensure(kind, recipe, build)
     failures = {(FAILED, 0): "VideoError: kick_7.mp4: no picture could be read; remove the file"}
     results = options.results / TABLE_4.name / profile.name
-    write_model(
-        results / "models" / "cls-S-seed0",
-        Model(kind="encoder", streams=(small_stream(),), provenance={"row": "S cls"}),
+    best = BestModel(BEST, "gtad", results / "models" / "cls-S-seed0", "mAP_avg")
+    write_model(best.folder, Model(kind="encoder", streams=(small_stream(),), provenance={"row": "S cls"}))
+    (results / "example.html").write_text(
+        page_html(Findings(video_id="jump_3", video="jump_3.mp4", duration_s=4.0, truth=[JUMP]))
     )
     for cell in recipes:
         tracking.close_cell(cell, failures.get(cell, ""))
@@ -86,7 +92,7 @@ def swept(tmp_path_factory, tiny_pantomime, tiny_data) -> Path:
         experiment=TABLE_4, profile=profile, rows=TABLE_4.rows, seeds=1, scores=scores, failures=failures, duration_s=1
     )
     write_tables(results, table_content(table))
-    tracking.close(scores, failures, results)
+    tracking.close(failures, results, best)
     return folder
 
 
@@ -211,6 +217,9 @@ def test_artifacts_preview_and_the_model_is_registered(page, address):
     page.get_by_text("table.md").first.click()
     page.get_by_role("heading", name=TABLE_4.title).wait_for()
     keep(page, "artifact")
+    page.get_by_text("example.html").first.click()
+    page.frame_locator("iframe").get_by_text("jump_3").first.wait_for()
+    keep(page, "example")
     page.goto(f"{address}/#/models")
     page.get_by_role("button", name="Try it now").click()  # what is new in MLflow
     page.reload()
