@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -21,8 +20,9 @@ from bsp_platform.cli.common import (
     FileCommand,
     LazyChoice,
     not_nan,
+    progress_shown,
 )
-from bsp_platform.plain_text import duration, say
+from bsp_platform.plain_text import say
 from bsp_platform.plan.device import DEVICES, Device
 
 if TYPE_CHECKING:
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from bsp_platform.plan.resources import Resources
     from bsp_platform.work.own_videos import Extracted
 
-_EVERY_S = 60.0  # between two lines of progress where there is no terminal
 _VIDEOS = click.argument(
     "videos", nargs=-1, required=True, type=click.Path(exists=True, readable=True), metavar="VIDEOS..."
 )
@@ -41,33 +40,6 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="One JSON document 
 def _say(lines: Iterable[str], err: bool) -> None:
     for line in lines:
         say(line, err=err)
-
-
-@contextmanager
-def _progress(what: str, unit: str) -> Iterator[Callable[..., None]]:
-    """A function of (done, total, more=...): a bar on a terminal, else a line a minute; on stderr."""
-    from tqdm import tqdm
-
-    began = said = time.monotonic()
-    first: list[int] = []  # what was done before
-    bar = tqdm(desc=what, unit=unit, disable=None)
-
-    def show(done: int, total: int, more: str = "") -> None:
-        nonlocal said
-        first[:] = first or [done]
-        if not bar.disable:
-            bar.total = total
-            bar.set_postfix_str(more, refresh=False)
-            bar.update(done - bar.n)
-        elif time.monotonic() - said >= _EVERY_S:
-            said = time.monotonic()
-            left = (total - done) * (said - began) / max(done - first[0], 1)
-            say(f"{what}: {done:,} of {total:,}, {more}{', ' if more else ''}{duration(left)} left", err=True)
-
-    try:
-        yield show
-    finally:
-        bar.close()
 
 
 @click.command(cls=FileCommand)
@@ -112,7 +84,7 @@ def check(
     from bsp_platform.report.survey_lines import annotation_lines, train_line, video_lines
 
     listing = list_videos(videos)
-    with _progress("looking at videos", "file") as show:
+    with progress_shown("looking at videos", "file") as show:
         rows = check_videos(
             listing.videos,
             report=report,
@@ -218,7 +190,7 @@ def extract(
     with _where(len(listing.videos), device, workers, out) as resources:
         for number, (of, folder) in enumerate(folders, 1):
             name = of.name or f"stream {number}"
-            with _progress(f"features of {name}" if len(folders) > 1 else "features", "video") as show:
+            with progress_shown(f"features of {name}" if len(folders) > 1 else "features", "video") as show:
                 done.append(
                     extract_videos(
                         folder,
@@ -349,7 +321,7 @@ def compare_features(a: Path, b: Path, tolerance: float, as_json: bool) -> None:
     from bsp.features.compare import compare_features as compare
     from bsp_platform.report.survey_lines import comparison_lines
 
-    with _progress("comparing", "video") as show:
+    with progress_shown("comparing", "video") as show:
         found = compare(a, b, tolerance=tolerance, progress=show)
     if as_json:
         plain = asdict(found) | {"equal": found.equal, "same_grid": found.same_grid}

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from bsp.errors import AnnotationError, Diverged, MissingExtra, TooManyBroken, VideoError
-from bsp_platform.plain_text import plain_table, printable, say
+from bsp_platform.plain_text import duration, plain_table, printable, say
 
 INPUT_FILE = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
 INPUT_FOLDER = click.Path(exists=True, file_okay=False, readable=True, path_type=Path)
@@ -102,24 +102,40 @@ def print_percentages(title: str, rows: dict[str, float]) -> None:
 
 
 @contextmanager
-def epochs_shown(title: str) -> Iterator[Callable[[int, int, Mapping[str, Any]], None]]:
-    """Epochs with their loss, on stderr: a bar on a terminal, else a line a minute."""
+def progress_shown(what: str, unit: str, *, leave: bool = True) -> Iterator[Callable[..., None]]:
+    """A function of (done, total, more=...), on stderr: a bar on a terminal, else a line a minute with rate and rest.
+
+    ``leave``: the bar stays when all is done. What is done at the first call was done before, and tells no rate.
+    """
     from tqdm import tqdm
 
     began = said = time.monotonic()
-    with tqdm(desc=f"training {title}", unit="epoch", disable=None) as bar:
+    before: list[int] = []
+    with tqdm(desc=printable(what), unit=unit, disable=None, leave=leave) as bar:
 
-        def show(done: int, total: int, entry: Mapping[str, Any]) -> None:
+        def show(done: int, total: int, more: str = "") -> None:
             nonlocal said
-            shown = {k: v for k, v in entry.items() if k == "loss" or k.startswith("validation")}
-            text = ", ".join(f"{name} {value:.4g}" for name, value in shown.items())
+            before[:] = before or [done]
             if not bar.disable:
                 bar.total = total
-                bar.set_postfix_str(text, refresh=False)
+                bar.set_postfix_str(more, refresh=False)
                 bar.update(done - bar.n)
             elif time.monotonic() - said >= _EVERY_S:
                 said = time.monotonic()
-                left_s = (total - done) * (said - began) / done
-                say(f"{title}: epoch {done} of {total}, {text}, {left_s:.0f} s left", err=True)
+                rate = (done - before[0]) / (said - began)
+                left = f", {rate:.3g}/s, {duration((total - done) / rate)} left" if rate > 0 else ""
+                say(f"{what}: {done:,} of {total:,} {unit}s{', ' if more else ''}{more}{left}", err=True)
+
+        yield show
+
+
+@contextmanager
+def epochs_shown(title: str) -> Iterator[Callable[[int, int, Mapping[str, Any]], None]]:
+    """Epochs with their loss, as :func:`progress_shown`."""
+    with progress_shown(f"training {title}", "epoch") as progress:
+
+        def show(done: int, total: int, entry: Mapping[str, Any]) -> None:
+            shown = {k: v for k, v in entry.items() if k == "loss" or k.startswith("validation")}
+            progress(done, total, ", ".join(f"{name} {value:.4g}" for name, value in shown.items()))
 
         yield show

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bsp.errors import VideoError
-from bsp_platform.cli.common import INPUT_FILE, INPUT_FOLDER, SOME_LEFT_OUT, not_nan
-from bsp_platform.plain_text import duration, plain_table, printable, say
+from bsp_platform.cli.common import INPUT_FILE, INPUT_FOLDER, SOME_LEFT_OUT, not_nan, progress_shown
+from bsp_platform.plain_text import plain_table, printable, say
 from bsp_platform.plan.device import Device
 
 if TYPE_CHECKING:
@@ -26,7 +24,6 @@ if TYPE_CHECKING:
     from bsp.pages.look import Question, What
     from bsp.survey.annotations import AnnotatedInstance
 
-_EVERY_S = 60.0  # between two lines of progress where there is no terminal
 _FORMATS = "json,csv,vtt,html"
 _ROWS = 12  # of a table on the console
 VIDEOS = click.Path(exists=True, readable=True, path_type=Path)
@@ -234,7 +231,7 @@ def _one(
     findings = kept_findings(options.out, name, key)
     again = findings is not None
     if findings is None:
-        with _progress(f"{place} {path.name}") as progress:
+        with progress_shown(f"{place} {path.name}", "snippet", leave=False) as progress:
             findings = look(model, info, question, video_id=name, features=features, progress=progress)
         keep_findings(options.out, name, key, findings)
     instances = truth.get(name) or truth.get(other_v(name))
@@ -280,28 +277,6 @@ def _truth(path: Path | None) -> dict[str, list[AnnotatedInstance]]:
     for instance in checked.instances:
         found.setdefault(instance.video_id, []).append(instance)
     return found
-
-
-@contextmanager
-def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on a terminal's stderr; else a line a minute there."""
-    from tqdm import tqdm
-
-    began = shown = time.monotonic()
-    with tqdm(desc=printable(what), unit="snippet", disable=None, leave=False, mininterval=0.5) as bar:
-
-        def report(done: int, total: int) -> None:
-            nonlocal shown
-            bar.total = total
-            bar.update(done - bar.n)
-            now = time.monotonic()
-            if bar.disable and now - shown >= _EVERY_S:
-                shown = now
-                rate = done / (now - began)
-                left = duration((total - done) / max(rate, 1e-9))
-                say(f"{what}: {done:,} of {total:,} snippets, {rate:.1f}/s, {left} left", err=True)
-
-        yield report
 
 
 def _row(findings: Findings, written: dict[str, Path]) -> dict[str, Any]:

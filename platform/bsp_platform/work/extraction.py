@@ -33,10 +33,11 @@ MAX_BROKEN_SHARE = 0.05  # of the videos that exist; above it the extraction sto
 _VIDEOS_PER_TASK = 4
 
 
-def is_extracted(folder: Path, video_id: str) -> bool:
-    """Whether a video's features exist with the content that their record states; damage is named in the log."""
+def is_extracted(folder: Path, video_id: str, expect: dict[str, Any] | None = None) -> bool:
+    """Whether a video's features exist with the content that their record states, and these values in that; damage
+    is named in the log."""
     try:
-        retry(lambda: read_features(folder, video_id), folder / video_id)
+        retry(lambda: read_features(folder, video_id, expect), folder / video_id)
     except FileNotFoundError:
         return False
     except ValueError as error:

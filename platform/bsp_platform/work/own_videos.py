@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from bsp.errors import AnnotationError, FileError, TooManyBroken, most_broken
-from bsp.features.store import read_feature_info, read_features
+from bsp.features.store import read_feature_info
 from bsp.files.text import read_table
 from bsp.io import atomic_path, write_text
 from bsp.models.folder import load_model, write_model
@@ -28,7 +28,7 @@ from bsp.survey.listing import ListedVideo
 from bsp_platform.plain_text import csv_cell, printable
 from bsp_platform.plan.recipes import EncoderRecipe, FeatureRecipe
 from bsp_platform.plan.resources import Resources
-from bsp_platform.work.extraction import extract_on_cpus
+from bsp_platform.work.extraction import extract_on_cpus, is_extracted
 from bsp_platform.work.extractor import ExtractionJob, Extractor
 from bsp_platform.work.gpu_extraction import extract_on_gpus
 
@@ -146,14 +146,7 @@ def _is_done(folder: Path, video: ListedVideo, listed: dict[str, tuple[str, str]
     """Whether there are complete features of this encoder, of this file as it is now."""
     if listed.get(video.video_id) != (_text(os.path.abspath(video.path)), _stamp(video.path)):
         return False
-    try:
-        read_features(folder, video.video_id, {"encoder_hash": stream.encoder_hash, "precision": stream.precision})
-    except FileNotFoundError:
-        return False
-    except ValueError as error:
-        log.warning("%s; this video is extracted again", error)
-        return False
-    return True
+    return is_extracted(folder, video.video_id, {"encoder_hash": stream.encoder_hash, "precision": stream.precision})
 
 
 def _rows(

@@ -185,7 +185,7 @@ def test_a_build_whose_files_are_gone_when_it_ends_is_not_published(tmp_path):
 def test_only_one_module_reads_features_for_heads():
     """Whoever reads features of a stage must compare them with its manifest: through work/listed_features.py.
 
-    extraction.py reads what it has just made; own_videos.py looks whether a video's features are complete.
+    extraction.py reads what it has just made; own_videos.py asks it whether features are complete.
     """
     reads = re.compile(r"\b(read_features|read_features_h5|is_extracted)\(")
     sources = [*(ROOT / "platform" / "bsp_platform").rglob("*.py"), *(ROOT / "experiments").rglob("*.py")]
