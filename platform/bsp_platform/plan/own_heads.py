@@ -126,6 +126,11 @@ def head_settings(
     for reason in reasons:
         say(f"- {reason}", err=err)
     config = apply_overrides(HeadConfiguration(before), changes)
+    given = {text.partition("=")[0].strip() for text in changes}
+    if "head.epochs" in given and "head.decay_epoch" not in given and hasattr(before, "decay_epoch"):
+        # Choice: the rate falls at the same share of the training, however long that is.
+        decay = math.ceil(before.decay_epoch * config.head.epochs / before.epochs)
+        config = HeadConfiguration(replace(config.head, decay_epoch=decay))
     for line in as_lines(config, HeadConfiguration(before)):
         if profile == OWN or "changed" in line:
             say(f"  {line}", err=err)

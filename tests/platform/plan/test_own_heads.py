@@ -69,6 +69,11 @@ def test_settings_without_features_of_the_training_are_refused(tmp_path):
 
 
 def test_set_reaches_the_settings_and_near_misses_are_suggested(capsys):
+    of_paper = PROFILES["paper"]().head
+    _, settings, _ = head_settings(TASKS["gtad"], "paper", None, 3, (f"head.epochs={3 * of_paper.epochs}",), False)
+    assert (settings.epochs, settings.decay_epoch) == (3 * of_paper.epochs, 3 * of_paper.decay_epoch)
+    fixed = ("head.epochs=40", "head.decay_epoch=7")
+    assert head_settings(TASKS["gtad"], "paper", None, 3, fixed, False)[1].decay_epoch == 7
     _, settings, _ = head_settings(TASKS["boundary-peaks"], "own", None, 3, ("head.smoothing_s=0.5",), False)
     assert settings.smoothing_s == 0.5
     assert "head.smoothing_s = 0.5  (changed" in capsys.readouterr().out
