@@ -22,7 +22,7 @@ from bsp.metrics.detection import evaluate_detection
 from bsp.metrics.file_remarks import detection_remarks
 from bsp.metrics.proposals import evaluate_proposals
 from bsp.tasks.found import Segment, best_first
-from bsp.tasks.head import Applied, Features, HeadInputs, Kept, Scored, Split, VideoPart, read_split
+from bsp.tasks.head import Applied, Features, HeadInputs, Kept, Scored, Split, VideoPart, hold_out, read_split
 from bsp.tasks.long_videos import soft_merged
 
 logger = logging.getLogger(__name__)
@@ -76,7 +76,7 @@ def covered_segments(split: Split[UntrimmedVideo], times: LabelTimes) -> list[np
 
 
 def train_detector(inputs: Inputs) -> Detector[GTAD, GTADSettings]:
-    """Train G-TAD; the test subset chooses the epoch, as in the release."""
+    """Train G-TAD; ``epoch_by`` of the settings says what chooses the epoch."""
     data = inputs.data
     training, test = (read_untrimmed(inputs.features, data, subset) for subset in inputs.subsets)
     class_scores = inputs.class_scores(data.class_names, [video.video_id for video in test.videos])
@@ -89,13 +89,17 @@ def train_detector(inputs: Inputs) -> Detector[GTAD, GTADSettings]:
     if odd_lengths:
         logger.warning(odd_lengths)
     settings = replace(inputs.settings, feature_width=training.features[0].shape[1])
+    chooses: Split[UntrimmedVideo] | None = test if settings.epoch_by == "scored" else None
+    if settings.epoch_by == "held-out":
+        training, chooses = hold_out(training)
     labels, held_out = LabelTimes(), LabelTimes()
-    segments, of_test = covered_segments(training, labels), covered_segments(test, held_out)
+    segments = covered_segments(training, labels)
+    of_chooser = None if chooses is None else (chooses.features, covered_segments(chooses, held_out))
     labels.report("training instances")
     labels.require_most("training instances")
     held_out.report("validation instances (for choosing the epoch; the ground truth stays as it is)")
     network = train_gtad(
-        training.features, segments, settings, seed=inputs.seed, validation=(test.features, of_test),
+        training.features, segments, settings, seed=inputs.seed, validation=of_chooser,
         on_epoch=inputs.on_epoch, device=inputs.device,
     )  # fmt: skip
     remarks = (odd_lengths,) if odd_lengths else ()

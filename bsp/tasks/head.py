@@ -7,6 +7,7 @@ functions of it that take the features of any video. tasks/heads.py lists the he
 
 from __future__ import annotations
 
+import hashlib
 import statistics
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -221,6 +222,25 @@ class Split(Generic[V]):
     features: list[np.ndarray]  # float32 [S, D] each
     infos: list[FeatureInfo]
     without: list[str]  # ids of the subset's videos without features
+
+
+def hold_out(split: Split[V]) -> tuple[Split[V], Split[V]]:
+    """(the rest, a tenth of the videos, one at least), by the hashes of their ids. AnnotationError for fewer than two.
+
+    Choice: by hashes, so that a new video moves few others between the two.
+    """
+    ids = sorted((video.video_id for video in split.videos), key=lambda i: hashlib.sha256(i.encode()).hexdigest())
+    if len(ids) < 2:
+        raise AnnotationError("of one training video none can be held out to choose the epoch; set head.epoch_by=last")
+    chosen = set(ids[: max(1, len(ids) // 10)])
+
+    def part(wanted: bool) -> Split[V]:
+        places = [k for k, video in enumerate(split.videos) if (video.video_id in chosen) == wanted]
+        return Split(
+            [split.videos[k] for k in places], [split.features[k] for k in places], [split.infos[k] for k in places], []
+        )
+
+    return replace(part(False), without=split.without), part(True)
 
 
 def read_split(features: Features, videos: Iterable[V], subset: str) -> Split[V]:

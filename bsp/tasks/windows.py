@@ -33,7 +33,7 @@ from bsp.tasks.detection import (
     times_of,
 )
 from bsp.tasks.found import Segment
-from bsp.tasks.head import Applied, HeadInputs, Kept, Scored, Split, VideoPart
+from bsp.tasks.head import Applied, HeadInputs, Kept, Scored, Split, VideoPart, hold_out
 
 Inputs = HeadInputs[LocalizationDataset, WindowSettings]
 WindowDetector = Detector[WindowGTAD, WindowSettings]
@@ -50,18 +50,23 @@ def cell_segments(split: Split[UntrimmedVideo], times: LabelTimes) -> list[np.nd
 
 
 def train_window_detector(inputs: Inputs) -> WindowDetector:
-    """Train G-TAD on windows."""
+    """Train G-TAD on windows; ``epoch_by`` of the settings says what chooses the epoch."""
     data = inputs.data
     training, test = (read_untrimmed(inputs.features, data, subset) for subset in inputs.subsets)
     class_scores = inputs.class_scores(data.class_names, [video.video_id for video in test.videos])
     settings = replace(inputs.settings, feature_width=training.features[0].shape[1])
+    chooses: Split[UntrimmedVideo] | None = test if settings.epoch_by == "scored" else None
+    if settings.epoch_by == "held-out":
+        training, chooses = hold_out(training)
     labels = LabelTimes()
     segments = cell_segments(training, labels)
+    of_chooser = None if chooses is None else (chooses.features, cell_segments(chooses, LabelTimes()))
     labels.report("training instances")
     labels.require_most("training instances")
     network = train_windows(
-        training.features, segments, settings, seed=inputs.seed, on_epoch=inputs.on_epoch, device=inputs.device
-    )
+        training.features, segments, settings, seed=inputs.seed, validation=of_chooser, on_epoch=inputs.on_epoch,
+        device=inputs.device,
+    )  # fmt: skip
     facts = {
         "training_windows": len(training_windows(training.features, segments, settings)),
         "labels": labels.facts(),

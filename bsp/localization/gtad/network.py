@@ -13,7 +13,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar, cast
+from typing import Literal, TypeVar, cast
 
 import numpy as np
 import torch
@@ -55,6 +55,9 @@ class GTADSettings:
     block: int = field(default=128, metadata={"later": True})  # within a graph block, a multiple of 32
     aligned: int = field(default=512, metadata={"later": True})  # of an anchor, after alignment
     mapped: int = field(default=128, metadata={"later": True})  # of an anchor, in the layers after that
+    # Which epoch is kept, by loss: that of the "scored" subset chooses, as in the release; of a tenth of the training
+    # videos, which are "held-out"; the "last".
+    epoch_by: Literal["scored", "held-out", "last"] = field(default="scored", metadata={"later": True})
 
     def __post_init__(self) -> None:
         if self.feature_width < 4 or self.feature_width % 4:
@@ -77,6 +80,8 @@ class GTADSettings:
             raise ValueError(f"weight_decay must be 0 or more, got {self.weight_decay}")
         if not 0 < self.decay <= 1:
             raise ValueError(f"decay must be in (0, 1], got {self.decay}")
+        if self.epoch_by not in ("scored", "held-out", "last"):
+            raise ValueError(f"epoch_by must be scored, held-out or last, got {self.epoch_by!r}")
 
 
 def nearest_cells(feat_BTC: Tensor) -> Tensor:

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from typing import cast
+from typing import Literal, cast
 
 import numpy as np
 import torch
@@ -45,6 +45,7 @@ class WindowSettings(GTADSettings):
     # Choice: the release's limit of 300 frames as its 60 cells of 5 frames; our snippets have 8 frames.
     too_long_cells: int = 60  # a proposal of so many cells or more gets score 0; above max_duration = off
     clip_norm: float = 1.0  # largest L2 norm of a step's gradient, above 0; inf = off
+    epoch_by: Literal["scored", "held-out", "last"] = field(default="last", metadata={"later": True})  # as released
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -162,13 +163,15 @@ def train_windows(
     settings: WindowSettings,
     *,
     seed: int,
+    validation: tuple[Sequence[np.ndarray], Sequence[np.ndarray]] | None = None,
     on_epoch: Callable[[dict[str, float]], None] | None = None,
     device: str | torch.device = "cpu",
 ) -> WindowGTAD:
-    """Trains a head from scratch and returns it in eval mode, with the weights of the last epoch.
+    """Trains a head from scratch and returns it in eval mode.
 
-    ``features``: per video float32 [S, C]; ``segments``: per video [G, 2] in cells (G may be 0). ``on_epoch`` gets
-    epoch (from 0), learning_rate and the mean loss terms over batches.
+    ``features``: per video float32 [S, C]; ``segments``: per video [G, 2] in cells (G may be 0). With ``validation``
+    (features, segments), if a window of these would be trained on, the epoch of their lowest loss is kept, else the
+    last. ``on_epoch`` gets epoch (from 0), learning_rate and the mean loss terms over batches.
 
     On a CPU the same seed and number of threads give the same bits. ValueError on features or segments that don't fit
     and if no window is used; RuntimeError when the loss stops being finite.
@@ -179,12 +182,25 @@ def train_windows(
             f"no window of {len(features)} videos holds an instance; are the segments in cells (snippets)?"
         )
     logger.info("%d windows of %d videos are trained on", len(used), len({video for video, _, _ in used}))
-    windows = [take_window(features[video], start, settings.cells) for video, start, _ in used]
     # Choice: loss as on ActivityNet, the factor 10 on the regression (the release has it on the classification and
     # adds 10 to the counts there); that is OpenTAD's, which scores better.
-    labels = [window_labels(inside_G2, settings.cells, settings.max_duration) for _, _, inside_G2 in used]
+    windows, labels = _labelled(features, used, settings)
+    held_out = None
+    if validation is not None and (of_others := training_windows(*validation, settings)):
+        held_out = _labelled(validation[0], of_others, settings)
     model = build_windows(settings, seed).to(device)
-    return fit(model, windows, labels, settings, seed=seed, clip_norm=settings.clip_norm, on_epoch=on_epoch)
+    return fit(
+        model, windows, labels, settings, seed=seed, validation=held_out, clip_norm=settings.clip_norm,
+        on_epoch=on_epoch,
+    )  # fmt: skip
+
+
+def _labelled(
+    features: Sequence[np.ndarray], used: Sequence[tuple[int, int, np.ndarray]], settings: WindowSettings
+) -> tuple[list[np.ndarray], list[Labels]]:
+    windows = [take_window(features[video], start, settings.cells) for video, start, _ in used]
+    labels = [window_labels(inside_G2, settings.cells, settings.max_duration) for _, _, inside_G2 in used]
+    return windows, labels
 
 
 def window_candidates(anchors: np.ndarray, settings: WindowSettings, snippets: int) -> tuple[np.ndarray, np.ndarray]:

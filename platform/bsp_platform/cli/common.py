@@ -139,3 +139,17 @@ def epochs_shown(title: str) -> Iterator[Callable[[int, int, Mapping[str, Any]],
             progress(done, total, ", ".join(f"{name} {value:.4g}" for name, value in shown.items()))
 
         yield show
+
+
+@contextmanager
+def complete(out: Path) -> Iterator[Path]:
+    """A temporary folder, renamed to ``out`` at the end and removed after an error."""
+    from bsp.features.interchange_files import refuse_existing
+    from bsp.io import atomic_path
+    from bsp_platform.storage.manifests import PROGRESS
+
+    refuse_existing(out)
+    with atomic_path(out) as partial:
+        partial.mkdir()
+        yield partial
+        (partial / PROGRESS).unlink(missing_ok=True)

@@ -6,8 +6,7 @@ Labels are published annotation files or a CSV file of one's own; what comes out
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -19,6 +18,7 @@ from bsp_platform.cli.common import (
     INPUT_FOLDER,
     FileCommandGroup,
     LazyChoice,
+    complete,
     epochs_shown,
     print_percentages,
 )
@@ -176,6 +176,13 @@ def thumos(thumos: Path, class_scores: Path | None, **common: Any) -> None:
 @click.option("--charades", type=INPUT_FOLDER, help="Instead: folder with the files of Charades-STA.")
 @click.option("--glove", type=INPUT_FILE, help="GloVe text file, also .gz.  [default: words learnt from scratch]")
 @click.option("--train-words", is_flag=True, help="Train the vectors of --glove further; they are frozen otherwise.")
+@click.option(
+    "--held-out-every",
+    type=click.IntRange(min=0),
+    default=10,
+    show_default=True,
+    help="One in so many training videos chooses the epoch that is kept; 0: the last one is.",
+)
 def grounding(head: Literal["2dtan", "lgi"], annotations: Path | None, charades: Path | None, **common: Any) -> None:
     """2D-TAN or LGI: train on sentences and their moments, ground those of the test videos, evaluate by the protocol.
 
@@ -255,6 +262,7 @@ def _train(
     class_scores: Path | None = None,
     glove: Path | None = None,
     train_words: bool = False,
+    held_out_every: int = 10,
     consequence: str = "",
     choose: Callable[[Found, Any, int], Chosen] | None = None,
     folders: tuple[Path, ...],
@@ -325,7 +333,9 @@ def _train(
             seed=seed,
             device=device,
             class_scores=heads.scores_in(scores),
-            sentences=Sentences(vectors=vectors, width=word_width, train_vectors=train_words),
+            sentences=Sentences(
+                vectors=vectors, width=word_width, train_vectors=train_words, held_out_every=held_out_every
+            ),
         )
         with epochs_shown(head.title) as show:
             facts = heads.run_and_write(folder, head, inputs, threads=threads, show=show)
@@ -379,17 +389,3 @@ def _say_use(model: Any, out: Path, *, err: bool) -> None:
     use = {"2dtan": "ground", "lgi": "ground", "boundary-peaks": "boundaries", "boundary-head": "boundaries"}
     sentence = ' "a sentence"' if use.get(model.kind) == "ground" else ""
     say(f"Next: bsp {use.get(model.kind, 'detect')} VIDEO{sentence} --model {out} --out PAGES", err=err)
-
-
-@contextmanager
-def complete(out: Path) -> Iterator[Path]:
-    """A temporary folder, renamed to ``out`` at the end and removed after an error."""
-    from bsp.features.interchange_files import refuse_existing
-    from bsp.io import atomic_path
-    from bsp_platform.storage.manifests import PROGRESS
-
-    refuse_existing(out)
-    with atomic_path(out) as partial:
-        partial.mkdir()
-        yield partial
-        (partial / PROGRESS).unlink(missing_ok=True)

@@ -58,7 +58,12 @@ def choose_detector(
     batch, epochs = schedule(len(known))
     lengths_s = np.array([end - start for start, end in instances])
     on_windows = grid.on_windows if head is None else head == "gtad-windows"
-    shared = {"feature_width": width, "batch_size": batch, "epochs": epochs, "decay_epoch": math.ceil(0.7 * epochs)}
+    shared: dict[str, Any] = {
+        "feature_width": width,
+        "batch_size": batch,
+        "epochs": epochs,
+        "decay_epoch": math.ceil(0.7 * epochs),
+    }
     settings: GTADSettings
     if not on_windows:
         settings = GTADSettings(**shared, cells=grid.cells, max_duration=grid.max_duration)
