@@ -38,10 +38,12 @@ $(VENV)/.installed: requirements.txt pyproject.toml
 	    { echo "Python 3.11 or newer is needed; set PYTHON=/path/to/python3.11"; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' || \
 	    { echo "the venv module is missing; on Debian and Ubuntu: sudo apt install python3-venv"; exit 1; }
+	@echo "Once: PyTorch, Ray, MLflow and what they need are installed into $(VENV); one to six minutes"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet -r requirements.txt
+	$(BIN)/pip install --quiet --no-compile -r requirements.txt
 	$(BIN)/pip install --quiet --no-deps -e .
+	@$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true  # on all cores; pip would on one
 	@touch $@
 
 # What developers need besides: tests, lint, types, and the extras, which the tests use.

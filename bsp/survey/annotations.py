@@ -23,7 +23,7 @@ from bsp.files.spelling import name_remark
 from bsp.files.text import clean_id, clean_label, read_csv, read_json, read_table
 
 OVER_S = 0.5  # Choice: an end so little after the video's is rounding; loaders clip it
-_CUTOFF = 0.85  # similarity above which two labels are probably one
+_CUTOFF = 0.8  # similarity above which two labels are probably one: two letters exchanged in a word of five
 
 
 @dataclass(frozen=True, kw_only=True)

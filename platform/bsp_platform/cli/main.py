@@ -12,12 +12,12 @@ from __future__ import annotations
 
 from importlib import import_module
 from importlib.util import find_spec
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import click
 
 from bsp_platform.cli.common import CommandGroup
-from bsp_platform.plain_text import escape_unencodable
+from bsp_platform.plain_text import escape_unencodable, say
 
 
 class Entry(NamedTuple):
@@ -133,8 +133,20 @@ COMMANDS: dict[str, dict[str, Entry]] = {
 }
 
 
+_CONTINUE = ("check", "detect", "extract", "prepare", "pretrain", "boundaries")  # where they were stopped
+
+
 class Commands(CommandGroup):
     """The commands of ``COMMANDS``, in their order and groups; a command's module is imported when it is used."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """As the other groups; who stops a command that can go on is told so."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            if ctx.invoked_subcommand in _CONTINUE:
+                say("Stopped. The same command goes on from here.", err=True)
+            raise
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Their names, in the order of use."""

@@ -243,15 +243,17 @@ def _train(given: OwnOptions, job: OwnTraining, store: StageStore, config: OwnCo
     record = tracker.begin(record)
     try:
         with ray_log:
-            scores = train_own(job, options, store, tracker, record, ray_log)
+            try:
+                scores = train_own(job, options, store, tracker, record, ray_log)
+            finally:  # within the log, as Ray's workers speak to its end
+                if not joined:
+                    ray.shutdown()
         tracker.show(finished_record(record, job, store, scores))
     except BaseException as error:
         tracker.show(record.with_state("FAILED", now_ms(), str(error)[:500]))
         raise
     finally:
         tracker.close()
-        if not joined:
-            ray.shutdown()
     return scores
 
 

@@ -64,6 +64,13 @@ def test_all_faults_are_told_and_remarks_do_not_lose_instances(tmp_path):
     assert len(checked.instances) == 3
 
 
+def test_two_letters_exchanged_in_a_label_are_a_remark(tmp_path):
+    rows = [f"a,{k},{k + 0.5},{label}" for k, label in enumerate(["slide"] * 5 + ["turn"] * 5 + ["slied"])]
+    (finding,) = [one for one in check_annotations(csv_file(tmp_path, *rows), None).findings if one.field == "label"]
+    assert (finding.value, finding.grave) == ("slied", False)
+    assert "'slide' is probably meant" in finding.remedy
+
+
 def test_a_name_that_two_files_have(tmp_path):
     known = {"mon__clip": 5.0, "tue__clip": 5.0}
     checked = check_annotations(csv_file(tmp_path, "clip,1,2,x"), known)

@@ -54,3 +54,16 @@ def test_the_module_runs_as_the_command():
     assert done.returncode == 2
     assert "Usage: bsp" in done.stderr
     assert "no-such-command" in done.stderr
+
+
+def test_who_stops_a_command_is_told_that_it_goes_on(monkeypatch, tmp_path):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("bsp.survey.listing.list_videos", stop)
+    done = CliRunner().invoke(main, ["check", str(tmp_path)])
+    assert done.exit_code == 1
+    assert "Stopped. The same command goes on from here." in done.stderr
+    monkeypatch.setattr("bsp.models.folder.load_model", stop)
+    done = CliRunner().invoke(main, ["export-encoder", "--model", str(tmp_path), "--out", str(tmp_path / "x.onnx")])
+    assert "Stopped" not in done.stderr
