@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = (
     "ablation_table4",
     "ablation_table5",
+    "rivals",
     "table1_activitynet",
     "table2_charades",
     "table3_crosstask",

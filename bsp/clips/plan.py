@@ -188,7 +188,7 @@ def plan_clip(catalog: Catalog, settings: ClipSettings, seed: int, index: int) -
     augment_seed = int(generator.integers(2**63))
     kind, label = None, -1
     if settings.kinds:
-        place = _place_of(len(settings.kinds) + settings.plain_clips, seed, index)
+        place = place_in_block(len(settings.kinds) + settings.plain_clips, seed, index)
         if place < len(settings.kinds):
             kind, label = settings.kinds[place], place
     if kind is not None and kind not in PAPER_KINDS:
@@ -241,7 +241,7 @@ def plan_clip(catalog: Catalog, settings: ClipSettings, seed: int, index: int) -
     )
 
 
-def _place_of(places: int, seed: int, index: int) -> int:
+def place_in_block(places: int, seed: int, index: int) -> int:
     """Place of clip ``index`` in its block: a permutation of range(places) per block of that many indices."""
     if places == 1:
         return 0

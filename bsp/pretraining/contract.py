@@ -41,6 +41,10 @@ class Pretext(Protocol):
         """Number of frozen encoders that the training needs."""
         return 0
 
+    def frames_needed(self, clips: ClipSettings) -> int:
+        """Frames that a video must have; shorter ones are not in the stream."""
+        return 1
+
     def plan(self, catalog: Catalog, clips: ClipSettings, seed: int, index: int) -> ClipPlan:
         """Clip ``index`` of the stream and its targets, ``label`` and ``change_point``. A pure function."""
         return plan_clip(catalog, clips, seed, index)

@@ -55,6 +55,37 @@ def test_further_tables_share_what_the_first_ones_made():
     assert peaks["boundary-peaks"].streams == head["boundary-head"].streams
 
 
+def test_rivals_have_the_encoders_and_heads_of_tables_4_and_5_for_neighbours():
+    for row in ("random", "cls-S", "vanilla"):
+        assert recipes("rivals", row, 1) == recipes("table4", row, 1)
+    for row in ("two-stream", "two-vanilla"):
+        assert recipes("rivals", row, 1).heads["gtad"] == recipes("table5", row, 1).heads["gtad"]
+    for row in ("arrow", "speediness", "pace"):
+        (alone,) = recipes("rivals", row).encoders
+        assert recipes("rivals", f"vanilla-{row}").encoders == (*vanilla_of(0), alone)
+        # But for the pretext all is as in Table 4, clips, augmentation and training included.
+        vanilla = vanilla_of(0)[0]
+        assert replace(alone, pretext=vanilla.pretext) == vanilla
+        assert recipes("rivals", row).heads["gtad"].head == recipes("table4", row="vanilla").heads["gtad"].head
+
+
+def test_lofis_numbers_are_not_among_the_papers():
+    rivals = TABLES["rivals"]
+    assert rivals.other_paper == "LoFi"
+    assert {row.name: row.other.get("mAP_avg") for row in rivals.rows if row.other} == {
+        "arrow": 28.82, "speediness": 29.39, "vanilla": 33.59, "vanilla-arrow": 33.72, "vanilla-speediness": 33.75,
+    }  # fmt: skip
+    assert [row.name for row in rivals.rows if row.paper] == ["random", "cls-S", "vanilla", "two-stream"]
+    assert [(cited.other["mAP_avg"], cited.paper) for cited in rivals.references] == [
+        (32.16, {}),
+        (33.84, {}),
+        (34.49, {}),
+    ]
+    gains = [row.other["mAP_avg"] - 33.59 for row in rivals.rows if row.name.startswith("vanilla-") and row.other]
+    assert gains == pytest.approx([0.13, 0.16])
+    assert rivals.rows[9].paper["mAP_avg"] - 33.59 == pytest.approx(0.37)
+
+
 def test_depths_differ_in_the_encoder_only_and_share_the_class_scores():
     r18, r34, r50 = (recipes("depth", f"r{depth}-vanilla").heads["gtad"] for depth in (18, 34, 50))
     assert [head.features.encoder.encoder.depth for head in (r18, r34, r50)] == [18, 34, 50]

@@ -45,6 +45,9 @@ STREAMS = {
     "reg-dc": Stream(method="regression", kinds=(DC,)),
     "reg-sc": Stream(method="regression", kinds=(SC,)),
     "reg-ds": Stream(method="regression", kinds=(DS,)),
+    "arrow-of-time": Stream(method="arrow-of-time"),
+    "speediness": Stream(method="speediness"),
+    "pace": Stream(method="pace"),
     "two-head": Stream(method="two-head", kinds=(DC, SC, DS, SS)),
     "distillation": Stream(method="distillation", kinds=(DC, SC, DS, SS)),
 }

@@ -29,6 +29,7 @@ TABLES = {
     "supplement": load("table_supplement_thumos_hacs", "THUMOS_HACS"),
     "gebd": load("gebd", "GEBD"),
     "depth": load("ablation_depth", "DEPTH"),
+    "rivals": load("rivals", "RIVALS"),
 }
 
 

@@ -15,6 +15,7 @@ sys.path.append(str(EXPERIMENTS))
 ROWS = {
     "ablation_table4": ("random", "vanilla"),
     "ablation_table5": ("vanilla",),
+    "rivals": ("speediness",),
     "table1_activitynet": ("r18-bsp",),
     "table2_charades": ("2dtan-vanilla", "lgi-vanilla"),
     "table3_crosstask": ("vanilla",),

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from bsp.clips.catalog import Catalog
     from bsp.datasets.kinetics import OwnVideos
     from bsp_platform.plan.own import OwnConfig
-    from bsp_platform.plan.recipes import Stream
+    from bsp_platform.plan.recipes import EncoderRecipe, Stream
     from bsp_platform.storage.stages import StageStore
     from bsp_platform.sweep.own.settings import OwnOptions, Resolved
     from bsp_platform.sweep.own.training import HeldOutScores, OwnTraining
@@ -35,8 +35,8 @@ def _profiles() -> list[str]:
 
 @click.command(cls=FileCommand)
 @click.argument("videos", type=click.Path(exists=True, readable=True, path_type=Path))
-@click.option("--pretext", help="S, vanilla, kinds as dc+ss or {dc,ss}, regression:dc+sc, two-head, distillation.  "
-              "[default: S; without classes ds+ss]")  # fmt: skip
+@click.option("--pretext", help="S, vanilla, kinds as dc+ss or {dc,ss}, regression:dc+sc, two-head, distillation, "
+              "arrow-of-time, speediness, pace.  [default: S; without classes ds+ss]")  # fmt: skip
 @click.option("--encoder", help="tsm_lite0, tsm_r18, tsm_r34, tsm_r50; tsm_r18w32: width 32.  [default: tsm_lite0 if "
               "the extra [start] is installed, else tsm_r18]")  # fmt: skip
 @click.option("--start", metavar="random|image|FILE", help="Weights that the training starts from.  [default: image "
@@ -105,8 +105,10 @@ def _run(given: OwnOptions) -> int:
     if needs and not own.has_classes:
         raise ValueError(
             f"--pretext {pretext}: {needs}, but {given.videos} is {own.how}. One video is enough for ds and ss only: "
-            "--pretext ds+ss, or regression:ds; or put the videos into a folder for each class"
+            "--pretext ds+ss, or regression:ds; or put the videos into a folder for each class. arrow-of-time, "
+            "speediness and pace need no classes either"
         )
+    given.say(f"pretext {pretext}: " + (f"needs classes, as {needs}" if needs else "needs no classes"))
     left_out = len(own.catalog.skipped)
     catalog = own.catalog if own.has_classes else own.catalog.in_stretches(_STRETCH_S)
     for line in _about_videos(own, catalog):
@@ -115,6 +117,7 @@ def _run(given: OwnOptions) -> int:
     resolved = resolve(given, stream, training)
     config, recipe = resolved.config, resolved.recipe
     _print_config(given, resolved)
+    _check_lengths(training, recipe, given)
     job = OwnTraining(
         name=pretext,
         recipe=recipe,
@@ -195,14 +198,32 @@ def _split(catalog: Catalog, stream: Stream, given: OwnOptions) -> tuple[Catalog
 def _plan_some(catalog: Catalog, stream: Stream) -> None:
     """ValueError if some kind of clip cannot be made of these videos."""
     from bsp.clips.plan import ClipSettings, plan_clip
-    from bsp_platform.plan.own_pretext import classes_needed
+    from bsp.pretraining.pretexts import make_pretext
+    from bsp_platform.plan.own_pretext import ONE_VIDEO, classes_needed
 
     if classes_needed(stream) and len(set(catalog.labels.tolist())) < 2 and stream.method not in (
         "classification", "regression",
     ):  # fmt: skip
         raise ValueError("classifying actions needs videos of two classes")
+    plan = make_pretext(stream.method, stream.kinds, 0).plan if stream.method in ONE_VIDEO else plan_clip
     for index in range(max(1, len(stream.kinds))):
-        plan_clip(catalog, ClipSettings(kinds=stream.kinds), 0, index)
+        plan(catalog, ClipSettings(kinds=stream.kinds), 0, index)
+
+
+def _check_lengths(catalog: Catalog, recipe: EncoderRecipe, given: OwnOptions) -> None:
+    """Say how many videos are too short for the pretext; ValueError if all of them are."""
+    pretext, clips, _, _ = recipe.training
+    needed = pretext.frames_needed(clips)
+    short = int((catalog.frames < needed).sum())
+    if short == len(catalog):
+        raise ValueError(
+            f"{given.videos}: {pretext.name} needs videos of {needed} frames (clips.stride_frames "
+            f"{clips.stride_frames}), but the longest has {int(catalog.frames.max())}; give longer ones, or another "
+            "--pretext"
+        )
+    if short:
+        given.say(f"  {short} of {len(catalog)} videos are shorter than the {needed} frames that {pretext.name} needs "
+                  "and are not trained on")  # fmt: skip
 
 
 def _print_config(given: OwnOptions, resolved: Resolved) -> None:

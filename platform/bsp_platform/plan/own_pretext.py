@@ -6,6 +6,7 @@ from bsp.clips.plan import PAPER_KINDS, BoundaryKind
 from bsp.pretraining.pretexts import PRETEXTS
 from bsp_platform.plan.recipes import FUSIONS, Stream
 
+ONE_VIDEO = ("arrow-of-time", "speediness", "pace")  # plain clips: neither kinds of boundary nor classes
 NEEDS_CLASSES = (BoundaryKind.DIFF_CLASS, BoundaryKind.SAME_CLASS)  # two videos, of which the class is known
 
 
@@ -13,8 +14,8 @@ def parse_pretext(text: str) -> Stream:
     """What ``--pretext`` asks for.
 
     ``S`` (the four kinds), ``vanilla`` (action classes), kinds as ``dc+ss`` or ``{dc,ss}``, ``regression:dc+sc``,
-    ``two-head`` or ``distillation``, both also with kinds behind a colon, or another name of PRETEXTS. ValueError for
-    anything else.
+    ``two-head`` or ``distillation``, both also with kinds behind a colon, ``arrow-of-time``, ``speediness``,
+    ``pace``, or another name of PRETEXTS. ValueError for anything else.
     """
     name, _, behind = text.strip().partition(":")
     if name.lower() in ("vanilla", "action"):
@@ -24,6 +25,10 @@ def parse_pretext(text: str) -> Stream:
     if name == "regression":
         moving = tuple(kind for kind in PAPER_KINDS if kind != BoundaryKind.SAME_SPEED)
         return Stream(method=name, kinds=_kinds(behind) if behind else moving)
+    if name in ONE_VIDEO:
+        if behind:
+            raise ValueError(f"--pretext {text}: {name} has no kinds of boundary; leave :{behind} out")
+        return Stream(method=name)
     if name in PRETEXTS:
         return Stream(method=name, kinds=_kinds(behind) if behind else PAPER_KINDS)
     return Stream(method="classification", kinds=_kinds(text))
@@ -39,12 +44,12 @@ def _kinds(text: str) -> tuple[BoundaryKind, ...]:
     except KeyError:
         raise ValueError(
             f"--pretext {text}: give S (all four kinds), some of {', '.join(kind.short for kind in PAPER_KINDS)} as "
-            f"dc+ss, vanilla, regression:dc+sc, two-head or distillation"
+            f"dc+ss, vanilla, regression:dc+sc, two-head, distillation, {', '.join(ONE_VIDEO[:-1])} or {ONE_VIDEO[-1]}"
         ) from None
 
 
 def classes_needed(stream: Stream) -> str:
-    """Why a pretext needs classes, in words; "" if it does not."""
+    """Why a pretext needs classes, in words; "" if it does not, as those of ``ONE_VIDEO``."""
     if stream.method == "action":
         return "it classifies them"
     if stream.method in FUSIONS:

@@ -32,6 +32,7 @@ class Row:
     heads: tuple[str, ...] = ("gtad",)  # names of tasks: heads on data sets
     blind: Blind = ""  # grounding baselines without sentence or video
     paper: dict[str, float] = field(default_factory=dict)  # the paper's scores, in percent
+    other: dict[str, float] = field(default_factory=dict)  # those of Experiment.other_paper, in percent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +41,8 @@ class Reference:
 
     label: str
     source: str
-    paper: dict[str, float]
+    paper: dict[str, float] = field(default_factory=dict)
+    other: dict[str, float] = field(default_factory=dict)  # of Experiment.other_paper
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +65,8 @@ class Experiment:
     rows: tuple[Row, ...]
     columns: tuple[str, ...] = ("mAP@0.50", "mAP@0.75", "mAP@0.95", "mAP_avg")
     paper_data: str = ""  # data set of the paper's numbers
+    other_paper: str = ""  # short name of another paper, whose numbers have columns of their own; "" = none
+    other_data: str = ""  # data set of its numbers
     references: tuple[Reference, ...] = ()
     claims: tuple[Claim, ...] = ()
     note: str = ""  # printed under the table

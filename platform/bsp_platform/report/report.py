@@ -14,7 +14,7 @@ from bsp.io import write_text
 from bsp_platform.plain_text import markdown_text
 from bsp_platform.report.claims import claim_lines
 from bsp_platform.report.table_files import markdown_table
-from bsp_platform.report.tables import table_body
+from bsp_platform.report.tables import of_papers, table_body
 
 REPORT = "REPORT.md"
 _ORDER = ("appears", "within the noise", "reversed")
@@ -93,7 +93,7 @@ def _table(name: str, content: dict[str, Any], folder: Path) -> list[str]:
         f"## {content['title']}",
         "",
         f"Ours: {seeds} seed(s), percent{', mean ± standard deviation' if seeds > 1 else ''}. "
-        f"Paper: {content['paper_data']}.",
+        f"{'. '.join(of_papers(content))}.",
         "",
         *markdown_table(table_body(content)),
         "",

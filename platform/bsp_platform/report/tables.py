@@ -51,10 +51,14 @@ def table_content(result: SweepResult) -> dict[str, Any]:
         "profile": profile.name,
         "about": profile.about,
         "paper_data": experiment.paper_data,
+        "other_paper": experiment.other_paper,
+        "other_data": experiment.other_data,
         "columns": list(experiment.columns),
         "seeds": result.seeds,
         "rows": rows,
-        "references": [{"label": r.label, "source": r.source, "paper": r.paper} for r in experiment.references],
+        "references": [
+            {"label": r.label, "source": r.source, "paper": r.paper, "other": r.other} for r in experiment.references
+        ],
         "claims": check_claims(experiment.claims, rows),
         "note": experiment.note,
         "notes": list(result.notes),
@@ -79,6 +83,7 @@ def _row_content(row: Row, result: SweepResult) -> dict[str, Any]:
             for metric in sorted({metric for s in scores.values() for metric in s})
         },
         "paper": row.paper,
+        "other": row.other,
         "failures": {seed: result.failures[cell] for seed, cell in cells.items() if cell in result.failures},
         "cost": result.costs.get(row.name),
         "reused_stages": {seed: result.reused.get(cell, {}) for seed, cell in cells.items()},
@@ -135,46 +140,62 @@ def _ours(row: dict, metric: str) -> str:
     return mean_and_spread(facts["mean"], facts["std"])
 
 
-def _paper(row: dict, metric: str) -> str:
-    return f"{row['paper'][metric]:.2f}" if metric in row["paper"] else ""
+def _given(row: dict, paper: str, metric: str) -> str:
+    """A number of the paper ("paper") or of another one ("other"), which tables of before do not have."""
+    scores = row.get(paper, {})
+    return f"{scores[metric]:.2f}" if metric in scores else ""
 
 
-def _paper_columns(content: dict) -> list[str]:
-    """The columns in which the paper, or a row that it cites, has a number."""
-    given = [*content["rows"], *content["references"]]
-    return [c for c in content["columns"] if any(c in row["paper"] for row in given)]
+def _given_columns(content: dict, paper: str) -> list[str]:
+    """The columns in which the paper, another one, or a row that it cites, has a number."""
+    rows = [*content["rows"], *content["references"]]
+    return [c for c in content["columns"] if any(c in row.get(paper, {}) for row in rows)]
 
 
 def table_body(content: dict) -> list[list[str]]:
-    """Header and a line per row: ours, then the paper's, cited rows first."""
-    columns, of_paper = content["columns"], _paper_columns(content)
+    """Header and a line per row: ours, the paper's, another paper's; cited rows first."""
+    columns = content["columns"]
+    of_paper, of_other = _given_columns(content, "paper"), _given_columns(content, "other")
     cited = [
-        {"label": f"{reference['label']} (cited)", "paper": reference["paper"], "scores": {}, "failures": {}}
+        reference | {"label": f"{reference['label']} (cited)", "scores": {}, "failures": {}}
         for reference in content["references"]
     ]
     return [
-        ["row", *(f"{c} (ours)" for c in columns), *(f"{c} (paper)" for c in of_paper)],
+        ["row", *(f"{c} (ours)" for c in columns), *(f"{c} (paper)" for c in of_paper),
+         *(f"{c} ({content['other_paper']})" for c in of_other)],
         *(
-            [row["label"], *(_ours(row, c) for c in columns), *(_paper(row, c) for c in of_paper)]
+            [row["label"], *(_ours(row, c) for c in columns), *(_given(row, "paper", c) for c in of_paper),
+             *(_given(row, "other", c) for c in of_other)]
             for row in [*cited, *content["rows"]]
         ),
-    ]
+    ]  # fmt: skip
 
 
 def _csv_lines(content: dict) -> Iterator[list[object]]:
     """Header and a line per row and seed, full precision."""
-    columns = content["columns"]
-    yield ["row", "label", "streams", "heads", "seed", *columns, *(f"paper {c}" for c in columns), "profile"]
+    columns, other = content["columns"], content["other_paper"]
+    papers = {"paper": "paper", **({"other": other} if other else {})}
+
+    def given(row: dict) -> list[object]:
+        return [row[paper].get(c, "") for paper in papers for c in columns]
+
+    names = [f"{name} {c}" for name in papers.values() for c in columns]
+    yield ["row", "label", "streams", "heads", "seed", *columns, *names, "profile"]
     for row in content["rows"]:
         seeds = sorted({seed for facts in row["scores"].values() for seed in facts["seeds"]}, key=int)
         for seed in seeds:
             ours = [repr(row["scores"][c]["seeds"][seed]) if c in row["scores"] else "" for c in columns]
-            paper = [row["paper"].get(c, "") for c in columns]
             what = [" + ".join(row["streams"]), "+".join(row["heads"])]
-            yield [row["name"], row["label"], *what, seed, *ours, *paper, content["profile"]]
+            yield [row["name"], row["label"], *what, seed, *ours, *given(row), content["profile"]]
     for reference in content["references"]:
-        paper = [reference["paper"].get(c, "") for c in columns]
-        yield ["cited", reference["label"], reference["source"], "", "", *[""] * len(columns), *paper, ""]
+        what = [reference["label"], reference["source"]]
+        yield ["cited", *what, "", "", *[""] * len(columns), *given(reference), ""]
+
+
+def of_papers(content: dict) -> list[str]:
+    """What the numbers of the paper are of, and those of another one, whose columns have its name; a line each."""
+    other = content.get("other_paper", "")
+    return [f"Paper: {content['paper_data']}", *([f"{other}: {content['other_data']}"] if other else [])]
 
 
 def _markdown(content: dict) -> str:
@@ -182,7 +203,7 @@ def _markdown(content: dict) -> str:
         f"# {content['title']}",
         "",
         f"Ours: profile `{content['profile']}`, {content['seeds']} seed(s), {markdown_text(content['about'])}.",
-        f"Paper: {content['paper_data']}; shown for reference, not comparable in value.",
+        *(f"{line}; shown for reference, not comparable in value." for line in of_papers(content)),
         "",
         *markdown_table(table_body(content)),
         "",

@@ -87,6 +87,31 @@ def test_videos_without_classes_have_the_kinds_of_one_video(videos):
     assert "it classifies them" in dry(videos / "flat", *SMALL, "--pretext", "vanilla", code=1)
 
 
+@pytest.mark.parametrize("name", ["arrow-of-time", "speediness"])
+def test_rivals_need_no_classes_and_say_so(videos, name):
+    text = dry(videos / "flat", *SMALL, "--pretext", name)
+    assert f"pretext {name}: needs no classes" in text
+    assert "videos are kept out of training" in text
+    assert f"{name}_tsm_r18w8_seed0_step8 would be trained" in text
+    text = dry(videos / "flat", *SMALL, "--pretext", f"{name}:dc", code=1)
+    assert f"{name} has no kinds of boundary; leave :dc out" in text
+    assert "pretext S: needs classes, as dc (diff-class)" in dry(videos / "classes", *SMALL)
+
+
+def test_videos_of_24_frames_are_too_short_for_four_strides(videos):
+    text = dry(videos / "flat", *SMALL, "--pretext", "pace", code=1).replace("\n", " ")
+    assert "need videos of 29 frames, but the longest of the 24 has 24" in text
+    assert "or another --pretext" in text
+
+
+def test_videos_that_are_too_short_for_a_rival_are_counted(tmp_path):
+    (tmp_path / "some").mkdir()
+    for number, frames in enumerate((40, 28, 29, 10)):
+        write_mp4(tmp_path / "some" / f"{number}.mp4", np.zeros((frames, 32, 32, 3), np.uint8), fps=10)
+    text = dry(tmp_path / "some", *SMALL, "--pretext", "pace")
+    assert "2 of 4 videos are shorter than the 29 frames that pace needs and are not trained on" in text
+
+
 def test_long_videos_without_classes_count_by_their_length(tmp_path):
     (tmp_path / "long").mkdir()
     frames = np.zeros((90, 32, 32, 3), np.uint8)

@@ -78,11 +78,12 @@ def test_rich_shows_markup_as_it_is(capsys):
 
 def evil_table(folder: Path) -> dict:
     row = SimpleNamespace(
-        name="=evil", label=EVIL, streams=("=cmd",), heads=("gtad",), blind="", paper={"mAP_avg": -1.0}
+        name="=evil", label=EVIL, streams=("=cmd",), heads=("gtad",), blind="", paper={"mAP_avg": -1.0}, other={}
     )
     experiment = SimpleNamespace(
-        name="evil", title="Evil", paper_data="none", columns=("mAP_avg",), claims=(), references=(), note=""
-    )
+        name="evil", title="Evil", paper_data="none", columns=("mAP_avg",), claims=(), references=(), note="",
+        other_paper="", other_data="",
+    )  # fmt: skip
     result = SweepResult(
         experiment=experiment, profile=SimpleNamespace(name="smoke", about=EVIL), rows=[row],
         seeds=2, scores={("=evil", 0): {"mAP_avg": -0.5}}, failures={("=evil", 1): EVIL},
@@ -155,8 +156,10 @@ def test_ascii_locale_and_a_pipe(tmp_path):
         "from bsp_platform.report.report import write_report\n"
         "assert sys.stdout.encoding.lower() in ('ascii', 'ansi_x3.4-1968', 'us-ascii'), sys.stdout.encoding\n"
         "escape_unencodable(); out = Path(sys.argv[1])\n"
-        "row = N(name='a', label='Zürich 日', streams=('x',), heads=('gtad',), blind='', paper={'mAP_avg': 1.0})\n"
-        "of = N(name='t', title='T', paper_data='n', columns=('mAP_avg',), claims=(), references=(), note='')\n"
+        "row = N(name='a', label='Zürich 日', streams=('x',), heads=('gtad',), blind='', paper={'mAP_avg': 1.0},\n"
+        "    other={})\n"
+        "of = N(name='t', title='T', paper_data='n', columns=('mAP_avg',), claims=(), references=(), note='',\n"
+        "    other_paper='', other_data='')\n"
         "scores = {('a', 0): {'mAP_avg': 1.0}, ('a', 1): {'mAP_avg': 3.0}}\n"
         "content = table_content(SweepResult(experiment=of, profile=N(name='smoke', about='Ä'), rows=[row],\n"
         "    seeds=2, scores=scores, failures={}, notes=['né'], duration_s=1.0))\n"

@@ -1,6 +1,8 @@
 """The report of all tables: written from the scripts' JSON files, honest about what does not appear."""
 
+import csv
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 from bsp_platform.plan.rows import Claim, Experiment, Reference, Row
@@ -50,6 +52,43 @@ def test_tables_relations_and_figures_are_in_the_report(tmp_path):
     assert "**absent failed:** no room" in text
     assert "A note." in text
     assert "1.5 min" in text
+
+
+def test_numbers_of_another_paper_have_columns_of_their_own(tmp_path):
+    experiment = replace(
+        EXPERIMENT, other_paper="LoFi", other_data="other data",
+        references=(Reference(label="Whole", source="LoFi", other={"AP": 34.49}),),
+        rows=(
+            replace(EXPERIMENT.rows[0], other={"AP": 33.59}),
+            Row(name="arrow", label="arrow", streams=(), other={"AP": 28.82}),
+        ),
+        claims=(Claim(text="vanilla above arrow", higher="vanilla", lower="arrow", metric="AP", paper=False),),
+    )  # fmt: skip
+    result = SweepResult(
+        experiment=experiment, profile=PROFILE, rows=experiment.rows, seeds=1,
+        scores={("arrow", 0): {"AP": 20.0}}, failures={}, duration_s=1.0,
+    )  # fmt: skip
+    folder = tmp_path / "table3_crosstask" / "mini"
+    write_tables(folder, table_content(result))
+    lines = [
+        "| row | AP (ours) | AP (paper) | AP (LoFi) |",
+        "| Whole (cited) |  |  | 34.49 |",
+        "| vanilla |  | 46.90 | 33.59 |",
+        "| arrow | 20.00 |  | 28.82 |",
+    ]
+    table = (folder / "table.md").read_text()
+    report = write_report(tmp_path, "mini", ["table3_crosstask"], {}).read_text()
+    for line in lines:
+        assert line in table
+        assert line in report
+    assert "Paper: CrossTask; shown for reference, not comparable in value.\nLoFi: other data; shown" in table
+    assert "Paper: CrossTask. LoFi: other data." in report
+    header, arrow, whole = csv.reader((folder / "table.csv").open(encoding="utf-8"))
+    assert header == ["row", "label", "streams", "heads", "seed", "AP", "paper AP", "LoFi AP", "profile"]
+    assert arrow[5:] == ["20.0", "", "28.82", "mini"]
+    assert whole[5:] == ["", "", "34.49", ""]
+    (claim,) = table_content(result)["claims"]
+    assert claim["paper_difference"] is None
 
 
 def test_failed_rows_are_named(tmp_path):
