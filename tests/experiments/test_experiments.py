@@ -84,6 +84,9 @@ def test_lofis_numbers_are_not_among_the_papers():
     gains = [row.other["mAP_avg"] - 33.59 for row in rivals.rows if row.name.startswith("vanilla-") and row.other]
     assert gains == pytest.approx([0.13, 0.16])
     assert rivals.rows[9].paper["mAP_avg"] - 33.59 == pytest.approx(0.37)
+    assert [claim.text for claim in rivals.claims if "LoFi" in claim.text] == [
+        "vanilla + arrow of time above vanilla (LoFi: +0.13)", "vanilla + speediness above vanilla (LoFi: +0.16)",
+    ]  # fmt: skip
 
 
 def test_depths_differ_in_the_encoder_only_and_share_the_class_scores():

@@ -53,11 +53,12 @@ def print_tables(
 ) -> None:
     """Print tables, each with its title, with numbers to the right; then notes; then ``more`` tables that have lines.
 
-    ``width``: in characters, where the output is no terminal.
+    ``width``: in characters, where the output is no terminal; more for a table of many columns.
     """
     console = Console()
+    tables = list(tables)
     if not console.is_terminal:
-        console = Console(width=width)
+        console = Console(width=max(width, *(30 + 13 * len(lines[0]) for _, lines in tables)))
     for title, lines in tables:
         console.print(plain_table(lines[0], lines[1:], title=title, first_left=True))
     for note in notes:
