@@ -67,6 +67,10 @@ class FusionSettings(Pretext):
         other = self.pretext.name if self.pretext else short_names(self.kinds)
         return f"{'distilled' if self.distils else 'two-head'}_action+{other}"
 
+    def frames_needed(self, clips: ClipSettings) -> int:
+        """Of a video, for the clips of ``pretext``; action clips are of all videos."""
+        return self.pretext.frames_needed(clips) if self.pretext else 1
+
     def plan(self, catalog: Catalog, clips: ClipSettings, seed: int, index: int) -> ClipPlan:
         """Plain and synthetic clips as mixed by ``clips``; with ``pretext`` they alternate."""
         if self.pretext is None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from bsp.clips.catalog import Catalog
     from bsp.datasets.kinetics import OwnVideos
     from bsp_platform.plan.own import OwnConfig
-    from bsp_platform.plan.recipes import EncoderRecipe, Stream
+    from bsp_platform.plan.recipes import Stream
     from bsp_platform.storage.stages import StageStore
     from bsp_platform.sweep.own.settings import OwnOptions, Resolved
     from bsp_platform.sweep.own.training import HeldOutScores, OwnTraining
@@ -89,6 +89,7 @@ def pretrain(**given: Any) -> None:
 def _run(given: OwnOptions) -> int:
     """Returns how many videos were left out."""
     from bsp.datasets.kinetics import load_own_videos
+    from bsp.pretraining.pretexts import too_short
     from bsp_platform.plan.options import storage_place
     from bsp_platform.plan.own_pretext import classes_needed, default_pretext, parse_pretext
     from bsp_platform.storage.stages import StageStore
@@ -117,7 +118,9 @@ def _run(given: OwnOptions) -> int:
     resolved = resolve(given, stream, training)
     config, recipe = resolved.config, resolved.recipe
     _print_config(given, resolved)
-    _check_lengths(training, recipe, given)
+    short = too_short(recipe.training.pretext, recipe.training.clips, training)
+    if short:
+        given.say(short)
     job = OwnTraining(
         name=pretext,
         recipe=recipe,
@@ -208,22 +211,6 @@ def _plan_some(catalog: Catalog, stream: Stream) -> None:
     plan = make_pretext(stream.method, stream.kinds, 0).plan if stream.method in ONE_VIDEO else plan_clip
     for index in range(max(1, len(stream.kinds))):
         plan(catalog, ClipSettings(kinds=stream.kinds), 0, index)
-
-
-def _check_lengths(catalog: Catalog, recipe: EncoderRecipe, given: OwnOptions) -> None:
-    """Say how many videos are too short for the pretext; ValueError if all of them are."""
-    pretext, clips, _, _ = recipe.training
-    needed = pretext.frames_needed(clips)
-    short = int((catalog.frames < needed).sum())
-    if short == len(catalog):
-        raise ValueError(
-            f"{given.videos}: {pretext.name} needs videos of {needed} frames (clips.stride_frames "
-            f"{clips.stride_frames}), but the longest has {int(catalog.frames.max())}; give longer ones, or another "
-            "--pretext"
-        )
-    if short:
-        given.say(f"  {short} of {len(catalog)} videos are shorter than the {needed} frames that {pretext.name} needs "
-                  "and are not trained on")  # fmt: skip
 
 
 def _print_config(given: OwnOptions, resolved: Resolved) -> None:

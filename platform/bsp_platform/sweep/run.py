@@ -14,6 +14,7 @@ from typing import TextIO
 from ray import tune
 from typing_extensions import override
 
+from bsp.pretraining.pretexts import too_short
 from bsp_platform.plain_text import say
 from bsp_platform.plan.options import Options
 from bsp_platform.plan.recipes import ClassScoresRecipe
@@ -57,6 +58,9 @@ def run(experiment: Experiment, options: Options) -> int:
             for seed in range(options.seeds)
             for row in rows
         }
+        short = _too_short(recipes, sources)
+        for note in short:
+            say(note)
         if options.fresh:
             _put_aside(store, recipes)
         troubles: list[str] = []  # errors besides failed rows; the table of finished rows is shown nevertheless
@@ -96,7 +100,7 @@ def run(experiment: Experiment, options: Options) -> int:
             reused=reused,
             seconds=seconds,
             costs=costs,
-            notes=sources.notes,
+            notes=[*sources.notes, *short],
             duration_s=time.time() - began,
         )
         models = RowModels({}, 0, ())
@@ -129,6 +133,13 @@ def run(experiment: Experiment, options: Options) -> int:
     if failures or troubles:
         say(f"What Ray and its workers said: {ray_log.path}")
     return 1 if failures or troubles else 0
+
+
+def _too_short(recipes: dict[Cell, RowRecipes], sources: Sources) -> list[str]:
+    """A line for each pretext that some videos are too short for. ValueError if all are."""
+    trained = [e for r in recipes.values() for encoder in r.encoders for e in (encoder, *encoder.teachers) if e.pretext]
+    lines = [too_short(e.training.pretext, e.training.clips, sources.trimmed) for e in trained]
+    return [line for line in dict.fromkeys(lines) if line]
 
 
 def _chosen(experiment: Experiment, names: tuple[str, ...]) -> list[Row]:

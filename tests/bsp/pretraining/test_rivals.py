@@ -17,7 +17,7 @@ from bsp.pretraining.fusion import FusionSettings
 from bsp.pretraining.held_out import at_chance, chance_levels, score_clips
 from bsp.pretraining.loop import TrainSettings, make_optimiser, train_steps
 from bsp.pretraining.pace import PacePrediction
-from bsp.pretraining.pretexts import PRETEXTS, make_pretext
+from bsp.pretraining.pretexts import PRETEXTS, make_pretext, too_short
 from bsp.pretraining.speediness import Speediness, shrink_clip
 from bsp_platform.plan.profiles import smoke
 from golden_losses import catalog_of
@@ -223,6 +223,17 @@ def test_every_frame_is_coloured_on_its_own_by_a_tenth_at_most():
 def test_settings_that_cannot_work_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_videos_that_are_too_short_are_counted():
+    catalog = make_catalog(14, 15, 28, 29, 60)
+    assert too_short(RIVALS["arrow-of-time"], CLIPS, catalog) == ""
+    assert too_short(RIVALS["speediness"], CLIPS, catalog).startswith("1 of 5 videos are shorter than the 15 frames")
+    assert too_short(RIVALS["pace"], CLIPS, catalog).startswith("3 of 5 videos are shorter than the 29 frames")
+    joined = FusionSettings(kinds=(), num_actions=2, pretext=RIVALS["pace"])
+    assert too_short(joined, CLIPS, catalog).startswith("3 of 5")
+    with pytest.raises(ValueError, match=r"pace needs videos of 29 frames .*, but the longest of the 2 has 28"):
+        too_short(RIVALS["pace"], CLIPS, make_catalog(28, 20))
 
 
 # ---- learning, and scores on videos that were not trained on

@@ -109,7 +109,7 @@ def test_videos_that_are_too_short_for_a_rival_are_counted(tmp_path):
     for number, frames in enumerate((40, 28, 29, 10)):
         write_mp4(tmp_path / "some" / f"{number}.mp4", np.zeros((frames, 32, 32, 3), np.uint8), fps=10)
     text = dry(tmp_path / "some", *SMALL, "--pretext", "pace")
-    assert "2 of 4 videos are shorter than the 29 frames that pace needs and are not trained on" in text
+    assert "2 of 4 videos are shorter than the 29 frames that pace needs, and not in its clips" in text
 
 
 def test_long_videos_without_classes_count_by_their_length(tmp_path):
