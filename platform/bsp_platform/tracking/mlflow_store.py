@@ -68,8 +68,6 @@ class MlflowStore:
 
     def __init__(self, uri: str | None, home: Path):
         """``home`` holds the SQLite file if ``uri`` is None, and a lock."""
-        for name in ("mlflow", "alembic"):
-            logging.getLogger(name).setLevel(logging.WARNING)
         self.uri, self.artifacts = uri or f"{_SQLITE}{home.resolve() / 'mlflow.db'}", None
         if self.uri.startswith(_SQLITE):  # a server knows its own place for artifacts
             path = Path(self.uri.removeprefix(_SQLITE)).absolute()
@@ -87,6 +85,8 @@ class MlflowStore:
         """Made at its first use, as it connects to the data base."""
         from mlflow import MlflowClient
 
+        for name in ("mlflow", "alembic"):  # now, as the import sets the levels
+            logging.getLogger(name).setLevel(logging.WARNING)
         return MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
 
     def first_contact(self, experiment: str) -> Exception | None:
