@@ -16,7 +16,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from bsp.datasets.activitynet import LocalizationDataset, localization_dataset
 from bsp.datasets.charades_sta import GroundingDataset, GroundingVideo, Moment, Subset, clamped
@@ -229,6 +229,20 @@ def load_own_actions(
     }
     document = {"version": Path(path).name, "taxonomy": [], "database": database}
     return localization_dataset(document, str(path), None, subsets=(TRAINING, VALIDATION), max_missing_share=1.0)
+
+
+def truth_of_actions(path: str | Path, subset: str) -> dict[str, Any]:
+    """Actions as a ground truth in ActivityNet's layout, to score detections by: every video is of ``subset``, where
+    the file has no such column. Raises AnnotationError as :func:`read_lines`."""
+    database = {}
+    for video_id, of_video in by_video(read_lines(path, "actions")).items():
+        last_s = max((line.times_s[1] for line in of_video if line.times_s), default=1.0)
+        database[video_id] = {
+            "subset": of_video[0].subset or subset,
+            "duration": of_video[0].duration_s or last_s,
+            "annotations": [{"label": line.label, "segment": list(line.times_s)} for line in of_video if line.label],
+        }
+    return {"version": Path(path).name, "taxonomy": [], "database": database}
 
 
 def load_own_moments(

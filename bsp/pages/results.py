@@ -1,6 +1,6 @@
 """Results of many videos in one folder: which are there already, and the files of all formats.
 
-results.json  results.csv   all videos
+results.json  results.csv   all videos, also those of earlier calls with the same model
 <video>.html  <video>.vtt   one of each per video
 records/<video>.json        everything that the model found, from which the others are written again
 """
@@ -35,6 +35,7 @@ from bsp.video.read import VideoInfo
 
 FORMATS = ("json", "csv", "vtt", "html")
 RECORDS = "records"
+_ASKED = "_asked"  # in RECORDS: what the folder holds
 _RECORD_VERSION = 1
 _MOST_RECORD = 1 << 30  # bytes; the record of a day-long video has some 20 MB
 
@@ -89,6 +90,20 @@ def key_of(model_hash: str, video: Path, **asked: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
+def claim(out: Path, what: What) -> None:
+    """Keep the folder for answers to one question. FileError if it holds those to another one, which would be lost."""
+    path = out / RECORDS / _ASKED
+    try:
+        asked = path.read_text("utf-8").strip()
+    except FileNotFoundError:
+        write_text(path, what)
+        return
+    if asked != what:
+        raise FileError(
+            f"{out}: holds what bsp {asked:.40} found, which bsp {what} would replace; choose another --out"
+        )
+
+
 def kept_findings(out: Path, name: str, key: str) -> Findings | None:
     """Findings of an earlier call with the same key; None if there are none, or they cannot be read."""
     path = _record_path(out, name)
@@ -102,9 +117,25 @@ def kept_findings(out: Path, name: str, key: str) -> Findings | None:
         return None
 
 
-def keep_findings(out: Path, name: str, key: str, findings: Findings) -> None:
+def keep_findings(out: Path, name: str, key: str, findings: Findings, *, model_hash: str = "") -> None:
     """Write the record of a video."""
-    write_json(_record_path(out, name), {"key": key, "findings": to_document(findings)})
+    record = {"key": key, "model": model_hash, "findings": to_document(findings)}
+    write_json(_record_path(out, name), record)
+
+
+def earlier_findings(out: Path, names: Collection[str], model_hash: str) -> list[Findings]:
+    """Of videos that are not among ``names``, by the same model: what earlier calls found. Damaged records are left
+    out."""
+    found = []
+    for path in sorted((out / RECORDS).glob("*.json")):
+        if path.stem not in names:
+            try:
+                document = read_json(path, max_bytes=_MOST_RECORD)
+                if isinstance(document, dict) and document.get("model") == model_hash:
+                    found.append(from_document(document["findings"], str(path)))
+            except (FileError, KeyError):
+                continue
+    return found
 
 
 def _record_path(out: Path, name: str) -> Path:

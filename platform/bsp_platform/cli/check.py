@@ -120,9 +120,10 @@ def check(
         where = "windows" if grid.on_windows else "whole videos"
         cells = f"{grid.cells} cells on {where}, proposals of up to {grid.max_duration}"
         say(f"- suggested for G-TAD: {cells}; bsp train chooses them itself", err=as_json)
-    if usable:
+    is_faulty = checked is not None and any(finding.grave for finding in checked.findings)
+    if usable and not is_faulty:
         say(f"To train: {train_line(checked, annotations)}", err=as_json)
-    if not usable or (checked is not None and any(finding.grave for finding in checked.findings)):
+    if not usable or is_faulty:
         raise click.exceptions.Exit(1)
     if len(usable) < len(rows):
         raise click.exceptions.Exit(SOME_LEFT_OUT)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from bsp_platform.plain_text import duration, plain_table, printable, say
 
 INPUT_FILE = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
 INPUT_FOLDER = click.Path(exists=True, file_okay=False, readable=True, path_type=Path)
-_EVERY_S = 60.0  # a line of progress without a terminal
+_FIRST_S, _EVERY_S = 10.0, 60.0  # lines of progress without a terminal
 SOME_LEFT_OUT = 3  # exit code: done, but some videos were left out, each named on stderr
 OUTPUT_FILE = click.Path(dir_okay=False, writable=True, path_type=Path)
 
@@ -109,7 +109,8 @@ def progress_shown(what: str, unit: str, *, leave: bool = True) -> Iterator[Call
     """
     from tqdm import tqdm
 
-    began = said = time.monotonic()
+    began = time.monotonic()
+    said = began + _FIRST_S - _EVERY_S
     before: list[int] = []
     with tqdm(desc=printable(what), unit=unit, disable=None, leave=leave) as bar:
 
@@ -139,6 +140,17 @@ def epochs_shown(title: str) -> Iterator[Callable[[int, int, Mapping[str, Any]],
             progress(done, total, ", ".join(f"{name} {value:.4g}" for name, value in shown.items()))
 
         yield show
+
+
+def kept_epoch(history: Sequence[Mapping[str, Any]]) -> str:
+    """A line on the epoch that is kept, from the records of all: that which is best on the videos that choose it."""
+    name = next((name for name in ("validation_miou", "validation_loss") if name in history[-1]), "") if history else ""
+    if not name:
+        return ""
+    sign = 1 if name == "validation_miou" else -1
+    best = max(history, key=lambda entry: sign * entry[name])  # the first of equals, as BestEpoch
+    number, value = int(best["epoch"]) + 1, best[name]
+    return f"kept: epoch {number} of {len(history)}, whose {name.replace('_', ' ')} is best ({value:.4g})"
 
 
 @contextmanager

@@ -64,7 +64,7 @@ def evaluation_options(command: Callable) -> Callable:
         click.option("--tiou", type=Thresholds(), default=TIOUS, show_default=True, help="tIoU thresholds."),
         click.option("--subset", default="validation", show_default=True, help="Subset of the ground truth."),
         file_option("predictions", 'JSON with "results", also .gz.'),
-        file_option("ground-truth", 'JSON with "database", also .gz.'),
+        file_option("ground-truth", 'JSON with "database", or CSV video,start_s,end_s,label; also .gz.'),
     ):
         command = option(command)
     return command
@@ -271,12 +271,16 @@ def _evaluate(
     output_json: Path | None,
 ) -> dict[str, Any]:
     """Read the files, compute the metric, print warnings, and write the report."""
+    from bsp.datasets.own import is_table, truth_of_actions
     from bsp.datasets.results_json import read_video_ids
     from bsp.files.text import read_json
     from bsp.metrics.file_remarks import detection_remarks
 
     check_output_folder(output_json)
-    truth, found = read_json(ground_truth), read_json(predictions)
+    truth = truth_of_actions(ground_truth, subset) if is_table(ground_truth) else read_json(ground_truth)
+    if is_table(predictions):
+        raise click.ClickException(f"{predictions} is a table; bsp detect writes results.json beside it, give that one")
+    found = read_json(predictions)
     left_out = () if blocked is None else read_video_ids(blocked)
     names = (str(ground_truth), str(predictions))
     report = metric(truth, found, subset=subset, tious=tiou, blocked=left_out, names=names, **settings)

@@ -53,12 +53,14 @@ def _formats(ctx: click.Context, param: click.Parameter, value: str) -> tuple[st
     return chosen
 
 
-def shared_options(model_help: str, *, needs_model: bool) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Decorator with the options of all three commands, which come as one ``options`` argument."""
+def shared_options(
+    model_help: str, out: str, *, needs_model: bool
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Decorator with the options of all three commands, which come as one ``options`` argument; ``out``: default."""
     options = [
         click.option("--model", "model", required=needs_model, help=model_help),
         click.option(
-            "--out", type=click.Path(file_okay=False, path_type=Path), default=Path("found"), show_default=True,
+            "--out", type=click.Path(file_okay=False, path_type=Path), default=Path(out), show_default=True,
             help="Folder of the results; a video whose results of the same model are there is not computed again.",
         ),
         click.option(
@@ -90,7 +92,7 @@ _MODEL = "Model folder, or models:/NAME@ALIAS of MLflow's registry."
 
 @click.command()
 @click.argument("videos", nargs=-1, required=True, type=VIDEOS)
-@shared_options(_MODEL, needs_model=True)
+@shared_options(_MODEL, "found", needs_model=True)
 def detect(videos: tuple[Path, ...], model: str, **options: Any) -> None:
     """Find the segments of VIDEOS (files or folders): class, start, end, score.
 
@@ -108,7 +110,9 @@ def detect(videos: tuple[Path, ...], model: str, **options: Any) -> None:
 
 @click.command()
 @click.argument("videos", nargs=-1, required=True, type=VIDEOS)
-@shared_options(f"{_MODEL}  [default: the one that comes with bsp, trained on stick figures]", needs_model=False)
+@shared_options(
+    f"{_MODEL}  [default: the one that comes with bsp, trained on stick figures]", "boundaries", needs_model=False
+)
 def boundaries(videos: tuple[Path, ...], model: str | None, **options: Any) -> None:
     """Find where something changes in VIDEOS (files or folders).
 
@@ -128,7 +132,7 @@ def boundaries(videos: tuple[Path, ...], model: str | None, **options: Any) -> N
 @click.command()
 @click.argument("video", type=VIDEOS)
 @click.argument("sentence")
-@shared_options(_MODEL, needs_model=True)
+@shared_options(_MODEL, "moments", needs_model=True)
 def ground(video: Path, sentence: str, model: str, **options: Any) -> None:
     """Find the moments of VIDEO (a file or folder) that SENTENCE describes.
 
@@ -177,11 +181,16 @@ def _registered(name: str, tracking_uri: str | None) -> Path:
 
 def run_look(videos: tuple[Path, ...], question: Question, options: Options) -> None:
     """Look at all videos, print and write what was found; exit code 3 if some were left out, 1 if all were."""
-    from bsp.pages.results import named_videos, write_of_all
+    from bsp.pages.look import model_hash, selected
+    from bsp.pages.results import claim, earlier_findings, named_videos, write_of_all
 
     files = named_videos(videos)
     model, folder = open_model(options.model, options.device, options.tracking_uri)
     truth = _truth(options.annotations)
+    try:
+        claim(options.out, question.what)
+    except ValueError as error:
+        raise click.ClickException(printable(error, lines=True)) from error
     found: list[Findings] = []
     rows: list[dict[str, Any]] = []
     left_out: list[dict[str, str]] = []
@@ -200,7 +209,11 @@ def run_look(videos: tuple[Path, ...], question: Question, options: Options) -> 
         rows.append(_row(findings, written))
         if not options.as_json:
             _print(findings, question.what, written, again)
-    written = write_of_all(options.out, found, question.what, options.formats) if found else {}
+    written = {}
+    if found:
+        before = earlier_findings(options.out, files, model_hash(folder))
+        before = [selected(one, threshold=options.threshold, top=options.top) for one in before]
+        written = write_of_all(options.out, [*before, *found], question.what, options.formats)
     if options.as_json:
         document: dict[str, Any] = {"model": str(folder), "videos": rows, "left_out": left_out}
         document["files"] = {kind: str(path) for kind, path in written.items()}
@@ -233,7 +246,7 @@ def _one(
     if findings is None:
         with progress_shown(f"{place} {path.name}", "snippet", leave=False) as progress:
             findings = look(model, info, question, video_id=name, features=features, progress=progress)
-        keep_findings(options.out, name, key, findings)
+        keep_findings(options.out, name, key, findings, model_hash=model_hash(folder))
     instances = truth.get(name) or truth.get(other_v(name))
     if instances is not None:
         findings = with_truth(findings, instances)

@@ -20,6 +20,7 @@ from bsp_platform.cli.common import (
     LazyChoice,
     complete,
     epochs_shown,
+    kept_epoch,
     print_percentages,
 )
 from bsp_platform.plain_text import say
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
     from bsp.datasets.data_sets import Annotated
     from bsp_platform.plan.own_heads import Chosen
     from bsp_platform.work.listed_features import Found
+
+
+_FEW = 10  # scored videos
 
 
 def _profiles() -> list[str]:
@@ -285,7 +289,7 @@ def _train(
     from bsp.datasets.activitynet import LocalizationDataset
     from bsp.datasets.own import is_table
     from bsp.localization.grounding.words import load_glove
-    from bsp.tasks.head import HeadInputs, Sentences
+    from bsp.tasks.head import HISTORY, HeadInputs, Sentences
     from bsp_platform.plan.own_heads import OWN, head_name, head_settings
     from bsp_platform.plan.tasks import TASKS
     from bsp_platform.storage.manifests import as_plain
@@ -339,6 +343,8 @@ def _train(
         )
         with epochs_shown(head.title) as show:
             facts = heads.run_and_write(folder, head, inputs, threads=threads, show=show)
+        if line := kept_epoch(json.loads((folder / HISTORY).read_text("utf-8"))):
+            say(line, err=as_json)
         files = {"annotations": annotations, "class_scores": class_scores, "glove": glove}
         used_settings: dict[str, Any] = {key: path and str(path) for key, path in files.items()}
         used_settings |= {"task": name, "head_name": kind, "profile": profile, "features": [*map(str, folders)]}
@@ -364,6 +370,10 @@ def _say_split(data: Any, scored: str, *, err: bool) -> None:
     more = f" and {len(names) - 8} more" if len(names) > 8 else ""
     trained = sum(map(len, subsets.values())) - len(names)
     say(f"{trained} videos to train on, {len(names)} to score on: {', '.join(names[:8])}{more}", err=err)
+    found = {i.label for video in data.videos for i in getattr(video, "instances", ()) if video.subset == scored}
+    of = f" They hold {len(found)} of {len(data.class_names)} classes." if found else ""
+    if len(names) < _FEW:
+        say(f"Scores on fewer than {_FEW} videos say little.{of}", err=err)
 
 
 def _provenance(settings: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:

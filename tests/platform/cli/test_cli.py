@@ -212,3 +212,36 @@ def test_help_starts_without_the_heavy_libraries():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_detections_are_scored_by_labels_of_ones_own(tmp_path):
+    """By a CSV as by the same labels in ActivityNet's layout, which says more."""
+    lines = {"a": [(1.0, 4.0, "jump"), (6.0, 9.0, "run")], "b": [(0.5, 2.5, "run")]}
+    rows = [f"{video},{start},{end},{label}" for video, of in lines.items() for start, end, label in of]
+    (tmp_path / "labels.csv").write_text("\n".join(["video,start_s,end_s,label", *rows]) + "\n")
+    database = {
+        video: {
+            "subset": "validation",
+            "duration": 20.0,
+            "annotations": [{"label": label, "segment": [start, end]} for start, end, label in of],
+        }
+        for video, of in lines.items()
+    }
+    (tmp_path / "labels.json").write_text(json.dumps({"database": database}))
+    found = {"a": [{"label": "jump", "score": 0.9, "segment": [1.2, 4.0]}, {"label": "run", "score": 0.8,
+             "segment": [0.0, 2.0]}], "b": [{"label": "run", "score": 0.3, "segment": [0.5, 2.0]}]}  # fmt: skip
+    (tmp_path / "results.json").write_text(json.dumps({"version": "1", "external_data": {}, "results": found}))
+    reports = []
+    for name in ("labels.csv", "labels.json"):
+        out = tmp_path / f"{name}.report.json"
+        done = run("evaluate", "detection", "--ground-truth", tmp_path / name, "--predictions",
+                   tmp_path / "results.json", "--output-json", out)  # fmt: skip
+        assert done.exit_code == 0, done.output
+        reports.append(json.loads(out.read_text()))
+    assert reports[0]["mAP"] == reports[1]["mAP"]
+    assert 0 < reports[0]["average_mAP"] < 1
+    (tmp_path / "results.csv").write_text("video,label,start_s,end_s,score\n")
+    done = run("evaluate", "detection", "--ground-truth", tmp_path / "labels.csv", "--predictions",
+               tmp_path / "results.csv")  # fmt: skip
+    assert done.exit_code == 1
+    assert "results.json beside it" in done.output

@@ -64,6 +64,19 @@ def test_the_same_command_again_computes_nothing(model, videos, tmp_path, monkey
     assert len((tmp_path / "results.csv").read_text().splitlines()) == 2
 
 
+def test_a_folder_keeps_what_was_found_before(model, videos, tmp_path):
+    assert run("boundaries", videos / "two.mp4", "--model", model, "--out", tmp_path).exit_code == 0
+    alone = json.loads((tmp_path / "results.json").read_text())
+    assert run("boundaries", videos / "one.mp4", "--model", model, "--out", tmp_path).exit_code == 0
+    both = json.loads((tmp_path / "results.json").read_text())
+    assert sorted(both) == ["one", "two"]
+    assert both["two"] == alone["two"]
+    other = run("ground", videos / "one.mp4", "a person waves", "--model", model, "--out", tmp_path)
+    assert other.exit_code == 1
+    assert "holds what bsp boundaries found" in other.output
+    assert json.loads((tmp_path / "results.json").read_text()) == both
+
+
 def test_a_broken_video_is_named_and_left_out(model, videos, tmp_path):
     (tmp_path / "broken.mp4").write_text("no video")
     done = run("boundaries", tmp_path / "broken.mp4", videos / "one.mp4", "--model", model, "--out", tmp_path, "--json")
