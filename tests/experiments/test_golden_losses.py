@@ -35,7 +35,8 @@ def test_every_encoder_of_tables_4_and_5_has_a_file():
 def test_the_files_know_the_loss_of_a_network_that_knows_nothing():
     """Heads begin near zero: cross-entropy of K classes is ln K, and regression half the mean square of the target."""
     golden = {name: json.loads((GOLDEN / f"{name}.json").read_text()) for name in STREAMS}
-    for name, classes in (("action", 4), ("cls-dc", 2), ("cls-sc", 2), ("cls-ds", 2), ("cls-S", 4)):
+    rivals = (("arrow-of-time", 2), ("speediness", 2), ("pace", 4))
+    for name, classes in (("action", 4), ("cls-dc", 2), ("cls-sc", 2), ("cls-ds", 2), ("cls-S", 4), *rivals):
         assert golden[name]["loss"][0] == pytest.approx(math.log(classes), abs=0.01), name
     assert golden["two-head"]["loss"][0] == pytest.approx(2 * math.log(4), abs=0.02)
     # Smooth L1 of 0 to exp(-(t - mu)^2 / 8), over 8 frames and the 5 change points 1 to 5, each as likely.
