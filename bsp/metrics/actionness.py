@@ -11,6 +11,7 @@ import logging
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Annotated, Any
 
@@ -78,6 +79,17 @@ def segment_labels(steps: Iterable[Sequence[float]], duration_s: float, segment_
     return label_N
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class JudgedVideos:
+    """Labels and scores of the segments of every video of the ground truth, in its order."""
+
+    videos: tuple[str, ...]  # ids
+    tasks: tuple[str, ...]  # of the videos
+    parts: tuple[tuple[np.ndarray, np.ndarray], ...]  # bool [N], float64 [N] of each video
+    missing: int  # videos without predictions
+    unknown: int  # predicted videos that are not in the ground truth
+
+
 def evaluate_actionness(
     ground_truth: dict[str, Any],
     predictions: dict[str, Any],
@@ -100,6 +112,38 @@ def evaluate_actionness(
         but not in the ground truth; ignored).
     Raises AnnotationError for a wrong field, another number of scores than segments, or without a positive segment.
     """
+    judged = judged_videos(ground_truth, predictions, names=names)
+    pooled = _joined(judged.parts)
+    if not pooled[0].any():
+        raise AnnotationError(
+            f"{names[0]}: none of {len(pooled[0])} segments of {len(judged.parts)} videos is positive;"
+            " nothing to evaluate"
+        )
+    of_task: dict[str, list[tuple[np.ndarray, np.ndarray]]] = defaultdict(list)
+    for task, part in zip(judged.tasks, judged.parts, strict=True):
+        of_task[task].append(part)
+    return {
+        "AP": _average_precision(*pooled),
+        "AP_video": _mean_of_those_with_positives(judged.parts),
+        "AP_task": _mean_of_those_with_positives([_joined(of_one) for of_one in of_task.values()]),
+        "positive_rate": float(pooled[0].mean()),
+        "segments": len(pooled[0]),
+        "videos": {
+            "used": len(judged.parts),
+            "missing": judged.missing,
+            "without_positive": sum(not label_N.any() for label_N, _ in judged.parts),
+            "unknown": judged.unknown,
+        },
+    }
+
+
+def judged_videos(
+    ground_truth: dict[str, Any],
+    predictions: dict[str, Any],
+    *,
+    names: tuple[str, str] = ("ground truth", "predictions"),
+) -> JudgedVideos:
+    """Segments of all videos, also without a positive one; arguments and errors as of :func:`evaluate_actionness`."""
     truth = validated(_TRUTH, ground_truth, names[0])
     found = validated(_PREDICTIONS, predictions, names[1])
     length = truth["segment_s"]
@@ -119,7 +163,6 @@ def evaluate_actionness(
     last = min(lowest - 1, math.nextafter(lowest, -math.inf))  # below ``lowest`` also for huge scores
 
     videos: list[tuple[np.ndarray, np.ndarray]] = []
-    of_task: dict[str, list[tuple[np.ndarray, np.ndarray]]] = defaultdict(list)
     for video_id, video in truth_videos.items():
         label_N = _labels(video, length, f"{names[0]}: videos.{video_id}")
         score_N = np.asarray(scores.get(video_id, np.full(len(label_N), last)), float)
@@ -129,25 +172,13 @@ def evaluate_actionness(
                 f" ({video['duration_s']} s in {names[0]}); give one score per whole segment"
             )
         videos.append((label_N, score_N))
-        of_task[video["task"]].append((label_N, score_N))
-    pooled = _joined(videos)
-    if not pooled[0].any():
-        raise AnnotationError(
-            f"{names[0]}: none of {len(pooled[0])} segments of {len(videos)} videos is positive; nothing to evaluate"
-        )
-    return {
-        "AP": _average_precision(*pooled),
-        "AP_video": _mean_of_those_with_positives(videos),
-        "AP_task": _mean_of_those_with_positives([_joined(of_one) for of_one in of_task.values()]),
-        "positive_rate": float(pooled[0].mean()),
-        "segments": len(pooled[0]),
-        "videos": {
-            "used": len(videos),
-            "missing": len(missing),
-            "without_positive": sum(not label_N.any() for label_N, _ in videos),
-            "unknown": len(scores.keys() - truth_videos.keys()),
-        },
-    }
+    return JudgedVideos(
+        videos=tuple(truth_videos),
+        tasks=tuple(video["task"] for video in truth_videos.values()),
+        parts=tuple(videos),
+        missing=len(missing),
+        unknown=len(scores.keys() - truth_videos.keys()),
+    )
 
 
 def _labels(video: TruthVideo, length: float, where: str) -> np.ndarray:

@@ -42,7 +42,10 @@ class ClipBoundaries:
 
 @dataclass(frozen=True, kw_only=True)
 class PooledScores:
-    """Counts over all clips; each float64 [K]. recall is 1 without boundaries, precision 0 without detections."""
+    """Counts over all clips; each float64 [K], or [B, K] of B sets of clips.
+
+    recall is 1 without boundaries, precision 0 without detections.
+    """
 
     true_positives: np.ndarray
     boundaries: np.ndarray  # of the annotators chosen
@@ -92,10 +95,29 @@ def evaluate_boundaries(
     keys = [f"{distance:.2f}" for distance in distances]
     if not keys or len(set(keys)) < len(keys) or not all(0 < distance <= 1 for distance in distances):
         raise ValueError(f"distances must be different fractions in (0, 1], not {list(distances)}")
+    judged, counts = judged_clips(ground_truth, predictions, variant=variant, names=names)
+    scores = pooled_scores(list(judged.values()), distances)
+    f1_K = scores.f1
+    tables = {"F1": f1_K, "precision": scores.precision, "recall": scores.recall}
+    return {name: dict(zip(keys, values.tolist(), strict=True)) for name, values in tables.items()} | {
+        "mean_F1": float(f1_K.mean()),
+        "variant": variant,
+        "videos": counts,
+    }
+
+
+def judged_clips(
+    ground_truth: dict[str, Any],
+    predictions: dict[str, Any],
+    *,
+    variant: Variant = "challenge",
+    names: tuple[str, str] = ("ground truth", "predictions"),
+) -> tuple[dict[str, ClipBoundaries], dict[str, int]]:
+    """The clips that count, by id, and the counts "videos"; arguments and errors as of :func:`evaluate_boundaries`."""
     truth = check_processed(ground_truth, names[0])
     found = with_clean_ids(validated(_PREDICTIONS, predictions, names[1]), names[1])
     counts = {"used": 0, "missing": 0, "inconsistent": 0, "without_boundary": 0}
-    clips = []
+    clips: dict[str, ClipBoundaries] = {}
     for clip_id, record in truth.items():
         times = _annotated(record, variant, f"{names[0]}: {clip_id}")
         if variant != "tapos" and record["f1_consis_avg"] < MIN_CONSISTENCY:
@@ -113,21 +135,24 @@ def evaluate_boundaries(
         extent = record["video_duration"] if seconds else record["num_frames"]
         last = extent if seconds else extent - 1
         inside = [time for time in found.get(clip_id, ()) if 0 <= time <= last]
-        clips.append(ClipBoundaries(truth=times, found=inside, extent=extent))
+        clips[clip_id] = ClipBoundaries(truth=times, found=inside, extent=extent)
     if not clips:
         raise AnnotationError(f"{names[0]}: none of its {len(truth)} clips can be evaluated: {counts}; check the ids")
-    scores = pooled_scores(clips, distances)
-    f1_K = scores.f1
-    tables = {"F1": f1_K, "precision": scores.precision, "recall": scores.recall}
-    return {name: dict(zip(keys, values.tolist(), strict=True)) for name, values in tables.items()} | {
-        "mean_F1": float(f1_K.mean()),
-        "variant": variant,
-        "videos": counts | {"unknown": len(found.keys() - truth.keys())},
-    }
+    return clips, counts | {"unknown": len(found.keys() - truth.keys())}
 
 
 def pooled_scores(clips: Sequence[ClipBoundaries], distances: Sequence[float]) -> PooledScores:
-    """Match every clip for K distances (fractions of its extent) and add up the counts.
+    """Match every clip for K distances (fractions of its extent) and add up the counts of :func:`clip_counts`."""
+    counts = clip_counts(clips, distances)
+    return PooledScores(
+        true_positives=counts.true_positives.sum(axis=0),
+        boundaries=counts.boundaries.sum(axis=0),
+        detections=counts.detections.sum(axis=0),
+    )
+
+
+def clip_counts(clips: Sequence[ClipBoundaries], distances: Sequence[float]) -> PooledScores:
+    """The counts of every clip alone, each float64 [V, K].
 
     A clip counts by the annotator with the highest F1, chosen for each distance (the first of equals); one without
     detections by the first annotator.
@@ -149,9 +174,9 @@ def pooled_scores(clips: Sequence[ClipBoundaries], distances: Sequence[float]) -
     f1_RK[counts_R == 0] = 0.0  # then the first annotator is the best
     best_VK = _first_best(f1_RK, first_V)
     return PooledScores(
-        true_positives=np.take_along_axis(tp_RK, best_VK, axis=0).sum(axis=0),
-        boundaries=positives_R[best_VK].sum(axis=0),
-        detections=np.full(len(distances), detections_V.sum()),
+        true_positives=np.take_along_axis(tp_RK, best_VK, axis=0),
+        boundaries=positives_R[best_VK],
+        detections=np.repeat(detections_V[:, None], len(distances), axis=1),
     )
 
 

@@ -10,12 +10,13 @@ instances, T thresholds. Results are fractions in 0..1, never rounded.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
-from bsp.datasets.results_json import GroundTruth, ground_truth_columns, prediction_columns
+from bsp.datasets.results_json import GroundTruth, Predictions, ground_truth_columns, prediction_columns
 from bsp.errors import AnnotationError
 
 ACTIVITYNET_TIOUS = tuple(np.linspace(0.5, 0.95, 10).tolist())  # the ninth is 0.8999999999999999
@@ -23,6 +24,19 @@ THUMOS_TIOUS = (0.3, 0.4, 0.5, 0.6, 0.7)
 
 _PAIRS_AT_ONCE = 2_000_000  # bounds the memory of the tIoU table to some 100 MB
 _SAME_TIME_S = 1e-3  # how far apart merged duplicates may be
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Matched:
+    """Predictions of known classes, class by class and best first, and which are true positives."""
+
+    truth: GroundTruth
+    found: Predictions
+    tious_T: np.ndarray
+    video_P: np.ndarray  # int64 [P], positions in found.videos, which begin with truth.videos
+    label_P: np.ndarray  # int64 [P], sorted positions in truth.class_names
+    hits_PT: np.ndarray  # bool [P, T]
+    ignored: int  # predictions of other classes
 
 
 def evaluate_detection(
@@ -57,6 +71,46 @@ def evaluate_detection(
         "ignored_predictions": number of predictions of classes that do not occur in the subset.
     Raises AnnotationError for a malformed input, an unknown subset or a subset without instances.
     """
+    matched = matched_detections(
+        ground_truth, predictions, subset=subset, tious=tious, blocked=blocked, top_k=top_k,
+        merge_duplicates=merge_duplicates, names=names,
+    )  # fmt: skip
+    truth, found, tious_T, hits_PT = matched.truth, matched.found, matched.tious_T, matched.hits_PT
+    classes = len(truth.class_names)
+    instances = np.bincount(truth.label, minlength=classes)
+    bounds = np.searchsorted(matched.label_P, np.arange(classes + 1))
+    ap_CT = np.stack([average_precision(hits_PT[bounds[c] : bounds[c + 1]], int(instances[c])) for c in range(classes)])
+    map_T = ap_CT.mean(axis=0)
+
+    videos = len(found.videos)
+    has_instance = np.bincount(truth.video, minlength=videos) > 0
+    has_prediction = np.bincount(found.video, minlength=videos) > 0
+    return {
+        "mAP": dict(zip(tiou_keys(tious_T), map_T.tolist(), strict=True)),
+        "average_mAP": float(map_T.mean()),
+        "per_class_average": dict(zip(truth.class_names, ap_CT.mean(axis=1).tolist(), strict=True)),
+        "videos": {
+            "used": len(truth.videos),
+            "missing": int((has_instance & ~has_prediction).sum()),
+            "blocked": truth.blocked,
+            "without_ground_truth": int((has_prediction & ~has_instance).sum()),
+        },
+        "ignored_predictions": matched.ignored,
+    }
+
+
+def matched_detections(
+    ground_truth: dict[str, Any],
+    predictions: dict[str, Any],
+    *,
+    subset: str = "validation",
+    tious: Sequence[float] | None = None,
+    blocked: Collection[str] = (),
+    top_k: int | None = None,
+    merge_duplicates: bool = False,
+    names: tuple[str, str] = ("ground truth", "predictions"),
+) -> Matched:
+    """Detections matched to instances; arguments and errors as of :func:`evaluate_detection`."""
     tious_T = check_tious(ACTIVITYNET_TIOUS if tious is None else tious)
     if top_k is not None and top_k < 1:
         raise ValueError(f"top_k must be at least 1, or None to keep all predictions, not {top_k}")
@@ -85,26 +139,10 @@ def evaluate_detection(
         truth.segments,
         tious_T,
     )
-    instances = np.bincount(truth.label, minlength=classes)
-    bounds = np.searchsorted(label_P, np.arange(classes + 1))
-    ap_CT = np.stack([average_precision(hits_PT[bounds[c] : bounds[c + 1]], int(instances[c])) for c in range(classes)])
-    map_T = ap_CT.mean(axis=0)
-
-    videos = len(found.videos)
-    has_instance = np.bincount(truth.video, minlength=videos) > 0
-    has_prediction = np.bincount(found.video, minlength=videos) > 0
-    return {
-        "mAP": dict(zip(tiou_keys(tious_T), map_T.tolist(), strict=True)),
-        "average_mAP": float(map_T.mean()),
-        "per_class_average": dict(zip(truth.class_names, ap_CT.mean(axis=1).tolist(), strict=True)),
-        "videos": {
-            "used": len(truth.videos),
-            "missing": int((has_instance & ~has_prediction).sum()),
-            "blocked": truth.blocked,
-            "without_ground_truth": int((has_prediction & ~has_instance).sum()),
-        },
-        "ignored_predictions": len(order) - len(order_P),
-    }
+    return Matched(
+        truth=truth, found=found, tious_T=tious_T, video_P=found.video[order_P], label_P=label_P, hits_PT=hits_PT,
+        ignored=len(order) - len(order_P),
+    )  # fmt: skip
 
 
 def match_detections(

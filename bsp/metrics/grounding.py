@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
@@ -60,6 +61,17 @@ _CELLS_AT_ONCE = 2_000_000  # of the padded table of moments; bounds the memory 
 Rows = TypeVar("Rows")
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class QueryIoUs:
+    """IoU of each query's first moments with its truth."""
+
+    iou_QN: np.ndarray  # float64; 0 where there is no moment
+    video_Q: list[str]  # ids
+    missing: int  # queries without any predicted moment
+    unknown: int  # rows of predictions for no query
+    dropped: int  # queries that the protocol does not use
+
+
 def evaluate_grounding(
     ground_truth: list[dict[str, Any]],
     predictions: list[dict[str, Any]],
@@ -91,6 +103,35 @@ def evaluate_grounding(
     mIoU is the mean IoU of the first moment.
     Raises AnnotationError for a wrong field, another number of prediction rows than above, or when no query is left.
     """
+    found = query_ious(ground_truth, predictions, protocol=protocol, nms=nms, names=names)
+    scores = {name: float(np.mean(value_Q)) for name, value_Q in query_scores(found.iou_QN, protocol).items()}
+    counts = {"missing": found.missing, "unknown": found.unknown, "dropped": found.dropped}
+    return scores | {
+        "percent": {key: round(100 * value, 2) for key, value in scores.items()},
+        "queries": {"used": len(found.iou_QN), **counts},
+        "protocol": protocol,
+    }
+
+
+def query_scores(iou_QN: np.ndarray, protocol: Protocol) -> dict[str, np.ndarray]:
+    """ "R1@0.3", ... (bool [Q]: found or not) and "mIoU" (float64 [Q]) of every query; their means are the scores."""
+    scores = {}
+    for n in RECALL_AT:
+        best_Q = iou_QN[:, :n].max(axis=1)
+        for iou in IOUS:
+            scores[f"R{n}@{iou}"] = best_Q > iou if protocol == "2dtan" else best_Q >= iou
+    return scores | {"mIoU": iou_QN[:, 0]}
+
+
+def query_ious(
+    ground_truth: list[dict[str, Any]],
+    predictions: list[dict[str, Any]],
+    *,
+    protocol: Protocol,
+    nms: float | None = None,
+    names: tuple[str, str] = ("ground truth", "predictions"),
+) -> QueryIoUs:
+    """Each query's IoUs; arguments and errors as of :func:`evaluate_grounding`."""
     if protocol not in get_args(Protocol):
         raise ValueError(f"protocol must be one of {', '.join(get_args(Protocol))}, not {protocol!r}")
     if nms is not None and not 0 <= nms <= 1:
@@ -100,12 +141,13 @@ def evaluate_grounding(
     _check_durations(truth, names[0])
     row_Q, unknown = _match(truth, found, names)
     truth_Q2 = np.array([(row["start_s"], row["end_s"]) for row in truth], float).reshape(-1, 2)
-    dropped = 0
+    dropped, video_Q = 0, [row["video"] for row in truth]
     if protocol == "2dtan":
         truth_Q2[:, 1] = np.minimum(truth_Q2[:, 1], [row["duration_s"] for row in truth])
         used = truth_Q2[:, 0] < truth_Q2[:, 1]
         dropped = int((~used).sum())
         truth_Q2, row_Q = truth_Q2[used], row_Q[used]
+        video_Q = [video for video, is_used in zip(video_Q, used, strict=True) if is_used]
     if not len(truth_Q2):
         raise AnnotationError(f"{names[0]}: no query is left ({dropped} of {len(truth)} dropped); nothing to evaluate")
 
@@ -114,18 +156,8 @@ def evaluate_grounding(
     nothing = np.full((1, max(RECALL_AT), 2), np.nan)  # row -1: a query without predictions
     first_QN2 = np.concatenate([first_RN2, nothing])[row_Q]
     iou_QN = hull_iou(first_QN2, truth_Q2[:, None])
-    scores = {}
-    for n in RECALL_AT:
-        best_Q = iou_QN[:, :n].max(axis=1)
-        for iou in IOUS:
-            scores[f"R{n}@{iou}"] = float(np.mean(best_Q > iou if protocol == "2dtan" else best_Q >= iou))
-    scores["mIoU"] = float(iou_QN[:, 0].mean())
     missing = int(np.isnan(first_QN2[:, 0, 0]).sum())
-    return scores | {
-        "percent": {key: round(100 * value, 2) for key, value in scores.items()},
-        "queries": {"used": len(truth_Q2), "missing": missing, "unknown": unknown, "dropped": dropped},
-        "protocol": protocol,
-    }
+    return QueryIoUs(iou_QN=iou_QN, video_Q=video_Q, missing=missing, unknown=unknown, dropped=dropped)
 
 
 def ground_truth_from_charades(txt_path: str | Path, durations_path: str | Path) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ challenge's format, seconds per clip.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,6 +28,8 @@ from bsp.localization.boundaries import (
 )
 from bsp.localization.epochs import mean_and_std
 from bsp.metrics.boundaries import evaluate_boundaries
+from bsp.statistics.boundaries import boundaries_per_video
+from bsp.statistics.per_video import PerVideo
 from bsp.tasks.found import BoundaryCurve
 from bsp.tasks.head import Applied, HeadInputs, Kept, Scored, Split, VideoPart, read_split
 
@@ -101,6 +104,13 @@ def score_boundaries(inputs: Inputs, trained: Boundaries) -> Scored:
         report={"boundaries": report},
         facts=trained.facts,
     )
+
+
+def boundary_scores_per_video(
+    data: GEBDDataset, settings: PeakSettings | BoundaryHeadSettings, subset: str, read: Callable[[str], Any]
+) -> PerVideo:
+    """F1 by the clips that count."""
+    return boundaries_per_video(data.ground_truth(subset), read(BOUNDARIES))
 
 
 def peaks_of_difference(part: VideoPart) -> BoundaryCurve:

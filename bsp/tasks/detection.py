@@ -21,6 +21,8 @@ from bsp.localization.gtad.network import GTAD, GTADSettings, build_gtad, propos
 from bsp.metrics.detection import evaluate_detection
 from bsp.metrics.file_remarks import detection_remarks
 from bsp.metrics.proposals import evaluate_proposals
+from bsp.statistics.detection import detection_per_video
+from bsp.statistics.per_video import PerVideo
 from bsp.tasks.found import Segment, best_first
 from bsp.tasks.head import Applied, Features, HeadInputs, Kept, Scored, Split, VideoPart, hold_out, read_split
 from bsp.tasks.long_videos import soft_merged
@@ -133,6 +135,13 @@ def _with_classes(
     if settings.top_classes == 1 and len(names) > 1:  # HACS; a single class has no second to compare with
         row_K = best_class_share(row_K)
     return attach_classes(share_N2, score_N, duration_s, row_K, names, settings.top_classes)
+
+
+def detector_per_video(
+    data: LocalizationDataset, settings: GTADSettings, subset: str, read: Callable[[str], Any]
+) -> PerVideo:
+    """mAP by the videos that count (AR is none: it needs the proposals, which are not kept)."""
+    return detection_per_video(data.ground_truth, read(DETECTIONS), subset=subset)
 
 
 def keep_detector(inputs: Inputs, trained: Detector[GTAD, GTADSettings]) -> Kept:

@@ -6,7 +6,7 @@ videos is held out for it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -21,6 +21,8 @@ from bsp.localization.grounding.queries import Query
 from bsp.localization.grounding.tan2d import TAN2D, TAN2DSettings, ground_tan2d, train_tan2d
 from bsp.localization.grounding.words import Words, build_words
 from bsp.metrics.grounding import evaluate_grounding
+from bsp.statistics.grounding import grounding_per_video
+from bsp.statistics.per_video import PerVideo
 from bsp.tasks.head import Blind, HeadInputs, Scored
 
 PREDICTIONS = "predictions.json"
@@ -123,18 +125,30 @@ def score_grounder(inputs: GroundingInputs, trained: Grounder) -> Scored:
         times = duration_share(trained.infos[moment.video_id], moments_K3[:, :2], duration_s) * duration_s
         rows = np.column_stack([times, moments_K3[:, 2]]).tolist()
         predictions.append({"video": moment.video_id, "sentence": moment.sentence, "moments": rows})
-    truth = [
-        {"video": m.video_id, "sentence": m.sentence, "start_s": m.start_s, "end_s": m.end_s,
-         "duration_s": durations[m.video_id]}
-        for m in inputs.data.moments["test"]
-    ]  # fmt: skip
-    report = evaluate_grounding(truth, predictions, protocol=_protocol(inputs.settings))
+    report = evaluate_grounding(_truth(inputs.data), predictions, protocol=_protocol(inputs.settings))
     return Scored(
         predictions={PREDICTIONS: predictions},
         scores={name: 100 * value for name, value in report.items() if isinstance(value, float)},
         report={"grounding": report},
         facts=trained.facts,
     )
+
+
+def grounder_per_video(
+    data: GroundingDataset, settings: TAN2DSettings | LGISettings, subset: str, read: Callable[[str], Any]
+) -> PerVideo:
+    """Recall and mean IoU by the videos that count."""
+    return grounding_per_video(_truth(data), read(PREDICTIONS), protocol=_protocol(settings))
+
+
+def _truth(data: GroundingDataset) -> list[dict[str, Any]]:
+    """The test moments as rows for the metric."""
+    durations = _durations(data)
+    return [
+        {"video": m.video_id, "sentence": m.sentence, "start_s": m.start_s, "end_s": m.end_s,
+         "duration_s": durations[m.video_id]}
+        for m in data.moments["test"]
+    ]  # fmt: skip
 
 
 def split_videos(queries: Queries, held_out_every: int) -> tuple[Queries, Queries]:

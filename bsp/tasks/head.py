@@ -20,6 +20,7 @@ from torch import Tensor
 from bsp.errors import AnnotationError
 from bsp.features.record import FeatureInfo, video_end_s
 from bsp.localization.grounding.words import WordVectors
+from bsp.statistics.per_video import PerVideo
 from bsp.tasks.found import BoundaryCurve, Segment, best_first
 
 HISTORY, SCORES = "history.json", "scores.json"
@@ -150,6 +151,9 @@ class Head(Generic[Data, Settings, Trained]):
     # Both or none: what a model folder keeps; and the inverse, on a device ("cpu", "cuda").
     keep: Callable[[HeadInputs[Data, Settings], Trained], Kept] | None = None
     apply: Callable[[Kept, str], Applied] | None = None
+    # Scores by the test videos that count, from the annotations, the settings, the subset that was scored, and a
+    # function that reads a document of ``Scored.predictions`` by its name. None: only the whole subset has scores.
+    per_video: Callable[[Data, Settings, str, Callable[[str], Any]], PerVideo] | None = None
     needs_class_scores: bool = False  # proposals get their class from video-level scores
     needs_sentences: bool = False
 

@@ -6,6 +6,7 @@ format of metrics/actionness.py and can be evaluated again.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,8 @@ from bsp.localization.actionness import (
     video_seconds,
 )
 from bsp.metrics.actionness import SEGMENT_S, evaluate_actionness, segment_count, segment_labels
+from bsp.statistics.actionness import actionness_per_video
+from bsp.statistics.per_video import PerVideo
 from bsp.tasks.found import Segment, best_first
 from bsp.tasks.head import Applied, HeadInputs, Kept, Scored, VideoPart, read_split
 
@@ -81,6 +84,13 @@ def score_steps(inputs: Inputs, trained: Trained) -> Scored:
             "videos_without_features": training["without"] + test.without,
         },
     )
+
+
+def steps_per_video(
+    data: CrossTaskDataset, settings: ActionnessSettings, subset: str, read: Callable[[str], Any]
+) -> PerVideo:
+    """AP by the videos that count."""
+    return actionness_per_video(read(TRUTH), read(PREDICTIONS))
 
 
 def _times(video: CrossTaskVideo) -> list[tuple[float, float]]:

@@ -6,7 +6,9 @@ not say how long the training videos are.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -23,7 +25,10 @@ from bsp.localization.gtad.windows import (
     training_windows,
 )
 from bsp.metrics.detection import THUMOS_TIOUS
+from bsp.statistics.detection import detection_per_video
+from bsp.statistics.per_video import PerVideo
 from bsp.tasks.detection import (
+    DETECTIONS,
     Detector,
     proposals_of,
     read_untrimmed,
@@ -89,6 +94,13 @@ def score_window_detector(inputs: Inputs, trained: WindowDetector) -> Scored:
         )
     detections = {"version": "THUMOS14", "external_data": {}, "results": results}
     return score_detections(data, detections, inputs.subsets[1], trained, tious=THUMOS_TIOUS)
+
+
+def window_detector_per_video(
+    data: LocalizationDataset, settings: WindowSettings, subset: str, read: Callable[[str], Any]
+) -> PerVideo:
+    """mAP by the videos that count."""
+    return detection_per_video(data.ground_truth, read(DETECTIONS), subset=subset, tious=THUMOS_TIOUS)
 
 
 def _shares(info: FeatureInfo, cells_N2: np.ndarray, duration_s: float) -> np.ndarray:
