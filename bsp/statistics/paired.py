@@ -62,11 +62,12 @@ def paired_difference(
     """The analysis above.
 
     differences: first row minus second, one per seed. resampled: the same on B samples of the videos, float64 [K, B],
-    column b of all seeds on the same sample, nan where the metric has no value; None if there are no predictions.
+    column b of all seeds on the same sample, nan where the metric has no value; only of seeds whose predictions are
+    there, None if there are none.
     videos: how many there are, for the degrees of freedom.
 
-    Returns None where nothing can be said: no seed, or one seed and nothing resampled. ValueError for another number of
-    seeds in ``resampled``.
+    Returns None where nothing can be said: no seed, or one seed and nothing resampled. ValueError for more seeds in
+    ``resampled`` than in ``differences``.
     """
     from scipy.stats import t as student
 
@@ -80,7 +81,7 @@ def paired_difference(
         of_seeds = float(np.std(differences_K, ddof=1)) / math.sqrt(seeds)
         parts.append((of_seeds**2, seeds - 1))
     if resampled_KB is not None:
-        if len(resampled_KB) != seeds:
+        if len(resampled_KB) > seeds:
             raise ValueError(f"{len(resampled_KB)} rows of resampled differences for {seeds} seeds")
         mean_B = np.mean(resampled_KB, axis=0)
         mean_B = mean_B[~np.isnan(mean_B)]

@@ -12,12 +12,12 @@ from bsp.errors import FileError
 from bsp.files.text import parse_json
 from bsp.io import write_text
 from bsp_platform.plain_text import markdown_text
-from bsp_platform.report.claims import claim_lines
+from bsp_platform.report.claims import APPEARS, NO_DIFFERENCE, REVERSED, claim_lines, holds, how_told
 from bsp_platform.report.table_files import markdown_table
 from bsp_platform.report.tables import of_papers, table_body
 
 REPORT = "REPORT.md"
-_ORDER = ("appears", "within the noise", "reversed")
+_ORDER = (APPEARS, NO_DIFFERENCE, REVERSED)
 
 
 def write_report(results: Path, profile: str, names: Sequence[str], failures: dict[str, str]) -> Path:
@@ -74,13 +74,14 @@ def _summary(claims: list[dict[str, Any]]) -> list[str]:
         return []
     counts = Counter(claim["verdict"] for claim in of_paper)
     found = ", ".join(f"{counts[v]} {v}" for v in (*_ORDER, *sorted(set(counts) - set(_ORDER))) if counts[v])
-    absent = [claim for claim in of_paper if claim["verdict"] not in ("appears", "higher (one seed)")]
+    absent = [claim for claim in of_paper if not holds(claim)]
     lines = [
         "## Which of the paper's relations appear",
         "",
-        f"Of {len(of_paper)} relations that the paper states: {found}. A relation *appears* when every seed has it and",
-        "the mean difference exceeds the standard deviation of the differences; *reversed* is the same the other way",
-        "round.",
+        f"Of {len(of_paper)} relations that the paper states: {found}. A relation *appears* when the whole 95%",
+        "interval of the difference is above 0, and is *reversed* when it is below. Otherwise there is no difference",
+        "larger than the interval's farther end (by itself each interval is wrong in 1 of 20 cases).",
+        *([how_told(of_paper)] if how_told(of_paper) else []),
         "",
     ]
     return [*lines, "Those that do not:", "", *markdown_table(claim_lines(absent)), ""] if absent else lines

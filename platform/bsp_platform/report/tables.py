@@ -18,7 +18,8 @@ from typing import Any
 from bsp_platform.plain_text import markdown_text
 from bsp_platform.plan.profiles import Profile
 from bsp_platform.plan.rows import Cell, Experiment, Row
-from bsp_platform.report.claims import check_claims, claim_lines
+from bsp_platform.report.claims import check_claims, claim_lines, how_told
+from bsp_platform.report.resampling import Resampled
 from bsp_platform.report.table_files import markdown_table, mean_and_spread, print_tables, write_table
 
 _PACKAGES = ("ray", "torch", "mlflow", "numpy", "decord", "av")
@@ -38,6 +39,7 @@ class SweepResult:
     seconds: dict[Cell, dict[str, float]] = field(default_factory=dict)  # by kind, of its stages when they were made
     costs: dict[str, dict[str, Any]] = field(default_factory=dict)  # of inference, by row (costs.row_costs)
     notes: Sequence[str] = ()  # about the data
+    resampled: Resampled = field(default_factory=dict)  # of rows in claims
     duration_s: float
 
 
@@ -59,7 +61,7 @@ def table_content(result: SweepResult) -> dict[str, Any]:
         "references": [
             {"label": r.label, "source": r.source, "paper": r.paper, "other": r.other} for r in experiment.references
         ],
-        "claims": check_claims(experiment.claims, rows),
+        "claims": check_claims(experiment.claims, rows, result.resampled),
         "note": experiment.note,
         "notes": list(result.notes),
         "duration_s": result.duration_s,
@@ -214,7 +216,7 @@ def _markdown(content: dict) -> str:
     ]
     if content["claims"]:
         lines += ["", "Relations (difference of two rows, mean ± standard deviation over seeds, percent points):", ""]
-        lines += markdown_table(claim_lines(content["claims"]))
+        lines += [*markdown_table(claim_lines(content["claims"])), "", how_told(content["claims"])]
     costs = _costs(content)
     if costs:
         lines += ["", "Cost of one clip at inference, one process:", "", *markdown_table(costs)]

@@ -21,6 +21,7 @@ from bsp_platform.plan.recipes import ClassScoresRecipe
 from bsp_platform.plan.rows import Cell, Experiment, Row, RowRecipes, data_sets, row_recipes
 from bsp_platform.plan.sources import Sources, load_sources
 from bsp_platform.report.costs import row_costs
+from bsp_platform.report.resampling import Samples, resample_rows
 from bsp_platform.report.tables import SweepResult, print_table, table_content, write_tables
 from bsp_platform.storage.manifests import recipe_hash
 from bsp_platform.storage.stages import StageStore
@@ -89,6 +90,10 @@ def run(experiment: Experiment, options: Options) -> int:
             with collect_errors(troubles, "the cost of inference"):
                 costs = row_costs(rows, profile, store)
                 tracking.costs(costs)
+        resampled: dict[Cell, dict[str, Samples]] = {}
+        notes: list[str] = []
+        with collect_errors(troubles, "the analysis of differences"):
+            resampled, notes = resample_rows(experiment.claims, recipes, scores, sources.data, store)
         results = options.results / experiment.name / profile.name
         result = SweepResult(
             experiment=experiment,
@@ -100,7 +105,8 @@ def run(experiment: Experiment, options: Options) -> int:
             reused=reused,
             seconds=seconds,
             costs=costs,
-            notes=[*sources.notes, *short],
+            notes=[*sources.notes, *short, *notes],
+            resampled=resampled,
             duration_s=time.time() - began,
         )
         models = RowModels({}, 0, ())

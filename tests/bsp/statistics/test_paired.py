@@ -18,8 +18,8 @@ def test_without_predictions_it_is_the_paired_t_test():
 
 
 def test_variances_of_seeds_and_videos_are_added():
-    """By hand. Seeds: 1, 2, 3 have the variance 1, their mean 1/3. Videos: the mean over seeds is 2 -+ 1, variance 2 for
-    two samples. Sum 7/3."""
+    """By hand. Seeds: 1, 2, 3 have the variance 1, their mean 1/3. Videos: the mean over seeds is 2 -+ 1, which has the
+    variance 2. Sum 7/3."""
     resampled = np.array([[1.0, 1.0], [1.0, 3.0], [1.0, 5.0]])
     found = paired_difference([1.0, 2.0, 3.0], resampled, videos=10)
     assert found.error_of_seeds == pytest.approx((1 / 3) ** 0.5)
@@ -44,14 +44,14 @@ def test_verdicts():
     assert paired_difference([-2.0, -2.1, -1.9]).verdict == "reversed"
     same = paired_difference([0.0, 0.0], np.zeros((2, 9)), videos=5)
     assert (same.verdict, same.bound, same.detectable) == ("no difference", 0.0, 0.0)
-    with pytest.raises(ValueError, match="1 rows .* for 2 seeds"):
-        paired_difference([1.0, 2.0], np.zeros((1, 9)), videos=5)
+    with pytest.raises(ValueError, match="3 rows of resampled differences for 2 seeds"):
+        paired_difference([1.0, 2.0], np.zeros((3, 9)), videos=5)
 
 
 @pytest.mark.parametrize(("of_seeds", "of_videos", "most"), [(1.0, 0.2, 0.08), (0.2, 5.0, 0.08), (0.5, 3.0, 0.08)])
 def test_the_interval_holds_the_true_difference_as_often_as_it_says(of_seeds, of_videos, most):
-    """Mean differences with known parts of seeds and videos: the interval misses the truth, 1, at most in some 5%; and a
-    difference as large as the detectable one is found in about 80%."""
+    """Mean differences with known parts of seeds and videos: the interval misses the truth, 1, at most in some 5%; and
+    a difference as large as the detectable one is found in about 80%."""
     rng, seeds, videos = np.random.default_rng(0), 3, 60
     counts = draw_counts(videos, 200)
     missed, found = 0, 0

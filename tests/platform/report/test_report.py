@@ -36,17 +36,17 @@ def tables(folder, scores: dict[str, tuple[float, ...]], failures: dict | None =
 
 
 def test_tables_relations_and_figures_are_in_the_report(tmp_path):
-    tables(tmp_path, {"vanilla": (50.0, 51.0), "bsp": (40.0, 43.0)})
+    tables(tmp_path, {"vanilla": (50.0, 50.5), "bsp": (40.0, 41.0)})
     figure = tmp_path / "figure4" / "mini"
     figure.mkdir(parents=True)
     (figure / "figure.json").write_text(json.dumps({"title": "Figure 4: differences", "caption": "What is seen."}))
     (figure / "figure4.png").touch()
     text = write_report(tmp_path, "mini", ["table3_crosstask", "figure4", "absent"], {"absent": "no room"}).read_text()
-    assert "| vanilla + BSP | 41.50 ± 2.12 | 48.10 |" in text
+    assert "| vanilla + BSP | 40.50 ± 0.71 | 48.10 |" in text
     assert "| Other (cited) |  | 56.20 |" in text
-    # differences -10 and -8: mean -9, standard deviation 1.41, so it is reversed and listed as absent
+    # differences -10 and -9.5: -9.75 +- 12.71 * 0.25 is below 0, so it is reversed and listed as absent
     assert "Of 1 relations that the paper states: 1 reversed." in text
-    assert text.count("| BSP adds to vanilla | AP | -9.00 ± 1.41 | +1.20 | reversed |") == 2
+    assert text.count("| BSP adds to vanilla | AP | -9.75 ± 0.35 | -12.93 to -6.57 | 3.52 | +1.20 | reversed |") == 2
     assert "![figure4](figure4/mini/figure4.png)" in text
     assert "What is seen." in text
     assert "**absent failed:** no room" in text
