@@ -43,27 +43,36 @@ def _mean_average_precision(matched: Matched, counts_BV: np.ndarray) -> np.ndarr
     total_BT = np.zeros((len(counts_BV), len(matched.tious_T)))
     for label in range(classes):
         mine = slice(*np.searchsorted(matched.label_P, [label, label + 1]))
-        video_P, hits_PT = matched.video_P[mine], matched.hits_PT[mine]
-        for block in sample_blocks(len(counts_BV), len(video_P)):
-            total_BT[block] += _average_precision(all_BV[block][:, video_P], hits_PT, instances_BC[block, label])
+        total_BT += _average_precision(all_BV, matched.video_P[mine], matched.hits_PT[mine], instances_BC[:, label])
     present_B = (instances_BC > 0).sum(axis=1)
     return np.divide(total_BT, present_B[:, None], out=np.full(total_BT.shape, np.nan), where=present_B[:, None] > 0)
 
 
-def _average_precision(count_BP: np.ndarray, hits_PT: np.ndarray, instances_B: np.ndarray) -> np.ndarray:
+def _average_precision(
+    count_BV: np.ndarray, video_P: np.ndarray, hits_PT: np.ndarray, instances_B: np.ndarray
+) -> np.ndarray:
     """Of one class, best predictions first, each as often as its video counts; 0 without instances. [B, T]
 
     The copies of a hit follow each other and precision rises over them, so the interpolated precision of all is that
-    of the last copy or a later hit's.
+    of the last copy or a later hit's. Precision matters at hits alone.
     """
-    listed_BP = np.cumsum(count_BP, axis=1)
-    out_BT = np.zeros((len(count_BP), hits_PT.shape[1]))
-    for t, hit_P in enumerate(hits_PT.T):
-        if not hit_P.any():
-            continue
-        count_BH, listed_BH = count_BP[:, hit_P], listed_BP[:, hit_P]
-        precision_BH = np.cumsum(count_BH, axis=1) / np.maximum(listed_BH, 1)
-        highest_BH = np.maximum.accumulate(precision_BH[:, ::-1], axis=1)[:, ::-1]
-        found_B = (highest_BH * count_BH).sum(axis=1)
-        out_BT[:, t] = np.divide(found_B, instances_B, out=np.zeros(len(found_B)), where=instances_B > 0)
+    out_BT = np.zeros((len(count_BV), hits_PT.shape[1]))
+    at_H = np.flatnonzero(hits_PT.any(axis=1))
+    videos, video_P = np.unique(video_P, return_inverse=True)
+    of_hit_H, hits_HT = video_P[at_H], hits_PT[at_H]
+    # Predictions of each video up to each hit: with it the number of all up to the hit is a product of matrices.
+    before_HV = np.zeros((len(at_H) + 1, len(videos)))
+    np.add.at(before_HV, (np.searchsorted(at_H, np.arange(len(video_P))), video_P), 1)
+    before_HV = np.cumsum(before_HV[:-1], axis=0)
+    for block in sample_blocks(len(count_BV), len(at_H)):
+        some_BV = count_BV[block][:, videos]
+        count_BH, listed_BH = some_BV[:, of_hit_H], some_BV @ before_HV.T
+        for t, hit_H in enumerate(hits_HT.T):
+            if not hit_H.any():
+                continue
+            mine_BH = count_BH[:, hit_H]
+            precision_BH = np.cumsum(mine_BH, axis=1) / np.maximum(listed_BH[:, hit_H], 1)
+            highest_BH = np.maximum.accumulate(precision_BH[:, ::-1], axis=1)[:, ::-1]
+            found_B, of_B = (highest_BH * mine_BH).sum(axis=1), instances_B[block]
+            out_BT[block, t] = np.divide(found_B, of_B, out=np.zeros(len(found_B)), where=of_B > 0)
     return out_BT

@@ -95,6 +95,7 @@ def test_the_table_says_what_it_is(undisturbed):
     assert set(content["columns"]) <= set(content["rows"][0]["scores"])
     assert "embedded data set" in content["about"]
     assert content["versions"]["ray"]
+    assert not [note for note in content["notes"] if "resampled" in note]
     markdown = (undisturbed / "results" / "small" / "small" / "table.md").read_text()
     assert "| {dc, ss} cls |" in markdown
     lines = (undisturbed / "results" / "small" / "small" / "table.csv").read_text().splitlines()
