@@ -5,7 +5,8 @@ BIN := $(VENV)/bin
 ARGS ?=
 
 # Each experiment's target and script, in the order in which they find as much as possible of what they need.
-EXPERIMENTS := table4=ablation_table4 table5=ablation_table5 rivals=rivals table1=table1_activitynet table2=table2_charades \
+EXPERIMENTS := table4=ablation_table4 start=ablation_start table5=ablation_table5 rivals=rivals table1=table1_activitynet \
+    table2=table2_charades \
     table3=table3_crosstask thumos-hacs=table_supplement_thumos_hacs gebd=gebd depth=ablation_depth \
     figure2=figure2_synthesis figure4=figure4_feature_difference figure5=figure5_qualitative all-tables=all_tables sweep=sweep_boundaries
 TARGETS := $(foreach pair,$(EXPERIMENTS),$(firstword $(subst =, ,$(pair))))
@@ -18,7 +19,7 @@ help:
 	@echo "  table1 G-TAD, R18 and R50      table2 video grounding       table3 step localisation"
 	@echo "  table4 pretext tasks           table5 fusion methods        thumos-hacs the supplement's data sets"
 	@echo "  rivals other pretexts          gebd   event boundaries      depth  R18, R34, R50"
-	@echo "  figure2 figure4 figure5"
+	@echo "  start  image start weights     figure2 figure4 figure5"
 	@echo "make all-tables [ARGS=...]       all of them, and results/REPORT.md"
 	@echo "make sweep [ARGS=...]            search over boundary settings (epsilon, gamma, tau, stride, kinds, fusion)"
 	@echo "make test                        the tests, but for some that take a minute or more each"

@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # In this order each script finds as many of its stages as possible.
 SCRIPTS = (
     "ablation_table4",
+    "ablation_start",
     "ablation_table5",
     "rivals",
     "table1_activitynet",

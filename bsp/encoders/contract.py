@@ -68,6 +68,13 @@ class Architecture(Protocol):
         """Settings of the same network for feature extraction, where ``clip_frames`` is the snippet length."""
         return self
 
+    def for_pictures(self) -> Architecture:
+        """Settings of the same network for single frames, without any mixing over time, whose weights fit this one.
+
+        ValueError if it has no such form.
+        """
+        raise ValueError(f"{self.name} has no form for single pictures; give a file of start weights")
+
 
 class Encoder(nn.Module):
     """Base class of encoders, clips to features; a subclass writes ``forward``.

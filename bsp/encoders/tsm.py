@@ -82,6 +82,10 @@ class EncoderSettings(Architecture):
         """Snippets are 8 frames, whatever the length of training clips."""
         return replace(self, frames=SNIPPET_FRAMES)
 
+    def for_pictures(self) -> EncoderSettings:
+        """The plain ResNet; the shift has no weights, so that one picture network serves every share of it."""
+        return EncoderSettings(depth=self.depth, width=self.width, frames=1, shift=False)
+
 
 def shift_reference(x_NCHW: Tensor, frames: int, fold: int) -> Tensor:
     """Reference implementation that :func:`temporal_shift` is tested against.

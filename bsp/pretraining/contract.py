@@ -53,6 +53,10 @@ class Pretext(Protocol):
         """The clip, uint8 [T, H, W, 3], of the planned frames of each video, uint8 [frames, H, W, 3]."""
         return synthesise(plan, frames)
 
+    def clip_frames(self, clips: ClipSettings) -> int:
+        """Frames of a clip that comes out of :meth:`synthesise`; the encoder must take as many."""
+        return 2 * clips.half_len
+
     @abstractmethod
     def head(self, encoder: Encoder, seed: int) -> nn.Module:
         """A module from the encoder's features [B, T', D] to the input of :meth:`loss`; random state is unchanged."""

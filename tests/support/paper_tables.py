@@ -25,6 +25,7 @@ TABLES = {
     "table2": load("table2_charades", "TABLE_2"),
     "table3": load("table3_crosstask", "TABLE_3"),
     "table4": load("ablation_table4", "TABLE_4"),
+    "start": load("ablation_start", "START"),
     "table5": load("ablation_table5", "TABLE_5"),
     "supplement": load("table_supplement_thumos_hacs", "THUMOS_HACS"),
     "gebd": load("gebd", "GEBD"),

@@ -14,6 +14,7 @@ sys.path.append(str(EXPERIMENTS))
 # Enough rows of every table that all heads run, one on fused features; test_sweeps.py trains the fused encoders.
 ROWS = {
     "ablation_table4": ("random", "vanilla"),
+    "ablation_start": ("image", "cls-ds-image"),
     "ablation_table5": ("vanilla",),
     "rivals": ("speediness",),
     "table1_activitynet": ("r18-bsp",),

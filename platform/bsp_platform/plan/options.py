@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from bsp.datasets.data_sets import DATA_SETS
+from bsp.encoders.start import IMAGE
 from bsp_platform.plain_text import escape_unencodable, say
 from bsp_platform.plan.device import DEVICES, Device
 from bsp_platform.plan.profiles import PROFILES, Profile
@@ -73,6 +74,20 @@ def experiment_command(root: Path, run: Callable[[Options], int]) -> click.Comma
         metavar="[DATA=]FILE",
         help="published classification result; DATA is activitynet (default), thumos or hacs; may be repeated",
     )
+    @click.option(
+        "--start",
+        default="random",
+        metavar="random|image|FILE",
+        help="what trainings start from: random weights; image weights (of a classifier of still pictures, which is "
+        "trained first on the embedded data); or a file of weights, as image with --start-weights FILE",
+    )
+    @click.option(
+        "--start-weights",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        multiple=True,
+        help="weights that image stands for, of their encoder: torchvision's ImageNet ResNet, TSM's Kinetics weights; "
+        "may be repeated",
+    )
     @click.option("--glove", type=Path, help="GloVe text file for grounding; without it words are learnt from scratch")
     @click.option("--workers", type=click.IntRange(1), default=1, help="workers that share each training step of a row")
     @click.option("--device", type=click.Choice(DEVICES), default="auto", help="auto: a GPU if Ray has one")
@@ -83,7 +98,13 @@ def experiment_command(root: Path, run: Callable[[Options], int]) -> click.Comma
     def command(profile: str, rows: str, fresh: bool, **other) -> None:
         escape_unencodable()
         given = {name: other.pop(name) for name in folders}
-        files = {name: other.pop(name) for name in ("glove", "class_scores", "vanilla_weights")}
+        files = {name: other.pop(name) for name in ("glove", "class_scores", "vanilla_weights", "start_weights")}
+        start = other.pop("start")
+        if start not in ("random", IMAGE):
+            if not Path(start).is_file():
+                raise click.BadParameter(f"--start {start}: no such file; give random, image or a file of weights")
+            files["start_weights"] += (Path(start),)
+        files["start"] = "random" if start == "random" else IMAGE
         options = Options(
             data=DataPaths(folders={name: path for name, path in given.items() if path}, **files),
             profile=PROFILES[profile](),

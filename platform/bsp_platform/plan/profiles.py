@@ -14,6 +14,7 @@ from bsp.datasets.pantomime.grounding import GroundingWorldSettings
 from bsp.datasets.pantomime.render import PantomimeSettings
 from bsp.datasets.pantomime.stories_plan import StorySettings
 from bsp.encoders.contract import Architecture
+from bsp.encoders.start import IMAGE, has_image_weights
 from bsp.encoders.tsm import EncoderSettings
 from bsp.features.store import Precision
 from bsp.localization.actionness import ActionnessSettings
@@ -26,6 +27,7 @@ from bsp.pretraining.contract import Pretext
 from bsp.pretraining.fusion import FusionSettings
 from bsp.pretraining.loop import TrainSettings
 from bsp.pretraining.pretexts import make_pretext
+from bsp.pretraining.still import StillPictures
 from bsp_platform.plan.recipes import FUSIONS, EncoderRecipe, Stream
 from bsp_platform.plan.resources import Resources, laptop_resources, paper_resources
 
@@ -61,6 +63,8 @@ class Profile:
     feature_precision: Precision = "float32"
     # That rows may name beside ``encoder``. No part of what names a sweep: the recipes of its rows hold them.
     encoders: Mapping[str, Architecture] = field(default_factory=dict)
+    # How the classifier of still pictures is trained whose weights the start "image" means; None: ImageNet's.
+    still_train: TrainSettings | None = None
 
     @property
     def known_encoders(self) -> tuple[Architecture, ...]:
@@ -94,11 +98,17 @@ class Profile:
         """The encoder of a stream on these data; the teachers of a distilled one have its seed.
 
         ``weights``: SHA-256 of a checkpoint that is taken as the vanilla encoder instead of training one. ``start``:
-        what trainings start from, as in EncoderRecipe; a distilled student starts from its teacher all the same.
+        what trainings start from, as in EncoderRecipe, and what a stream "image" is; a distilled student starts from
+        its teacher all the same.
         """
         encoder = self.encoder_of(stream)
         if stream.method == "random":
             return EncoderRecipe(encoder=encoder, seed=seed)
+        still = None
+        if start == IMAGE and self.still_train is not None and not has_image_weights(encoder):
+            still = self.still_recipe(encoder, trimmed=trimmed, num_actions=num_actions, workers=workers, seed=seed)
+        if stream.method == IMAGE:
+            return EncoderRecipe(encoder=encoder.for_snippets(), start=start, still=still)
         if stream.method == "action" and encoder.for_snippets() in weights:
             return EncoderRecipe(encoder=encoder, weights=weights[encoder.for_snippets()])
         clips = replace(self.clips, half_len=encoder.clip_frames // 2, kinds=stream.kinds)
@@ -149,6 +159,28 @@ class Profile:
             teachers=teachers,
             zero_residual=encoder.zero_residual and (not start or bool(teachers)),
             start="" if teachers else start,
+            still=None if teachers else still,
+        )
+
+    def still_recipe(
+        self, encoder: Architecture, *, trimmed: str, num_actions: int, workers: int, seed: int
+    ) -> EncoderRecipe:
+        """The classifier of single pictures with the weights of ``encoder``, without its mixing over time.
+
+        Choice: one for each seed, as every other encoder of a row, so that the spread over seeds holds its chance.
+        """
+        pictures = encoder.for_pictures()
+        return EncoderRecipe(
+            encoder=pictures,
+            pretext=StillPictures(num_actions=num_actions),
+            # One frame of a video, wherever it is: nothing else of these settings counts.
+            clips=ClipSettings(half_len=1, epsilon=0, min_segment=1, kinds=(), gammas=()),
+            augment=replace(self.augment, size_px=self.size_of(encoder)),
+            train=self.still_train,
+            trimmed=trimmed,
+            workers=workers,
+            seed=seed,
+            zero_residual=pictures.zero_residual,
         )
 
 
@@ -178,6 +210,10 @@ def mini() -> Profile:
         # distilled student starts from its teacher, which has seen the other half.)
         two_head_train=TrainSettings(clips=51_200, batch_size=32, learning_rate=0.1, warmup_steps=50),
         matching_weight=1.0,
+        # Choice: batches of 128, as a picture is an eighth of a clip; half of the pictures that the others see.
+        still_train=TrainSettings(
+            clips=102_400, batch_size=128, learning_rate=0.1, warmup_steps=50, log_every_steps=20
+        ),
         # Choice: 48 cells for videos of 36 snippets, and batches of 8 because 120 videos make few steps.
         head=GTADSettings(feature_width=128, cells=48, max_duration=48, batch_size=8),
         # Choice: as above; 90 videos of 45 to 90 snippets.
@@ -236,6 +272,7 @@ def smoke() -> Profile:
         augment=AugmentSettings(size_px=32),
         train=TrainSettings(clips=128, batch_size=16, log_every_steps=2, checkpoint_every_steps=4),
         two_head_train=TrainSettings(clips=128, batch_size=16, log_every_steps=2, checkpoint_every_steps=4),
+        still_train=TrainSettings(clips=128, batch_size=16, log_every_steps=2, checkpoint_every_steps=4),
         head=GTADSettings(feature_width=64, cells=24, max_duration=24, epochs=2),
         hacs=GTADSettings(feature_width=64, cells=24, max_duration=24, epochs=2, top_classes=1),
         thumos=replace(mini().thumos, cells=32, stride_cells=16, max_duration=16, too_long_cells=17, epochs=2),

@@ -8,11 +8,12 @@ default it does not enter the hash, so that those results are still found.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from bsp.clips.augment import AugmentSettings
 from bsp.clips.plan import BoundaryKind, ClipSettings
 from bsp.encoders.contract import Architecture
+from bsp.encoders.start import IMAGE
 from bsp.features.store import Precision
 from bsp.localization.gtad.network import GTADSettings
 from bsp.pretraining.contract import Pretext
@@ -20,6 +21,7 @@ from bsp.pretraining.loop import TrainSettings
 from bsp.pretraining.pretexts import PRETEXTS
 from bsp.tasks.head import Blind
 
+Start = Literal["", "random", "image"]
 FUSIONS = ("two-head", "distillation")  # methods that train one encoder for action classes and a second pretext
 
 
@@ -27,14 +29,17 @@ FUSIONS = ("two-head", "distillation")  # methods that train one encoder for act
 class Stream:
     """One encoder of a table's row, before data and seed are known. Features of several are concatenated."""
 
-    method: str  # "random", the name of a pretext in PRETEXTS ("action" is vanilla), or one of FUSIONS
+    # "random", "image" (start weights as they are), the name of a pretext in PRETEXTS ("action" is vanilla), or one of
+    # FUSIONS
+    method: str
     kinds: tuple[BoundaryKind, ...] = ()  # that "classification" and "regression" are over
     second: str = "classification"  # of FUSIONS: the pretext beside "action"
     seed_offset: int = 0  # added to the row's seed
     encoder: str = ""  # name of one of the profile's ``encoders``; "" = its own
+    start: Start = ""  # what its training starts from; "" = as the experiment's option says
 
     def __post_init__(self) -> None:
-        for name, known in ((self.method, ("random", *PRETEXTS, *FUSIONS)), (self.second, tuple(PRETEXTS))):
+        for name, known in ((self.method, ("random", IMAGE, *PRETEXTS, *FUSIONS)), (self.second, tuple(PRETEXTS))):
             if name not in known:
                 raise ValueError(f"no way of pre-training is called {name!r}; there are {', '.join(known)}")
 
@@ -43,7 +48,8 @@ class Stream:
         second = self.second if self.second != "classification" else kinds
         other = f" seed+{self.seed_offset}" if self.seed_offset else ""
         encoder = f" {self.encoder}" if self.encoder else ""
-        return f"{self.method}{f'({second})' if second else ''}{encoder}{other}"
+        start = f" from {self.start}" if self.start else ""
+        return f"{self.method}{f'({second})' if second else ''}{encoder}{other}{start}"
 
 
 class Training(NamedTuple):
@@ -71,8 +77,10 @@ class EncoderRecipe:
     teachers: tuple[EncoderRecipe, ...] = field(default=(), metadata={"later": True})  # action, boundary
     weights: str = field(default="", metadata={"later": True})  # SHA-256 of a checkpoint file; "" = none
     zero_residual: bool = field(default=False, metadata={"later": True})  # blocks begin as their shortcuts
-    # What it starts from: "" random weights, "image" ImageNet's (bsp/encoders/start.py), else SHA-256 of a file.
+    # What it starts from: "" random weights, "image" those of ``still`` or, without it, ImageNet's that come by pip
+    # (bsp/encoders/start.py), else SHA-256 of a file.
     start: str = field(default="", metadata={"later": True})
+    still: EncoderRecipe | None = field(default=None, metadata={"later": True})  # a classifier of single pictures
     code: int = 1
 
     def __post_init__(self) -> None:
@@ -81,6 +89,8 @@ class EncoderRecipe:
             raise ValueError("a trained encoder needs pretext, clips, augment, train and trimmed; a random one none")
         if self.weights and self.pretext is not None:
             raise ValueError("weights from a file are taken as they are: such an encoder has no pretext")
+        if self.still and self.start != IMAGE:
+            raise ValueError("a classifier of still pictures gives the start weights called image, and no others")
         if self.start and (self.weights or self.teachers or self.zero_residual):
             raise ValueError(
                 "start weights go with no other beginning: published weights as they are, the student's copy of its"
@@ -89,11 +99,13 @@ class EncoderRecipe:
         teachers = self.pretext.teachers if self.pretext else 0
         if len(self.teachers) != teachers:
             raise ValueError(f"this pretext needs {teachers} teachers, not {len(self.teachers)}")
-        if self.clips is not None and 2 * self.clips.half_len != self.encoder.clip_frames:
-            raise ValueError(
-                f"{self.encoder.name} takes clips of {self.encoder.clip_frames} frames, but half_len "
-                f"{self.clips.half_len} gives {2 * self.clips.half_len}; change one of the two"
-            )
+        if self.pretext is not None and self.clips is not None:
+            frames = self.pretext.clip_frames(self.clips)
+            if frames != self.encoder.clip_frames:
+                raise ValueError(
+                    f"{self.encoder.name} takes clips of {self.encoder.clip_frames} frames, but half_len "
+                    f"{self.clips.half_len} gives {frames}; change one of the two"
+                )
         if teachers and self.teachers[0].encoder != self.encoder:
             raise ValueError("the student starts as a copy of the action teacher: their encoders must be the same")
 
@@ -102,10 +114,11 @@ class EncoderRecipe:
         """Readable file name: what was learnt, backbone, seed, steps."""
         if self.weights:
             return f"given_{self.encoder.name}_{self.weights[:8]}"
+        if self.pretext is None and self.start:
+            seed = f"_seed{self.still.seed}" if self.still else ""
+            return f"{self.start[:8]}_{self.encoder.name}{seed}"
         if self.pretext is None:
-            return (
-                f"{self.start[:8]}_{self.encoder.name}" if self.start else f"random_{self.encoder.name}_seed{self.seed}"
-            )
+            return f"random_{self.encoder.name}_seed{self.seed}"
         name = f"{self.pretext.name}_{self.encoder.name}_seed{self.seed}_step{self.training.train.steps}"
         return f"{name}_from_{self.start[:8]}" if self.start else name
 
@@ -114,7 +127,13 @@ class EncoderRecipe:
         """The stage of the weights that its training starts from, untrained; None for random ones and teachers'."""
         if not self.start or self.pretext is None:
             return None
-        return EncoderRecipe(encoder=self.encoder.for_snippets(), start=self.start)
+        return EncoderRecipe(encoder=self.encoder.for_snippets(), start=self.start, still=self.still)
+
+    @property
+    def needed(self) -> list[EncoderRecipe]:
+        """The stages that must be there before it, the first ones first; a stage may be named twice."""
+        direct = [recipe for recipe in (self.still, *self.teachers, self.start_recipe) if recipe]
+        return [recipe for one in direct for recipe in (*one.needed, one)]
 
     @property
     def training(self) -> Training:

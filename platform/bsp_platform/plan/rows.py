@@ -7,7 +7,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from bsp.encoders.start import IMAGE, has_image_weights
 from bsp.tasks.head import SCORES, Blind
+from bsp_platform.plain_text import say
 from bsp_platform.plan.profiles import Profile
 from bsp_platform.plan.recipes import (
     AnyHeadRecipe,
@@ -92,9 +94,8 @@ class RowRecipes:
 
     def stages(self) -> list[tuple[str, Any]]:
         """(kind, recipe) of all of them, of the teachers, and of the weights that trainings start from."""
-        trained = [*(teacher for encoder in self.encoders for teacher in encoder.teachers), *self.encoders]
-        starts = [encoder.start_recipe for encoder in trained if encoder.start_recipe]
-        encoders = dict.fromkeys([*starts, *trained])  # each once, in order
+        needed = [recipe for encoder in self.encoders for recipe in encoder.needed]
+        encoders = dict.fromkeys([*needed, *self.encoders])  # each once, in order
         return [
             *(("encoders", recipe) for recipe in encoders),
             *(("features", recipe) for recipe in dict.fromkeys(f for _, f in self.features())),
@@ -134,6 +135,30 @@ def data_sets(rows: Iterable[Row]) -> set[str]:
     return {find_task(name).data.name for row in rows for name in row.heads}
 
 
+def startable(rows: Iterable[Row], profile: Profile, sources: Sources, *, named: bool) -> list[Row]:
+    """The rows whose start weights are there; the others are named and left out.
+
+    On real data image weights are a file, or come by pip for an encoder. ValueError for a row without any if the rows
+    were ``named`` by the user, or the start was.
+    """
+
+    def lacks(stream: Stream) -> bool:
+        encoder = profile.encoder_of(stream)
+        comes = profile.still_train is not None or has_image_weights(encoder)
+        return sources.start_of(encoder, stream) == IMAGE and stream.method != "random" and not comes
+
+    rows = list(rows)
+    lacking = [row for row in rows if any(map(lacks, row.streams))]
+    if not lacking:
+        return rows
+    names = ", ".join(row.name for row in lacking)
+    remedy = "give --start-weights FILE, such as torchvision's ResNet"
+    if named or sources.start == IMAGE:
+        raise ValueError(f"no image weights for the encoders of {names}: {remedy}")
+    say(f"left out, as there are no image weights for their encoders: {names}; {remedy}")
+    return [row for row in rows if row not in lacking]
+
+
 def row_recipes(row: Row, seed: int, profile: Profile, sources: Sources, workers: int) -> RowRecipes:
     """All recipes of a row. Class scores come from the vanilla encoder of seed 0, for every row and seed."""
 
@@ -145,6 +170,7 @@ def row_recipes(row: Row, seed: int, profile: Profile, sources: Sources, workers
             workers=workers,
             seed=of_seed + stream.seed_offset,
             weights={encoder: file.sha256 for encoder, file in sources.vanilla_weights.items()},
+            start=sources.start_of(profile.encoder_of(stream), stream),
         )
 
     encoders = tuple(encoder(stream, seed) for stream in row.streams)

@@ -23,9 +23,11 @@ from bsp.datasets.pantomime.render import render
 from bsp.encoders.build import build_encoder
 from bsp.encoders.checkpoints import choose_settings, load_checkpoint
 from bsp.encoders.contract import Architecture
+from bsp.encoders.start import IMAGE
 from bsp.errors import FileError
 from bsp.localization.grounding.words import WordVectors, load_glove, tokenise
 from bsp_platform.plan.profiles import Profile
+from bsp_platform.plan.recipes import Start, Stream
 from bsp_platform.storage.files import file_sha256
 
 
@@ -37,6 +39,8 @@ class DataPaths:
     glove: Path | None = None
     class_scores: tuple[tuple[str, Path], ...] = ()  # (data set, published classification result)
     vanilla_weights: tuple[Path, ...] = ()  # checkpoints used as the vanilla encoder
+    start: Start = "random"  # of trainings whose row names none
+    start_weights: tuple[Path, ...] = ()  # checkpoints that the start "image" means, one for each encoder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +64,17 @@ class Sources:
     glove: WordVectors | None = None  # only the words that occur
     class_scores: Mapping[str, GivenFile] = field(default_factory=dict)  # by data set
     vanilla_weights: Mapping[Architecture, GivenFile] = field(default_factory=dict)  # by encoder
+    start: Start = "random"  # of trainings whose row names none
+    start_weights: Mapping[Architecture, GivenFile] = field(default_factory=dict)  # by encoder: what "image" is
+    validation: Path | None = None  # folder with trimmed videos that are not trained on: val.csv and videos
+
+    def start_of(self, encoder: Architecture, stream: Stream) -> str:
+        """What the encoder of a stream begins with, as it stands in recipes."""
+        start = IMAGE if stream.method == IMAGE else stream.start or self.start
+        if start != IMAGE:
+            return ""
+        given = self.start_weights.get(encoder.for_snippets())
+        return given.sha256 if given else IMAGE
 
     def untrimmed(self, name: str) -> LocalizationDataset:
         """A data set of untrimmed videos with instances. TypeError if it is of another kind."""
@@ -69,12 +84,23 @@ class Sources:
         return data
 
     @property
+    def reports(self) -> list[str]:
+        """What was loaded from the given weights."""
+        return [file.report for file in (*self.vanilla_weights.values(), *self.start_weights.values())]
+
+    @property
     def notes(self) -> list[str]:
         """Where word embeddings, class scores and given weights come from, for the output."""
         notes = [f"class scores of {name}: {Path(file.path).name}" for name, file in self.class_scores.items()]
         notes += [
             f"vanilla {encoder.name} is {Path(file.path).name}, as given"
             for encoder, file in self.vanilla_weights.items()
+        ]
+        if self.start == IMAGE:
+            notes.append("trainings start from image weights")
+        notes += [
+            f"image weights of {encoder.name} are {Path(file.path).name}, as given"
+            for encoder, file in self.start_weights.items()
         ]
         if any(isinstance(data, GroundingDataset) for data in self.data.values()):
             if self.glove is None:
@@ -129,7 +155,10 @@ def load_sources(
         labels_prints={name: _digest(DATA_SETS[name].labels(d)) for name, d in data.items()},
         glove=glove,
         class_scores={name: _given_file(path) for name, path in paths.class_scores if name in data},
-        vanilla_weights=_vanilla_weights(paths.vanilla_weights, profile),
+        vanilla_weights=_given_weights(paths.vanilla_weights, profile, "--vanilla-weights"),
+        start=paths.start,
+        start_weights=_given_weights(paths.start_weights, profile, "--start-weights"),
+        validation=folders["kinetics"] if profile.pantomime is not None else None,
     )
 
 
@@ -137,7 +166,7 @@ def _given_file(path: Path, report: str = "") -> GivenFile:
     return GivenFile(path=str(path.resolve()), sha256=file_sha256(path), report=report)
 
 
-def _vanilla_weights(paths: Iterable[Path], profile: Profile) -> dict[Architecture, GivenFile]:
+def _given_weights(paths: Iterable[Path], profile: Profile, option: str) -> dict[Architecture, GivenFile]:
     """Checkpoints by encoder; ValueError for one that fits none of the profile's, or two of one encoder."""
     found: dict[Architecture, GivenFile] = {}
     offered = [encoder.for_snippets() for encoder in profile.known_encoders]
@@ -147,7 +176,7 @@ def _vanilla_weights(paths: Iterable[Path], profile: Profile) -> dict[Architectu
         except FileError as error:
             raise FileError(f"{error}; this is profile {profile.name}, published weights go with paper") from None
         if settings in found:
-            raise ValueError(f"{path}: --vanilla-weights already has {settings.name}, {found[settings].path}")
+            raise ValueError(f"{path}: {option} already has {settings.name}, {found[settings].path}")
         found[settings] = _given_file(path, str(load_checkpoint(build_encoder(settings, seed=0), path)))
     return found
 

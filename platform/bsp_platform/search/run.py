@@ -71,6 +71,8 @@ def run_search(spec: SearchOptions, options: Options) -> int:
     refuse_early(options)
     store = StageStore(options.storage)
     with store.only_one(spec.name):
+        if options.data.start != "random":
+            raise ValueError("--start: a search is from random weights; leave the option out")
         sources = load_sources(options.profile, {"activitynet"}, options.data, storage=store.root)
         search = Search(spec, options, sources, store)
         if options.fresh:

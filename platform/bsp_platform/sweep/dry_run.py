@@ -19,7 +19,7 @@ from bsp.datasets.pantomime.render import is_complete
 from bsp_platform.plain_text import duration, say
 from bsp_platform.plan.options import Options
 from bsp_platform.plan.recipes import EncoderRecipe
-from bsp_platform.plan.rows import Experiment, Row, data_sets, row_recipes
+from bsp_platform.plan.rows import Experiment, Row, data_sets, row_recipes, startable
 from bsp_platform.plan.sources import Sources, load_sources
 from bsp_platform.storage.manifests import MANIFEST, as_plain, parse_manifest, recipe_hash
 from bsp_platform.storage.s3 import is_address
@@ -108,14 +108,16 @@ def dry_run(experiment: Experiment, rows: Sequence[Row], options: Options) -> in
     """Say what running ``rows`` would do. Returns the exit status, 0."""
     say(f"{experiment.title}: --dry-run, nothing is started, rendered or written")
     store, wanted = open_to_read(options.storage), data_sets(rows)
-    cells = [(row, seed) for seed in range(options.seeds) for row in rows]
     missing = unrendered(options, wanted, store.root if store else Path(options.storage))
     if store is None or missing:
         what = f"not rendered yet: {', '.join(missing)}" if missing else f"{options.storage} is not there"
-        say(f"{what}; so all {len(cells)} rows and seeds would be computed: their stages' names follow from the videos")
+        count = len(rows) * options.seeds
+        say(f"{what}; so all {count} rows and seeds would be computed: their stages' names follow from the videos")
         _say_machine(options)
         return 0
     sources = sources_to_read(options, wanted, store)
+    rows = startable(rows, options.profile, sources, named=bool(options.rows))
+    cells = [(row, seed) for seed in range(options.seeds) for row in rows]
     todo: dict[tuple[str, str], tuple[Any, list[str]]] = {}
     found: set[tuple[str, str]] = set()
     finished = 0

@@ -27,7 +27,7 @@ from bsp_platform.work.cluster.assigned_device import assigned_device
 from bsp_platform.work.extraction import extract_dataset
 from bsp_platform.work.heads import CLASS_SCORES, Expected, convert_class_scores, make_class_scores, train_and_score
 from bsp_platform.work.pretraining import WEIGHTS, HeldOut, given_encoder, train_encoder
-from bsp_platform.work.probe import BoundaryProbe
+from bsp_platform.work.probe import BoundaryProbe, held_out_score
 from bsp_platform.work.streaming import ClipStream
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ class RowJob:
     recipes: dict[Cell, RowRecipes]
     probes: dict[EncoderRecipe, BoundaryProbe] = field(default_factory=dict)  # scores of encoders while they train
     held_out: dict[EncoderRecipe, HeldOut] = field(default_factory=dict)  # likewise of pretexts
+    validation: ObjectRef | None = None  # of the Catalog of trimmed videos that are not trained on
 
 
 def run_row(config: dict[str, Any], job: RowJob) -> None:
@@ -108,6 +109,7 @@ class _RowRunner:
             return found
         teachers = [self.weights(teacher) for teacher in reversed(recipe.teachers)][::-1]
         start = self.weights(recipe.start_recipe) if recipe.start_recipe else None
+        still = self.weights(recipe.still) if recipe.still and recipe.pretext is None else None
 
         def build(folder: Path) -> dict:
             import ray
@@ -116,7 +118,7 @@ class _RowRunner:
 
             if recipe.weights or (recipe.start and recipe.pretext is None):
                 given = self.job.weights.get(recipe.weights or recipe.start)
-                return given_encoder(folder, recipe, Path(given) if given else None)
+                return given_encoder(folder, recipe, Path(given) if given else still)
             if recipe.pretext is None:
                 return train_encoder(folder, recipe, None, self.job.resources, store=self.store)
             pretext, clips, augment, train = recipe.training
@@ -143,7 +145,7 @@ class _RowRunner:
                 start=start,
                 callbacks=[Records(), Beginnings(f"pretrain {recipe.name}")],
                 probe=self.job.probes.get(recipe),
-                held_out=self.job.held_out.get(recipe),
+                held_out=self.job.held_out.get(recipe) or held_out_score(self.job.validation, recipe),
                 store=self.store,
             )
 

@@ -18,7 +18,7 @@ from bsp.pretraining.pretexts import too_short
 from bsp_platform.plain_text import say
 from bsp_platform.plan.options import Options
 from bsp_platform.plan.recipes import ClassScoresRecipe
-from bsp_platform.plan.rows import Cell, Experiment, Row, RowRecipes, data_sets, row_recipes
+from bsp_platform.plan.rows import Cell, Experiment, Row, RowRecipes, data_sets, row_recipes, startable
 from bsp_platform.plan.sources import Sources, load_sources
 from bsp_platform.report.costs import row_costs
 from bsp_platform.report.resampling import Samples, resample_rows
@@ -52,8 +52,9 @@ def run(experiment: Experiment, options: Options) -> int:
     store = StageStore(options.storage)
     with store.only_one(experiment.name):
         sources = load_sources(profile, data_sets(rows), options.data, storage=store.root)
-        for note in (*sources.notes, *(file.report for file in sources.vanilla_weights.values())):
+        for note in (*sources.notes, *sources.reports):
             say(note)
+        rows = startable(rows, profile, sources, named=bool(options.rows))
         recipes = {
             (row.name, seed): row_recipes(row, seed, profile, sources, options.workers)
             for seed in range(options.seeds)

@@ -194,11 +194,11 @@ def _how_to_read(profile: Profile) -> str:
 def naming_settings(profile: Profile) -> dict[str, Any]:
     """What of a profile tells runs apart in MLflow, and searches in the storage.
 
-    Not its resources, nor the encoders that it offers to rows.
+    Not its resources, nor the encoders and the classifier of pictures that it offers to rows.
     """
-    no_settings: dict[str, Any] = {"resources": None, "encoders": {}}
+    no_settings: dict[str, Any] = {"resources": None, "encoders": {}, "still_train": None}
     settings = as_plain(replace(profile, **no_settings))
-    del settings["encoders"]  # names of before stay
+    del settings["encoders"], settings["still_train"]  # names of before stay
     return settings
 
 

@@ -10,6 +10,7 @@ import ray
 from ray import tune
 from typing_extensions import override
 
+from bsp.errors import AnnotationError
 from bsp_platform.plain_text import say
 from bsp_platform.plan.options import Options
 from bsp_platform.plan.rows import Cell, RowRecipes
@@ -21,7 +22,7 @@ from bsp_platform.sweep.row_runner import RowJob
 from bsp_platform.work.cluster.loopback import private_folder
 from bsp_platform.work.cluster.planning import plan_lines, start_planned
 from bsp_platform.work.cluster.start import TRIAL_RESOURCES
-from bsp_platform.work.probe import WORKERS, release_workers
+from bsp_platform.work.probe import WORKERS, is_scored, load_validation, release_workers
 
 
 def start_job(
@@ -39,10 +40,24 @@ def start_job(
         data={name: ray.put(data) for name, data in sources.data.items()},
         glove=ray.put(sources.glove),
         class_scores={name: file.path for name, file in sources.class_scores.items()},
-        weights={file.sha256: file.path for file in sources.vanilla_weights.values()},
+        weights={f.sha256: f.path for f in (*sources.vanilla_weights.values(), *sources.start_weights.values())},
         recipes=recipes,
+        validation=_validation(sources, recipes, store),
     )
     return job, plan.rows
+
+
+def _validation(sources: Sources, recipes: dict[Cell, RowRecipes], store: StageStore) -> Any:
+    """A reference to the trimmed videos that are not trained on; None without any, or if nothing is scored on them."""
+    scored = any(kind == "encoders" and is_scored(recipe) for r in recipes.values() for kind, recipe in r.stages())
+    if not scored or sources.validation is None:
+        return None
+    names = sources.trimmed.class_names
+    try:
+        return ray.put(load_validation(sources.validation, names, cache_dir=store.root / "catalogs"))
+    except AnnotationError as error:
+        say(f"no held-out accuracy: {error}")
+        return None
 
 
 def run_trials(

@@ -319,11 +319,15 @@ def train_encoder(
 def given_encoder(folder: Path, recipe: EncoderRecipe, checkpoint: Path | None) -> dict[str, Any]:
     """The stage of an encoder that is a published checkpoint as it is; its loading report is kept beside it.
 
-    ``checkpoint`` is the file of the recipe's ``weights`` or ``start``; None with the start "image", which a package
-    has. Raises ValueError if the file is not the one of the recipe, or does not fit the encoder.
+    ``checkpoint`` is the file of the recipe's ``weights`` or ``start``, or the weights of its ``still``; None with the
+    start "image" that a package has. Raises ValueError if the file is not the one of the recipe, or does not fit the
+    encoder.
     """
     encoder = build_encoder(recipe.encoder, recipe.seed)
-    if recipe.start == IMAGE:
+    if recipe.still:
+        assert checkpoint is not None
+        report, name = load_checkpoint(encoder, checkpoint), recipe.still.name
+    elif recipe.start == IMAGE:
         report, name = load_start(encoder, IMAGE), IMAGE
     else:
         assert checkpoint is not None

@@ -1,4 +1,5 @@
-"""A score of an encoder during its training: a linear probe for boundaries on a few untrimmed videos.
+"""Scores of an encoder during its training: a linear probe for boundaries on a few untrimmed videos, and at the end
+what a classifier of still pictures has learnt, on trimmed videos that it was not trained on.
 
 The driver decodes the videos once and puts them into the object store. At chosen steps rank 0 of a training run
 copies the weights into a second encoder, so modes, batch-norm statistics and random state of the training do not
@@ -13,17 +14,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from bsp.clips.catalog import Catalog
 from bsp.datasets.activitynet import LocalizationDataset
+from bsp.datasets.kinetics import load_kinetics_csv
 from bsp.encoders.build import build_encoder
 from bsp.encoders.contract import Encoder
 from bsp.errors import VideoError
 from bsp.features.probe import ProbeVideo, half_targets, load_probe_video, probe_score, snippet_features
+from bsp.pretraining.contract import Loss, PretrainingModel
+from bsp.pretraining.held_out import score_clips
+from bsp.pretraining.still import StillPictures
 from bsp_platform.plan.recipes import EncoderRecipe
 from bsp_platform.work.listed_features import has_features, read_listed
+from bsp_platform.work.streaming import ClipStream, make_clips
 
 PROBE = "probe_ap"  # boundary average precision, percent
 RUNG = "probe_rung"  # at which of the chosen steps, from 0
 WORKERS = "placement_group"  # of the training workers, reported with the probe
+HELD_OUT = "held_out_"  # before the names of scores on videos that are not trained on
+_PER_VIDEO = 4  # Choice: frames of one video say much the same
+_BATCH = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,3 +133,58 @@ def score_features(folder: Path, videos: Sequence[ProbeVideo]) -> float:
         feat_SD, _ = read_listed(folder, video.video_id)
         features.append(feat_SD[video.first : video.first + len(video.boundary_S)])
     return probe_score(features, [video.boundary_S for video in videos])
+
+
+def is_scored(recipe: EncoderRecipe) -> bool:
+    """Whether the pretext of this encoder is scored on videos that are kept out."""
+    return isinstance(recipe.pretext, StillPictures)
+
+
+def load_validation(folder: Path, class_names: Sequence[str], *, cache_dir: Path | None = None) -> Catalog:
+    """The trimmed videos in ``folder/val.csv``, classes numbered as in training. AnnotationError without any."""
+    return load_kinetics_csv(
+        folder / "val.csv", folder / "videos", class_names=class_names, cache_dir=cache_dir, progress=False
+    )
+
+
+def held_out_score(validation: Any, recipe: EncoderRecipe) -> HeldOutAtEnd | None:
+    """What train_encoder takes as ``held_out``. ``validation``: a reference to a Catalog, None without one."""
+    return HeldOutAtEnd(validation, recipe) if validation is not None and is_scored(recipe) else None
+
+
+@dataclass(frozen=True)
+class HeldOutAtEnd:
+    """Called by rank 0 at a record: scores the pretext after the last step."""
+
+    validation: Any  # ObjectRef of a Catalog
+    recipe: EncoderRecipe
+
+    def __call__(self, model: PretrainingModel, loss: Loss, step: int, device: torch.device) -> dict[str, float]:
+        """Numbers with the prefix ``HELD_OUT``; none before the last step."""
+        if step < self.recipe.training.train.steps:
+            return {}
+        import ray
+
+        scores = score_held_out(model, loss, self.recipe, ray.get(self.validation), device)
+        return {HELD_OUT + name: value for name, value in scores.items()}
+
+
+def score_held_out(
+    model: PretrainingModel,
+    loss: Loss,
+    recipe: EncoderRecipe,
+    catalog: Catalog,
+    device: torch.device,
+    clips: int | None = None,
+) -> dict[str, float]:
+    """Loss and statistics on the first ``clips`` (None: ``_PER_VIDEO`` for each video) of a numbered stream."""
+    pretext, settings, augment, train = recipe.training
+    stream = ClipStream(
+        catalog=None, clips=settings, augment=augment, seed=recipe.seed, batch_size=train.batch_size,
+        length=train.clips, plan=pretext.plan, synthesise=pretext.synthesise,
+    )  # fmt: skip
+    count = clips or _PER_VIDEO * len(catalog)
+    batches = (
+        make_clips(catalog, stream, range(first, min(first + _BATCH, count))) for first in range(0, count, _BATCH)
+    )
+    return score_clips(model, loss, batches, device)

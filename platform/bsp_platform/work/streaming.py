@@ -80,7 +80,7 @@ def make_clips(
             clip = augment_clip(clip, stream.augment, plan.augment_seed)
             errors.append("")
         except VideoError as error:
-            clip = np.zeros((2 * stream.clips.half_len, size, size, 3), np.uint8)
+            clip = np.zeros((len(plan.weights), size, size, 3), np.uint8)
             errors.append(f"clip {index}: {error}")
         plans.append(plan)
         clips.append(clip)
