@@ -39,7 +39,8 @@ START = Experiment(
     name="ablation_start",
     title="Start weights: Table 4 from random and from image weights, G-TAD, temporal action localisation",
     paper_data=f"{TABLE_4.paper_data}; it does not say what training starts from",
-    references=TABLE_4.references,
+    other_paper=TABLE_4.other_paper,
+    other_data=TABLE_4.other_data,
     rows=(
         *(row for row in TABLE_4.rows if row.name in UNTRAINED),
         *(_from(row, start) for row in TRAINED for start in STARTS),

@@ -66,13 +66,13 @@ def run_search(spec: SearchOptions, options: Options) -> int:
     began = time.time()
     if options.rows:
         raise ValueError(f"--rows {','.join(options.rows)}: a search has trials, not rows; use --space")
+    if options.data.start != "random":
+        raise ValueError("--start: a search is from random weights; leave the option out")
     if options.dry_run:
         return _dry_run(spec, options)
     refuse_early(options)
     store = StageStore(options.storage)
     with store.only_one(spec.name):
-        if options.data.start != "random":
-            raise ValueError("--start: a search is from random weights; leave the option out")
         sources = load_sources(options.profile, {"activitynet"}, options.data, storage=store.root)
         search = Search(spec, options, sources, store)
         if options.fresh:
