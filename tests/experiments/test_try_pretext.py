@@ -1,4 +1,4 @@
-"""The program that tries pretexts: what a training needs is made first and once, and its clips are those of the stream."""
+"""The program that tries pretexts: what a training needs is made once before it; clips are those of the stream."""
 
 from types import SimpleNamespace
 
