@@ -16,7 +16,7 @@ from bsp.pretraining.loop import TrainSettings
 from bsp_platform.plan.options import Options
 from bsp_platform.plan.profiles import smoke
 from bsp_platform.plan.recipes import Stream
-from bsp_platform.plan.rows import Experiment, Reference, Row
+from bsp_platform.plan.rows import Claim, Experiment, Reference, Row
 from bsp_platform.plan.tasks import TASKS, Task
 from bsp_platform.sweep.run import run
 from toy_encoder import ToyEncoderSettings
@@ -43,6 +43,7 @@ PRETEXTS = Experiment(
         row("reg-sc", "{sc} reg", Stream(method="regression", kinds=(SC,))),
         row("vanilla", "vanilla", VANILLA, paper={"mAP_avg": 3.0}),
     ),
+    claims=(Claim(text="vanilla above random", higher="vanilla", lower="random", metric="mAP_avg"),),
 )
 OTHER = replace(PRETEXTS, name="other", rows=tuple(row for row in PRETEXTS.rows if row.name in ("cls-dc", "vanilla")))
 FUSION = Experiment(

@@ -87,6 +87,13 @@ def _summary(claims: list[dict[str, Any]]) -> list[str]:
     return [*lines, "Those that do not:", "", *markdown_table(claim_lines(absent)), ""] if absent else lines
 
 
+def _relations(claims: list[dict[str, Any]]) -> list[str]:
+    if not claims:
+        return []
+    told = how_told(claims)
+    return [*markdown_table(claim_lines(claims)), "", *([told, ""] if told else [])]
+
+
 def _table(name: str, content: dict[str, Any], folder: Path) -> list[str]:
     seeds, minutes = content["seeds"], content["duration_s"] / 60
     failed = [(row["label"], seed, why) for row in content["rows"] for seed, why in row["failures"].items()]
@@ -99,7 +106,7 @@ def _table(name: str, content: dict[str, Any], folder: Path) -> list[str]:
         *markdown_table(table_body(content)),
         "",
         *([content["note"], ""] if content["note"] else []),
-        *([*markdown_table(claim_lines(content["claims"])), ""] if content["claims"] else []),
+        *_relations(content["claims"]),
         *(f"- {markdown_text(label)} seed {seed} failed: {markdown_text(why)}" for label, seed, why in failed),
         f"`python experiments/{name}.py --profile {content['profile']} --seeds {seeds}`; last run {minutes:.1f} min",
         f"(stages in the storage are not made again); {content['hardware']}; commit {content['commit']}.",
@@ -115,5 +122,5 @@ def _figure(content: dict[str, Any], folder: Path, results: Path) -> list[str]:
         "",
         *([markdown_text(content["caption"]), ""] if content.get("caption") else []),
         *(line for picture in pictures for line in (f"![{picture.stem}]({picture.as_posix()})", "")),
-        *([*markdown_table(claim_lines(content["claims"])), ""] if content.get("claims") else []),
+        *_relations(content.get("claims", [])),
     ]

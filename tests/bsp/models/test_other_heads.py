@@ -49,6 +49,16 @@ def through_folder(kind, run, features, video, tmp_path, **other) -> Model:
     return load_model(tmp_path / kind)
 
 
+def scores_of_all_videos_are_its_scores(kind, run, inputs) -> None:
+    """What a head leaves is enough to score its videos again, each counted as often as one likes."""
+    read = run.documents.__getitem__
+    per_video = HEADS[kind].per_video(inputs.data, inputs.settings, inputs.subsets[1], read)
+    assert len(per_video.videos) >= 2
+    found, scores = per_video.identity(), run.facts["scores"]
+    assert found == {name: pytest.approx(scores[name], abs=1e-9) for name in found}
+    assert set(scores) - set(found) == set()
+
+
 def test_gtad_on_windows(tmp_path):
     data, features = planted()
     classifier = classify_videos(features, data, ("training", "validation")).classifier
@@ -56,6 +66,7 @@ def test_gtad_on_windows(tmp_path):
         features=features, data=data, settings=WINDOWS, class_scores=class_scores_of(classifier, features)
     )
     run = run_head(HEADS["gtad-windows"], inputs)
+    scores_of_all_videos_are_its_scores("gtad-windows", run, inputs)
     model = through_folder("gtad-windows", run, features, "v0", tmp_path, classifier=classifier)
     for video, rows in run.documents["detections.json"]["results"].items():
         found, wanted = model.detect_features(*features.read(video)), segments_of(rows)
@@ -86,6 +97,7 @@ def test_grounding(settings, vectors, blind, tmp_path):
     how = Sentences(width=8, held_out_every=3, blind=blind, vectors=vectors)
     inputs = HeadInputs(features=features, data=data, settings=settings, subsets=("train", "test"), sentences=how)
     run = run_head(HEADS[kind], inputs)
+    scores_of_all_videos_are_its_scores(kind, run, inputs)
     model = through_folder(kind, run, features, "g0", tmp_path)
     rows = run.documents["predictions.json"]
     assert len(rows) == 9
@@ -129,6 +141,7 @@ def test_steps(tmp_path):
     settings = ActionnessSettings(batch_segments=32)
     inputs = HeadInputs(features=features, data=data, settings=settings, subsets=("training", "test"))
     run = run_head(HEADS["actionness"], inputs)
+    scores_of_all_videos_are_its_scores("actionness", run, inputs)
     model = through_folder("actionness", run, features, "s0", tmp_path)
     threshold = model.kept.facts["threshold"]
     for video, scores in run.documents["predictions.json"]["scores"].items():
@@ -163,7 +176,9 @@ def test_runs_by_hand():
 )
 def test_boundaries(kind, settings, tmp_path):
     data, features = clips()
-    run = run_head(HEADS[kind], HeadInputs(features=features, data=data, settings=settings))
+    inputs = HeadInputs(features=features, data=data, settings=settings)
+    run = run_head(HEADS[kind], inputs)
+    scores_of_all_videos_are_its_scores(kind, run, inputs)
     model = through_folder(kind, run, features, "c0", tmp_path)
     results = run.documents["boundaries.json"]
     assert sum(map(len, results.values())) >= 6

@@ -96,6 +96,9 @@ def test_the_table_says_what_it_is(undisturbed):
     assert "embedded data set" in content["about"]
     assert content["versions"]["ray"]
     assert not [note for note in content["notes"] if "resampled" in note]
+    (claim,) = content["claims"]
+    assert claim["videos"] == 4  # all of the validation subset were resampled
+    assert claim["low"] <= claim["mean"] <= claim["high"]
     markdown = (undisturbed / "results" / "small" / "small" / "table.md").read_text()
     assert "| {dc, ss} cls |" in markdown
     lines = (undisturbed / "results" / "small" / "small" / "table.csv").read_text().splitlines()
