@@ -12,16 +12,17 @@ import json
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
+from bsp.datasets.pantomime.levers import Levers, acts_most, record
 from bsp.datasets.pantomime.moves import ACTION_NAMES, action_pose, blend_poses, blend_ramp, idle_pose, running_phase
 from bsp.datasets.pantomime.plan import check_picture, check_ranges, check_whole_snippets
 from bsp.datasets.pantomime.sentences import Sentence, write_sentences
-from bsp.datasets.pantomime.world import Person, draw_look, draw_shot
+from bsp.datasets.pantomime.world import Look, Person, draw_look, draw_shot
 
 CODE_VERSION = 1  # raise it with every change of what is rendered or written
 SPLITS = ("train", "test")
@@ -67,6 +68,7 @@ class GroundingWorldSettings:
     other_cuts_per_minute: float = 12.0  # cuts away from moments' ends, on average, 0..60
     noise: float = 1.0  # amount of sensor noise, 0 = none, 1 = standard deviations of 1-5 grey levels
     light: float = 1.0  # amount of lighting change, 0 = none, 1 = about 5%
+    levers: Levers | None = field(default=None, metadata={"later": True})  # what makes it harder; None = version 1
 
     def __post_init__(self) -> None:
         check_picture(self)
@@ -99,7 +101,7 @@ class GroundingWorldSettings:
 
     def fingerprint(self) -> str:
         """16 hexadecimal digits that name the data set: all settings and the code version."""
-        text = json.dumps({"kind": "grounding", "code_version": CODE_VERSION, **asdict(self)}, sort_keys=True)
+        text = json.dumps({"kind": "grounding", "code_version": CODE_VERSION, **record(self)}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -265,7 +267,8 @@ def plan_pose(settings: GroundingWorldSettings, plan: GroundingPlan) -> np.ndarr
     At a boundary without a cut the two blend over 2 or 4 frames with the boundary in the middle.
     """
     rng = _rng(settings, plan.split, plan.number, _POSE)
-    pose_TP = idle_pose(plan.frames, settings.fps, plan.cuts, rng)
+    restless = settings.levers.restless if settings.levers else 0.0
+    pose_TP = idle_pose(plan.frames, settings.fps, plan.cuts, rng, restless=restless)
     halves = {frame: int(rng.integers(1, 3)) for frame in plan.boundaries if frame not in plan.cuts}
     followed = {moment.first for moment in plan.moments}
     for moment in plan.moments:
@@ -289,13 +292,16 @@ def draw_video(settings: GroundingWorldSettings, plan: GroundingPlan) -> np.ndar
     key = (settings, plan.split, plan.number)
     pose_TP = plan_pose(settings, plan)
     people = [Person(clothes=COLOURS[colour], **ACTORS[actor]) for actor, colour in zip(plan.actors, plan.clothes)]
-    looks = {
-        shot.look: draw_look(_rng(*key, _LOOK, shot.look), settings.size_px, people[shot.actor]) for shot in plan.shots
-    }
+    spans = [(moment.first, moment.end) for moment in plan.moments]
+    looks: dict[int, Look] = {}
+    for shot in plan.shots:
+        if shot.look not in looks:
+            rng, acts = _rng(*key, _LOOK, shot.look), acts_most(shot.first, shot.end, spans)
+            looks[shot.look] = draw_look(rng, settings.size_px, people[shot.actor], levers=settings.levers, acts=acts)
     parts = [
         draw_shot(
             pose_TP[shot.first : shot.end], looks[shot.look], settings.size_px, _rng(*key, _SHOT, shot.first),
-            noise=settings.noise, light=settings.light,
+            noise=settings.noise, light=settings.light, levers=settings.levers, fps=settings.fps,
         )
         for shot in plan.shots
     ]  # fmt: skip

@@ -11,6 +11,10 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from bsp.datasets.pantomime.figures.finer import FINER_ACTIONS
+from bsp.datasets.pantomime.figures.restless import restless_angles
+from bsp.datasets.pantomime.figures.waves import lift, smooth_noise, swing
+
 CHANNELS = (
     "lean", "head", "shoulder_l", "elbow_l", "shoulder_r", "elbow_r",
     "hip_l", "knee_l", "hip_r", "knee_r", "flight", "shift",
@@ -40,26 +44,12 @@ def _pose(phase: np.ndarray, **channels: np.ndarray | float) -> np.ndarray:
     return pose_TP
 
 
-def _swing(phase: np.ndarray) -> np.ndarray:
-    """Rounded triangle wave in [-1, 1], 0 and rising at phase 0; phase in cycles.
-
-    Choice: nearly constant speed between the turning points (a sine spends its cycle changing speed), so that a change
-    of playback speed inside a clip is visible.
-    """
-    return np.arcsin(0.96 * np.sin(2 * np.pi * phase)) / np.arcsin(0.96)
-
-
-def _lift(phase: np.ndarray) -> np.ndarray:
-    """The same wave in [0, 1], lowest at phase 0."""
-    return 0.5 * (1 + _swing(phase - 0.25))
-
-
 def _wave(phase: np.ndarray, size: float) -> np.ndarray:
-    return _pose(phase, shoulder_r=2.15, elbow_r=0.5 + 0.95 * size * _swing(phase))
+    return _pose(phase, shoulder_r=2.15, elbow_r=0.5 + 0.95 * size * swing(phase))
 
 
 def _jumping_jack(phase: np.ndarray, size: float) -> np.ndarray:
-    up = _lift(phase)
+    up = lift(phase)
     arms, legs = 0.25 + 2.6 * up, 0.05 + 0.48 * size * up
     hop = 0.05 * np.abs(np.sin(2 * np.pi * phase))
     return _pose(
@@ -83,12 +73,12 @@ def _crouch(down: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def _squat(phase: np.ndarray, size: float) -> np.ndarray:
-    down = size * _lift(phase)
+    down = size * lift(phase)
     return _pose(phase, **_crouch(down), shoulder_l=-0.1 + 1.5 * down, shoulder_r=0.1 + 1.5 * down)
 
 
 def _jump(phase: np.ndarray, size: float) -> np.ndarray:
-    wave = _swing(phase)
+    wave = swing(phase)
     air, down = np.maximum(wave, 0), 0.75 * np.maximum(-wave, 0)
     arms = 0.25 + 2.5 * air
     return _pose(
@@ -98,7 +88,7 @@ def _jump(phase: np.ndarray, size: float) -> np.ndarray:
 
 
 def _walk(phase: np.ndarray, size: float) -> np.ndarray:
-    stride, quarter = 0.55 * size * _swing(phase), _swing(phase + 0.25)
+    stride, quarter = 0.55 * size * swing(phase), swing(phase + 0.25)
     return _pose(
         phase, lean=0.08, hip_l=stride, hip_r=-stride,
         knee_l=-0.12 - 0.9 * np.maximum(quarter, 0), knee_r=-0.12 - 0.9 * np.maximum(-quarter, 0),
@@ -107,7 +97,7 @@ def _walk(phase: np.ndarray, size: float) -> np.ndarray:
 
 
 def _kick(phase: np.ndarray, size: float) -> np.ndarray:
-    up = _lift(phase)
+    up = lift(phase)
     return _pose(
         phase, lean=0.1 - 0.4 * up, hip_l=-0.05, hip_r=-0.55 + 2.15 * size * up,
         knee_l=-0.1, knee_r=-1.1 * (1 - up),
@@ -116,7 +106,7 @@ def _kick(phase: np.ndarray, size: float) -> np.ndarray:
 
 
 def _windmill(phase: np.ndarray, size: float) -> np.ndarray:
-    turn = _swing(phase)
+    turn = swing(phase)
     return _pose(
         phase, lean=0.55 * size * turn, shoulder_l=-np.pi / 2 - 1.15 * size * turn,
         shoulder_r=np.pi / 2 - 1.15 * size * turn, elbow_l=0.0, elbow_r=0.0, hip_l=-0.38, hip_r=0.38,
@@ -124,7 +114,7 @@ def _windmill(phase: np.ndarray, size: float) -> np.ndarray:
 
 
 def _box(phase: np.ndarray, size: float) -> np.ndarray:
-    wave = _swing(phase)
+    wave = swing(phase)
     left, right = np.maximum(wave, 0), np.maximum(-wave, 0)
     return _pose(
         phase, lean=0.12 + 0.1 * wave, hip_l=0.30, hip_r=-0.30, knee_l=-0.25, knee_r=-0.15,
@@ -134,7 +124,7 @@ def _box(phase: np.ndarray, size: float) -> np.ndarray:
 
 
 def _bow(phase: np.ndarray, size: float) -> np.ndarray:
-    down = size * _lift(phase)
+    down = size * lift(phase)
     return _pose(
         phase, lean=1.35 * down, head=0.25 * down, shift=-0.07 * down, hip_l=-0.08, hip_r=0.06,
         shoulder_l=-0.1 + 0.5 * down, shoulder_r=0.1 + 0.6 * down,
@@ -159,6 +149,7 @@ ACTIONS: dict[str, Callable[[np.ndarray, float], np.ndarray]] = {
     "windmill": _windmill,
 }
 ACTION_NAMES = tuple(ACTIONS)
+ALL_ACTION_NAMES = (*ACTION_NAMES, *FINER_ACTIONS)  # the order enters the random keys
 
 # Idle stances. Several are poses of an action, held still, so that a single pose does not reveal an action.
 _STANCES: tuple[dict[str, float], ...] = (
@@ -189,21 +180,12 @@ _STANCES: tuple[dict[str, float], ...] = (
 )
 
 
-def smooth_noise(rng: np.random.Generator, frames: int, columns: int, every: float) -> np.ndarray:
-    """[frames, columns] float32 noise, unit variance at knots ``every`` frames apart, smooth between them."""
-    knots = rng.standard_normal((int(frames / every) + 3, columns))
-    at = np.arange(frames) / every + rng.random()
-    low = at.astype(int)
-    part = (at - low)[:, None]
-    part = part * part * (3 - 2 * part)
-    return (knots[low] * (1 - part) + knots[low + 1] * part).astype(np.float32)
-
-
 def action_pose(name: str, phase: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """[T, P] pose of the action at ``phase`` (cycles, [T]), with this performer's amplitude and habits."""
     if rng.random() < 0.5:
         phase = -phase  # Choice: half the performances run backwards, so that "up, then down" is no class cue
-    pose_TP = ACTIONS[name](phase, rng.uniform(0.85, 1.1))
+    size = rng.uniform(0.85, 1.1)
+    pose_TP = ACTIONS[name](phase, size) if name in ACTIONS else _pose(phase, **FINER_ACTIONS[name](phase, size))
     pose_TP[:, :NUM_ANGLES] += 0.06 * rng.standard_normal(NUM_ANGLES)
     pose_TP[:, :NUM_ANGLES] += 0.035 * smooth_noise(rng, len(phase), NUM_ANGLES, 12)
     return pose_TP
@@ -226,10 +208,13 @@ def blend_ramp(half: int) -> np.ndarray:
     return ramp * ramp * (3 - 2 * ramp)
 
 
-def idle_pose(frames: int, fps: float, breaks: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+def idle_pose(
+    frames: int, fps: float, breaks: tuple[int, ...], rng: np.random.Generator, *, restless: float = 0.0
+) -> np.ndarray:
     """[T, P] idle motion: stances held for 1-3 s, taken up in 3-6 frames; swaying, fidgeting, glances.
 
-    At the frames in ``breaks`` (cuts) the stance is drawn anew without a transition.
+    At the frames in ``breaks`` (cuts) the stance is drawn anew without a transition. ``restless``: probability that a
+    stretch is spent in movement as lively as an action, which belongs to no class (figures/restless.py).
     """
     pose_TP = np.zeros((frames, len(CHANNELS)), np.float32)
     start, before = 0, None
@@ -243,6 +228,8 @@ def idle_pose(frames: int, fps: float, breaks: tuple[int, ...], rng: np.random.G
             ramp = min(int(rng.integers(3, 7)), end - start)
             part = (np.arange(ramp, dtype=np.float32) + 0.5)[:, None] / ramp
             pose_TP[start : start + ramp] = before + part * part * (3 - 2 * part) * (stance - before)
+        if restless and rng.random() < restless:
+            pose_TP[start:end, :NUM_ANGLES] += restless_angles(rng, end - start, fps)
         start, before = end, stance
     angles = pose_TP[:, :NUM_ANGLES]
     angles += 0.07 * smooth_noise(rng, frames, NUM_ANGLES, 0.8 * fps)

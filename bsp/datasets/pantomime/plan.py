@@ -8,15 +8,24 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
-from bsp.datasets.pantomime.moves import ACTION_NAMES, action_pose, blend_poses, blend_ramp, idle_pose, running_phase
-from bsp.datasets.pantomime.world import draw_look, draw_shots
+from bsp.datasets.pantomime.levers import Levers, acts_most, long_instance, record, seen_classes
+from bsp.datasets.pantomime.moves import (
+    ACTION_NAMES,
+    ALL_ACTION_NAMES,
+    action_pose,
+    blend_poses,
+    blend_ramp,
+    idle_pose,
+    running_phase,
+)
+from bsp.datasets.pantomime.world import Look, draw_look, draw_shots
 
 CODE_VERSION = 3  # raise it with every change of what is rendered: cached data of other versions is not used
 SPLITS = ("trimmed_train", "trimmed_val", "untrimmed_train", "untrimmed_val")  # order enters the random keys
@@ -64,7 +73,7 @@ class PantomimeSettings:
     seed: int = 0  # >= 0
     size_px: int = 64  # frame width and height, even, 32..512
     fps: int = 12  # frames/s, 6..60
-    actions: tuple[str, ...] = ACTION_NAMES  # classes, a subset of ACTION_NAMES
+    actions: tuple[str, ...] = ACTION_NAMES  # classes, a subset of ALL_ACTION_NAMES
     trimmed_per_class: int = 40  # training videos per class, >= 0
     trimmed_val_per_class: int = 6  # validation videos per class, >= 0
     untrimmed_train: int = 120  # videos of subset "training", >= 0
@@ -78,12 +87,13 @@ class PantomimeSettings:
     other_cuts_per_minute: float = 5.0  # cuts that are no boundaries, on average, >= 0
     noise: float = 1.0  # amount of sensor noise, 0 = none, 1 = standard deviations of 1-5 grey levels
     light: float = 1.0  # amount of lighting change, 0 = none, 1 = about 5%
+    levers: Levers | None = field(default=None, metadata={"later": True})  # what makes it harder; None = version 1
 
     def __post_init__(self) -> None:
         check_picture(self)
-        unknown = [name for name in self.actions if name not in ACTION_NAMES]
+        unknown = [name for name in self.actions if name not in ALL_ACTION_NAMES]
         if unknown or not self.actions or len(set(self.actions)) != len(self.actions):
-            raise ValueError(f"actions must be different names out of {ACTION_NAMES}, not {self.actions}")
+            raise ValueError(f"actions must be different names out of {ALL_ACTION_NAMES}, not {self.actions}")
         for name in ("trimmed_per_class", "trimmed_val_per_class", "untrimmed_train", "untrimmed_val"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be >= 0, not {getattr(self, name)}")
@@ -108,9 +118,14 @@ class PantomimeSettings:
         """Frames of every untrimmed video."""
         return round(self.untrimmed_seconds * self.fps)
 
+    @property
+    def trimmed_actions(self) -> tuple[str, ...]:
+        """The classes of the trimmed videos."""
+        return seen_classes(self.actions, self.levers.unseen_classes) if self.levers else self.actions
+
     def fingerprint(self) -> str:
         """16 hexadecimal digits that name the data set: all settings and the code version."""
-        text = json.dumps({"code_version": CODE_VERSION, **asdict(self)}, sort_keys=True)
+        text = json.dumps({"code_version": CODE_VERSION, **record(self)}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -140,7 +155,7 @@ class VideoPlan:
 
 
 def _rng(settings: PantomimeSettings, split: str, label: str, number: int, *purpose: int) -> np.random.Generator:
-    key = (SPLITS.index(split), ACTION_NAMES.index(label), number, *purpose)
+    key = (SPLITS.index(split), ALL_ACTION_NAMES.index(label), number, *purpose)
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(settings.seed, spawn_key=key)))
 
 
@@ -160,25 +175,55 @@ def plan_video(settings: PantomimeSettings, split: str, label: str, number: int)
         frames = settings.untrimmed_frames
         instances = _draw_instances(settings, rng)
         cuts = _draw_cuts(settings, instances, rng)
+    shots = draw_places(frames, cuts, rng, instances if settings.levers else None)
+    return VideoPlan(
+        split=split, label=label, number=number, video_id=video_id, start_s=start_s, frames=frames,
+        tempo=tempo, instances=instances, shots=shots,
+    )  # fmt: skip
+
+
+def draw_places(
+    frames: int, cuts: Iterable[int], rng: np.random.Generator, spans: Sequence[tuple[int, int]] | None
+) -> tuple[tuple[int, int, int], ...]:
+    """Shots between cuts, (first, end, number of the look); some come back to an earlier look.
+
+    With ``spans`` of acting, shots that mostly act come back to looks of such shots only, and likewise idle ones.
+    """
     shots: list[tuple[int, int, int]] = []
-    looks = 0
-    edges = (0, *cuts, frames)
-    for first, end in pairwise(edges):
-        earlier = [look for look in range(looks) if look != shots[-1][2]]
+    acting: list[bool] = []  # of each look
+    for first, end in pairwise((0, *cuts, frames)):
+        acts = spans is not None and acts_most(first, end, spans)
+        earlier = [look for look, other in enumerate(acting) if look != shots[-1][2] and other == acts]
         if earlier and rng.random() < _RETURN_SHARE:
             look = int(rng.choice(earlier))
         else:
-            look, looks = looks, looks + 1
+            look = len(acting)
+            acting.append(acts)
         shots.append((first, end, look))
-    return VideoPlan(
-        split=split, label=label, number=number, video_id=video_id, start_s=start_s, frames=frames,
-        tempo=tempo, instances=instances, shots=tuple(shots),
-    )  # fmt: skip
+    return tuple(shots)
+
+
+def draw_looks(
+    settings: Any,
+    shots: Iterable[tuple[int, int, int]],
+    spans: Sequence[tuple[int, int]],
+    rng_of_look: Callable[[int], np.random.Generator],
+) -> dict[int, Look]:
+    """The looks of a video's shots by number; ``spans`` of acting (half-open frames) tell places of acting."""
+    first_shots: dict[int, tuple[int, int]] = {}
+    for first, end, look in shots:
+        first_shots.setdefault(look, (first, end))
+    return {
+        look: draw_look(rng_of_look(look), settings.size_px, levers=settings.levers, acts=acts_most(*shot, spans))
+        for look, shot in first_shots.items()
+    }
 
 
 def _draw_instances(settings: PantomimeSettings, rng: np.random.Generator) -> tuple[tuple[int, int], ...]:
     """1..max_instances frame ranges with at least 1 s of idle motion around each."""
     frames, idle = settings.untrimmed_frames, settings.fps
+    if settings.levers and rng.random() < settings.levers.long_instances:
+        return long_instance(frames, idle, rng)
     least, most = (round(seconds * settings.fps) for seconds in settings.instance_seconds)
     count = int(rng.integers(1, settings.max_instances + 1))
     count = min(count, (frames - idle) // (least + idle))
@@ -224,7 +269,8 @@ def plan_pose(settings: PantomimeSettings, plan: VideoPlan) -> np.ndarray:
     action_TP = action_pose(plan.label, phase, rng)
     if plan.instances == ((0, plan.frames),):
         return action_TP
-    idle_TP = idle_pose(plan.frames, settings.fps, plan.cuts, rng)
+    restless = settings.levers.restless if settings.levers else 0.0
+    idle_TP = idle_pose(plan.frames, settings.fps, plan.cuts, rng, restless=restless)
     weight_T = np.zeros(plan.frames, np.float32)
     for first, end in plan.instances:
         weight_T[first:end] = 1
@@ -241,5 +287,5 @@ def draw_video(settings: PantomimeSettings, plan: VideoPlan) -> np.ndarray:
     """uint8 [T, size_px, size_px, 3] RGB frames of the plan."""
     key = (settings, plan.split, plan.label, plan.number)
     pose_TP = plan_pose(settings, plan)
-    looks = {look: draw_look(_rng(*key, _LOOK, look), settings.size_px) for _, _, look in plan.shots}
+    looks = draw_looks(settings, plan.shots, plan.instances, lambda look: _rng(*key, _LOOK, look))
     return draw_shots(pose_TP, plan.shots, looks, settings, lambda first: _rng(*key, _SHOT, first))

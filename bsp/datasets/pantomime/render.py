@@ -24,7 +24,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from bsp import apart
+from bsp.datasets.pantomime.levers import record
 from bsp.datasets.pantomime.plan import CODE_VERSION, PantomimeSettings, VideoPlan, draw_video, plan_video
 from bsp.io import write_text
 from bsp.video.write import write_mp4
@@ -69,7 +70,7 @@ def plan_all(settings: PantomimeSettings) -> list[VideoPlan]:
             ("trimmed_train", settings.trimmed_per_class),
             ("trimmed_val", settings.trimmed_val_per_class),
         )
-        for label in settings.actions
+        for label in settings.trimmed_actions
         for number in range(count)
     ]
     classes = len(settings.actions)
@@ -180,7 +181,7 @@ def _render(kind: VideoSet, settings: Any, folder: Path, *, workers: int, progre
         "data_set": kind.about,
         "code_version": kind.code_version,
         "fingerprint": settings.fingerprint(),
-        "settings": asdict(settings),
+        "settings": record(settings),
         "videos": dict(Counter(plan.split for plan in plans)),
         "frames": sum(plan.frames for plan in plans),
         "files": {name: (folder / name).stat().st_size for name in sorted([*paths, *texts])},

@@ -11,14 +11,15 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Collection
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 import numpy as np
 
+from bsp.datasets.pantomime.levers import Levers, record
 from bsp.datasets.pantomime.moves import ACTION_NAMES, action_pose, blend_poses, blend_ramp, idle_pose, running_phase
-from bsp.datasets.pantomime.plan import check_picture, check_ranges
-from bsp.datasets.pantomime.world import draw_look, draw_shots
+from bsp.datasets.pantomime.plan import check_picture, check_ranges, draw_looks, draw_places
+from bsp.datasets.pantomime.world import draw_shots
 
 CODE_VERSION = 2  # raise it with every change of what is rendered or written
 SPLITS = ("games_train", "games_test", "tasks", "clips_train", "clips_val")  # order enters the random keys
@@ -26,7 +27,6 @@ _ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 _KEY = 200  # first word of all random keys here; the other Pantomime sets use smaller ones
 _PLAN, _LOOK, _SHOT, _POSE, NOTES = range(5)  # purposes of random streams
 _CUT_APART_S = 0.75  # from a cut that is no edge of an act to the next cut, edge or end of the video
-_RETURN_SHARE = 0.35  # share of cuts that come back to an earlier place and person
 _IDLE_SHARE = 0.4  # at least this share of the room that a game or task leaves free stays idle
 # Choice: some games have one faint performance, half way between the action and idling, for the class "Ambiguous" of
 # THUMOS-14.
@@ -88,6 +88,7 @@ class StorySettings:
     other_cuts_per_minute: float = 5.0  # cuts away from edges, on average, 0..60
     noise: float = 1.0  # amount of sensor noise, 0 = none, 1 = standard deviations of 1-5 grey levels
     light: float = 1.0  # amount of lighting change, 0 = none, 1 = about 5%
+    levers: Levers | None = field(default=None, metadata={"later": True})  # what makes it harder; None = version 1
 
     def __post_init__(self) -> None:
         check_picture(self)
@@ -119,7 +120,7 @@ class StorySettings:
 
     def fingerprint(self) -> str:
         """16 hexadecimal digits that name the data set: all settings and the code version."""
-        text = json.dumps({"kind": "stories", "code_version": CODE_VERSION, **asdict(self)}, sort_keys=True)
+        text = json.dumps({"kind": "stories", "code_version": CODE_VERSION, **record(self)}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -151,6 +152,11 @@ class StoryPlan:
     def cuts(self) -> tuple[int, ...]:
         """First frames of all shots but the first."""
         return tuple(first for first, _, _ in self.shots[1:])
+
+    @property
+    def spans(self) -> tuple[tuple[int, int], ...]:
+        """Frames of the acts, half-open."""
+        return tuple((act.first, act.end) for act in self.acts)
 
     @property
     def boundaries(self) -> tuple[int, ...]:
@@ -188,7 +194,8 @@ def plan_video(settings: StorySettings, split: str, number: int) -> StoryPlan:
         shots=(),
     )  # fmt: skip
     cuts = _draw_cuts(settings, frames, plan.boundaries, _CLIP_CUTS if kind == "clip" else 1.0, rng)
-    return StoryPlan(**{**vars(plan), "shots": _draw_shots(frames, cuts, rng)})
+    shots = draw_places(frames, cuts, rng, plan.spans if settings.levers else None)
+    return StoryPlan(**{**vars(plan), "shots": shots})
 
 
 def _draw_game(
@@ -288,19 +295,6 @@ def _draw_cuts(
     return tuple(sorted(cuts))
 
 
-def _draw_shots(frames: int, cuts: tuple[int, ...], rng: np.random.Generator) -> tuple[tuple[int, int, int], ...]:
-    shots: list[tuple[int, int, int]] = []
-    looks = 0
-    for first, end in pairwise((0, *cuts, frames)):
-        earlier = [look for look in range(looks) if look != shots[-1][2]]
-        if earlier and rng.random() < _RETURN_SHARE:
-            look = int(rng.choice(earlier))
-        else:
-            look, looks = looks, looks + 1
-        shots.append((first, end, look))
-    return tuple(shots)
-
-
 def performances(plan: StoryPlan) -> list[list[Act]]:
     """The acts, grouped: adjoining acts of one action (a change of speed) form one performance."""
     parts: list[list[Act]] = []
@@ -319,7 +313,8 @@ def plan_pose(settings: StorySettings, plan: StoryPlan) -> np.ndarray:
     boundary in the middle. Where only its speed changes, the movement goes on from the same pose.
     """
     rng = rng_of(settings, plan.split, plan.number, _POSE)
-    pose_TP = idle_pose(plan.frames, settings.fps, plan.cuts, rng)
+    restless = settings.levers.restless if settings.levers else 0.0
+    pose_TP = idle_pose(plan.frames, settings.fps, plan.cuts, rng, restless=restless)
     halves = {frame: int(rng.integers(1, 3)) for frame in plan.boundaries if frame not in plan.cuts}
     parts = performances(plan)
     followed = {acts[0].first for acts in parts}
@@ -348,5 +343,5 @@ def draw_video(settings: StorySettings, plan: StoryPlan) -> np.ndarray:
     """uint8 [T, size_px, size_px, 3] RGB frames of the plan."""
     key = (settings, plan.split, plan.number)
     pose_TP = plan_pose(settings, plan)
-    looks = {look: draw_look(rng_of(*key, _LOOK, look), settings.size_px) for _, _, look in plan.shots}
+    looks = draw_looks(settings, plan.shots, plan.spans, lambda look: rng_of(*key, _LOOK, look))
     return draw_shots(pose_TP, plan.shots, looks, settings, lambda first: rng_of(*key, _SHOT, first))

@@ -13,9 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from bsp.datasets.pantomime.moves import JOINTS, joints, smooth_noise
+from bsp.datasets.pantomime.figures.waves import smooth_noise
+from bsp.datasets.pantomime.levers import NO_LEVERS, Levers
+from bsp.datasets.pantomime.moves import JOINTS, idle_pose, joints
 
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+_WARMTH = np.array([14.0, 0.0, -36.7], np.float32)  # a standard deviation of warmth in grey levels; about no luma
 _CHUNK_FRAMES = 8  # frames drawn together; the fields of a chunk at 64 px fit a core's second-level cache
 # Painter's order: (colour, shade, limbs as pairs of joints). The left side is the far one.
 _LAYERS = (
@@ -105,10 +108,17 @@ def _texture(rng: np.random.Generator, size: int, luma_range: tuple[float, float
     return np.pad(picture, ((0, size), (0, size), (0, 0)), mode="wrap")
 
 
-def draw_look(rng: np.random.Generator, size: int, person: Person | None = None) -> Look:
+def draw_look(
+    rng: np.random.Generator,
+    size: int,
+    person: Person | None = None,
+    *,
+    levers: Levers | None = None,
+    acts: bool = True,
+) -> Look:
     """A random place and figure for frames of ``size`` pixels, at least 55 grey levels of luma apart.
 
-    With a ``person``, that figure in a random place.
+    With a ``person``, that figure in a random place. ``acts``: whether that place is one of acting, for levers.
     """
     light = rng.random() < 0.5
     ground_range = DARK_GROUND_LUMA if light else LIGHT_GROUND_LUMA
@@ -131,16 +141,29 @@ def draw_look(rng: np.random.Generator, size: int, person: Person | None = None)
         ground=rng.uniform(0.90, 0.97),
         centre=rng.uniform(0.42, 0.58),
     )  # fmt: skip
-    if person is None:
-        return look
-    return replace(look, hat=person.hat, height=rng.uniform(*person.height), thickness=rng.uniform(*person.thickness))
+    if person is not None:
+        height, thickness = rng.uniform(*person.height), rng.uniform(*person.thickness)
+        look = replace(look, hat=person.hat, height=height, thickness=thickness)
+    return look if levers is None else _harder(look, rng, levers, acts)
 
 
-def _camera(rng: np.random.Generator, frames: int, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Offsets in pixels, (x, y): of the background [T, 2] and of the figure [T, 2]."""
+def _harder(look: Look, rng: np.random.Generator, levers: Levers, acts: bool) -> Look:
+    """The look with fainter, smaller figures, in a light that is warmer, in the mean, where it is a place of acting."""
+    warmth = rng.standard_normal() + levers.scene_cue * (0.5 if acts else -0.5)
+    texture = np.clip(look.texture_HW3 + _WARMTH * warmth * bool(levers.scene_cue), 0, 255)
+    ground = texture.mean(axis=(0, 1))
+    return replace(
+        look, texture_HW3=texture, colours=ground + levers.contrast * (look.colours - ground),
+        height=look.height * levers.figure_height,
+    )  # fmt: skip
+
+
+def _camera(rng: np.random.Generator, frames: int, size: int, amount: float) -> tuple[np.ndarray, np.ndarray]:
+    """Offsets in pixels, (x, y): of the background [T, 2] and of the figure [T, 2]; ``amount`` scales them."""
     shake_T2 = rng.uniform(0.005, 0.03) * size * smooth_noise(rng, frames, 2, 15)  # a camera held by hand
     shake_T2 += (rng.uniform(0.0, 0.008) * size * rng.standard_normal((frames, 2))).astype(np.float32)
-    pan = rng.uniform(0.004, 0.018) * size * rng.choice((-1, 1)) if rng.random() < 0.6 else 0.0
+    shake_T2 *= np.float32(amount)
+    pan = amount * rng.uniform(0.004, 0.018) * size * rng.choice((-1, 1)) if rng.random() < 0.6 else 0.0
     steps = pan * (1 + 0.3 * smooth_noise(rng, frames, 1, 20)[:, 0])  # a pan that follows the figure
     origin = rng.uniform(0, 2 * size), 0.5 * size
     ground_T2 = shake_T2 + np.stack([np.cumsum(steps) + origin[0], np.full(frames, origin[1])], axis=1)
@@ -221,14 +244,24 @@ def _segment_distance(column: np.ndarray, row: np.ndarray, start_T2: np.ndarray,
 
 
 def draw_shot(
-    pose_TP: np.ndarray, look: Look, size: int, rng: np.random.Generator, *, noise: float, light: float
+    pose_TP: np.ndarray,
+    look: Look,
+    size: int,
+    rng: np.random.Generator,
+    *,
+    noise: float,
+    light: float,
+    levers: Levers | None = None,
+    fps: int = 12,
 ) -> np.ndarray:
     """uint8 [T, size, size, 3] RGB: the figure of ``look`` going through ``pose_TP`` before a moving camera.
 
     ``noise`` scales the sensor noise and ``light`` the changes of lighting; 1 is the default amount, 0 none.
+    With ``levers`` other people and things move behind the figure; these need the frames per second.
     """
     frames = len(pose_TP)
-    ground_T2, figure_T2 = _camera(rng, frames, size)
+    more = levers or NO_LEVERS
+    ground_T2, figure_T2 = _camera(rng, frames, size, more.camera)
     points_TJ2 = joints(pose_TP, **look.body) * (look.height * size)
     points_TJ2[..., 0] *= -1 if look.mirrored else 1
     points_TJ2 += figure_T2[:, None] + np.array([look.centre * size, look.ground * size], np.float32)
@@ -239,11 +272,17 @@ def draw_shot(
     grain = (noise * rng.uniform(1.0, 5.0) * rng.standard_normal(4 * pixels, dtype=np.float32)).astype(np.float32)
     starts = rng.integers(0, 3 * pixels, frames)
     out_THW3 = np.empty((frames, size, size, 3), np.uint8)
+    others = _draw_others(rng, frames, look, size, fps, more.others, figure_T2) if more.others else []
+    things = [_draw_thing(rng, frames, size) for _ in range(rng.poisson(more.clutter))] if more.clutter else []
     work_THW3 = np.empty((_CHUNK_FRAMES, size, size, 3), np.float32)
     for first in range(0, frames, _CHUNK_FRAMES):
         part = slice(first, min(first + _CHUNK_FRAMES, frames))
         chunk = work_THW3[: part.stop - part.start]
         _cut_out(look.texture_HW3, ground_T2[part], size, chunk)
+        for corners_T4, colour in things:
+            _draw_rectangle(chunk, corners_T4[part], colour)
+        for other_TJ2, other in others:
+            _draw_figure(chunk, other_TJ2[part], other, size)
         _draw_figure(chunk, points_TJ2[part], look, size)
         chunk *= gain_TW[part, None, :, None]
         for frame, start in zip(chunk, starts[part]):
@@ -251,6 +290,42 @@ def draw_shot(
         np.clip(chunk, 0, 255, out=chunk)
         out_THW3[part] = chunk
     return out_THW3
+
+
+def _draw_others(
+    rng: np.random.Generator, frames: int, look: Look, size: int, fps: int, mean: float, shake_T2: np.ndarray
+) -> list[tuple[np.ndarray, Look]]:
+    """Other people of a shot, (joints in pixels [T, J, 2], their look): smaller, aside, moving all the time."""
+    people = []
+    for _ in range(min(rng.poisson(mean), 3)):
+        height = rng.uniform(0.5, 0.85) * look.height
+        side = rng.uniform(0.02, 0.28)
+        other = replace(
+            look, height=height, hat=0.0, mirrored=bool(rng.random() < 0.5), ground=look.ground - rng.uniform(0, 0.12),
+            centre=side if rng.random() < 0.5 else 1 - side, colours=rng.permutation(look.colours),
+        )  # fmt: skip
+        points_TJ2 = joints(idle_pose(frames, fps, (), rng, restless=1.0), **other.body) * (height * size)
+        points_TJ2[..., 0] *= -1 if other.mirrored else 1
+        points_TJ2 += shake_T2[:, None] + np.array([other.centre * size, other.ground * size], np.float32)
+        people.append((points_TJ2, other))
+    return people
+
+
+def _draw_thing(rng: np.random.Generator, frames: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """A thing that moves through the background: its left, top, right and bottom edge in pixels [T, 4]; its colour."""
+    half_2 = rng.uniform(0.03, 0.13, 2) * size
+    speed_2 = rng.uniform(0.004, 0.03) * size * rng.choice((-1.0, 1.0), 2) * (1, rng.uniform(0, 0.4))
+    path_T2 = rng.uniform(0, size, 2) + np.cumsum(speed_2 * (1 + 0.5 * smooth_noise(rng, frames, 2, 12)), axis=0)
+    span_2 = size + 2 * half_2
+    path_T2 = (path_T2 + half_2) % span_2 - half_2  # leaves on one side, comes back on the other
+    edges_T4 = np.concatenate([path_T2 - half_2, path_T2 + half_2], axis=1)
+    return np.clip(edges_T4.round(), 0, size).astype(int), rng.uniform(0, 255, 3).astype(np.float32)
+
+
+def _draw_rectangle(frames_THW3: np.ndarray, edges_T4: np.ndarray, colour: np.ndarray) -> None:
+    for frame, (left, top, right, bottom) in zip(frames_THW3, edges_T4):
+        block = frame[top:bottom, left:right]
+        block += 0.7 * (colour - block)
 
 
 def draw_shots(
@@ -262,10 +337,10 @@ def draw_shots(
 ) -> np.ndarray:
     """uint8 [T, size_px, size_px, 3]: a video's ``shots`` (first, end, number of the look), one after another.
 
-    ``settings`` have ``size_px``, ``noise`` and ``light``; ``rng_of_shot`` gives the generator of the shot that begins
-    with a frame.
+    ``settings`` have ``size_px``, ``fps``, ``noise``, ``light`` and ``levers``; ``rng_of_shot`` gives the generator of
+    the shot that begins with a frame.
     """
-    amounts = {"noise": settings.noise, "light": settings.light}
+    amounts = {name: getattr(settings, name) for name in ("noise", "light", "levers", "fps")}
     parts = [
         draw_shot(pose_TP[first:end], looks[look], settings.size_px, rng_of_shot(first), **amounts)
         for first, end, look in shots
