@@ -145,7 +145,10 @@ def _width(settings: Any, width: int) -> dict[str, int]:
 def _in_process(function: str, path: Path) -> Any:
     """Call a function of this module with arguments pickled by the trial itself."""
     torch.set_num_threads(1)
-    return globals()[function](*pickle.loads(path.read_bytes()))
+    began, cpu = time.time(), time.process_time()
+    result = globals()[function](*pickle.loads(path.read_bytes()))
+    click.echo(f"  {path.stem}: {time.time() - began:.0f} s, {time.process_time() - cpu:.0f} s of CPU", err=True)
+    return result
 
 
 class Pool:

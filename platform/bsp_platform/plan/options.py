@@ -13,7 +13,7 @@ from bsp.datasets.data_sets import DATA_SETS
 from bsp.encoders.start import IMAGE
 from bsp_platform.plain_text import escape_unencodable, say
 from bsp_platform.plan.device import DEVICES, Device
-from bsp_platform.plan.profiles import PROFILES, Profile
+from bsp_platform.plan.profiles import PROFILES, Profile, in_world
 from bsp_platform.plan.sources import DataPaths
 
 
@@ -49,6 +49,7 @@ def experiment_command(root: Path, run: Callable[[Options], int]) -> click.Comma
 
     @click.command(context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})
     @click.option("--profile", type=click.Choice(sorted(PROFILES)), default="mini", help="complete configuration")
+    @click.option("--world", type=click.IntRange(1), default=1, help="version of the embedded data (docs/datasets.md)")
     @click.option("--rows", default="", help="comma-separated row names; all by default", show_default=False)
     @click.option("--seeds", type=click.IntRange(1), default=1, help="how many seeds: 0 .. N-1")
     @click.option(
@@ -95,7 +96,7 @@ def experiment_command(root: Path, run: Callable[[Options], int]) -> click.Comma
     @click.option("--gpus", type=click.IntRange(0), help="GPUs that the cluster may reach")
     @click.option("--dry-run", is_flag=True, help="only say what would be computed and what is found; writes nothing")
     @click.option("--fresh", is_flag=True, help="make all stages of these rows again; old ones are put aside")
-    def command(profile: str, rows: str, fresh: bool, **other) -> None:
+    def command(profile: str, world: int, rows: str, fresh: bool, **other) -> None:
         escape_unencodable()
         given = {name: other.pop(name) for name in folders}
         files = {name: other.pop(name) for name in ("glove", "class_scores", "vanilla_weights", "start_weights")}
@@ -105,15 +106,15 @@ def experiment_command(root: Path, run: Callable[[Options], int]) -> click.Comma
                 raise click.BadParameter(f"--start {start}: no such file; give random, image or a file of weights")
             files["start_weights"] += (Path(start),)
         files["start"] = "random" if start == "random" else IMAGE
-        options = Options(
-            data=DataPaths(folders={name: path for name, path in given.items() if path}, **files),
-            profile=PROFILES[profile](),
-            rows=tuple(name.strip() for name in rows.split(",") if name.strip()),
-            tracking_home=root / "mlflow",
-            fresh=fresh,
-            **other,
-        )
         try:
+            options = Options(
+                data=DataPaths(folders={name: path for name, path in given.items() if path}, **files),
+                profile=in_world(PROFILES[profile](), world),
+                rows=tuple(name.strip() for name in rows.split(",") if name.strip()),
+                tracking_home=root / "mlflow",
+                fresh=fresh,
+                **other,
+            )
             sys.exit(run(options))
         except KeyboardInterrupt:
             say("stopped; the same command continues where this was", err=True)

@@ -11,6 +11,7 @@ from types import MappingProxyType
 from bsp.clips.augment import AugmentSettings
 from bsp.clips.plan import ClipSettings
 from bsp.datasets.pantomime.grounding import GroundingWorldSettings
+from bsp.datasets.pantomime.levers import in_version
 from bsp.datasets.pantomime.render import PantomimeSettings
 from bsp.datasets.pantomime.stories_plan import StorySettings
 from bsp.encoders.contract import Architecture
@@ -330,3 +331,22 @@ PROFILES: dict[str, Callable[[], Profile]] = {
     "paper": paper,
     "paper-r50": paper_r50,
 }
+
+
+def in_world(profile: Profile, version: int) -> Profile:
+    """The profile on another version of the embedded data, 1 being that of the profile itself; its name says so.
+
+    ValueError for real data, or a version that there is not.
+    """
+    if version == 1:
+        return profile
+    if profile.pantomime is None or profile.grounding is None or profile.stories is None:
+        raise ValueError(f"profile {profile.name} takes real videos; --world {version} goes with smoke and mini")
+    return replace(
+        profile,
+        name=f"{profile.name}-world{version}",
+        about=f"{profile.about}; version {version} of the data",
+        pantomime=in_version(profile.pantomime, "untrimmed", version),
+        grounding=in_version(profile.grounding, "grounding", version),
+        stories=in_version(profile.stories, "stories", version),
+    )
