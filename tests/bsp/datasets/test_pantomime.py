@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from bsp.datasets.pantomime.levers import Levers
 from bsp.datasets.pantomime.moves import ACTION_NAMES, JOINTS, action_pose, blend_poses, idle_pose, joints
 from bsp.datasets.pantomime.plan import draw_video, plan_pose, plan_video
 from bsp.datasets.pantomime.render import PantomimeSettings, is_complete, main, make_video, plan_all, render
@@ -239,7 +240,7 @@ def test_fingerprint_follows_every_setting(monkeypatch):
         "trimmed_val_per_class": 2,
         "untrimmed_train": 3, "untrimmed_val": 3, "trimmed_seconds": (1.0, 2.5), "untrimmed_seconds": 12.0,
         "instance_seconds": (2.0, 9.0), "max_instances": 2, "tempo": (1.0, 1.2), "boundary_cut_share": 0.4,
-        "other_cuts_per_minute": 4.0, "noise": 0.5, "light": 0.5,
+        "other_cuts_per_minute": 4.0, "noise": 0.5, "light": 0.5, "levers": Levers(),
     }  # fmt: skip
     assert set(changes) == set(TINY.__dataclass_fields__)
     prints = {replace(TINY, **{name: value}).fingerprint() for name, value in changes.items()}

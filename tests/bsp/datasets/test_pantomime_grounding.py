@@ -15,6 +15,7 @@ from click.testing import CliRunner
 
 from bsp.datasets.pantomime.grounding import GroundingWorldSettings, main, plan_all, render_grounding
 from bsp.datasets.pantomime.grounding_plan import ACTORS, Moment, Shot, draw_video, plan_pose, plan_video
+from bsp.datasets.pantomime.levers import Levers
 from bsp.datasets.pantomime.moves import JOINTS, idle_pose, joints
 from bsp.datasets.pantomime.render import is_complete, make_video
 from bsp.datasets.pantomime.world import Person, draw_look, draw_shot
@@ -245,7 +246,7 @@ def test_no_idle_motion_between_actions_that_adjoin(monkeypatch):
     plan = _story(TINY, [(0, "wave", 24, 60), (0, "squat", 60, 100)], [(0, 0)])
     pose_TP = plan_pose(TINY, plan)
     monkeypatch.setattr(
-        "bsp.datasets.pantomime.grounding_plan.idle_pose", lambda *args: idle_pose(*args) + np.float32(0.5)
+        "bsp.datasets.pantomime.grounding_plan.idle_pose", lambda *args, **more: idle_pose(*args, **more) + np.float32(0.5)
     )
     step_TP = plan_pose(TINY, plan) - pose_TP
     step_TP[:, :10] -= 2 * np.pi * np.round(step_TP[:, :10] / (2 * np.pi))
@@ -346,7 +347,7 @@ def test_fingerprint_follows_every_setting(monkeypatch):
         "seed": 6, "size_px": 34, "fps": 24, "actions": ("wave", "bow"), "actors": ("giant", "child"), "train": 3,
         "test": 3, "seconds": 24.0, "moments": (4, 4), "moment_seconds": (1.5, 3.0), "sentences": (3, 3),
         "tempo": (1.0, 1.2), "adjoining_share": 0.5, "boundary_cut_share": 0.4, "other_cuts_per_minute": 4.0,
-        "noise": 0.5, "light": 0.5,
+        "noise": 0.5, "light": 0.5, "levers": Levers(),
     }  # fmt: skip
     assert set(changes) == set(TINY.__dataclass_fields__)
     prints = {replace(TINY, **{name: value}).fingerprint() for name, value in changes.items()}
