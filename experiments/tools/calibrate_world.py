@@ -24,9 +24,14 @@ from typing import Any
 import click
 import numpy as np
 import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import average_precision_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from bsp.clips.frame_cache import FrameCache
 from bsp.clips.normalisation import normalise
+from bsp.datasets.activitynet import LocalizationDataset
 from bsp.datasets.pantomime.levers import NO_LEVERS, VERSIONS, in_version
 from bsp.encoders.build import build_encoder
 from bsp.encoders.contract import Encoder
@@ -34,7 +39,7 @@ from bsp.features.record import FeatureInfo
 from bsp.features.store import VideoSnippets, batches_of
 from bsp.pretraining.loop import make_optimiser, train_steps
 from bsp.tasks.class_scores import classify_videos
-from bsp.tasks.head import Features, HeadInputs, Sentences
+from bsp.tasks.head import ClassScores, Features, HeadInputs, Sentences, no_class_scores
 from bsp_platform.plan.profiles import PROFILES, Profile
 from bsp_platform.plan.recipes import Stream
 from bsp_platform.plan.sources import DataPaths, Sources, load_sources
@@ -114,32 +119,65 @@ def extract(encoder: Encoder, videos: Sequence[Any], size_px: int, *, three: boo
                 clip = normalise(torch.from_numpy(batch), torch.float32, encoder.mean, encoder.std)
                 parts.append(encoder(clip).numpy())
         feat_STD = np.concatenate(parts)
-        facts = {"mean": encoder.mean, "std": encoder.std, "weights_hash": "", "precision": "float32"}
         mean_SD = feat_STD.mean(1)
-        means[video.video_id] = mean_SD, snippets.info(feature_width=mean_SD.shape[1], **facts)
+        info = snippets.info(
+            mean=encoder.mean, std=encoder.std, feature_width=mean_SD.shape[1], weights_hash="", precision="float32"
+        )
+        means[video.video_id] = mean_SD, info
         if three:
             all_SD = np.concatenate([mean_SD, feat_STD.std(1), np.abs(np.diff(feat_STD, axis=1)).mean(1)], axis=1)
-            threes[video.video_id] = all_SD, snippets.info(feature_width=all_SD.shape[1], **facts)
+            threes[video.video_id] = all_SD, replace(info, feature_width=all_SD.shape[1])
     return means, threes
 
 
-def run_task(
-    name: str, found: Found, data: Any, profile: Profile, classes: dict[str, np.ndarray] | None
-) -> dict[str, float]:
-    """Train and score a head; without ``classes`` (a data set's class scores) all classes count as likely."""
+def acting_precision(found: Found, data: LocalizationDataset) -> float:
+    """Average precision in percent of "somebody acts" by snippet, of a linear probe on features of validation videos.
+
+    Trained on the training videos; what a representation tells without the help of a head.
+    """
+    parts: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {"training": [], "validation": []}
+    for video in data.videos:
+        if video.video_id in found and video.subset in parts:
+            feat_SD, info = found[video.video_id]
+            at_S = (np.arange(len(feat_SD)) + 0.5) * info.stride_frames / info.fps
+            acts_S = np.any([(i.start_s <= at_S) & (at_S < i.end_s) for i in video.instances], axis=0)
+            parts[video.subset].append((feat_SD, acts_S))
+    (train, train_acts), (test, test_acts) = (
+        [np.concatenate(arrays) for arrays in zip(*part, strict=True)] for part in parts.values()
+    )
+    probe = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=300)).fit(train, train_acts)
+    return 100 * float(average_precision_score(test_acts, probe.decision_function(test)))
+
+
+def _inputs(name: str, found: Found, data: Any, profile: Profile, classes: ClassScores) -> HeadInputs[Any, Any]:
     task = TASKS[name]
-    width = next(iter(found.values()))[0].shape[1]
-    settings = replace(task.settings(profile), **_width(task.settings(profile), width))
-    inputs = HeadInputs(
-        features=Features(found.get), data=data, settings=settings, subsets=task.data.subsets,
-        class_scores=lambda _names, ids: {video: classes[video] for video in ids} if classes else {},
+    settings = task.settings(profile)
+    if hasattr(settings, "feature_width"):
+        settings = replace(settings, feature_width=next(iter(found.values()))[0].shape[1])
+    return HeadInputs(
+        features=Features(found.get), data=data, settings=settings, subsets=task.data.subsets, class_scores=classes,
         sentences=Sentences(width=profile.word_width),
     )  # fmt: skip
-    return task.head.score(inputs, task.head.train(inputs)).scores
 
 
-def _width(settings: Any, width: int) -> dict[str, int]:
-    return {"feature_width": width} if hasattr(settings, "feature_width") else {}
+def run_task(name: str, found: Found, data: Any, profile: Profile, classes: dict[str, np.ndarray]) -> dict[str, float]:
+    """Train and score a head; ``classes`` are the class scores of its data set, if it needs them."""
+    inputs = _inputs(name, found, data, profile, lambda _names, ids: {video: classes[video] for video in ids})
+    return TASKS[name].head.score(inputs, TASKS[name].head.train(inputs)).scores
+
+
+def train_before_classes(name: str, found: Found, data: Any, profile: Profile) -> Any:
+    """A G-TAD head, trained while there are no class scores yet, which only its scoring reads."""
+    inputs = _inputs(name, found, data, profile, lambda names, ids: dict.fromkeys(ids, np.ones(len(names))))
+    return TASKS[name].head.train(inputs)
+
+
+def score_task(
+    name: str, found: Found, data: Any, profile: Profile, trained: Any, classes: dict[str, np.ndarray]
+) -> dict[str, float]:
+    """Score what :func:`train_before_classes` gave."""
+    inputs = _inputs(name, found, data, profile, no_class_scores)
+    return TASKS[name].head.score(inputs, replace(trained, class_scores=classes)).scores
 
 
 def _in_process(function: str, path: Path) -> Any:
@@ -180,35 +218,51 @@ def trial(profile: Profile, tasks: Sequence[str], work: Path, floors: bool) -> d
     training = pool.submit(train_vanilla, profile, sources)
     random = build_encoder(profile.encoder.for_snippets(), 0)
     of_random = {name: pool.submit(_extract_three, random, of, size) for name, of in videos.items()}
-    vanilla, record = training.result()
-    clock["vanilla"] = time.time()
     features: dict[str, dict[str, Found]] = {"random": {}, "random three": {}, "vanilla": {}}
-    of_vanilla = {name: pool.submit(extract, vanilla, of, size) for name, of in videos.items()}
     for name in videos:
         features["random"][name], features["random three"][name] = of_random[name].result()
-        features["vanilla"][name] = of_vanilla[name].result()[0]
+    untrained = {"random", "random three"} if floors else {"random"}
+    early = {
+        (row, name): pool.submit(
+            train_before_classes, name, features[row][TASKS[name].data.name], sources.data[TASKS[name].data.name],
+            profile,
+        )
+        for row in sorted(untrained)
+        for name in tasks
+        if name in ("gtad", "hacs")
+    }  # fmt: skip
+    vanilla, record = training.result()
+    clock["vanilla"] = time.time()
+    parts = {name: [pool.submit(extract, vanilla, of[k::2], size) for k in (0, 1)] for name, of in videos.items()}
+    for name, halves in parts.items():
+        features["vanilla"][name] = {key: value for half in halves for key, value in half.result()[0].items()}
     clock["features"] = time.time()
-    classes, accuracy = {}, {}
+    classes: dict[str, dict[str, np.ndarray]] = {}
+    accuracy = {}
     for name in videos:
         task = next((t for t in TASKS.values() if t.data.name == name and t.head.needs_class_scores), None)
         if task:
-            found = classify_videos(Features(features["vanilla"][name].get), sources.data[name], task.data.subsets)
+            data = sources.untrimmed(name)
+            found = classify_videos(Features(features["vanilla"][name].get), data, task.data.subsets)
             classes[name], accuracy[name] = found.scores, found.accuracy
-    rows = {
-        (row, name): pool.submit(
-            run_task, name, features[row][TASKS[name].data.name], sources.data[TASKS[name].data.name], profile,
-            classes.get(TASKS[name].data.name),
-        )
-        for name in tasks
-        for row in features
-        if floors or row != "random three"
-    }  # fmt: skip
+    rows = {}
+    for name in tasks:
+        of = TASKS[name].data.name
+        for row in ("vanilla", *sorted(untrained)):
+            common = (name, features[row][of], sources.data[of], profile)
+            if (row, name) in early:
+                rows[row, name] = pool.submit(score_task, *common, early[row, name].result(), classes[of])
+            else:
+                rows[row, name] = pool.submit(run_task, *common, classes.get(of, {}))
     scores = {f"{row} {name}": future.result() for (row, name), future in rows.items()}
+    probes = {
+        row: acting_precision(of["activitynet"], sources.untrimmed("activitynet")) for row, of in features.items()
+    }
     clock["heads"] = time.time()
     names = list(clock)
     seconds = {two: round(clock[two] - clock[one]) for one, two in pairwise(names)}
     train = {name: round(value, 3) for name, value in record.items() if name in ("loss", "accuracy")}
-    return {"scores": scores, "class_accuracy": accuracy, "seconds": seconds, "training": train}
+    return {"scores": scores, "probes": probes, "class_accuracy": accuracy, "seconds": seconds, "training": train}
 
 
 def _extract_three(encoder: Encoder, videos: Sequence[Any], size_px: int) -> tuple[Found, Found]:
@@ -220,7 +274,8 @@ def log_row(path: Path, what: str, tasks: Sequence[str], found: dict[str, Any]) 
     cells = [datetime.datetime.now().strftime("%H:%M"), what]
     for row in ("random", "random three", "vanilla"):
         values = [(name, found["scores"].get(f"{row} {name}")) for name in tasks]
-        cells.append("; ".join(f"{name} {headline(name, of):.1f}" for name, of in values if of) or "-")
+        texts = [f"{name} {headline(name, of):.1f}" for name, of in values if of]
+        cells.append("; ".join([*texts, f"probe {found['probes'][row]:.1f}"]))
     cells.append(", ".join(f"{name} {value:.2f}" for name, value in found["class_accuracy"].items()))
     cells.append(" + ".join(str(value) for value in found["seconds"].values()))
     line = "| " + " | ".join(cells) + " |\n"

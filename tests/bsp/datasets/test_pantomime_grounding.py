@@ -246,7 +246,8 @@ def test_no_idle_motion_between_actions_that_adjoin(monkeypatch):
     plan = _story(TINY, [(0, "wave", 24, 60), (0, "squat", 60, 100)], [(0, 0)])
     pose_TP = plan_pose(TINY, plan)
     monkeypatch.setattr(
-        "bsp.datasets.pantomime.grounding_plan.idle_pose", lambda *args, **more: idle_pose(*args, **more) + np.float32(0.5)
+        "bsp.datasets.pantomime.grounding_plan.idle_pose",
+        lambda *args, **more: idle_pose(*args, **more) + np.float32(0.5),
     )
     step_TP = plan_pose(TINY, plan) - pose_TP
     step_TP[:, :10] -= 2 * np.pi * np.round(step_TP[:, :10] / (2 * np.pi))
