@@ -186,15 +186,13 @@ def _draw_figure(frames_THW3: np.ndarray, points_TJ2: np.ndarray, look: Look, si
     """Draw one figure per frame, limbs as capsules with an edge one pixel soft. ``points`` in pixels."""
     thick = look.thickness * look.height * size
     head = look.body["head"] * look.height * size
-    reach = max(thick, head * (1 + 2.6 * look.hat)) + 2
-    low = np.clip(np.floor(points_TJ2.min(axis=(0, 1)) - reach).astype(int), 0, size)
-    high = np.clip(np.ceil(points_TJ2.max(axis=(0, 1)) + reach).astype(int), 0, size)
-    if (high <= low).any():
-        return
-    box = frames_THW3[:, low[1] : high[1], low[0] : high[0]]
-    column = np.arange(low[0], high[0], dtype=np.float32)[None, None, :]
-    row = np.arange(low[1], high[1], dtype=np.float32)[None, :, None]
     for colour, (_, _, limbs) in zip(look.colours, _LAYERS):
+        ends = [JOINTS.index(joint) for limb in limbs for joint in limb]
+        box, corner = _box(frames_THW3, points_TJ2[:, ends], max(1.25 * thick, head) + 2, size)
+        if not box.size:
+            continue
+        column = np.arange(corner[0], corner[0] + box.shape[2], dtype=np.float32)[None, None, :]
+        row = np.arange(corner[1], corner[1] + box.shape[1], dtype=np.float32)[None, :, None]
         field: np.ndarray | None = None
         for first, second in limbs:
             start, end = points_TJ2[:, JOINTS.index(first)], points_TJ2[:, JOINTS.index(second)]
@@ -208,7 +206,16 @@ def _draw_figure(frames_THW3: np.ndarray, points_TJ2: np.ndarray, look: Look, si
             plane = box[..., channel]
             plane += alpha * (colour[channel] - plane)
     if look.hat:
-        _draw_hat(box, points_TJ2 - low, look, head)
+        box, corner = _box(frames_THW3, points_TJ2, max(thick, head * (1 + 2.6 * look.hat)) + 2, size)
+        if box.size:
+            _draw_hat(box, points_TJ2 - corner, look, head)
+
+
+def _box(frames_THW3: np.ndarray, points_TJ2: np.ndarray, reach: float, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """The part of the frames within ``reach`` pixels of the points in any frame, a view, and its corner (x, y)."""
+    low = np.clip(np.floor(points_TJ2.min(axis=(0, 1)) - reach).astype(int), 0, size)
+    high = np.clip(np.ceil(points_TJ2.max(axis=(0, 1)) + reach).astype(int), 0, size)
+    return frames_THW3[:, low[1] : high[1], low[0] : high[0]], low
 
 
 def _draw_hat(box_THW3: np.ndarray, points_TJ2: np.ndarray, look: Look, head: float) -> None:
