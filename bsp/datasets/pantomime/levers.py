@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+CODE_VERSION = 1  # raise it with every change of what levers render; version 1 of the data does not depend on it
 Settings = TypeVar("Settings")
 
 
@@ -49,11 +50,15 @@ NO_LEVERS = Levers()
 
 
 def record(settings: Any) -> dict[str, Any]:
-    """All fields of settings that are a dataclass with ``levers``; without that one where it is None (version 1)."""
+    """All fields of settings that are a dataclass with ``levers``; without that one where it is None (version 1).
+
+    Levers come with the version of their code.
+    """
     fields = asdict(settings)
     if fields["levers"] is None:
         del fields["levers"]
-    return fields
+        return fields
+    return {**fields, "levers_code_version": CODE_VERSION}
 
 
 def seen_classes(names: Sequence[str], unseen: float) -> tuple[str, ...]:
