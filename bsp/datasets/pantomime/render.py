@@ -159,6 +159,8 @@ def _render(kind: VideoSet, settings: Any, folder: Path, *, workers: int, progre
         raise OSError(errno.ENOSPC, f"only {free:,} bytes are free")
     for parent in {(folder / name).parent for name in todo}:
         parent.mkdir(parents=True, exist_ok=True)
+        for left in parent.glob(".*.partial"):  # by processes that were ended while they wrote; the lock is ours
+            left.unlink(missing_ok=True)
     bar = tqdm(
         total=len(paths),
         initial=len(paths) - len(todo),
