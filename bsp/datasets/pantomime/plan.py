@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
@@ -287,5 +287,7 @@ def draw_video(settings: PantomimeSettings, plan: VideoPlan) -> np.ndarray:
     """uint8 [T, size_px, size_px, 3] RGB frames of the plan."""
     key = (settings, plan.split, plan.label, plan.number)
     pose_TP = plan_pose(settings, plan)
+    if settings.levers and plan.split.startswith("trimmed"):
+        settings = replace(settings, levers=settings.levers.of_trimmed())
     looks = draw_looks(settings, plan.shots, plan.instances, lambda look: _rng(*key, _LOOK, look))
     return draw_shots(pose_TP, plan.shots, looks, settings, lambda first: _rng(*key, _SHOT, first))

@@ -122,6 +122,17 @@ def test_places_of_acting_and_of_idling_are_different_ones():
     assert returns > 50
 
 
+def test_trimmed_videos_may_be_easier():
+    """At 0 they have pictures as without the levers; plans stay."""
+    faint = replace(UNTRIMMED, levers=Levers(contrast=0.2, others=3.0, clutter=3.0, camera=2.0, figure_height=0.5))
+    easy = replace(faint, levers=replace(faint.levers, in_trimmed=0.0))
+    trimmed, untrimmed = (plan.plan_video(easy, split, "wave", 0) for split in ("trimmed_train", "untrimmed_train"))
+    plain = plan.draw_video(UNTRIMMED, plan.plan_video(UNTRIMMED, "trimmed_train", "wave", 0)).astype(int)
+    assert np.abs(plan.draw_video(easy, trimmed) - plain).max() <= 1
+    assert np.abs(plan.draw_video(faint, trimmed) - plain).max() > 50
+    assert np.array_equal(plan.draw_video(easy, untrimmed), plan.draw_video(faint, untrimmed))
+
+
 def test_acts_most():
     assert acts_most(0, 10, [(0, 6)])
     assert not acts_most(0, 10, [(0, 5), (12, 20)])
