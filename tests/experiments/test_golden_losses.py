@@ -27,7 +27,7 @@ def test_every_encoder_of_tables_4_and_5_has_a_file():
     """But for those that differ from another one in their seed."""
     wanted = {
         (stream.method, stream.kinds) for t in ("table4", "table5") for row in TABLES[t].rows for stream in row.streams
-    }
+    } - {("image", ())}  # start weights as they are
     assert wanted <= {(stream.method, stream.kinds) for stream in STREAMS.values()}
     assert {path.stem for path in GOLDEN.glob("*.json")} == set(STREAMS)
 
