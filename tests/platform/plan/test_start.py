@@ -13,12 +13,16 @@ from bsp.pretraining.still import StillPictures
 from bsp_platform.plan.options import experiment_command
 from bsp_platform.plan.profiles import paper, smoke
 from bsp_platform.plan.recipes import EncoderRecipe, Stream
+from bsp_platform.plan.resources import Resources
 from bsp_platform.plan.rows import Row, row_recipes, startable
 from bsp_platform.plan.sources import GivenFile
 from bsp_platform.storage.manifests import recipe_hash
+from bsp_platform.sweep import row_runner
+from bsp_platform.sweep.row_runner import RowJob
 from bsp_platform.work.pretraining import WEIGHTS, given_encoder, load_encoder, save_encoder
 from bsp_platform.work.probe import HeldOutAtEnd, held_out_score, is_scored, score_held_out
 from paper_tables import SOURCES
+from row_without_ray import RowWithoutRay
 
 ACTION = Stream(method="action")
 IMAGES = replace(SOURCES, start="image")
@@ -110,6 +114,34 @@ def test_the_option(tmp_path):
     refused = CliRunner().invoke(command, ["--start", "imagenet"])
     assert refused.exit_code == 2
     assert "--start imagenet: no such file; give random, image or a file" in click.unstyle(refused.output)
+
+
+def test_a_row_makes_what_its_training_starts_from_first_and_once(tmp_path, tiny_catalog, monkeypatch):
+    import ray
+
+    calls = []
+
+    def train_encoder(folder, recipe, stream, resources, *, start=None, held_out=None, **_):
+        calls.append((recipe, start, held_out is not None, stream.length))
+        weights = build_encoder(recipe.encoder, 40 + len(calls))
+        save_encoder(weights, recipe, folder)
+        return {"name": recipe.name}
+
+    monkeypatch.setattr(ray, "get", lambda reference: reference)
+    monkeypatch.setattr(row_runner, "train_encoder", train_encoder)
+    still, image, action = stages_of(ACTION, sources=IMAGES)
+    job = RowJob(
+        storage=str(tmp_path), resources=Resources(), catalog=tiny_catalog, data={}, glove=None, class_scores={},
+        weights={}, recipes={}, validation=tiny_catalog,
+    )  # fmt: skip
+    runner = RowWithoutRay(job, tmp_path / "node")
+    runner.encoder(action)
+    found = {recipe: runner.store.find("encoders", recipe) for recipe in (still, image, action)}
+    assert calls == [(still, None, True, 128), (action, found[image] / WEIGHTS, False, 128)]
+    one, two = (load_encoder(found[recipe] / WEIGHTS, recipe).state_dict() for recipe in (still, image))
+    assert all(torch.equal(value, one[name]) for name, value in two.items())
+    runner.encoder(image)
+    assert runner.made == ["encoders"] * 3
 
 
 @pytest.mark.long
