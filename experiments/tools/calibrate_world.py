@@ -50,7 +50,7 @@ from bsp_platform.work.streaming import ClipStream, make_clips
 ROOT = Path(__file__).resolve().parents[2]
 KINDS = {"untrimmed": "pantomime", "grounding": "grounding", "stories": "stories"}  # kind of data -> field of profile
 HEADLINE = {
-    "gtad": "mAP_avg", "thumos": "mAP_avg", "hacs": "mAP_avg", "actionness": "mAP", "2dtan": "R1@0.5", "lgi": "R1@0.5",
+    "gtad": "mAP_avg", "thumos": "mAP_avg", "hacs": "mAP_avg", "actionness": "AP", "2dtan": "R1@0.5", "lgi": "R1@0.5",
     "boundary-peaks": "F1@0.05", "boundary-head": "F1@0.05",
 }  # fmt: skip
 Found = dict[str, tuple[np.ndarray, FeatureInfo]]  # features [S, D] by video
@@ -274,7 +274,7 @@ def log_row(path: Path, what: str, tasks: Sequence[str], found: dict[str, Any]) 
     cells = [datetime.datetime.now().strftime("%H:%M"), what]
     for row in ("random", "random three", "vanilla"):
         values = [(name, found["scores"].get(f"{row} {name}")) for name in tasks]
-        texts = [f"{name} {headline(name, of):.1f}" for name, of in values if of]
+        texts = [f"{name} {headline(name, of):.1f}{_recall(of)}" for name, of in values if of]
         cells.append("; ".join([*texts, f"probe {found['probes'][row]:.1f}"]))
     cells.append(", ".join(f"{name} {value:.2f}" for name, value in found["class_accuracy"].items()))
     cells.append(" + ".join(str(value) for value in found["seconds"].values()))
@@ -282,6 +282,11 @@ def log_row(path: Path, what: str, tasks: Sequence[str], found: dict[str, Any]) 
     with path.open("a", encoding="utf-8") as file:
         file.write(line)
     return line
+
+
+def _recall(scores: dict[str, float]) -> str:
+    """Of proposals without classes, which class scores do not limit."""
+    return f" (AR_AUC {scores['AR_AUC']:.1f})" if "AR_AUC" in scores else ""
 
 
 def headline(task: str, scores: dict[str, float]) -> float:

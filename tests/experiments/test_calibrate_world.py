@@ -49,14 +49,18 @@ def test_the_probe_finds_what_features_tell_and_nothing_else():
 
 def test_rows_of_the_log(tmp_path):
     found = {
-        "scores": {"random gtad": {"mAP@0.50": 9.0, "mAP_avg": 4.04}, "vanilla gtad": {"mAP_avg": 40.0}},
+        "scores": {
+            "random gtad": {"mAP@0.50": 9.0, "mAP_avg": 4.04},
+            "vanilla gtad": {"mAP_avg": 40.0, "AR_AUC": 60.06},
+        },
         "probes": {"random": 50.0, "random three": 51.0, "vanilla": 70.0},
         "class_accuracy": {"activitynet": 0.75}, "seconds": {"render": 20, "vanilla": 60},
     }  # fmt: skip
     for _ in range(2):
         line = log_row(tmp_path / "log.md", "world 2", ["gtad"], found)
     assert line.endswith(
-        "| world 2 | gtad 4.0; probe 50.0 | probe 51.0 | gtad 40.0; probe 70.0 | activitynet 0.75 | 20 + 60 |\n"
+        "| world 2 | gtad 4.0; probe 50.0 | probe 51.0 | gtad 40.0 (AR_AUC 60.1); probe 70.0 | activitynet 0.75 "
+        "| 20 + 60 |\n"
     )
     assert (tmp_path / "log.md").read_text() == line * 2
 
