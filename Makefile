@@ -11,7 +11,7 @@ EXPERIMENTS := table4=ablation_table4 start=ablation_start table5=ablation_table
     figure2=figure2_synthesis figure4=figure4_feature_difference figure5=figure5_qualitative all-tables=all_tables sweep=sweep_boundaries
 TARGETS := $(foreach pair,$(EXPERIMENTS),$(firstword $(subst =, ,$(pair))))
 
-.PHONY: demo setup dev docs lint types test test-fast test-slow test-all faults fuzz ui layout clean help $(TARGETS)
+.PHONY: calibrate demo setup dev docs lint types test test-fast test-slow test-all faults fuzz ui layout clean help $(TARGETS)
 
 help:
 	@echo "make demo                        a rendered video, what the small model that comes with bsp finds in it, and the page"
@@ -22,6 +22,7 @@ help:
 	@echo "  start  image start weights     figure2 figure4 figure5"
 	@echo "make all-tables [ARGS=...]       all of them, and results/REPORT.md"
 	@echo "make sweep [ARGS=...]            search over boundary settings (epsilon, gamma, tau, stride, kinds, fusion)"
+	@echo "make calibrate [ARGS=...]        a trial of the embedded world's difficulty (docs/calibration.md)"
 	@echo "make test                        the tests, but for some that take a minute or more each"
 	@echo "make test-fast                   under a minute of them: no Ray, no servers, nothing long"
 	@echo "make test-slow                   those tests alone; make test-all: all tests"
@@ -65,6 +66,9 @@ $(VENV)/.search: $(VENV)/.installed
 # From a clean clone to a page; ARGS='--out DIR --no-open'.
 demo: setup
 	$(BIN)/bsp demo $(ARGS)
+
+calibrate: setup
+	$(BIN)/python experiments/tools/calibrate_world.py $(ARGS)
 
 $(TARGETS): setup
 	$(BIN)/python experiments/$(patsubst $@=%,%,$(filter $@=%,$(EXPERIMENTS))).py $(ARGS)

@@ -93,8 +93,8 @@ def acts_most(first: int, end: int, spans: Sequence[tuple[int, int]]) -> bool:
 
 
 _VERSION_2 = Levers(
-    unseen_classes=0.2, long_instances=0.35, restless=1.0, scene_cue=1.2, others=0.3, clutter=0.6, contrast=0.85,
-    in_trimmed=0.0,
+    unseen_classes=0.2, long_instances=0.35, restless=1.0, scene_cue=1.2, others=0.5, clutter=1.0, contrast=0.7,
+    camera=1.2, in_trimmed=0.0,
 )  # fmt: skip
 _CUTS = {"boundary_cut_share": 0.8, "other_cuts_per_minute": 4.0}
 # Ten actions, and five of the finer ones that are nearest to them.
