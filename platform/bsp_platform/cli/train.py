@@ -35,9 +35,6 @@ if TYPE_CHECKING:
     from bsp_platform.work.listed_features import Found
 
 
-_FEW = 10  # scored videos
-
-
 def _profiles() -> list[str]:
     from bsp_platform.plan.own_heads import OWN
     from bsp_platform.plan.profiles import PROFILES
@@ -351,10 +348,10 @@ def _train(
         used_settings |= {"head": as_plain(settings), "seed": seed, "subsets": subsets_of(data)}
         (folder / "settings.json").write_text(json.dumps(used_settings, indent=1), "utf-8")
         model = heads.write_trained_model(folder, kind, streams, _provenance(used_settings, facts))
-    words = f", words: {facts['words']}" if "words" in facts else ""
     if as_json:
         click.echo(json.dumps({"model": str(out), "scores": facts["scores"], "settings": used_settings}))
     else:
+        words = f", words: {facts['words']}" if "words" in facts else ""
         print_percentages(f"{head.title}, {annotations}{words}", facts["scores"])
     say(f"written: {out}", err=as_json)
     if model is not None:
@@ -370,10 +367,10 @@ def _say_split(data: Any, scored: str, *, err: bool) -> None:
     more = f" and {len(names) - 8} more" if len(names) > 8 else ""
     trained = sum(map(len, subsets.values())) - len(names)
     say(f"{trained} videos to train on, {len(names)} to score on: {', '.join(names[:8])}{more}", err=err)
-    found = {i.label for video in data.videos for i in getattr(video, "instances", ()) if video.subset == scored}
-    of = f" They hold {len(found)} of {len(data.class_names)} classes." if found else ""
-    if len(names) < _FEW:
-        say(f"Scores on fewer than {_FEW} videos say little.{of}", err=err)
+    if len(names) < 10:
+        found = {i.label for video in data.videos for i in getattr(video, "instances", ()) if video.subset == scored}
+        of = f" They hold {len(found)} of {len(data.class_names)} classes." if found else ""
+        say(f"Scores on fewer than ten videos say little.{of}", err=err)
 
 
 def _provenance(settings: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:

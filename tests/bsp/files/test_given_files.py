@@ -16,7 +16,7 @@ from bsp.encoders.tsm import EncoderSettings
 from bsp_platform.plan.options import experiment_command
 from bsp_platform.plan.profiles import paper, smoke
 from bsp_platform.plan.recipes import EncoderRecipe
-from bsp_platform.plan.sources import _vanilla_weights
+from bsp_platform.plan.sources import _given_weights
 from bsp_platform.storage.files import file_sha256
 from bsp_platform.work.heads import convert_class_scores
 from bsp_platform.work.pretraining import given_encoder, load_encoder
@@ -62,14 +62,14 @@ def test_checkpoints_are_told_apart_by_depth_and_must_fit_the_profile(tmp_path):
     save_checkpoint(shallow)
     save_checkpoint(deep, EncoderSettings(depth=50, width=8))
     save_checkpoint(twin, seed=6)
-    found = _vanilla_weights((shallow, deep), smoke())
+    found = _given_weights((shallow, deep), smoke(), "--vanilla-weights")
     assert {encoder.depth: Path(file.path).name for encoder, file in found.items()} == {18: "r18.pth", 50: "r50.pth"}
     assert found[WIDTH_8].sha256 == file_sha256(shallow)
     assert "module.new_fc.weight" in found[WIDTH_8].report
     with pytest.raises(ValueError, match=r"r18b\.pth: --vanilla-weights already has tsm_r18w8"):
-        _vanilla_weights((shallow, twin), smoke())
+        _given_weights((shallow, twin), smoke(), "--vanilla-weights")
     with pytest.raises(ValueError, match=r"r18\.pth: a ResNet-18 of width 8, not one of tsm_r18w64, .* profile paper"):
-        _vanilla_weights((shallow,), paper())
+        _given_weights((shallow,), paper(), "--vanilla-weights")
 
 
 @pytest.mark.long

@@ -125,7 +125,7 @@ def test_a_joined_loss_reads_only_the_clips_of_each_task(pretext, second):
 
 
 def test_what_there_is_not_is_named():
-    with pytest.raises(ValueError, match=r"is called 'jigsaw'; there are random, action, .*direction"):
+    with pytest.raises(ValueError, match=r"is called 'jigsaw'; there are random, image, action, .*direction"):
         Stream(method="jigsaw")
     with pytest.raises(ValueError, match="not both"):
         FusionSettings(kinds=PAPER_KINDS, num_actions=3, pretext=TOY)

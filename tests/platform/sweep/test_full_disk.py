@@ -35,6 +35,9 @@ def half_a_pickle(*_, **__):
 class Recipes:
     """A row's recipes, of which only one row has its scores."""
 
+    encoders: tuple = ()
+    heads: tuple = ()
+
     def __init__(self, name: str):
         self.name = name
 
@@ -74,7 +77,7 @@ class Tracking:
 @pytest.fixture
 def sweep(tmp_path, monkeypatch):
     """Runs the table as a program does; returns click's result."""
-    sources = SimpleNamespace(notes=[], vanilla_weights={})
+    sources = SimpleNamespace(notes=[], reports=[], vanilla_weights={}, data={})
     monkeypatch.setattr(run, "load_sources", lambda *_, **__: sources)
     monkeypatch.setattr(run, "row_recipes", lambda row, *_: Recipes(row.name))
     monkeypatch.setattr(run, "SweepTracking", Tracking)
