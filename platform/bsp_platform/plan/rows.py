@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from bsp.encoders.start import IMAGE, has_image_weights
-from bsp.tasks.head import SCORES, Blind
+from bsp.pretraining.held_out import Level
+from bsp.tasks.head import HISTORY, SCORES, Blind
 from bsp_platform.plain_text import say
 from bsp_platform.plan.profiles import Profile
 from bsp_platform.plan.recipes import (
@@ -78,6 +79,15 @@ class Experiment:
 Cell = tuple[str, int]  # row name, seed
 
 
+class PretextScore(NamedTuple):
+    """How well an encoder solves its pretext on clips of videos that it was not trained on."""
+
+    stream: int  # of the row, from 0
+    statistic: str  # "accuracy", "change_point_error" (frames), and those of two tasks together
+    value: float
+    level: Level  # by chance
+
+
 @dataclass(frozen=True, kw_only=True)
 class RowRecipes:
     """The stages of one row and seed, besides class scores."""
@@ -120,6 +130,19 @@ class RowRecipes:
                 return None
             scores |= json.loads((folder / SCORES).read_text("utf-8"))["scores"]
         return scores
+
+    def pretexts(self, store: StageStore) -> list[PretextScore]:
+        """Of the trained encoders in the store; none of those that were made before pretexts were scored."""
+        found = []
+        for stream, encoder in enumerate(self.encoders):
+            folder = store.find("encoders", encoder)
+            history = json.loads((folder / HISTORY).read_text("utf-8")) if folder is not None else []
+            last = history[-1] if history else {}
+            for name, value in last.items():
+                if (chance := last.get(f"{name}_chance")) is not None:
+                    level = Level(chance, last[f"{name}_margin"])
+                    found.append(PretextScore(stream, name.removeprefix("held_out_"), value, level))
+        return found
 
     def seconds(self, store: StageStore) -> dict[str, float]:
         """Seconds that the stages of each kind took when they were made; removed stages count as 0."""

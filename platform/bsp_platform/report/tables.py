@@ -15,9 +15,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from bsp.pretraining.held_out import Level, at_chance
 from bsp_platform.plain_text import markdown_text
 from bsp_platform.plan.profiles import Profile
-from bsp_platform.plan.rows import Cell, Experiment, Row
+from bsp_platform.plan.rows import Cell, Experiment, PretextScore, Row
 from bsp_platform.report.claims import check_claims, claim_lines, how_told
 from bsp_platform.report.resampling import Resampled
 from bsp_platform.report.table_files import markdown_table, mean_and_spread, print_tables, write_table
@@ -37,6 +38,7 @@ class SweepResult:
     failures: dict[Cell, str]  # why
     reused: dict[Cell, dict[str, list[str]]] = field(default_factory=dict)  # by kind, stages from the store
     seconds: dict[Cell, dict[str, float]] = field(default_factory=dict)  # by kind, of its stages when they were made
+    pretexts: dict[Cell, list[PretextScore]] = field(default_factory=dict)  # held-out scores of its encoders
     costs: dict[str, dict[str, Any]] = field(default_factory=dict)  # of inference, by row (costs.row_costs)
     notes: Sequence[str] = ()  # about the data
     resampled: Resampled = field(default_factory=dict)  # of rows in claims
@@ -84,6 +86,7 @@ def _row_content(row: Row, result: SweepResult) -> dict[str, Any]:
             metric: over_seeds({seed: s[metric] for seed, s in scores.items()})
             for metric in sorted({metric for s in scores.values() for metric in s})
         },
+        "pretext": _pretext_content(row, {seed: result.pretexts.get(cell, []) for seed, cell in cells.items()}),
         "paper": row.paper,
         "other": row.other,
         "failures": {seed: result.failures[cell] for seed, cell in cells.items() if cell in result.failures},
@@ -91,6 +94,24 @@ def _row_content(row: Row, result: SweepResult) -> dict[str, Any]:
         "reused_stages": {seed: result.reused.get(cell, {}) for seed, cell in cells.items()},
         "stage_seconds": {seed: result.seconds[cell] for seed, cell in cells.items() if cell in result.seconds},
     }
+
+
+def _pretext_content(row: Row, by_seed: dict[str, list[PretextScore]]) -> list[dict[str, Any]]:
+    """Held-out scores of each stream's pretext over seeds, and whether they are no better than chance."""
+    found = []
+    for stream, statistic in dict.fromkeys((s.stream, s.statistic) for scores in by_seed.values() for s in scores):
+        mine = {
+            seed: next(s for s in scores if (s.stream, s.statistic) == (stream, statistic))
+            for seed, scores in by_seed.items()
+            if any((s.stream, s.statistic) == (stream, statistic) for s in scores)
+        }
+        values = over_seeds({seed: score.value for seed, score in mine.items()})
+        level = Level(*(statistics.fmean(numbers) for numbers in zip(*(score.level for score in mine.values()))))
+        found.append({
+            "stream": str(row.streams[stream]), "statistic": statistic, **values,
+            "chance": level.value, "margin": level.margin, "at_chance": at_chance(statistic, values["mean"], level),
+        })  # fmt: skip
+    return found
 
 
 def over_seeds(values: dict[str, float]) -> dict[str, Any]:
@@ -148,6 +169,16 @@ def _given(row: dict, paper: str, metric: str) -> str:
     return f"{scores[metric]:.2f}" if metric in scores else ""
 
 
+def _pretexts(row: dict) -> str:
+    """Held-out scores of a row's pretexts, and chance, marked where the pretext was not learnt."""
+    texts = [
+        f"{score['statistic'].replace('_', ' ')} {score['mean']:.2f} (chance {score['chance']:.2f})"
+        f"{' AT CHANCE' if score['at_chance'] else ''}"
+        for score in row.get("pretext", ())
+    ]
+    return "; ".join(dict.fromkeys(texts))
+
+
 def _given_columns(content: dict, paper: str) -> list[str]:
     """The columns in which the paper, another one, or a row that it cites, has a number."""
     rows = [*content["rows"], *content["references"]]
@@ -162,12 +193,13 @@ def table_body(content: dict) -> list[list[str]]:
         reference | {"label": f"{reference['label']} (cited)", "scores": {}, "failures": {}}
         for reference in content["references"]
     ]
+    learnt = any(map(_pretexts, content["rows"]))
     return [
         ["row", *(f"{c} (ours)" for c in columns), *(f"{c} (paper)" for c in of_paper),
-         *(f"{c} ({content['other_paper']})" for c in of_other)],
+         *(f"{c} ({content['other_paper']})" for c in of_other), *(["pretext on held-out videos"] if learnt else [])],
         *(
             [row["label"], *(_ours(row, c) for c in columns), *(_given(row, "paper", c) for c in of_paper),
-             *(_given(row, "other", c) for c in of_other)]
+             *(_given(row, "other", c) for c in of_other), *([_pretexts(row)] if learnt else [])]
             for row in [*cited, *content["rows"]]
         ),
     ]  # fmt: skip

@@ -79,11 +79,12 @@ def run(experiment: Experiment, options: Options) -> int:
             with collect_errors(troubles, "the rows", NO_ROOM), load, ray_log:
                 _run_missing(todo, store, sources, options, tracking, ray_log.console, failures, troubles)
             failures |= {c: "not finished" for c in todo if c not in failures and not recipes[c].finished(store)}
-        scores, seconds = {}, {}
+        scores, seconds, pretexts = {}, {}, {}
         for cell, r in recipes.items():
             found = r.scores(store)
             if found is not None:
                 scores[cell], seconds[cell] = found, r.seconds(store)
+            pretexts[cell] = r.pretexts(store)
             with collect_errors(troubles, f"MLflow's record of {cell[0]} seed {cell[1]}"):
                 tracking.close_cell(cell, failures.get(cell, ""))
         costs: dict[str, dict] = {}
@@ -105,6 +106,7 @@ def run(experiment: Experiment, options: Options) -> int:
             failures=failures,
             reused=reused,
             seconds=seconds,
+            pretexts=pretexts,
             costs=costs,
             notes=[*sources.notes, *short, *notes],
             resampled=resampled,

@@ -230,7 +230,8 @@ def finished(
         stages.append(ShownStage(name=f"heads/{found.name}", prefix=prefix, axis="epoch", files=files, folder=head))
     record = replace(record, stages=tuple(stages)).with_state("FINISHED", ended_ms)
     taken = {f"seconds_{kind}": round(value, 1) for kind, value in seconds.items()}
-    return record.with_numbers(names.our_scores(scores or {}, columns) | names.usage(taken))
+    numbers = names.our_scores(scores or {}, columns) | names.pretexts(recipes.pretexts(store)) | names.usage(taken)
+    return record.with_numbers(numbers)
 
 
 def _pretrain_prefix(place: int) -> str:

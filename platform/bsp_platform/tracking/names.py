@@ -5,7 +5,7 @@ scores come first, then the paper's, our other scores, training curves, what a r
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 OURS, PAPER, OTHERS, TRAINING, USAGE = "ours/", "paper/", "scores/", "training/", "usage/"
 DECIMALS = 2  # Choice: as the paper prints percents, and the table beside it; scores.json holds all digits
@@ -29,6 +29,13 @@ def our_scores(scores: Mapping[str, float], columns: Collection[str]) -> dict[st
 def paper(scores: Mapping[str, float]) -> dict[str, float]:
     """The paper's scores of the same row."""
     return {PAPER + name: float(value) for name, value in scores.items()}
+
+
+def pretexts(scores: Iterable[tuple[int, str, float, object]]) -> dict[str, float]:
+    """Held-out scores of a row's pretexts (stream from 0, statistic, value, chance)."""
+    return {
+        f"{OTHERS}pretext_{f'{stream + 1}_' if stream else ''}{name}": float(value) for stream, name, value, _ in scores
+    }
 
 
 def usage(numbers: Mapping[str, float]) -> dict[str, float]:

@@ -1,5 +1,5 @@
 """Scores of an encoder during its training: a linear probe for boundaries on a few untrimmed videos, and at the end
-what a classifier of still pictures has learnt, on trimmed videos that it was not trained on.
+what it has learnt of its pretext, on trimmed videos that it was not trained on.
 
 The driver decodes the videos once and puts them into the object store. At chosen steps rank 0 of a training run
 copies the weights into a second encoder, so modes, batch-norm statistics and random state of the training do not
@@ -8,12 +8,14 @@ change. For encoders from the store the same score is computed from finished fea
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from bsp.clips.catalog import Catalog
@@ -24,7 +26,7 @@ from bsp.encoders.contract import Encoder
 from bsp.errors import VideoError
 from bsp.features.probe import ProbeVideo, half_targets, load_probe_video, probe_score, snippet_features
 from bsp.pretraining.contract import Loss, PretrainingModel
-from bsp.pretraining.held_out import score_clips
+from bsp.pretraining.held_out import chance_levels, score_clips
 from bsp.pretraining.still import StillPictures
 from bsp_platform.plan.recipes import EncoderRecipe
 from bsp_platform.work.listed_features import has_features, read_listed
@@ -36,6 +38,9 @@ WORKERS = "placement_group"  # of the training workers, reported with the probe
 HELD_OUT = "held_out_"  # before the names of scores on videos that are not trained on
 _PER_VIDEO = 4  # Choice: frames of one video say much the same
 _BATCH = 64
+CHANCE, MARGIN = "_chance", "_margin"  # after their names: bsp.pretraining.held_out.Level
+_CHUNK = 48  # clips: whole blocks of up to 4 kinds with as many plain clips
+_MOST_CLIPS = 960  # Choice: on these an accuracy of two labels 0.05 above chance is no accident
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,7 +142,7 @@ def score_features(folder: Path, videos: Sequence[ProbeVideo]) -> float:
 
 def is_scored(recipe: EncoderRecipe) -> bool:
     """Whether the pretext of this encoder is scored on videos that are kept out."""
-    return isinstance(recipe.pretext, StillPictures)
+    return recipe.pretext is not None
 
 
 def load_validation(folder: Path, class_names: Sequence[str], *, cache_dir: Path | None = None) -> Catalog:
@@ -160,13 +165,22 @@ class HeldOutAtEnd:
     recipe: EncoderRecipe
 
     def __call__(self, model: PretrainingModel, loss: Loss, step: int, device: torch.device) -> dict[str, float]:
-        """Numbers with the prefix ``HELD_OUT``; none before the last step."""
+        """Numbers with the prefix ``HELD_OUT``; none before the last step, or if the videos have no clips of a kind.
+
+        Of accuracies and errors also what they are by chance and by how much that may vary.
+        """
         if step < self.recipe.training.train.steps:
             return {}
         import ray
 
-        scores = score_held_out(model, loss, self.recipe, ray.get(self.validation), device)
-        return {HELD_OUT + name: value for name, value in scores.items()}
+        pretext, clips, _, _ = self.recipe.training
+        catalog = ray.get(self.validation)
+        try:
+            for index in range(_CHUNK):
+                pretext.plan(catalog, clips, self.recipe.seed, index)
+        except ValueError:  # same-class clips need two videos of a class
+            return {}
+        return pretext_scores(model, loss, held_out_batches(self.recipe, catalog), device)
 
 
 def score_held_out(
@@ -178,13 +192,39 @@ def score_held_out(
     clips: int | None = None,
 ) -> dict[str, float]:
     """Loss and statistics on the first ``clips`` (None: ``_PER_VIDEO`` for each video) of a numbered stream."""
+    return score_clips(model, loss, held_out_batches(recipe, catalog, clips), device)
+
+
+def held_out_batches(
+    recipe: EncoderRecipe, catalog: Catalog, clips: int | None = None
+) -> Iterator[dict[str, np.ndarray]]:
+    """Clips of a numbered stream of these videos; None: of still pictures ``_PER_VIDEO`` for each, else a 25th of the
+    clips trained on, in whole blocks."""
     pretext, settings, augment, train = recipe.training
     stream = ClipStream(
         catalog=None, clips=settings, augment=augment, seed=recipe.seed, batch_size=train.batch_size,
         length=train.clips, plan=pretext.plan, synthesise=pretext.synthesise,
     )  # fmt: skip
-    count = clips or _PER_VIDEO * len(catalog)
-    batches = (
-        make_clips(catalog, stream, range(first, min(first + _BATCH, count))) for first in range(0, count, _BATCH)
-    )
-    return score_clips(model, loss, batches, device)
+    usual = max(_CHUNK, min(_MOST_CLIPS, train.clips // 25 // _CHUNK * _CHUNK))
+    count = clips or (_PER_VIDEO * len(catalog) if isinstance(pretext, StillPictures) else usual)
+    for first in range(0, count, _BATCH):
+        yield make_clips(catalog, stream, range(first, min(first + _BATCH, count)))
+
+
+def pretext_scores(
+    model: PretrainingModel, loss: Loss, batches: Iterator[dict[str, np.ndarray]], device: torch.device
+) -> dict[str, float]:
+    """Numbers of :class:`HeldOutAtEnd` on these clips; each batch is held only while it is scored."""
+    targets: list[dict[str, np.ndarray]] = []
+
+    def kept() -> Iterator[dict[str, np.ndarray]]:
+        for batch in batches:
+            good = batch["error"] == ""
+            targets.append({name: batch[name][good] for name in ("label", "change_point", "plain")})
+            yield batch
+
+    scores = {name: value for name, value in score_clips(model, loss, kept(), device).items() if math.isfinite(value)}
+    numbers = {HELD_OUT + name: value for name, value in scores.items()}
+    for name, level in chance_levels(scores, targets).items():
+        numbers |= {HELD_OUT + name + CHANCE: float(level.value), HELD_OUT + name + MARGIN: float(level.margin)}
+    return numbers
