@@ -8,6 +8,7 @@ ARGS ?=
 EXPERIMENTS := table4=ablation_table4 start=ablation_start table5=ablation_table5 rivals=rivals table1=table1_activitynet \
     table2=table2_charades \
     table3=table3_crosstask thumos-hacs=table_supplement_thumos_hacs gebd=gebd depth=ablation_depth \
+    ablation-statistics=ablation_statistics ablation-readout=ablation_readout ablation-snippets=ablation_snippets \
     figure2=figure2_synthesis figure4=figure4_feature_difference figure5=figure5_qualitative all-tables=all_tables sweep=sweep_boundaries
 TARGETS := $(foreach pair,$(EXPERIMENTS),$(firstword $(subst =, ,$(pair))))
 

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from bsp.encoders.contract import Encoder
+from bsp.features.reading import PAPER, Reading
 from bsp.features.store import Precision, encode_snippets
 
 # Choice: a ResNet-50 at 224 px takes 4 GB of a GPU with it, and half as many already fill the device. Fixed, because
@@ -28,10 +29,15 @@ class SnippetEncoder:
     """``add`` snippets, ``flush`` at the end; both return finished features as (key, number, float32 [D])."""
 
     def __init__(
-        self, encoder: Encoder, device: torch.device, precision: Precision, batch_snippets: int = BATCH_SNIPPETS
+        self,
+        encoder: Encoder,
+        device: torch.device,
+        precision: Precision,
+        batch_snippets: int = BATCH_SNIPPETS,
+        reading: Reading = PAPER,
     ):
         self.encoder, self.device, self.precision = encoder.eval(), device, precision
-        self.size = batch_snippets
+        self.size, self.reading = batch_snippets, reading
         self.on_gpu = device.type == "cuda"
         self.copying = torch.cuda.Stream(device) if self.on_gpu else None
         self.names: list[tuple[Hashable, int]] = []  # of the snippets in the batch that is being filled
@@ -71,7 +77,7 @@ class SnippetEncoder:
             computing = torch.cuda.current_stream(self.device)
             computing.wait_stream(self.copying)
             pixels.record_stream(computing)
-        feat_BD = encode_snippets(self.encoder, pixels, self.precision)
+        feat_BD = encode_snippets(self.encoder, pixels, self.precision, self.reading)
         if self.on_gpu:
             feat_BD = torch.empty(feat_BD.shape, pin_memory=True).copy_(feat_BD, non_blocking=True)
             done = torch.cuda.Event()

@@ -27,6 +27,7 @@ from bsp.clips.augment import centre_clip
 from bsp.clips.normalisation import RGB, normalise
 from bsp.encoders.contract import Encoder
 from bsp.errors import VideoDecodeError
+from bsp.features.reading import PAPER, Reading, read_out, spread
 from bsp.features.record import (
     FeatureInfo,
     from_attributes,
@@ -64,8 +65,8 @@ def snippet_count(frames: int, snippet_frames: int) -> int:
     return max(1, frames // snippet_frames)
 
 
-def encoder_hash(encoder: nn.Module) -> str:
-    """sha256 (hex) of weights, batch-norm statistics and settings, which decide the features.
+def encoder_hash(encoder: nn.Module, reading: Reading = PAPER) -> str:
+    """sha256 (hex) of weights, batch-norm statistics, settings and reading, which decide the features.
 
     The same on any device and in any memory format.
     """
@@ -76,6 +77,8 @@ def encoder_hash(encoder: nn.Module) -> str:
         array = np.ascontiguousarray(value.detach().cpu().numpy())
         digest.update(f"{name} {value.dtype} {list(value.shape)}".encode())
         digest.update(array.tobytes())
+    if reading != PAPER:
+        digest.update(f"reading {reading}".encode())
     return digest.hexdigest()
 
 
@@ -94,9 +97,10 @@ class VideoSnippets:
         size_px: int,
         snippet_frames: int,
         reader: str | None = None,
+        reading: Reading = PAPER,
     ):
         self.path, self.video_id, self.size_px = os.fspath(path), video_id, size_px
-        self.snippet_frames = snippet_frames
+        self.snippet_frames, self.sampling = snippet_frames, reading.sampling
         self.video = probe(self.path)
         self.reader = reader or self.video.reader
         self.count = snippet_count(self.video.frames, snippet_frames)
@@ -107,7 +111,7 @@ class VideoSnippets:
         self.damaged.clear()
         length = self.snippet_frames
         chunks = iter_frames(self.path, chunk_frames=length, reader=self.reader, damaged=self.damaged)
-        yield from _snippets(chunks, length, self.size_px, seen)
+        yield from spread(_snippets(chunks, length, self.size_px, seen), self.sampling)
         if sum(seen) != self.video.frames:
             raise VideoDecodeError(
                 self.path, f"{sum(seen)} frames were decoded of {self.video.frames}; re-encode the file"
@@ -138,8 +142,10 @@ class VideoSnippets:
         )
 
 
-def encode_snippets(encoder: Encoder, snippet_BTHWC: torch.Tensor, precision: Precision) -> torch.Tensor:
-    """Features float32 [B, D] of snippets uint8 [B, T, H, W, 3], on the device where these are.
+def encode_snippets(
+    encoder: Encoder, snippet_BTHWC: torch.Tensor, precision: Precision, reading: Reading = PAPER
+) -> torch.Tensor:
+    """Features float32 [B, D] of snippets uint8 [B, T, H, W, 3], on the device where these are; D as of ``reading``.
 
     ``encoder`` is in evaluation mode.
     """
@@ -148,7 +154,7 @@ def encode_snippets(encoder: Encoder, snippet_BTHWC: torch.Tensor, precision: Pr
     with torch.inference_mode(), torch.autocast(snippet_BTHWC.device.type, dtype=torch.bfloat16, enabled=reduced):
         dtype = torch.bfloat16 if reduced else torch.float32
         feat_BTD: torch.Tensor = encoder(normalise(snippet_BTHWC, dtype, encoder.mean, encoder.std))
-        return feat_BTD.float().mean(dim=1)
+        return read_out(feat_BTD.float(), reading.readout)
 
 
 def extract_features(
@@ -162,6 +168,7 @@ def extract_features(
     weights_hash: str | None = None,
     reader: str | None = None,
     precision: Precision = "float32",
+    reading: Reading = PAPER,
 ) -> tuple[np.ndarray, FeatureInfo]:
     """Features float32 [S, D] of one video and their record, in one pass over the file.
 
@@ -173,12 +180,12 @@ def extract_features(
     if batch_snippets < 1:
         raise ValueError(f"batch_snippets must be at least 1, not {batch_snippets}")
     snippets = VideoSnippets(
-        path, video_id=video_id, size_px=size_px, snippet_frames=encoder.clip_frames, reader=reader
+        path, video_id=video_id, size_px=size_px, snippet_frames=encoder.clip_frames, reader=reader, reading=reading
     )
     encoder.eval()
     feat_SD = np.concatenate(
         [
-            encode_snippets(encoder, torch.from_numpy(batch).to(device), precision).cpu().numpy()
+            encode_snippets(encoder, torch.from_numpy(batch).to(device), precision, reading).cpu().numpy()
             for batch in batches_of(snippets, batch_snippets)
         ]
     )
@@ -186,7 +193,7 @@ def extract_features(
         mean=encoder.mean,
         std=encoder.std,
         feature_width=feat_SD.shape[1],
-        weights_hash=weights_hash if weights_hash is not None else encoder_hash(encoder),
+        weights_hash=weights_hash if weights_hash is not None else encoder_hash(encoder, reading),
         precision=precision,
     )
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from bsp.encoders.build import ENCODERS, build_encoder
 from bsp.encoders.contract import Encoder
 from bsp.errors import FileError
 from bsp.features.interchange_files import refuse_existing
+from bsp.features.reading import PAPER, Reading
 from bsp.features.store import CODE_VERSION, encoder_hash
 from bsp.files.text import read_json, safe_name
 from bsp.io import atomic_path, write_json
@@ -42,7 +43,7 @@ _CHECK = "sha256"  # of model.json itself, without this field
 _MOST_JSON = 256 * 2**20  # bytes
 # What building a network from settings and facts of a file, whose types are checked but not their sense, can raise.
 _MISFITS = (ValueError, RuntimeError, LookupError, TypeError, AttributeError, ArithmeticError, MemoryError)
-_PLAIN = [f.name for f in fields(FeatureStream) if f.name not in ("encoder", "mean", "std", "provenance")]
+_PLAIN = [f.name for f in fields(FeatureStream) if f.name not in ("encoder", "mean", "std", "provenance", "reading")]
 _TYPES: dict[str, type[Any]] = {
     "kind": str, "head_streams": int, "classifier_stream": int, "streams": list, "provenance": dict, "files": dict,
 }  # fmt: skip
@@ -183,6 +184,8 @@ def _listed(folder: Path, name: object, document: dict[str, Any]) -> Path:
 def _write_stream(folder: Path, number: int, stream: FeatureStream, float16: bool) -> dict[str, Any]:
     record: dict[str, Any] = {name: getattr(stream, name) for name in _PLAIN}
     record |= {"mean": list(stream.mean), "std": list(stream.std), "provenance": stream.provenance}
+    if stream.reading != PAPER:
+        record["reading"] = asdict(stream.reading)
     if stream.encoder is None:
         return {**record, "file": None, "settings": None}
     name = f"encoder{number}.safetensors"
@@ -202,6 +205,7 @@ def _read_stream(folder: Path, number: int, record: object, where: str, device: 
         raise FileError(f"{where}: precision is {record['precision']!r:.80}, not float32 or bfloat16; {REMEDY}")
     plain = {name: record[name] for name in _PLAIN}
     plain |= {"mean": tuple(record["mean"]), "std": tuple(record["std"]), "provenance": record["provenance"]}
+    plain["reading"] = reading = _read_reading(record.get("reading", {}), where)
     if record.get("file") is None:
         return FeatureStream(encoder=None, **plain)
     if record["code_version"] != CODE_VERSION:
@@ -210,17 +214,31 @@ def _read_stream(folder: Path, number: int, record: object, where: str, device: 
             f"{CODE_VERSION}, whose features differ; use the program that made the model, or train again"
         )
     encoder = _read_encoder(folder, record, where)
-    asked = (encoder.feature_width, encoder.clip_frames, encoder.clip_frames, tuple(encoder.mean), tuple(encoder.std))
+    asked = (
+        reading.width(encoder.feature_width),
+        encoder.clip_frames,
+        encoder.clip_frames,
+        tuple(encoder.mean),
+        tuple(encoder.std),
+    )
     names = ("feature_width", "snippet_frames", "stride_frames", "mean", "std")
     for name, value in zip(names, asked, strict=True):
         if plain[name] != value:
             raise FileError(f"{where}: {name} is {plain[name]!r:.80}, of the encoder {value!r:.80}; {REMEDY}")
-    if encoder_hash(encoder) != record["encoder_hash"]:
+    if (found := encoder_hash(encoder, reading)) != record["encoder_hash"]:
         raise FileError(
             f"{where}: encoder_hash is {record['encoder_hash']:.80}, that of its weights and settings "
-            f"{encoder_hash(encoder)}: it gives other features than it did; use the program that made the model"
+            f"{found}: it gives other features than it did; use the program that made the model"
         )
     return FeatureStream(encoder=encoder.to(device), **plain)
+
+
+def _read_reading(record: object, where: str) -> Reading:
+    """How snippets are read; of models that do not say, as in the paper."""
+    try:
+        return Reading(**record)  # type: ignore[arg-type]  # checked by the class
+    except (TypeError, ValueError) as error:
+        raise FileError(f"{where}: reading is {record!r:.80}: {error}; {REMEDY}") from None
 
 
 def _read_encoder(folder: Path, record: dict[str, Any], where: str) -> Encoder:

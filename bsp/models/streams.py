@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from bsp.encoders.contract import Encoder
+from bsp.features.reading import PAPER, Reading, Sampling
 from bsp.features.record import FeatureInfo
 from bsp.features.store import CODE_VERSION, Precision, VideoSnippets, batches_of, encode_snippets, encoder_hash
 
@@ -36,6 +37,7 @@ class FeatureStream:
     std: tuple[float, ...] = ()
     code_version: int = CODE_VERSION
     name: str = ""  # such as "vanilla", for people
+    reading: Reading = PAPER
     provenance: dict[str, Any] = field(default_factory=dict)  # JSON types: how the encoder was trained, licence
 
 
@@ -46,12 +48,13 @@ def stream_of(
     precision: Precision = "float32",
     name: str = "",
     provenance: Mapping[str, Any] | None = None,
+    reading: Reading = PAPER,
 ) -> FeatureStream:
     """The stream of an encoder whose clips are the snippets (``settings.for_snippets()``), as extraction makes it."""
     return FeatureStream(
         encoder=encoder.eval(),
-        encoder_hash=encoder_hash(encoder),
-        feature_width=encoder.feature_width,
+        encoder_hash=encoder_hash(encoder, reading),
+        feature_width=reading.width(encoder.feature_width),
         snippet_frames=encoder.clip_frames,
         stride_frames=encoder.clip_frames,
         size_px=size_px,
@@ -60,6 +63,7 @@ def stream_of(
         std=tuple(encoder.std),
         name=name,
         provenance=dict(provenance or {}),
+        reading=reading,
     )
 
 
@@ -95,7 +99,7 @@ def extract_streams(
     and their number, of all passes. ``video_id``: default the name of the file. Raises VideoError for an unreadable
     video, ValueError for a stream without an encoder.
     """
-    grids: dict[tuple[int, int], list[int]] = {}
+    grids: dict[tuple[int, int, Sampling], list[int]] = {}
     for number, stream in enumerate(streams):
         if stream.encoder is None:
             raise ValueError(
@@ -103,12 +107,14 @@ def extract_streams(
                 f"could make those of {os.fspath(path)}; give it features made in the same way (detect_features, "
                 f"boundaries_features, ground_features)"
             )
-        grids.setdefault((stream.size_px, stream.snippet_frames), []).append(number)
+        grids.setdefault((stream.size_px, stream.snippet_frames, stream.reading.sampling), []).append(number)
     found: dict[int, tuple[np.ndarray, FeatureInfo]] = {}
     done = 0
-    for (size_px, snippet_frames), members in grids.items():
+    for (size_px, snippet_frames, sampling), members in grids.items():
         name = video_id or Path(path).stem
-        snippets = VideoSnippets(path, video_id=name, size_px=size_px, snippet_frames=snippet_frames)
+        snippets = VideoSnippets(
+            path, video_id=name, size_px=size_px, snippet_frames=snippet_frames, reading=Reading(sampling=sampling)
+        )
         feats = {k: np.empty((snippets.count, streams[k].feature_width), np.float32) for k in members}
         at = 0
         for batch in batches_of(snippets, BATCH_SNIPPETS):
@@ -116,7 +122,7 @@ def extract_streams(
             for k in members:
                 encoder = streams[k].encoder
                 assert encoder is not None  # checked above
-                feat_BD = encode_snippets(encoder, pixels, streams[k].precision)
+                feat_BD = encode_snippets(encoder, pixels, streams[k].precision, streams[k].reading)
                 feats[k][at : at + len(batch)] = feat_BD.cpu().numpy()
             at, done = at + len(batch), done + len(batch)
             if progress is not None:

@@ -8,12 +8,13 @@ default it does not enter the hash, so that those results are still found.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 from bsp.clips.augment import AugmentSettings
 from bsp.clips.plan import BoundaryKind, ClipSettings
 from bsp.encoders.contract import Architecture
 from bsp.encoders.start import IMAGE
+from bsp.features.reading import Reading, Readout, Sampling
 from bsp.features.store import Precision
 from bsp.localization.gtad.network import GTADSettings
 from bsp.pretraining.contract import Pretext
@@ -22,6 +23,7 @@ from bsp.pretraining.pretexts import PRETEXTS
 from bsp.tasks.head import Blind
 
 Start = Literal["", "random", "image"]
+Statistics = Literal["", "target", "plain"]
 FUSIONS = ("two-head", "distillation")  # methods that train one encoder for action classes and a second pretext
 
 
@@ -37,6 +39,9 @@ class Stream:
     seed_offset: int = 0  # added to the row's seed
     encoder: str = ""  # name of one of the profile's ``encoders``; "" = its own
     start: Start = ""  # what its training starts from; "" = as the experiment's option says
+    statistics: Statistics = ""  # as of FeatureRecipe, likewise the next two
+    readout: Readout = ""
+    snippet_sampling: Sampling = ""
 
     def __post_init__(self) -> None:
         for name, known in ((self.method, ("random", IMAGE, *PRETEXTS, *FUSIONS)), (self.second, tuple(PRETEXTS))):
@@ -49,7 +54,9 @@ class Stream:
         other = f" seed+{self.seed_offset}" if self.seed_offset else ""
         encoder = f" {self.encoder}" if self.encoder else ""
         start = f" from {self.start}" if self.start else ""
-        return f"{self.method}{f'({second})' if second else ''}{encoder}{other}{start}"
+        features = (f"statistics={self.statistics}" if self.statistics else "", self.readout, self.snippet_sampling)
+        how = "".join(f" {name}" for name in features if name)
+        return f"{self.method}{f'({second})' if second else ''}{encoder}{other}{start}{how}"
 
 
 class Training(NamedTuple):
@@ -151,7 +158,25 @@ class FeatureRecipe:
     untrimmed: str  # fingerprint of the videos
     size_px: int  # what the encoder sees, square
     precision: Precision = field(default="float32", metadata={"later": True})  # that the encoder computes in
+    # Batch-norm statistics: "" as trained; "target" estimated again on unlabelled snippets of the training videos of
+    # the data, "plain" on clips of the pre-training data without a boundary.
+    statistics: Statistics = field(default="", metadata={"later": True})
+    statistics_videos: str = field(default="", metadata={"later": True})  # fingerprint of those videos
+    statistics_seed: int = field(default=0, metadata={"later": True})  # which snippets or clips
+    readout: Readout = field(default="", metadata={"later": True})  # bsp/features/reading.py
+    snippet_sampling: Sampling = field(default="", metadata={"later": True})
     code: int = 1
+
+    def __post_init__(self) -> None:
+        if self.statistics not in get_args(Statistics):
+            raise ValueError(f"statistics cannot be {self.statistics!r}; there are {get_args(Statistics)}")
+        if self.snippet_sampling and self.encoder.encoder.for_snippets().clip_frames != 8:
+            raise ValueError(f"snippet_sampling {self.snippet_sampling} is for encoders of 8 frames")
+
+    @property
+    def reading(self) -> Reading:
+        """How features are read off the encoder. ValueError for unknown names."""
+        return Reading(readout=self.readout, sampling=self.snippet_sampling)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -198,5 +198,7 @@ def row_recipes(row: Row, seed: int, profile: Profile, sources: Sources, workers
 
     encoders = tuple(encoder(stream, seed) for stream in row.streams)
     vanilla = encoder(Stream(method="action"), 0)
-    heads = {name: head_recipe(name, encoders, vanilla, seed, row.blind, profile, sources) for name in row.heads}
+    heads = {
+        name: head_recipe(name, encoders, vanilla, seed, row.blind, profile, sources, row.streams) for name in row.heads
+    }
     return RowRecipes(encoders=encoders, heads=heads)

@@ -6,7 +6,7 @@ tasks.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ from bsp_platform.plan.recipes import (
     FeatureRecipe,
     GroundingRecipe,
     HeadRecipe,
+    Stream,
     TaskRecipe,
 )
 
@@ -58,6 +59,11 @@ def find_task(name: str) -> Task:
     return TASKS[name]
 
 
+def videos_and_subsets(videos: str, labels: str) -> str:
+    """What decides the snippets of "target" statistics: the files, and which of them are for training."""
+    return f"{videos} {labels}"
+
+
 def head_recipe(
     name: str,
     encoders: tuple[EncoderRecipe, ...],
@@ -66,8 +72,9 @@ def head_recipe(
     blind: Blind,
     profile: Profile,
     sources: Sources,
+    how: Sequence[Stream] = (),
 ) -> AnyHeadRecipe:
-    """The recipe of one task on the features of ``encoders``.
+    """The recipe of one task on the features of ``encoders``, made as the streams ``how`` say (() = as in the paper).
 
     Without a file of class scores they come from the ``vanilla`` encoder (seed 0), the same for all rows and seeds.
     TypeError for a head on annotations of another kind.
@@ -75,15 +82,22 @@ def head_recipe(
     task = find_task(name)
     videos, labels = sources.videos_prints[task.data.name], sources.labels_prints[task.data.name]
 
-    def features(encoder: EncoderRecipe) -> FeatureRecipe:
+    def features(encoder: EncoderRecipe, stream: Stream | None = None) -> FeatureRecipe:
+        more: dict[str, Any] = {}
+        if stream is not None and stream.statistics:
+            of = videos_and_subsets(videos, labels) if stream.statistics == "target" else sources.trimmed_print
+            more = {"statistics": stream.statistics, "statistics_videos": of}
+        if stream is not None:
+            more |= {"readout": stream.readout, "snippet_sampling": stream.snippet_sampling}
         return FeatureRecipe(
             encoder=encoder,
             untrimmed=videos,
             size_px=profile.size_of(encoder.encoder),
             precision=profile.feature_precision,
+            **more,
         )
 
-    streams = tuple(map(features, encoders))
+    streams = tuple(map(features, encoders, how or (None,) * len(encoders)))
     settings = task.settings(profile)
     if task.data.name in sources.data:
         task.head.check(sources.data[task.data.name], settings)

@@ -157,11 +157,16 @@ def _stream(store: StageStore, recipe: FeatureRecipe) -> FeatureStream:
     folder = store.find("encoders", recipe.encoder)
     if folder is None:
         raise NoModel(f"its encoder {recipe.encoder.name} is no longer in the storage; {_FRESH}")
-    weights = store.read_checked(folder, WEIGHTS)
+    weights = store.read_checked(store.need("features", recipe) if recipe.statistics else folder, WEIGHTS)
     encoder = load_encoder(weights, EncoderRecipe(encoder=recipe.encoder.encoder.for_snippets()))
     provenance = {"recipe": as_plain(recipe.encoder), "recipe_hash": recipe_hash(recipe.encoder)}
     return stream_of(
-        encoder, size_px=recipe.size_px, precision=recipe.precision, name=recipe.encoder.name, provenance=provenance
+        encoder,
+        size_px=recipe.size_px,
+        precision=recipe.precision,
+        name=recipe.encoder.name,
+        provenance=provenance | ({"statistics": recipe.statistics} if recipe.statistics else {}),
+        reading=recipe.reading,
     )
 
 

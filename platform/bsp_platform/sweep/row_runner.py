@@ -10,21 +10,24 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from bsp.clips.augment import AugmentSettings
+from bsp.clips.plan import ClipSettings
 from bsp.files.text import parse_json
 from bsp_platform.plan.recipes import AnyHeadRecipe, ClassScoresFile, ClassScoresRecipe, EncoderRecipe, FeatureRecipe
 from bsp_platform.plan.resources import Resources
 from bsp_platform.plan.rows import Cell, RowRecipes
-from bsp_platform.plan.tasks import Task
+from bsp_platform.plan.tasks import TASKS, Task
 from bsp_platform.storage.errors import StageDamaged, causes
-from bsp_platform.storage.manifests import PROGRESS, result_files
+from bsp_platform.storage.manifests import FILES, PROGRESS, result_files
 from bsp_platform.storage.stages import StageStore, Stored
 from bsp_platform.work.cluster.assigned_device import assigned_device
 from bsp_platform.work.extraction import extract_dataset
+from bsp_platform.work.extractor import reestimate
 from bsp_platform.work.heads import CLASS_SCORES, Expected, convert_class_scores, make_class_scores, train_and_score
 from bsp_platform.work.pretraining import WEIGHTS, HeldOut, given_encoder, train_encoder
 from bsp_platform.work.probe import BoundaryProbe, held_out_score
@@ -167,10 +170,37 @@ class _RowRunner:
             def report(progress: dict) -> None:
                 self.report({"stage": f"features {data}", **progress})
 
-            videos = ray.get(self.job.data[data])
-            return extract_dataset(folder, recipe, weights, videos, self.job.resources, report, store=self.store)
+            videos, of = ray.get(self.job.data[data]), weights
+            if recipe.statistics:
+                if not (folder / WEIGHTS).exists():  # else of an interrupted extraction
+                    self._reestimate(folder, data, recipe, weights, videos)
+                of = folder / WEIGHTS
+            facts = extract_dataset(folder, recipe, of, videos, self.job.resources, report, store=self.store)
+            if recipe.statistics:
+                facts[FILES] = [*facts[FILES], WEIGHTS]
+            return facts
 
         return self._ensure("features", recipe, f"features {data}", build)
+
+    def _reestimate(self, folder: Path, data: str, recipe: FeatureRecipe, weights: Path, videos: Any) -> None:
+        """Put the encoder with other batch-norm statistics into the folder of the features."""
+        import ray
+
+        source: Any
+        if recipe.statistics == "target":
+            training = next(t.data.subsets[0] for t in TASKS.values() if t.data.name == data)
+            source = [v.path for v in videos.videos if v.path is not None and v.subset == training]
+        else:
+            of = recipe.encoder
+            clips = of.clips or ClipSettings()
+            plain = replace(clips, half_len=of.encoder.for_snippets().clip_frames // 2, kinds=(), plain_clips=0)
+            augment = of.augment or AugmentSettings(size_px=recipe.size_px)
+            stream = ClipStream(
+                catalog=None, clips=plain, augment=augment, seed=recipe.statistics_seed, batch_size=1, length=0
+            )
+            source = (ray.get(self.job.catalog), stream)
+        device = "cuda" if self.job.resources.gpus_per_head else "cpu"
+        self._remote(reestimate, f"statistics {data}", folder, recipe, weights, source, device=device)
 
     def class_scores(self, task: Task, recipe: ClassScoresRecipe | ClassScoresFile) -> Path:
         """The file of class scores for the test videos of a task's data set."""

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from bsp.clips.catalog import Catalog
 from bsp.errors import VideoError
 from bsp.features.record import FeatureInfo
+from bsp.features.statistics import BATCH, SNIPPETS, random_snippets, reestimated
 from bsp.features.store import encoder_hash, extract_features, write_features
 from bsp_platform.plan.recipes import EncoderRecipe, FeatureRecipe
 from bsp_platform.storage.errors import retry
 from bsp_platform.storage.stages import StageStore, Stored
 from bsp_platform.work.cluster.assigned_device import assigned_device
-from bsp_platform.work.pretraining import load_encoder
+from bsp_platform.work.pretraining import load_encoder, save_encoder
+from bsp_platform.work.streaming import ClipStream, make_clips
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +49,7 @@ class Extractor:
         assert isinstance(folder, Path)
         self.folder = folder
         encoder = retry(lambda: load_encoder(weights, EncoderRecipe(encoder=architecture)), weights)
-        self.hash = encoder_hash(encoder)
+        self.hash = encoder_hash(encoder, job.recipe.reading)
         self.encoder = encoder.to(self.device)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -68,6 +72,7 @@ class Extractor:
                 device=self.device,
                 weights_hash=self.hash,
                 precision=self.job.recipe.precision,
+                reading=self.job.recipe.reading,
             )
         except VideoError as error:
             return 0, str(error)
@@ -80,3 +85,41 @@ class Extractor:
         if self.job.store:
             for name in (f"{video_id}.npy", f"{video_id}.json"):  # the record last: it means complete
                 self.job.store.files.upload(self.folder, [name])
+
+
+def reestimate(
+    folder: Path,
+    recipe: FeatureRecipe,
+    weights: Path,
+    source: Sequence[str] | tuple[Catalog, ClipStream],
+    *,
+    device: str = "cpu",
+) -> dict[str, str]:
+    """Write the encoder with batch-norm statistics of the recipe's ``statistics`` into the folder of the features.
+
+    ``source``: paths of the training videos for "target", the pre-training data and their stream for "plain". The
+    encoder of a folder that is not complete is written again, with the same bytes.
+    """
+    torch.set_num_threads(1)
+    architecture = recipe.encoder.encoder.for_snippets()
+    encoder = retry(lambda: load_encoder(weights, EncoderRecipe(encoder=architecture)), weights)
+    if isinstance(source, tuple):
+        catalog, stream = source
+        batches = plain_batches(catalog, stream)
+    else:
+        batches = random_snippets(
+            source, size_px=recipe.size_px, snippet_frames=encoder.clip_frames, seed=recipe.statistics_seed,
+            sampling=recipe.snippet_sampling,
+        )  # fmt: skip
+    save_encoder(reestimated(encoder, batches, device), recipe.encoder, folder)
+    return {}
+
+
+def plain_batches(catalog: Catalog, stream: ClipStream) -> list[np.ndarray]:
+    """Clips of a stream, uint8 [B, T, H, W, 3], without those whose video cannot be read."""
+    batches = []
+    for first in range(0, SNIPPETS, BATCH):
+        made = make_clips(catalog, stream, range(first, first + BATCH))
+        good = made["error"] == ""
+        batches += [made["clip"][good]] if good.any() else []
+    return batches

@@ -23,6 +23,7 @@ import numpy as np
 
 from bsp.encoders.contract import Architecture
 from bsp.errors import VideoError
+from bsp.features.reading import PAPER, Reading
 from bsp.features.record import FeatureInfo
 from bsp.features.snippet_encoder import SnippetEncoder
 from bsp.features.store import VideoSnippets, batches_of
@@ -37,7 +38,9 @@ _LOST_ACTORS = 20  # that an extraction survives; spot machines are lost often
 _WRITERS = 4
 
 
-def decode_video(video_id: str, path: str, size_px: int, architecture: Architecture) -> Iterator[dict[str, Any]]:
+def decode_video(
+    video_id: str, path: str, size_px: int, architecture: Architecture, reading: Reading = PAPER
+) -> Iterator[dict[str, Any]]:
     """Blocks of the snippets of one video: "first" number and "pixels" uint8 [N, T, H, W, 3], as encoders take them;
     the last also has "record", the video's FeatureInfo without the fields of the encoder. An unreadable video ends
     with a block of "error" only."""
@@ -45,7 +48,7 @@ def decode_video(video_id: str, path: str, size_px: int, architecture: Architect
     block = max(1, BLOCK_BYTES // (length * size_px**2 * 3))
     held: dict[str, Any] | None = None  # a block is yielded when the next one, or the record, is made
     try:
-        snippets = VideoSnippets(path, video_id=video_id, size_px=size_px, snippet_frames=length)
+        snippets = VideoSnippets(path, video_id=video_id, size_px=size_px, snippet_frames=length, reading=reading)
         first = 0
         for pixels in batches_of(snippets, block):
             if held is not None:
@@ -81,7 +84,7 @@ class GpuExtractor:
     def extract(self, videos: list[tuple[str, str]]) -> Iterator[dict[str, Any]]:
         """Features of (id, path) videos, written; a row for each as it is finished, in any order."""
         job = self.base.job
-        encoder = SnippetEncoder(self.base.encoder, self.base.device, job.recipe.precision)
+        encoder = SnippetEncoder(self.base.encoder, self.base.device, job.recipe.precision, reading=job.recipe.reading)
         unfinished: dict[Hashable, _Video] = {}
         writing: deque[Future] = deque()
         with ThreadPoolExecutor(_WRITERS) as pool:
@@ -105,7 +108,8 @@ class GpuExtractor:
         import ray
         from ray.exceptions import RayError, RayTaskError
 
-        size_px = self.base.job.recipe.size_px
+        size_px, reading = self.base.job.recipe.size_px, self.base.job.recipe.reading
+        architecture = self.base.encoder.settings
         task = ray.remote(decode_video).options(
             num_cpus=self.resources.cpus_per_decoder,
             num_returns="streaming",
@@ -118,7 +122,7 @@ class GpuExtractor:
         while waiting or running:
             while waiting and len(running) < self.resources.decoders_per_extractor:
                 video_id, path = waiting.popleft()
-                running[task.remote(video_id, path, size_px, self.base.encoder.settings)] = video_id
+                running[task.remote(video_id, path, size_px, architecture, reading)] = video_id
             ready: list[Any] = ray.wait(list(running), num_returns=1)[0]
             for blocks in ready:
                 video_id = running.pop(blocks)

@@ -165,6 +165,8 @@ def _rows(
         untrimmed="",
         size_px=stream.size_px,
         precision=stream.precision,
+        readout=stream.reading.readout,
+        snippet_sampling=stream.reading.sampling,
     )
     job = ExtractionJob(recipe=recipe, weights=weights.absolute(), folder=folder.absolute())
     try:
