@@ -137,7 +137,7 @@ def test_a_row_makes_what_its_training_starts_from_first_and_once(tmp_path, tiny
     runner = RowWithoutRay(job, tmp_path / "node")
     runner.encoder(action)
     found = {recipe: runner.store.find("encoders", recipe) for recipe in (still, image, action)}
-    assert calls == [(still, None, True, 128), (action, found[image] / WEIGHTS, False, 128)]
+    assert calls == [(still, None, True, 128), (action, found[image] / WEIGHTS, True, 128)]
     one, two = (load_encoder(found[recipe] / WEIGHTS, recipe).state_dict() for recipe in (still, image))
     assert all(torch.equal(value, one[name]) for name, value in two.items())
     runner.encoder(image)

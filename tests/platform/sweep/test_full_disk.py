@@ -50,6 +50,9 @@ class Recipes:
     def seconds(self, store):
         return {}
 
+    def pretexts(self, store):
+        return []
+
     def stages(self):
         return []
 
