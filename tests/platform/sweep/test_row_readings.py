@@ -12,12 +12,14 @@ from bsp.features.statistics import random_snippets, reestimated
 from bsp.features.store import read_features
 from bsp.models.folder import load_model
 from bsp.models.streams import extract_streams
+from bsp.survey.listing import ListedVideo
 from bsp_platform.plan.profiles import mini
 from bsp_platform.plan.recipes import FeatureRecipe, Stream
 from bsp_platform.plan.rows import row_recipes
 from bsp_platform.storage.manifests import recipe_hash
 from bsp_platform.storage.stages import StageStore
 from bsp_platform.work.extractor import plain_batches
+from bsp_platform.work.own_videos import extract_videos
 from bsp_platform.work.pretraining import WEIGHTS, load_encoder
 from bsp_platform.work.streaming import ClipStream
 from paper_tables import SOURCES, load
@@ -51,6 +53,11 @@ def test_a_row_with_statistics_of_the_target_and_its_model(row, tmp_path):  # no
     assert info.encoder_hash == record.encoder_hash
     np.testing.assert_array_equal(made, kept)
     assert model.streams[0].provenance["statistics"] == "target"
+
+    listed = [ListedVideo(video_id=video.video_id, path=str(video.path))]
+    extract_videos(tmp_path / "own", model.streams[0], listed, resources=None, max_broken=0.0)  # bsp extract
+    np.testing.assert_array_equal(read_features(tmp_path / "own", video.video_id)[0], kept)
+    assert extract_videos(tmp_path / "own", model.streams[0], listed, resources=None, max_broken=0.0).kept == 1
 
 
 def test_plain_batches_are_clips_without_a_boundary(tiny_catalog):
