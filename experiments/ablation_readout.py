@@ -8,7 +8,6 @@ difference, three times as wide; the others have the width of the mean: "thirds"
 the three.
 """
 
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import get_args
@@ -16,7 +15,7 @@ from typing import get_args
 from ablation_table4 import TABLE_4
 from bsp.features.reading import Readout
 from bsp_platform.plan.options import experiment_command
-from bsp_platform.plan.rows import Experiment, Row
+from bsp_platform.plan.rows import Experiment, Row, varied
 from bsp_platform.sweep.run import run
 
 ROWS = ("random", "reg-dc", "cls-S", "vanilla")
@@ -25,8 +24,7 @@ ROWS = ("random", "reg-dc", "cls-S", "vanilla")
 def _read(row: Row, readout: Readout) -> Row:
     if not readout:
         return row
-    streams = tuple(replace(stream, readout=readout) for stream in row.streams)
-    return replace(row, name=f"{row.name}-{readout}", label=f"{row.label}, {readout}", streams=streams, paper={})
+    return varied(row, readout, readout, readout=readout)
 
 
 READOUT = Experiment(

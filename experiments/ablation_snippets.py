@@ -7,28 +7,27 @@ python experiments/ablation_snippets.py --seeds 3          # mean and standard d
 Encoders are those of Table 4; features and heads are new.
 """
 
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from ablation_table4 import TABLE_4
 from bsp_platform.plan.options import experiment_command
-from bsp_platform.plan.rows import Experiment, Row
+from bsp_platform.plan.rows import Experiment, varied
 from bsp_platform.sweep.run import run
 
 ROWS = ("random", "cls-S", "vanilla")
-
-
-def _spread(row: Row) -> Row:
-    streams = tuple(replace(stream, snippet_sampling="64x8") for stream in row.streams)
-    return replace(row, name=f"{row.name}-64x8", label=f"{row.label}, 8 of 64 frames", streams=streams, paper={})
 
 
 SNIPPETS = Experiment(
     name="ablation_snippets",
     title="Frames of a snippet: 8 consecutive, or 8 out of 64; G-TAD",
     paper_data=TABLE_4.paper_data,
-    rows=tuple(new for row in TABLE_4.rows if row.name in ROWS for new in (row, _spread(row))),
+    rows=tuple(
+        new
+        for row in TABLE_4.rows
+        if row.name in ROWS
+        for new in (row, varied(row, "64x8", "8 of 64 frames", snippet_sampling="64x8"))
+    ),
 )
 
 main = partial(run, SNIPPETS)  # (options) -> exit status

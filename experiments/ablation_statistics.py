@@ -7,14 +7,13 @@ Encoders are those of Table 4; features and heads are new. "target": 960 unlabel
 the target data; "plain": 960 clips of the pre-training data without a boundary.
 """
 
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from ablation_table4 import TABLE_4
 from bsp_platform.plan.options import experiment_command
 from bsp_platform.plan.recipes import Statistics
-from bsp_platform.plan.rows import Claim, Experiment, Row
+from bsp_platform.plan.rows import Claim, Experiment, Row, varied
 from bsp_platform.sweep.run import run
 
 OTHERS: tuple[Statistics, ...] = ("target", "plain")
@@ -22,19 +21,7 @@ OTHERS: tuple[Statistics, ...] = ("target", "plain")
 
 def _rows(row: Row) -> list[Row]:
     """The row as it is in Table 4, and with each of the other statistics."""
-    return [
-        row,
-        *(
-            replace(
-                row,
-                name=f"{row.name}-{statistics}",
-                label=f"{row.label}, {statistics}",
-                streams=tuple(replace(stream, statistics=statistics) for stream in row.streams),
-                paper={},
-            )
-            for statistics in OTHERS
-        ),
-    ]
+    return [row, *(varied(row, statistics, statistics, statistics=statistics) for statistics in OTHERS)]
 
 
 STATISTICS = Experiment(

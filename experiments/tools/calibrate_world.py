@@ -45,7 +45,7 @@ from bsp_platform.plan.recipes import Stream
 from bsp_platform.plan.sources import DataPaths, Sources, load_sources
 from bsp_platform.plan.tasks import TASKS
 from bsp_platform.work.pretraining import build_model
-from bsp_platform.work.streaming import ClipStream, make_clips
+from bsp_platform.work.streaming import clip_stream, make_clips
 
 ROOT = Path(__file__).resolve().parents[2]
 KINDS = {"untrimmed": "pantomime", "grounding": "grounding", "stories": "stories"}  # kind of data -> field of profile
@@ -79,11 +79,8 @@ def train_vanilla(profile: Profile, sources: Sources) -> tuple[Encoder, dict[str
     recipe = profile.encoder_recipe(
         Stream(method="action"), trimmed="", num_actions=len(sources.trimmed.class_names), workers=1, seed=0
     )
-    pretext, clips, augment, train = recipe.training
-    stream = ClipStream(
-        catalog=None, clips=clips, augment=augment, seed=0, batch_size=train.batch_size, length=train.clips,
-        plan=pretext.plan, synthesise=pretext.synthesise,
-    )  # fmt: skip
+    pretext, _, _, train = recipe.training
+    stream = clip_stream(recipe, None)
     model, loss, cache = build_model(recipe), pretext.objective([]), FrameCache(2**30)
 
     def batches() -> Iterator[dict[str, np.ndarray]]:

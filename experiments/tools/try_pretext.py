@@ -32,7 +32,7 @@ from bsp_platform.plan.recipes import EncoderRecipe
 from bsp_platform.storage.manifests import recipe_hash
 from bsp_platform.work.pretraining import WEIGHTS, TrainJob, given_encoder, save_encoder, start_training
 from bsp_platform.work.probe import load_validation, score_held_out
-from bsp_platform.work.streaming import ClipStream, make_clips
+from bsp_platform.work.streaming import clip_stream, make_clips
 
 ROOT = Path(__file__).resolve().parents[2]
 CPU = torch.device("cpu")
@@ -41,11 +41,7 @@ NAMES = ("accuracy", "change_point_error")
 
 def batches(recipe: EncoderRecipe, catalog: Catalog) -> Iterator[dict]:
     """The stream of the recipe; the next batches are made in a thread meanwhile."""
-    pretext, clips, augment, train = recipe.training
-    stream = ClipStream(
-        catalog=None, clips=clips, augment=augment, seed=recipe.seed, batch_size=train.batch_size, length=train.clips,
-        plan=pretext.plan, synthesise=pretext.synthesise,
-    )  # fmt: skip
+    train, stream = recipe.training.train, clip_stream(recipe, None)
     cache = FrameCache(384 * 2**20)
     with ThreadPoolExecutor(1) as pool:
 

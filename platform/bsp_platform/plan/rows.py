@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from bsp.encoders.start import IMAGE, has_image_weights
@@ -36,6 +36,12 @@ class Row:
     blind: Blind = ""  # grounding baselines without sentence or video
     paper: dict[str, float] = field(default_factory=dict)  # the paper's scores, in percent
     other: dict[str, float] = field(default_factory=dict)  # those of Experiment.other_paper, in percent
+
+
+def varied(row: Row, suffix: str, words: str, **of_streams: Any) -> Row:
+    """The row with other settings of all its streams; name and label say so, and it has no scores of the paper's."""
+    streams = tuple(replace(stream, **of_streams) for stream in row.streams)
+    return replace(row, name=f"{row.name}-{suffix}", label=f"{row.label}, {words}", streams=streams, paper={})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,7 +31,7 @@ from bsp_platform.work.extractor import reestimate
 from bsp_platform.work.heads import CLASS_SCORES, Expected, convert_class_scores, make_class_scores, train_and_score
 from bsp_platform.work.pretraining import WEIGHTS, HeldOut, given_encoder, train_encoder
 from bsp_platform.work.probe import BoundaryProbe, held_out_score
-from bsp_platform.work.streaming import ClipStream
+from bsp_platform.work.streaming import ClipStream, clip_stream
 
 if TYPE_CHECKING:
     from ray import ObjectRef
@@ -124,21 +124,11 @@ class _RowRunner:
                 return given_encoder(folder, recipe, Path(given) if given else still)
             if recipe.pretext is None:
                 return train_encoder(folder, recipe, None, self.job.resources, store=self.store)
-            pretext, clips, augment, train = recipe.training
+            pretext, clips, _, _ = recipe.training
             catalog = ray.get(self.job.catalog)
             for index in range(max(1, len(clips.kinds))):  # refuse an impossible kind before starting
                 pretext.plan(catalog, clips, recipe.seed, index)
-            stream = ClipStream(
-                catalog=self.job.catalog,
-                clips=clips,
-                augment=augment,
-                seed=recipe.seed,
-                batch_size=train.batch_size,
-                length=train.clips,
-                frame_cache_mb=self.job.resources.frame_cache_mb,
-                plan=pretext.plan,
-                synthesise=pretext.synthesise,
-            )
+            stream = clip_stream(recipe, self.job.catalog, frame_cache_mb=self.job.resources.frame_cache_mb)
             return train_encoder(
                 folder,
                 recipe,

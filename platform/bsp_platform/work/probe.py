@@ -30,7 +30,7 @@ from bsp.pretraining.held_out import chance_levels, score_clips
 from bsp.pretraining.still import StillPictures
 from bsp_platform.plan.recipes import EncoderRecipe
 from bsp_platform.work.listed_features import has_features, read_listed
-from bsp_platform.work.streaming import ClipStream, make_clips
+from bsp_platform.work.streaming import clip_stream, make_clips
 
 PROBE = "probe_ap"  # boundary average precision, percent
 RUNG = "probe_rung"  # at which of the chosen steps, from 0
@@ -39,7 +39,7 @@ HELD_OUT = "held_out_"  # before the names of scores on videos that are not trai
 _PER_VIDEO = 4  # Choice: frames of one video say much the same
 _BATCH = 64
 CHANCE, MARGIN = "_chance", "_margin"  # after their names: bsp.pretraining.held_out.Level
-_CHUNK = 48  # clips: whole blocks of up to 4 kinds with as many plain clips
+CHUNK = 48  # clips: whole blocks of up to 4 kinds with as many plain clips
 _MOST_CLIPS = 960  # Choice: on these an accuracy of two labels 0.05 above chance is no accident
 
 
@@ -176,7 +176,7 @@ class HeldOutAtEnd:
         pretext, clips, _, _ = self.recipe.training
         catalog = ray.get(self.validation)
         try:
-            for index in range(_CHUNK):
+            for index in range(CHUNK):
                 pretext.plan(catalog, clips, self.recipe.seed, index)
         except ValueError:  # same-class clips need two videos of a class
             return {}
@@ -200,12 +200,9 @@ def held_out_batches(
 ) -> Iterator[dict[str, np.ndarray]]:
     """Clips of a numbered stream of these videos; None: of still pictures ``_PER_VIDEO`` for each, else a 25th of the
     clips trained on, in whole blocks."""
-    pretext, settings, augment, train = recipe.training
-    stream = ClipStream(
-        catalog=None, clips=settings, augment=augment, seed=recipe.seed, batch_size=train.batch_size,
-        length=train.clips, plan=pretext.plan, synthesise=pretext.synthesise,
-    )  # fmt: skip
-    usual = max(_CHUNK, min(_MOST_CLIPS, train.clips // 25 // _CHUNK * _CHUNK))
+    pretext, _, _, train = recipe.training
+    stream = clip_stream(recipe, None)
+    usual = max(CHUNK, min(_MOST_CLIPS, train.clips // 25 // CHUNK * CHUNK))
     count = clips or (_PER_VIDEO * len(catalog) if isinstance(pretext, StillPictures) else usual)
     for first in range(0, count, _BATCH):
         yield make_clips(catalog, stream, range(first, min(first + _BATCH, count)))

@@ -12,6 +12,7 @@ import functools
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import ray
@@ -36,6 +37,9 @@ from bsp_platform.work.cluster.ray_internals import (
 from bsp_platform.work.cluster.start import object_store_bytes
 from bsp_platform.work.cluster.stream_size import StreamSize, clip_bytes, room_of_stream, stream_size
 
+if TYPE_CHECKING:
+    from bsp_platform.plan.recipes import EncoderRecipe
+
 _LOOP_PAUSE_S = 0.05  # clip makers have tasks waiting meanwhile
 _SPANS_AHEAD = 64  # waiting for a clip maker; far more than makers
 _TASKS_IN_FLIGHT = "bsp.tasks_in_flight"  # key of Ray Data's context: StreamSize.tasks
@@ -57,6 +61,22 @@ class ClipStream:
     decode: Callable[..., list[np.ndarray]] = decode
     plan: Callable[[Catalog, ClipSettings, int, int], ClipPlan] = plan_clip  # a pretext brings its own ...
     synthesise: Callable[[ClipPlan, Sequence[np.ndarray]], np.ndarray] = synthesise  # ... and this
+
+
+def clip_stream(recipe: EncoderRecipe, catalog: Any, *, frame_cache_mb: int = 0, seed: int | None = None) -> ClipStream:
+    """The stream of clips of a recipe; ``catalog``: a reference, or None."""
+    pretext, clips, augment, train = recipe.training
+    return ClipStream(
+        catalog=catalog,
+        clips=clips,
+        augment=augment,
+        seed=recipe.seed if seed is None else seed,
+        batch_size=train.batch_size,
+        length=train.clips,
+        frame_cache_mb=frame_cache_mb,
+        plan=pretext.plan,
+        synthesise=pretext.synthesise,
+    )
 
 
 def make_clips(

@@ -17,7 +17,7 @@ from bsp.video.read import probe
 from bsp_platform.plan.own import DataFacts
 from bsp_platform.plan.recipes import EncoderRecipe
 from bsp_platform.work.pretraining import build_model
-from bsp_platform.work.streaming import ClipStream, make_clips
+from bsp_platform.work.streaming import clip_stream, make_clips
 
 _LOOKED_AT = 24  # videos whose size in pixels stands for all
 _MEASURE_S = 6.0
@@ -39,22 +39,6 @@ def data_facts(catalog: Catalog) -> DataFacts:
         seconds=round(float(catalog.seconds().sum()), 1),
         short_side_px=short,
         decoded_mb=round(float(catalog.frames.sum()) * pixels * 3 / 2**20, 1),
-    )
-
-
-def clip_stream(recipe: EncoderRecipe, catalog: Any, *, frame_cache_mb: int = 0, seed: int | None = None) -> ClipStream:
-    """The stream of clips of a recipe; ``catalog``: a reference, or None."""
-    pretext, clips, augment, train = recipe.training
-    return ClipStream(
-        catalog=catalog,
-        clips=clips,
-        augment=augment,
-        seed=recipe.seed if seed is None else seed,
-        batch_size=train.batch_size,
-        length=train.clips,
-        frame_cache_mb=frame_cache_mb,
-        plan=pretext.plan,
-        synthesise=pretext.synthesise,
     )
 
 

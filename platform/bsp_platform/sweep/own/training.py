@@ -34,7 +34,6 @@ from bsp_platform.storage.manifests import as_plain, recipe_hash
 from bsp_platform.storage.stages import StageStore
 from bsp_platform.sweep.failures import collect_errors, reason_of_trial
 from bsp_platform.sweep.live import LiveView, waiting
-from bsp_platform.sweep.own.facts import clip_stream
 from bsp_platform.sweep.row_runner import run_encoders
 from bsp_platform.sweep.tuning import run_trials, start_job
 from bsp_platform.tracking.names import TRAINING
@@ -43,10 +42,9 @@ from bsp_platform.tracking.tracker import Tracker
 from bsp_platform.work.bottleneck import WaitWatch
 from bsp_platform.work.cluster.start import object_store
 from bsp_platform.work.pretraining import HISTORY, WEIGHTS, load_encoder
-from bsp_platform.work.streaming import make_clips
+from bsp_platform.work.probe import CHUNK, HELD_OUT
+from bsp_platform.work.streaming import clip_stream, make_clips
 
-HELD_OUT = "held_out_"  # before the names of scores on videos that are not trained on
-_CHUNK = 48  # clips: holds whole blocks of up to 4 kinds with as many plain clips, so that each chunk is balanced
 _SCORES = 5  # how often a training is scored
 _SEED = 1_000_003  # added to the run's seed for clips that are kept out
 
@@ -163,7 +161,7 @@ def _make_held_out(training: OwnTraining, console: TextIO) -> list[Any]:
     stream = clip_stream(training.recipe, None, seed=training.recipe.seed + _SEED)
     catalog = ray.put(training.held_out.without_skipped())
     make = ray.remote(num_cpus=1, max_retries=3)(make_clips)
-    batches = [make.remote(catalog, stream, range(k, min(k + _CHUNK, count))) for k in range(0, count, _CHUNK)]
+    batches = [make.remote(catalog, stream, range(k, min(k + CHUNK, count))) for k in range(0, count, CHUNK)]
     with waiting(f"making {count} clips of the {videos} videos that are kept out of training", console):
         ray.wait(batches, num_returns=len(batches))
     return batches
